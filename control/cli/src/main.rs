@@ -1,0 +1,2 @@
+//! The `lcs` command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Configuration, services, weights, next hops and the control socket.

@@ -1,0 +1,1 @@
+//! Mechanism without policy: frames, headers, ports, flow table, timers, rings, the worker loop.

@@ -1,0 +1,1 @@
+//! What the machine is: cores, links, queues, offloads, namespaces.

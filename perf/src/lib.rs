@@ -1,0 +1,1 @@
+//! Load, measurement, the demo and the in-process network.
