@@ -1,0 +1,245 @@
+//! Internet checksums (RFC 1071) and their incremental update (RFC 1624).
+//!
+//! Sums are kept in *memory order*: words are read with `from_ne_bytes`, which the one's complement sum
+//! permits (RFC 1071 §2(B), byte-order independence), so that no byte is swapped on the fast path.
+
+/// A one's complement sum that has not been folded, in memory order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// The empty sum.
+    pub const ZERO: Sum = Sum(0);
+
+    /// Adds bytes; an odd last byte is padded with zero (RFC 1071 §4.1). Only the last slice added may be odd.
+    #[inline]
+    #[must_use]
+    pub fn bytes(self, data: &[u8]) -> Self {
+        let mut sum = self.0;
+        let (words, tail) = data.as_chunks::<4>();
+        for word in words {
+            sum += u64::from(u32::from_ne_bytes(*word));
+        }
+        let mut last = [0u8; 4];
+        last[..tail.len()].copy_from_slice(tail);
+        Sum(fold32(sum) + u64::from(u32::from_ne_bytes(last)))
+    }
+
+    /// Adds a 16-bit field as it stands in memory.
+    #[inline]
+    #[must_use]
+    pub fn word(self, memory_order: u16) -> Self {
+        Sum(self.0 + u64::from(memory_order))
+    }
+
+    /// Adds a number given in host order as a 16-bit field in network order.
+    #[inline]
+    #[must_use]
+    pub fn number(self, host_order: u16) -> Self {
+        self.word(host_order.to_be())
+    }
+
+    /// Adds a 32-bit field as it stands in memory.
+    #[inline]
+    #[must_use]
+    pub fn word32(self, memory_order: u32) -> Self {
+        Sum(self.0 + u64::from(memory_order))
+    }
+
+    /// Adds another sum.
+    #[inline]
+    #[must_use]
+    pub fn plus(self, other: Sum) -> Self {
+        Sum(fold32(self.0) + fold32(other.0))
+    }
+
+    /// The sum folded to 16 bits, in memory order.
+    #[inline]
+    pub fn fold(self) -> u16 {
+        fold(self.0)
+    }
+
+    /// The checksum field for this sum, in memory order: the sum's complement.
+    #[inline]
+    pub fn checksum(self) -> u16 {
+        !self.fold()
+    }
+}
+
+#[inline]
+fn fold32(sum: u64) -> u64 {
+    (sum & 0xffff_ffff) + (sum >> 32)
+}
+
+#[inline]
+fn fold(sum: u64) -> u16 {
+    let s = (sum & 0xffff_ffff) + (sum >> 32);
+    let s = (s & 0xffff) + (s >> 16);
+    let s = (s & 0xffff) + (s >> 16);
+    ((s & 0xffff) + (s >> 16)) as u16
+}
+
+/// What a set of replaced words adds to a checksum: the sum of `~m + m'` of RFC 1624 equation 3, folded.
+///
+/// For one connection and direction the replaced words are constant, so this is computed once and kept with
+/// the connection; the other direction's difference is [`Difference::reversed`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct Difference(u16);
+
+impl Difference {
+    /// Nothing changed.
+    pub const NONE: Difference = Difference(0);
+
+    /// The difference made by replacing `old` by `new` (of equal, even length; memory order).
+    #[inline]
+    #[must_use]
+    pub fn replacing(self, old: &[u8], new: &[u8]) -> Self {
+        debug_assert!(old.len() == new.len() && old.len().is_multiple_of(2));
+        let negative = !Sum::ZERO.bytes(old).fold();
+        Difference(fold(u64::from(self.0) + u64::from(negative) + u64::from(Sum::ZERO.bytes(new).fold())))
+    }
+
+    /// The difference made by replacing one 16-bit field (memory order).
+    #[inline]
+    #[must_use]
+    pub fn replacing_word(self, old: u16, new: u16) -> Self {
+        Difference(fold(u64::from(self.0) + u64::from(!old) + u64::from(new)))
+    }
+
+    /// The difference made by replacing one 32-bit field (memory order).
+    #[inline]
+    #[must_use]
+    pub fn replacing_word32(self, old: u32, new: u32) -> Self {
+        Difference(fold(u64::from(self.0) + u64::from(!old) + u64::from(new)))
+    }
+
+    /// The difference made by putting the old words back: the one's complement negation.
+    #[inline]
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        Difference(!self.0)
+    }
+
+    /// Both differences, one after the other.
+    #[inline]
+    #[must_use]
+    pub fn plus(self, other: Difference) -> Self {
+        Difference(fold(u64::from(self.0) + u64::from(other.0)))
+    }
+
+    /// The 16 bits to store, in memory order.
+    #[inline]
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The difference that [`Difference::bits`] stored.
+    #[inline]
+    pub const fn from_bits(bits: u16) -> Self {
+        Difference(bits)
+    }
+
+    /// Updates a checksum field (memory order). RFC 1624 equation 3: `HC' = ~(~HC + ~m + m')`.
+    ///
+    /// For UDP a result of 0 must be sent as 0xffff (RFC 768) and a field of 0 must not be updated at all; see [`Difference::apply_udp`].
+    #[inline]
+    pub fn apply(self, checksum: u16) -> u16 {
+        let s = u32::from(!checksum) + u32::from(self.0);
+        !((s + (s >> 16)) as u16)
+    }
+
+    /// As [`Difference::apply`], for UDP, where 0 in the field means that there is no checksum (RFC 768).
+    #[inline]
+    pub fn apply_udp(self, checksum: u16) -> u16 {
+        if checksum == 0 {
+            return 0;
+        }
+        match self.apply(checksum) {
+            0 => 0xffff,
+            c => c,
+        }
+    }
+}
+
+/// Decrements a TTL in the 16-bit word (memory order) that it shares with the protocol, as a difference for the header checksum.
+#[inline]
+pub fn ttl_decrement() -> Difference {
+    // The TTL is the first (high) byte of the word: subtracting 0x0100 in network order.
+    Difference(!0x0100u16.to_be())
+}
+
+/// The pseudo-header sum of TCP and UDP over IPv4 (RFC 9293 §3.1) or IPv6 (RFC 8200 §8.1).
+///
+/// `addresses` are source and destination as they stand in the header (8 or 32 bytes), `length` is that of
+/// transport header and payload.
+#[inline]
+pub fn pseudo_header(addresses: &[u8], protocol: u8, length: u32) -> Sum {
+    Sum::ZERO.bytes(addresses).word32(length.to_be()).number(u16::from(protocol))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The checksum as RFC 1071 §4.1 writes it, in network order.
+    fn reference(data: &[u8]) -> u16 {
+        let mut sum = 0u32;
+        for pair in data.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        }
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        !(sum as u16)
+    }
+
+    #[test]
+    fn rfc1624_section_4_example() {
+        // "HC = 0xDD2F, m = 0x5555, m' = 0x3285": equation 3 gives 0x0000, where equation 2 (RFC 1141) failed.
+        let d = Difference::NONE.replacing_word(0x5555u16.to_be(), 0x3285u16.to_be());
+        assert_eq!(u16::from_be(d.apply(0xdd2fu16.to_be())), 0x0000);
+    }
+
+    proptest! {
+        #[test]
+        fn sum_is_the_rfc1071_sum(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            prop_assert_eq!(u16::from_be(Sum::ZERO.bytes(&data).checksum()), reference(&data));
+        }
+
+        #[test]
+        fn incremental_equals_recomputed(
+            mut data in proptest::collection::vec(any::<u8>(), 20..60),
+            new in proptest::array::uniform8(any::<u8>()),
+        ) {
+            data[0] |= 1; // no header sums to zero
+            let before = Sum::ZERO.bytes(&data).checksum();
+            let old: [u8; 8] = data[12..20].try_into().unwrap();
+            data[12..20].copy_from_slice(&new);
+            let d = Difference::NONE.replacing(&old, &new);
+            let after = Sum::ZERO.bytes(&data).checksum();
+            prop_assert_eq!(d.apply(before), after);
+            prop_assert_eq!(d.reversed().apply(after), before);
+        }
+
+        #[test]
+        fn ttl(ttl in 1u8.., proto: u8, rest in proptest::array::uniform8(any::<u8>())) {
+            let mut data = vec![ttl, proto];
+            data.extend(rest);
+            let before = Sum::ZERO.bytes(&data).checksum();
+            data[0] -= 1;
+            let after = Sum::ZERO.bytes(&data).checksum();
+            let got = ttl_decrement().apply(before);
+            // 0 and 0xffff are the same number; only an all-zero header could tell them apart.
+            prop_assert!(got == after || (got ^ after) == 0xffff && (got == 0 || after == 0));
+        }
+
+        #[test]
+        fn udp_never_becomes_none(c in 1u16.., old: u16, new: u16) {
+            let got = Difference::NONE.replacing_word(old, new).apply_udp(c);
+            prop_assert_ne!(got, 0);
+            prop_assert_eq!(Difference::NONE.replacing_word(old, new).apply_udp(0), 0);
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! One flow: a cache line.
+
+use serde::{Deserialize, Serialize};
+
+/// A flow's number in the table, and which side of the connection a packet came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place(pub u32);
+
+impl Place {
+    /// From the client toward the virtual service.
+    pub const CLIENT: usize = 0;
+    /// From the real server toward the director.
+    pub const SERVER: usize = 1;
+
+    /// The place of side `side` (0 or 1) of flow `flow`.
+    #[inline]
+    pub fn new(flow: u32, side: usize) -> Self {
+        Place(flow << 1 | (side as u32 & 1))
+    }
+
+    /// The flow's number.
+    #[inline]
+    pub fn flow(self) -> u32 {
+        self.0 >> 1
+    }
+
+    /// The side that sent the packet: [`Place::CLIENT`] or [`Place::SERVER`].
+    #[inline]
+    pub fn side(self) -> usize {
+        self.0 as usize & 1
+    }
+}
+
+/// What is special about a flow, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub struct FlowFlags(pub u8);
+
+impl FlowFlags {
+    /// The addresses are IPv6; [`Flow::addresses`] holds references.
+    pub const V6: u8 = 1;
+    /// Addresses or ports change on the way (NAT, full NAT).
+    pub const TRANSLATED: u8 = 2;
+    /// A tunnel header is put in front toward the server.
+    pub const TUNNEL: u8 = 4;
+    /// Counted as active at its server (otherwise inactive).
+    pub const ACTIVE: u8 = 8;
+    /// On the half-open list instead of the timer wheel.
+    pub const HALF_OPEN: u8 = 16;
+    /// The director translates to an address of its own toward the server.
+    pub const FULL_NAT: u8 = 32;
+    /// Stays only for the server's late segments: a new SYN may replace it.
+    pub const CLOSED: u8 = 64;
+
+    /// Whether a bit is set.
+    #[inline]
+    pub fn has(self, bit: u8) -> bool {
+        self.0 & bit != 0
+    }
+
+    /// Sets or clears a bit.
+    #[inline]
+    pub fn set(&mut self, bit: u8, on: bool) {
+        if on {
+            self.0 |= bit;
+        } else {
+            self.0 &= !bit;
+        }
+    }
+}
+
+/// State of a connection as the director infers it from the segments that pass; names as IPVS has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum TcpState {
+    /// Nothing seen that opens a connection.
+    #[default]
+    None,
+    /// The client's SYN was seen.
+    SynReceived,
+    /// Data may flow.
+    Established,
+    /// One side (or, where the director sees one direction only, the client) has sent FIN.
+    FinWait,
+    /// The client has sent FIN and the server may still send.
+    CloseWait,
+    /// Both have sent FIN; the last acknowledgement is awaited.
+    LastAck,
+    /// Closed in order; late segments may still come.
+    TimeWait,
+    /// Reset.
+    Close,
+    /// A UDP exchange.
+    Udp,
+}
+
+impl TcpState {
+    /// Every state, in the order of their numbers.
+    pub const ALL: [TcpState; 9] = [
+        TcpState::None,
+        TcpState::SynReceived,
+        TcpState::Established,
+        TcpState::FinWait,
+        TcpState::CloseWait,
+        TcpState::LastAck,
+        TcpState::TimeWait,
+        TcpState::Close,
+        TcpState::Udp,
+    ];
+
+    /// The state's name in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TcpState::None => "none",
+            TcpState::SynReceived => "syn-received",
+            TcpState::Established => "established",
+            TcpState::FinWait => "fin-wait",
+            TcpState::CloseWait => "close-wait",
+            TcpState::LastAck => "last-ack",
+            TcpState::TimeWait => "time-wait",
+            TcpState::Close => "close",
+            TcpState::Udp => "udp",
+        }
+    }
+}
+
+/// One connection, in one cache line of 64 bytes.
+///
+/// `[0]` of a pair is the client's side (source client, destination virtual service), `[1]` the server's
+/// (source real server, destination the client, or the director's own address in full NAT). A packet
+/// that matches side `s` leaves with the addresses and ports of side `1 - s`, swapped.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+pub struct Flow {
+    /// IPv4: source and destination address of each side's packets, as they stand in the packet.
+    /// IPv6: references into the table; see [`super::FlowTable::addresses_v6`].
+    pub addresses: [u64; 2],
+    /// Source and destination port of each side's packets, as they stand in the packet.
+    pub ports: [u32; 2],
+    /// Next hop toward the client and toward the server: rows of the worker's next-hop table.
+    pub next_hop: [u16; 2],
+    /// Slot of the virtual service.
+    pub service: u16,
+    /// Slot of the real server.
+    pub server: u16,
+    /// What translation from client to server adds to the transport checksum: bits of a [`crate::checksum::Difference`].
+    pub l4_difference: u16,
+    /// What translation from client to server adds to the IPv4 header checksum, TTL decrement included in neither.
+    pub ip_difference: u16,
+    /// Tick of the last packet.
+    pub last_seen: u32,
+    pub(crate) next: u32,
+    pub(crate) prev: u32,
+    /// Packets from the client and from the server, modulo 2³².
+    pub packets: [u32; 2],
+    /// IP protocol; 0 in a free entry.
+    pub protocol: u8,
+    /// The connection's state.
+    pub state: TcpState,
+    /// Flags.
+    pub flags: FlowFlags,
+    pub(crate) spare: u8,
+    /// For the stage that owns the flow (splicing keeps its entry's number here).
+    pub extra: u32,
+}
+
+impl Flow {
+    /// Whether the addresses are IPv6.
+    #[inline]
+    pub fn is_v6(&self) -> bool {
+        self.flags.has(FlowFlags::V6)
+    }
+}
+
+// SAFETY: all-zero bytes are a valid `Flow`: `TcpState` 0 is `None`, everything else is integers.
+unsafe impl super::table::Zeroable for Flow {}
+
+const _: () = assert!(size_of::<Flow>() == 64);

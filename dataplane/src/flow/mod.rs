@@ -1,0 +1,13 @@
+//! The flow table: one worker's connections. Bounded, preallocated, shared with nobody.
+//!
+//! Three parts, see `DESIGN.md` beside this file: an [`index`] of 64-byte buckets from a connection's key to
+//! its place, the [`Flow`] entries of one cache line each, and the addresses of IPv6 flows beside them.
+
+mod entry;
+mod hash;
+mod index;
+mod table;
+
+pub use entry::{Flow, FlowFlags, Place, TcpState};
+pub use hash::Hasher;
+pub use table::{Addresses, FlowTable, Key, Memory, TableFull};

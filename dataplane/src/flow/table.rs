@@ -1,0 +1,661 @@
+//! The table: entries, free list, and the addresses of IPv6 flows.
+
+use super::entry::{Flow, FlowFlags, Place, TcpState};
+use super::hash::Hasher;
+use super::index::Index;
+use crate::prefetch::prefetch;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Types for which all-zero bytes are a value.
+///
+/// # Safety
+/// All-zero bytes must be a valid value of the type, and the type must need no drop.
+pub(super) unsafe trait Zeroable: Copy {}
+
+// SAFETY: integers.
+unsafe impl Zeroable for [u8; 16] {}
+
+/// A fixed array on huge pages where the kernel gives them, touched when it is made: no page fault on the packet path.
+#[derive(Debug)]
+pub(super) struct Slab<T> {
+    at: NonNull<T>,
+    len: usize,
+    mapped: usize,
+}
+
+// SAFETY: a slab owns its memory exclusively, as a `Box<[T]>` does.
+unsafe impl<T: Send> Send for Slab<T> {}
+
+impl<T: Zeroable> Slab<T> {
+    pub(super) fn zeroed(len: usize) -> Self {
+        const HUGE: usize = 2 << 20;
+        let bytes = (len * size_of::<T>()).max(1);
+        let mapped = if bytes >= HUGE { bytes.next_multiple_of(HUGE) } else { bytes.next_multiple_of(4096) };
+        // SAFETY: an anonymous private mapping of `mapped` bytes at an address of the kernel's choice; the
+        // result is checked. Page alignment satisfies every `T` here, and fresh pages are zero, which is a valid `T`.
+        unsafe {
+            let at = libc::mmap(
+                std::ptr::null_mut(),
+                mapped,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if at == libc::MAP_FAILED {
+                std::alloc::handle_alloc_error(std::alloc::Layout::from_size_align_unchecked(mapped, 4096));
+            }
+            // Advice only: small pages work as well, slower.
+            libc::madvise(at, mapped, libc::MADV_HUGEPAGE);
+            if libc::madvise(at, mapped, libc::MADV_POPULATE_WRITE) != 0 {
+                for page in (0..mapped).step_by(4096) {
+                    at.cast::<u8>().add(page).write_volatile(0);
+                }
+            }
+            Slab { at: NonNull::new_unchecked(at.cast()), len, mapped }
+        }
+    }
+}
+
+impl<T> Deref for Slab<T> {
+    type Target = [T];
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` initialised elements at `at`, owned by the slab.
+        unsafe { std::slice::from_raw_parts(self.at.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Slab<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for Slab<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made in `zeroed` with this length and is unmapped once.
+        unsafe {
+            libc::munmap(self.at.as_ptr().cast(), self.mapped);
+        }
+    }
+}
+
+/// Source and destination of a packet, as they stand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// IPv4.
+    V4 {
+        /// Source and destination address.
+        addresses: u64,
+        /// Source and destination port.
+        ports: u32,
+    },
+    /// IPv6.
+    V6 {
+        /// Source and destination address.
+        addresses: [u8; 32],
+        /// Source and destination port.
+        ports: u32,
+    },
+}
+
+impl Key {
+    /// The key of packets from `source` to `destination`; `None` when their families differ.
+    pub fn new(source: SocketAddr, destination: SocketAddr) -> Option<Key> {
+        let mut p = [0; 4];
+        p[..2].copy_from_slice(&source.port().to_be_bytes());
+        p[2..].copy_from_slice(&destination.port().to_be_bytes());
+        let ports = u32::from_ne_bytes(p);
+        match (source.ip(), destination.ip()) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                let mut a = [0; 8];
+                a[..4].copy_from_slice(&s.octets());
+                a[4..].copy_from_slice(&d.octets());
+                Some(Key::V4 { addresses: u64::from_ne_bytes(a), ports })
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => {
+                let mut a = [0; 32];
+                a[..16].copy_from_slice(&s.octets());
+                a[16..].copy_from_slice(&d.octets());
+                Some(Key::V6 { addresses: a, ports })
+            }
+            _ => None,
+        }
+    }
+
+    fn ports(&self) -> u32 {
+        match self {
+            Key::V4 { ports, .. } | Key::V6 { ports, .. } => *ports,
+        }
+    }
+
+    /// Source address and port.
+    pub fn source(&self) -> SocketAddr {
+        self.endpoint(0)
+    }
+
+    /// Destination address and port.
+    pub fn destination(&self) -> SocketAddr {
+        self.endpoint(1)
+    }
+
+    fn endpoint(&self, which: usize) -> SocketAddr {
+        let p = self.ports().to_ne_bytes();
+        let port = u16::from_be_bytes([p[which * 2], p[which * 2 + 1]]);
+        let ip = match self {
+            Key::V4 { addresses, .. } => {
+                let a = addresses.to_ne_bytes();
+                let at = which * 4;
+                IpAddr::V4(Ipv4Addr::new(a[at], a[at + 1], a[at + 2], a[at + 3]))
+            }
+            Key::V6 { addresses, .. } => {
+                let (halves, _) = addresses.as_chunks::<16>();
+                IpAddr::V6(Ipv6Addr::from(halves[which]))
+            }
+        };
+        SocketAddr::new(ip, port)
+    }
+
+    /// The key's hash.
+    #[inline]
+    pub fn hash(&self, hasher: &Hasher, protocol: u8) -> u64 {
+        match self {
+            Key::V4 { addresses, ports } => hasher.v4(*addresses, *ports, protocol),
+            Key::V6 { addresses, ports } => hasher.v6(addresses, *ports, protocol),
+        }
+    }
+}
+
+/// Why a flow was not added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableFull {
+    /// All entries are in use.
+    Entries,
+    /// The index has no room near the key's hash.
+    Index,
+    /// The addresses of IPv6 servers exceed what the table keeps.
+    Addresses,
+    /// The server's side of the key is in use by another flow.
+    TupleInUse,
+}
+
+/// The four addresses of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The client's packets: from the client to the virtual service.
+    pub client: Key,
+    /// The server's packets, where they come back through the director.
+    pub server: Option<Key>,
+}
+
+/// What a table takes in memory, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Flow entries.
+    pub entries: usize,
+    /// Index buckets.
+    pub index: usize,
+    /// Client addresses of IPv6 flows.
+    pub addresses_v6: usize,
+}
+
+/// Interned IPv6 addresses of services, servers and the director: few, each shared by many flows.
+#[derive(Debug, Default)]
+struct Interned {
+    addresses: Vec<[u8; 16]>,
+    users: Vec<u32>,
+    free: Vec<u32>,
+    by_address: HashMap<[u8; 16], u32>,
+}
+
+/// Stands for "the client's own address" where an interned one is expected.
+const SAME_AS_CLIENT: u32 = u32::MAX;
+/// Interned addresses at most: services, servers and source addresses together.
+const INTERNED: usize = 1 << 17;
+
+impl Interned {
+    fn take(&mut self, address: &[u8]) -> Option<u32> {
+        let address: [u8; 16] = address.try_into().ok()?;
+        if let Some(&id) = self.by_address.get(&address) {
+            self.users[id as usize] += 1;
+            return Some(id);
+        }
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None if self.addresses.len() < INTERNED => {
+                self.addresses.push(address);
+                self.users.push(0);
+                self.addresses.len() as u32 - 1
+            }
+            None => return None,
+        };
+        self.addresses[id as usize] = address;
+        self.users[id as usize] = 1;
+        self.by_address.insert(address, id);
+        Some(id)
+    }
+
+    fn give(&mut self, id: u32) {
+        let Some(users) = self.users.get_mut(id as usize) else { return };
+        *users -= 1;
+        if *users == 0 {
+            self.by_address.remove(&self.addresses[id as usize]);
+            self.free.push(id);
+        }
+    }
+
+    #[inline]
+    fn get(&self, id: u32) -> &[u8; 16] {
+        self.addresses.get(id as usize).unwrap_or(&[0; 16])
+    }
+}
+
+#[inline]
+fn pair(low: u32, high: u32) -> u64 {
+    u64::from(low) | u64::from(high) << 32
+}
+
+const NIL: u32 = u32::MAX;
+
+/// The flow table of one worker.
+#[derive(Debug)]
+pub struct FlowTable {
+    flows: Slab<Flow>,
+    index: Index,
+    /// Client addresses of IPv6 flows; a place of its own, since not every flow has one.
+    clients_v6: Slab<[u8; 16]>,
+    free_v6: Vec<u32>,
+    used_v6: u32,
+    interned: Interned,
+    hasher: Hasher,
+    free: u32,
+    fresh: u32,
+    used: usize,
+}
+
+impl FlowTable {
+    /// A table for `capacity` flows (at least 1, at most 2³⁰), of which any number may be IPv6.
+    /// All its memory is taken and touched here. `seed` keys the hash.
+    pub fn new(capacity: usize, seed: u64) -> Self {
+        let capacity = capacity.clamp(1, 1 << 30);
+        FlowTable {
+            flows: Slab::zeroed(capacity),
+            index: Index::new(capacity * 2),
+            clients_v6: Slab::zeroed(capacity),
+            free_v6: Vec::new(),
+            used_v6: 0,
+            interned: Interned::default(),
+            hasher: Hasher::new(seed),
+            free: NIL,
+            fresh: 0,
+            used: 0,
+        }
+    }
+
+    /// Flows that fit.
+    pub fn capacity(&self) -> usize {
+        self.flows.len()
+    }
+
+    /// Flows in the table.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.used
+    }
+
+    /// What the table takes in memory.
+    pub fn memory(&self) -> Memory {
+        Memory {
+            entries: self.flows.len() * size_of::<Flow>(),
+            index: self.index.bytes(),
+            addresses_v6: self.clients_v6.len() * 16,
+        }
+    }
+
+    /// The hash that the table uses.
+    #[inline]
+    pub fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// Asks for the index bucket of a hash.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Asks for the second index bucket of a hash.
+    #[inline(always)]
+    pub fn prefetch_second(&self, hash: u64) {
+        self.index.prefetch_second(hash);
+    }
+
+    /// Asks for a flow's entry.
+    #[inline(always)]
+    pub fn prefetch_flow(&self, place: Place) {
+        if let Some(flow) = self.flows.get(place.flow() as usize) {
+            prefetch(flow);
+        }
+    }
+
+    /// Asks for the client address of an IPv6 flow whose entry is at hand.
+    #[inline]
+    pub fn prefetch_addresses(&self, place: Place) {
+        if let Some(a) =
+            self.flows.get(place.flow() as usize).and_then(|f| self.clients_v6.get(f.addresses[0] as u32 as usize))
+        {
+            prefetch(a);
+        }
+    }
+
+    /// The place that the first bucket offers for a hash; to be verified by one of the `matches`.
+    #[inline(always)]
+    pub fn candidate(&self, hash: u64) -> Option<Place> {
+        self.index.candidate(hash).map(Place)
+    }
+
+    /// Whether `place` is the IPv4 flow and side of a packet.
+    #[inline(always)]
+    pub fn matches_v4(&self, place: Place, addresses: u64, ports: u32, protocol: u8) -> bool {
+        let Some(f) = self.flows.get(place.flow() as usize) else { return false };
+        let s = place.side();
+        f.addresses[s] == addresses && f.ports[s] == ports && f.protocol == protocol && !f.is_v6()
+    }
+
+    /// Whether `place` is the IPv6 flow and side of a packet; `addresses` are source and destination.
+    #[inline]
+    pub fn matches_v6(&self, place: Place, addresses: &[u8; 32], ports: u32, protocol: u8) -> bool {
+        let Some(f) = self.flows.get(place.flow() as usize) else { return false };
+        if f.ports[place.side()] != ports || f.protocol != protocol || !f.is_v6() {
+            return false;
+        }
+        let (halves, _) = addresses.as_chunks::<16>();
+        let (source, destination) = self.side_v6(f, place.side());
+        halves[0] == *source && halves[1] == *destination
+    }
+
+    /// Source and destination of one side's packets of an IPv6 flow.
+    #[inline]
+    fn side_v6(&self, f: &Flow, side: usize) -> (&[u8; 16], &[u8; 16]) {
+        let (low, high) = (f.addresses[side] as u32, (f.addresses[side] >> 32) as u32);
+        let client = self.clients_v6.get(f.addresses[0] as u32 as usize).unwrap_or(&[0; 16]);
+        if side == Place::CLIENT {
+            (client, self.interned.get(high))
+        } else {
+            (self.interned.get(low), if high == SAME_AS_CLIENT { client } else { self.interned.get(high) })
+        }
+    }
+
+    /// Source and destination address (32 bytes, as on the wire) of one side's packets of an IPv6 flow.
+    #[inline]
+    pub fn addresses_v6(&self, flow: u32, side: usize) -> [u8; 32] {
+        let mut out = [0; 32];
+        let (source, destination) = self.side_v6(&self.flows[flow as usize], side);
+        out[..16].copy_from_slice(source);
+        out[16..].copy_from_slice(destination);
+        out
+    }
+
+    /// Finds the flow and side of a key by looking at every candidate.
+    #[inline]
+    pub fn find(&self, key: &Key, protocol: u8) -> Option<Place> {
+        self.find_hashed(key, protocol, key.hash(&self.hasher, protocol))
+    }
+
+    /// As [`FlowTable::find`], for a hash that is known.
+    #[inline]
+    pub fn find_hashed(&self, key: &Key, protocol: u8, hash: u64) -> Option<Place> {
+        self.index
+            .find(hash, |p| match key {
+                Key::V4 { addresses, ports } => self.matches_v4(Place(p), *addresses, *ports, protocol),
+                Key::V6 { addresses, ports } => self.matches_v6(Place(p), addresses, *ports, protocol),
+            })
+            .map(Place)
+    }
+
+    /// A flow.
+    ///
+    /// # Panics
+    /// When `flow` is not below the capacity; numbers that the table gave out never are.
+    #[inline(always)]
+    pub fn get(&self, flow: u32) -> &Flow {
+        &self.flows[flow as usize]
+    }
+
+    /// A flow, mutable.
+    ///
+    /// # Panics
+    /// As [`FlowTable::get`].
+    #[inline(always)]
+    pub fn get_mut(&mut self, flow: u32) -> &mut Flow {
+        &mut self.flows[flow as usize]
+    }
+
+    /// Adds a flow whose client's packets have key `client`, and whose server's packets, if they come back
+    /// through the director, have key `server`. The caller has made sure that `client` is new. The entry is
+    /// zero but for addresses, ports, protocol and the family flag.
+    ///
+    /// # Errors
+    /// What is full, or that the server's key is in use; the table is as before then.
+    pub fn insert(&mut self, protocol: u8, client: &Key, server: Option<&Key>) -> Result<u32, TableFull> {
+        if self.used == self.flows.len() {
+            return Err(TableFull::Entries);
+        }
+        if let Some(key) = server
+            && self.find(key, protocol).is_some()
+        {
+            return Err(TableFull::TupleInUse);
+        }
+        let addresses = match (client, server) {
+            (Key::V4 { addresses, .. }, Some(Key::V4 { addresses: back, .. })) => [*addresses, *back],
+            (Key::V4 { addresses, .. }, _) => [*addresses, 0],
+            (Key::V6 { addresses, .. }, server) => self.reference(addresses, server).ok_or(TableFull::Addresses)?,
+        };
+        let flow = if self.free == NIL {
+            self.fresh += 1;
+            self.fresh - 1
+        } else {
+            self.free
+        };
+        let entry = &mut self.flows[flow as usize];
+        if self.free != NIL {
+            self.free = entry.next;
+        }
+        *entry = Flow {
+            addresses,
+            ports: [client.ports(), server.map_or(0, Key::ports)],
+            next_hop: [0; 2],
+            service: 0,
+            server: 0,
+            l4_difference: 0,
+            ip_difference: 0,
+            last_seen: 0,
+            next: NIL,
+            prev: NIL,
+            packets: [0; 2],
+            protocol,
+            state: TcpState::None,
+            flags: FlowFlags(if matches!(client, Key::V6 { .. }) { FlowFlags::V6 } else { 0 }),
+            spare: 0,
+            extra: 0,
+        };
+        self.used += 1;
+        let hash = client.hash(&self.hasher, protocol);
+        if self.index.insert(hash, Place::new(flow, Place::CLIENT).0).is_err() {
+            self.release(flow);
+            return Err(TableFull::Index);
+        }
+        if let Some(key) = server {
+            let back = key.hash(&self.hasher, protocol);
+            if self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
+                self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
+                self.release(flow);
+                return Err(TableFull::Index);
+            }
+        }
+        Ok(flow)
+    }
+
+    /// Takes places for the addresses of an IPv6 flow.
+    fn reference(&mut self, client: &[u8; 32], server: Option<&Key>) -> Option<[u64; 2]> {
+        let service = self.interned.take(&client[16..])?;
+        let back = match server {
+            Some(Key::V6 { addresses, .. }) => {
+                let Some(source) = self.interned.take(&addresses[..16]) else {
+                    self.interned.give(service);
+                    return None;
+                };
+                let own = if addresses[16..] == client[..16] {
+                    SAME_AS_CLIENT
+                } else if let Some(own) = self.interned.take(&addresses[16..]) {
+                    own
+                } else {
+                    self.interned.give(service);
+                    self.interned.give(source);
+                    return None;
+                };
+                pair(source, own)
+            }
+            _ => pair(SAME_AS_CLIENT, SAME_AS_CLIENT),
+        };
+        let place = self.free_v6.pop().unwrap_or_else(|| {
+            self.used_v6 += 1;
+            self.used_v6 - 1
+        });
+        self.clients_v6[place as usize].copy_from_slice(&client[..16]);
+        Some([pair(place, service), back])
+    }
+
+    /// Removes a flow that is on no timer list. Nothing happens when it is free already.
+    pub fn remove(&mut self, flow: u32) {
+        let Some(keys) = self.keys(flow) else { return };
+        let protocol = self.flows[flow as usize].protocol;
+        let hash = keys.client.hash(&self.hasher, protocol);
+        self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
+        if let Some(server) = keys.server {
+            let hash = server.hash(&self.hasher, protocol);
+            self.index.remove(hash, Place::new(flow, Place::SERVER).0);
+        }
+        self.release(flow);
+    }
+
+    fn release(&mut self, flow: u32) {
+        let entry = &mut self.flows[flow as usize];
+        if entry.is_v6() {
+            self.free_v6.push(entry.addresses[0] as u32);
+            for id in [(entry.addresses[0] >> 32) as u32, entry.addresses[1] as u32, (entry.addresses[1] >> 32) as u32]
+            {
+                self.interned.give(id);
+            }
+        }
+        entry.protocol = 0;
+        entry.addresses = [0; 2];
+        entry.next = self.free;
+        self.free = flow;
+        self.used -= 1;
+    }
+
+    /// The keys of both sides of a flow; `None` when the entry is free or out of range.
+    pub fn keys(&self, flow: u32) -> Option<Addresses> {
+        let f = self.flows.get(flow as usize).filter(|f| f.protocol != 0)?;
+        let key = |side: usize| {
+            let ports = f.ports[side];
+            if f.is_v6() {
+                Key::V6 { addresses: self.addresses_v6(flow, side), ports }
+            } else {
+                Key::V4 { addresses: f.addresses[side], ports }
+            }
+        };
+        // Translated flows have a server's side in the index; direct routing and tunnels do not.
+        let server =
+            f.ports[1] != 0 || f.addresses[1] != if f.is_v6() { pair(SAME_AS_CLIENT, SAME_AS_CLIENT) } else { 0 };
+        Some(Addresses { client: key(0), server: server.then(|| key(1)) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap as Model;
+
+    fn key(s: &str, d: &str) -> Key {
+        Key::new(s.parse().unwrap(), d.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn both_sides_find_the_same_flow() {
+        let mut t = FlowTable::new(4, 1);
+        for (c, v, w, r) in [
+            ("192.0.2.1:1000", "198.51.100.1:80", "198.51.100.2:80", "10.0.0.1:8080"),
+            ("[2001:db8::1]:1000", "[2001:db8:1::1]:80", "[2001:db8:1::2]:80", "[fd00::1]:8080"),
+        ] {
+            let (client, server) = (key(c, v), key(r, c));
+            let flow = t.insert(6, &client, Some(&server)).unwrap();
+            assert_eq!(t.find(&client, 6), Some(Place::new(flow, 0)));
+            assert_eq!(t.find(&server, 6), Some(Place::new(flow, 1)));
+            assert_eq!(t.find(&client, 17), None);
+            assert_eq!(t.keys(flow), Some(Addresses { client, server: Some(server) }));
+            assert_eq!(t.insert(6, &key(c, w), Some(&server)).err(), Some(TableFull::TupleInUse));
+            t.remove(flow);
+            assert_eq!((t.find(&client, 6), t.find(&server, 6), t.keys(flow)), (None, None, None));
+        }
+        assert_eq!(t.len(), 0);
+        assert!(t.interned.by_address.is_empty());
+    }
+
+    #[test]
+    fn a_full_table_says_so() {
+        let mut t = FlowTable::new(2, 1);
+        let k = |i: u16| {
+            Key::new(SocketAddr::from(([192, 0, 2, 1], i)), SocketAddr::from(([198, 51, 100, 1], 80))).unwrap()
+        };
+        let first = t.insert(6, &k(1), None).unwrap();
+        t.insert(6, &k(2), None).unwrap();
+        assert_eq!(t.insert(6, &k(3), None), Err(TableFull::Entries));
+        t.remove(first);
+        assert!(t.insert(6, &k(3), None).is_ok());
+        let m = t.memory();
+        assert_eq!((m.entries, m.addresses_v6), (128, 32));
+    }
+
+    #[test]
+    fn state_per_flow_stays_under_128_bytes() {
+        let t = FlowTable::new(100_000, 1);
+        let m = t.memory();
+        assert!((m.entries + m.index + m.addresses_v6) / t.capacity() <= 128, "{m:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_map(ops in proptest::collection::vec((0u16..60, any::<bool>(), any::<bool>()), 1..300)) {
+            let mut t = FlowTable::new(32, 3);
+            let mut model: Model<(u16, bool), u32> = Model::new();
+            for (n, v6, add) in ops {
+                let (client, server) = if v6 {
+                    (key(&format!("[2001:db8::{n:x}]:5"), "[2001:db8:1::1]:80"), key("[fd00::1]:80", &format!("[2001:db8::{n:x}]:5")))
+                } else {
+                    (key(&format!("192.0.2.{n}:5"), "198.51.100.1:80"), key("10.0.0.1:80", &format!("192.0.2.{n}:5")))
+                };
+                if add && !model.contains_key(&(n, v6)) {
+                    match t.insert(6, &client, Some(&server)) {
+                        Ok(flow) => { model.insert((n, v6), flow); }
+                        Err(e) => { prop_assert_eq!(e, TableFull::Entries); prop_assert_eq!(model.len(), 32); }
+                    }
+                } else if let Some(flow) = model.remove(&(n, v6)) {
+                    t.remove(flow);
+                }
+                prop_assert_eq!(t.len(), model.len());
+                prop_assert_eq!(t.find(&client, 6).map(Place::flow), model.get(&(n, v6)).copied());
+                prop_assert_eq!(t.find(&server, 6).map(Place::flow), model.get(&(n, v6)).copied());
+            }
+        }
+    }
+}
