@@ -1,1 +1,217 @@
-//! placeholder
+//! Rings that join threads: commands and their acknowledgements, events, and frames handed over between workers.
+//!
+//! All are bounded `crossbeam-channel`s, and a worker touches them only between two batches. What a command
+//! replaces travels back in its acknowledgement, so that memory is freed on the control thread alone.
+
+use crate::frame::Frame;
+use crate::port::Port;
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+
+/// Commands that may be under way to one worker.
+pub const COMMANDS: usize = 256;
+/// Events that may wait for the control thread; more are dropped and counted.
+pub const EVENTS: usize = 1024;
+/// Frames that may be under way from one worker to another.
+pub const HANDOVER: usize = 256;
+/// Bytes of the longest frame that can be handed over.
+pub const HANDOVER_FRAME: usize = 2048 - 8;
+
+/// A command with the number that its acknowledgement repeats.
+#[derive(Debug)]
+pub struct Numbered<T> {
+    /// The number.
+    pub id: u64,
+    /// The command or the acknowledgement.
+    pub what: T,
+}
+
+/// The control thread's ends of one worker's rings.
+#[derive(Debug)]
+pub struct ControlEnd<C, A, E> {
+    commands: Sender<Numbered<C>>,
+    /// Acknowledgements, in the order of the commands.
+    pub acknowledgements: Receiver<Numbered<A>>,
+    /// What the worker has to say of its own accord.
+    pub events: Receiver<E>,
+}
+
+/// The worker's ends.
+#[derive(Debug)]
+pub struct WorkerEnd<C, A, E> {
+    pub(crate) commands: Receiver<Numbered<C>>,
+    pub(crate) acknowledgements: Sender<Numbered<A>>,
+    pub(crate) events: Sender<E>,
+}
+
+/// A command that could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The ring is full: the worker has not taken the last 256 commands yet.
+    #[error("the worker has {COMMANDS} commands waiting; try again when it has taken some")]
+    Full,
+    /// The worker has ended.
+    #[error("the worker has ended")]
+    Ended,
+}
+
+impl<C, A, E> ControlEnd<C, A, E> {
+    /// Sends a command.
+    ///
+    /// # Errors
+    /// Gives the command back with the reason.
+    pub fn send(&self, id: u64, what: C) -> Result<(), (C, SendError)> {
+        self.commands.try_send(Numbered { id, what }).map_err(|e| match e {
+            TrySendError::Full(n) => (n.what, SendError::Full),
+            TrySendError::Disconnected(n) => (n.what, SendError::Ended),
+        })
+    }
+}
+
+/// The rings of one worker.
+pub fn rings<C, A, E>() -> (ControlEnd<C, A, E>, WorkerEnd<C, A, E>) {
+    let (commands, take_commands) = bounded(COMMANDS);
+    // As many places as commands can be unanswered at once (waiting, in work, or answered and not taken):
+    // the control thread takes acknowledgements before it sends more.
+    let (acknowledge, acknowledgements) = bounded(COMMANDS * 2);
+    let (tell, events) = bounded(EVENTS);
+    (
+        ControlEnd { commands, acknowledgements, events },
+        WorkerEnd { commands: take_commands, acknowledgements: acknowledge, events: tell },
+    )
+}
+
+/// A frame on its way to the worker that owns its connection: a copy, because each worker has a pool of its own.
+struct Handed {
+    interface: u8,
+    len: u16,
+    bytes: [u8; HANDOVER_FRAME],
+}
+
+struct Lane {
+    full: Sender<Box<Handed>>,
+    empty: Receiver<Box<Handed>>,
+}
+
+struct Arrival {
+    full: Receiver<Box<Handed>>,
+    empty: Sender<Box<Handed>>,
+}
+
+/// One worker's ends of the hand-over lanes: to every other worker and from every other worker.
+/// The boxes circulate; nothing is allocated after the lanes are made.
+pub struct Handover {
+    lanes: Vec<Option<Lane>>,
+    arrivals: Vec<Arrival>,
+    next: usize,
+}
+
+impl std::fmt::Debug for Handover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Handover {{ workers: {} }}", self.lanes.len())
+    }
+}
+
+impl Handover {
+    /// Lanes between `workers` workers; element `i` of the result belongs to worker `i`.
+    pub fn mesh(workers: usize) -> Vec<Handover> {
+        let mut ends: Vec<Handover> = (0..workers)
+            .map(|_| Handover { lanes: (0..workers).map(|_| None).collect(), arrivals: vec![], next: 0 })
+            .collect();
+        for from in 0..workers {
+            for to in (0..workers).filter(|&to| to != from) {
+                let (full, take_full) = bounded(HANDOVER);
+                let (empty, take_empty) = bounded(HANDOVER);
+                for _ in 0..HANDOVER {
+                    let handed = Box::new(Handed { interface: 0, len: 0, bytes: [0; HANDOVER_FRAME] });
+                    // The ring has exactly this many places.
+                    let _ = empty.try_send(handed);
+                }
+                ends[from].lanes[to] = Some(Lane { full, empty: take_empty });
+                ends[to].arrivals.push(Arrival { full: take_full, empty });
+            }
+        }
+        ends
+    }
+
+    /// Copies a frame to worker `to`; `false` when the lane is full, there is no such worker, or the frame is too long.
+    #[must_use]
+    pub fn send(&self, to: usize, interface: u8, bytes: &[u8]) -> bool {
+        let Some(lane) = self.lanes.get(to).and_then(Option::as_ref) else { return false };
+        if bytes.len() > HANDOVER_FRAME {
+            return false;
+        }
+        let Ok(mut handed) = lane.empty.try_recv() else { return false };
+        handed.interface = interface;
+        handed.len = bytes.len() as u16;
+        handed.bytes[..bytes.len()].copy_from_slice(bytes);
+        lane.full.try_send(handed).is_ok()
+    }
+
+    /// Fills `frames` with what other workers have handed over, in buffers of `port`; the lanes take turns.
+    pub fn receive<P: Port, const N: usize>(
+        &mut self,
+        port: &mut P,
+        frames: &mut [Frame; N],
+        interfaces: &mut [u8; N],
+    ) -> usize {
+        let mut n = 0;
+        for turn in 0..self.arrivals.len() {
+            let arrival = &self.arrivals[(self.next + turn) % self.arrivals.len()];
+            while n < N {
+                let handed = match arrival.full.try_recv() {
+                    Ok(handed) => handed,
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+                };
+                if let Some(mut frame) = port.allocate() {
+                    if frame.set_len(handed.len) {
+                        frame.bytes_mut().copy_from_slice(&handed.bytes[..usize::from(handed.len)]);
+                        interfaces[n] = handed.interface;
+                        frames[n] = frame;
+                        n += 1;
+                    } else {
+                        port.release(frame);
+                    }
+                }
+                let _ = arrival.empty.try_send(handed);
+            }
+        }
+        self.next = self.next.wrapping_add(1);
+        n
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::memory::MemoryPort;
+
+    #[test]
+    fn a_frame_reaches_the_other_worker_and_a_full_lane_refuses() {
+        let mut ends = Handover::mesh(2);
+        let (mut b, a) = (ends.pop().unwrap(), ends.pop().unwrap());
+        assert!(!a.send(0, 0, b"self"));
+        assert!(!a.send(1, 0, &[0; 4000]));
+        for i in 0..HANDOVER {
+            assert!(a.send(1, 1, &[i as u8; 60]));
+        }
+        assert!(!a.send(1, 1, b"one too many"));
+        let mut port = MemoryPort::new(2, 64);
+        let mut frames: [Frame; 32] = Default::default();
+        let mut interfaces = [0; 32];
+        let mut seen = 0;
+        loop {
+            let n = b.receive(&mut port, &mut frames, &mut interfaces);
+            if n == 0 {
+                break;
+            }
+            for (frame, interface) in frames.iter_mut().zip(interfaces).take(n) {
+                assert_eq!((frame.bytes(), interface), (&[seen as u8; 60][..], 1));
+                port.release(std::mem::take(frame));
+                seen += 1;
+            }
+        }
+        assert_eq!(seen, HANDOVER);
+        assert!(a.send(1, 0, b"again"));
+        assert_eq!(port.pool().free, 64);
+    }
+}

@@ -1,1 +1,370 @@
-//! placeholder
+//! The worker: one core's loop of receive, process, transmit, run to completion.
+//!
+//! The loop itself has no policy and no clock of its own: [`Worker::poll`] is one turn at a given time, which is
+//! what tests and the simulator call; [`Worker::run`] turns it on a thread with the real clock until told to stop.
+
+use crate::batch::Batch;
+use crate::cycles::{Meter, StageCost, tsc, tsc_hz};
+use crate::port::Port;
+use crate::ring::{Handover, Numbered, WorkerEnd};
+use crate::verdict::{DropReason, Verdict};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Nanoseconds since an arbitrary start, never going backwards.
+pub type Nanos = u64;
+
+/// A pipeline: a fixed sequence of stages, run to completion over a batch.
+pub trait Pipeline {
+    /// What the control thread may ask.
+    type Command: Send;
+    /// What is answered; it carries back whatever memory the command replaced.
+    type Acknowledgement: Send;
+    /// What the pipeline says of its own accord.
+    type Event: Send;
+
+    /// Decides on every frame of the batch. `port` is for stages that need buffers of their own.
+    fn process<P: Port>(&mut self, port: &mut P, batch: &mut Batch, now: Nanos);
+
+    /// Carries out a command, between two batches. Bounded: a long one must be asked for in parts.
+    fn command(&mut self, command: Self::Command, counters: &Counters, now: Nanos) -> Self::Acknowledgement;
+
+    /// Serves timers, a bounded number a call. Returns whether more are due at once.
+    fn housekeeping<P: Port>(&mut self, port: &mut P, now: Nanos) -> bool;
+
+    /// The next event to tell the control thread, if any.
+    fn event(&mut self) -> Option<Self::Event>;
+}
+
+/// What a worker counts besides its stages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counters {
+    /// Frames received from the port.
+    pub received: u64,
+    /// Bytes of these, without FCS.
+    pub received_bytes: u64,
+    /// Frames given to the port for transmission.
+    pub forwarded: u64,
+    /// Bytes of these.
+    pub forwarded_bytes: u64,
+    /// Frames that were for the director itself.
+    pub consumed: u64,
+    /// Frames handed to the kernel.
+    pub to_kernel: u64,
+    /// Frames handed over to other workers.
+    pub handed_over: u64,
+    /// Frames that other workers handed over to this one.
+    pub taken_over: u64,
+    /// Frames dropped, by [`DropReason`].
+    pub dropped: Vec<u64>,
+    /// Turns of the loop with at least one frame.
+    pub busy_turns: u64,
+    /// Turns of the loop with none.
+    pub idle_turns: u64,
+    /// Cycles of the busy turns.
+    pub busy_cycles: u64,
+    /// Times the worker slept.
+    pub sleeps: u64,
+    /// Events dropped because the control thread did not take them.
+    pub events_lost: u64,
+    /// Receiving: bursts, frames, cycles.
+    pub receive: StageCost,
+    /// Transmitting.
+    pub transmit: StageCost,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters {
+            received: 0,
+            received_bytes: 0,
+            forwarded: 0,
+            forwarded_bytes: 0,
+            consumed: 0,
+            to_kernel: 0,
+            handed_over: 0,
+            taken_over: 0,
+            dropped: vec![0; DropReason::COUNT],
+            busy_turns: 0,
+            idle_turns: 0,
+            busy_cycles: 0,
+            sleeps: 0,
+            events_lost: 0,
+            receive: StageCost::default(),
+            transmit: StageCost::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// Frames dropped for `reason`.
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.dropped.get(reason as usize).copied().unwrap_or(0)
+    }
+
+    /// Frames dropped for any reason.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Idle {
+    /// Never sleeps: the lowest latency, one whole core.
+    Poll,
+    /// Spins for some turns, then sleeps on the port until a frame comes (or 5 ms pass, for timers and commands).
+    Adaptive,
+}
+
+/// Empty turns before an adaptive worker sleeps.
+const SPIN_TURNS: u32 = 256;
+/// Longest sleep: bounds how late a timer or a command is served.
+const SLEEP: Duration = Duration::from_millis(5);
+/// Commands served between two batches, so that many of them delay packets by little each.
+const COMMANDS_A_TURN: usize = 4;
+
+/// One worker: a port, a pipeline, and their counters.
+#[derive(Debug)]
+pub struct Worker<P, L: Pipeline, M> {
+    port: P,
+    pipeline: L,
+    meter: M,
+    batch: Box<Batch>,
+    counters: Counters,
+    rings: Option<WorkerEnd<L::Command, L::Acknowledgement, L::Event>>,
+    handover: Option<Handover>,
+    idle: Idle,
+}
+
+impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
+    /// A worker without rings or hand-over, as tests and benches use it.
+    pub fn new(port: P, pipeline: L, meter: M) -> Self {
+        Worker {
+            port,
+            pipeline,
+            meter,
+            batch: Box::default(),
+            counters: Counters::default(),
+            rings: None,
+            handover: None,
+            idle: Idle::Poll,
+        }
+    }
+
+    /// The same worker with rings to the control thread.
+    #[must_use]
+    pub fn with_rings(mut self, rings: WorkerEnd<L::Command, L::Acknowledgement, L::Event>) -> Self {
+        self.rings = Some(rings);
+        self
+    }
+
+    /// The same worker with hand-over lanes to its siblings.
+    #[must_use]
+    pub fn with_handover(mut self, handover: Handover) -> Self {
+        self.handover = Some(handover);
+        self
+    }
+
+    /// The same worker with this idle policy.
+    #[must_use]
+    pub fn with_idle(mut self, idle: Idle) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// The port.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// The port, for the harness that plays the wire.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// The pipeline.
+    pub fn pipeline(&self) -> &L {
+        &self.pipeline
+    }
+
+    /// The pipeline, mutable.
+    pub fn pipeline_mut(&mut self) -> &mut L {
+        &mut self.pipeline
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Carries out a command at once, as a harness without rings does.
+    pub fn command(&mut self, command: L::Command, now: Nanos) -> L::Acknowledgement {
+        self.pipeline.command(command, &self.counters, now)
+    }
+
+    /// One turn: receive a burst, process it, transmit; then what others handed over, timers and commands.
+    /// Returns how many frames were received.
+    #[inline]
+    pub fn poll(&mut self, now: Nanos) -> usize {
+        let start = self.meter.read();
+        let n = self.port.receive(&mut self.batch.frames, &mut self.batch.rx);
+        if n > 0 {
+            let received = self.meter.read();
+            self.counters.receive.charge(n, received.wrapping_sub(start));
+            self.counters.received += n as u64;
+            self.finish(n, now);
+        }
+        let mut total = n;
+        if let Some(handover) = &mut self.handover {
+            let n = handover.receive(&mut self.port, &mut self.batch.frames, &mut self.batch.rx);
+            if n > 0 {
+                self.counters.taken_over += n as u64;
+                self.finish(n, now);
+                total += n;
+            }
+        }
+        if total > 0 {
+            self.counters.busy_turns += 1;
+            self.counters.busy_cycles += self.meter.read().wrapping_sub(start);
+        } else {
+            self.counters.idle_turns += 1;
+        }
+        total
+    }
+
+    /// Processes and ends the `n` frames that stand in the batch.
+    #[inline]
+    fn finish(&mut self, n: usize, now: Nanos) {
+        self.batch.start(n);
+        self.pipeline.process(&mut self.port, &mut self.batch, now);
+        let before = self.meter.read();
+        let mut bytes = 0;
+        let mut sent_bytes = 0;
+        let mut sent = 0;
+        for i in 0..n {
+            let frame = std::mem::take(&mut self.batch.frames[i]);
+            let len = frame.len() as u64;
+            bytes += len;
+            match self.batch.verdict[i] {
+                Verdict::Forward => match self.port.transmit(self.batch.tx[i], frame) {
+                    Ok(()) => {
+                        sent += 1;
+                        sent_bytes += len;
+                    }
+                    Err(frame) => {
+                        self.counters.dropped[DropReason::TransmitFull as usize] += 1;
+                        self.port.release(frame);
+                    }
+                },
+                verdict => {
+                    self.end(i, verdict, &frame);
+                    self.port.release(frame);
+                }
+            }
+        }
+        self.port.flush();
+        self.counters.received_bytes += bytes;
+        self.counters.forwarded += sent;
+        self.counters.forwarded_bytes += sent_bytes;
+        let after = self.meter.read();
+        self.counters.transmit.charge(n, after.wrapping_sub(before));
+    }
+
+    /// Counts a frame that is not forwarded, and hands it over if that is its end.
+    #[inline(never)]
+    fn end(&mut self, i: usize, verdict: Verdict, frame: &crate::Frame) {
+        match verdict {
+            Verdict::Drop(reason) => self.counters.dropped[reason as usize] += 1,
+            Verdict::Consume | Verdict::Forward => self.counters.consumed += 1,
+            Verdict::Kernel => self.counters.to_kernel += 1,
+            Verdict::HandOver => {
+                let to = usize::from(self.batch.tx[i]);
+                if self.handover.as_ref().is_some_and(|h| h.send(to, self.batch.rx[i], frame.bytes())) {
+                    self.counters.handed_over += 1;
+                } else {
+                    self.counters.dropped[DropReason::HandoverFull as usize] += 1;
+                }
+            }
+        }
+    }
+
+    /// Timers, commands and events: what is done between two batches. Returns `false` when the control thread is gone.
+    pub fn between(&mut self, now: Nanos) -> bool {
+        self.pipeline.housekeeping(&mut self.port, now);
+        let Some(rings) = &self.rings else { return true };
+        for _ in 0..COMMANDS_A_TURN {
+            if rings.acknowledgements.is_full() {
+                break; // the control thread is behind; the command waits in its ring
+            }
+            match rings.commands.try_recv() {
+                Ok(Numbered { id, what }) => {
+                    let acknowledgement = self.pipeline.command(what, &self.counters, now);
+                    if rings.acknowledgements.send(Numbered { id, what: acknowledgement }).is_err() {
+                        return false;
+                    }
+                }
+                Err(crossbeam_channel::TryRecvError::Empty) => break,
+                Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
+            }
+        }
+        while let Some(event) = self.pipeline.event() {
+            if rings.events.try_send(event).is_err() {
+                self.counters.events_lost += 1;
+            }
+        }
+        true
+    }
+
+    /// Turns until `stop` is set or the control thread is gone. Gives the worker back, for a last look at its counters.
+    pub fn run(mut self, stop: &AtomicBool) -> Self {
+        let clock = Clock::start();
+        let mut empty = 0u32;
+        let mut turns = 0u32;
+        while !stop.load(Ordering::Relaxed) {
+            let now = clock.now();
+            if self.poll(now) > 0 {
+                empty = 0;
+                turns += 1;
+                // Under load the rings and timers are looked at every few batches: still within microseconds.
+                if turns < 8 {
+                    continue;
+                }
+            }
+            turns = 0;
+            if !self.between(now) {
+                break;
+            }
+            empty = empty.saturating_add(1);
+            if self.idle == Idle::Adaptive && empty > SPIN_TURNS {
+                self.counters.sleeps += 1;
+                self.port.wait(SLEEP);
+            }
+        }
+        self
+    }
+}
+
+/// Nanoseconds from the time-stamp counter: one reading and one multiplication, no system call.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: u64,
+    /// Nanoseconds per cycle, with 32 fractional bits.
+    scale: u64,
+}
+
+impl Clock {
+    /// A clock that begins at 1 s, so that no time is 0. The first call of a process measures the counter for 20 ms.
+    pub fn start() -> Self {
+        Clock { start: tsc(), scale: ((1_000_000_000u128 << 32) / u128::from(tsc_hz().max(1))) as u64 }
+    }
+
+    /// Now.
+    #[inline]
+    pub fn now(&self) -> Nanos {
+        let cycles = tsc().wrapping_sub(self.start);
+        1_000_000_000 + ((u128::from(cycles) * u128::from(self.scale)) >> 32) as u64
+    }
+}

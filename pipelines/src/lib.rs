@@ -1,1 +1,9 @@
 //! The stages of the packet path and the pipelines made of them.
+//!
+//! Read from top to bottom to follow a packet: [`layer4`] is the pipeline of layer-4 services; its stages are in
+//! [`stages`], one file each. What the control thread publishes is a [`snapshot`]; what it may ask is a [`command`].
+//! A pipeline is a function of (batch, state, `now`): no socket, no clock, no thread. May use `lcs-dataplane` only.
+#![forbid(unsafe_code)]
+
+pub mod command;
+pub mod snapshot;

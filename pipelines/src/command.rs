@@ -1,0 +1,208 @@
+//! What the control thread may ask of a pipeline, and what comes back.
+
+use crate::snapshot::{Forward, NextHop, Snapshot};
+use lcs_dataplane::cycles::StageCost;
+use lcs_dataplane::flow::{Memory, TcpState};
+use lcs_dataplane::verdict::Verdict;
+use lcs_dataplane::worker::Counters;
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// A command to one worker's pipeline.
+#[derive(Debug)]
+pub enum Command {
+    /// Use this snapshot from the next batch on.
+    Install(Arc<Snapshot>),
+    /// Set one server's weight. The control thread puts it in its next snapshot as well.
+    SetWeight {
+        /// Slot of the server.
+        server: u16,
+        /// New weight.
+        weight: u32,
+    },
+    /// Set one row of the next hops.
+    SetNextHop {
+        /// Row; at most one more than there are.
+        row: u16,
+        /// The next hop.
+        hop: NextHop,
+    },
+    /// Fill this report.
+    Report(Box<Report>),
+    /// List flows into this page.
+    ListFlows(Box<FlowPage>),
+    /// Trace the next `frames` frames that match, replacing any trace that is on; 0 ends it.
+    Trace {
+        /// Which frames.
+        filter: TraceFilter,
+        /// How many.
+        frames: u32,
+    },
+}
+
+/// The answer to a [`Command`]. It carries back what the worker has let go of, to be freed by the control thread.
+#[derive(Debug)]
+pub enum Acknowledgement {
+    /// The snapshot that was replaced.
+    Installed(Option<Arc<Snapshot>>),
+    /// Done.
+    Done,
+    /// Not done: there is no such slot or row.
+    NoSuchSlot,
+    /// The report, filled.
+    Report(Box<Report>),
+    /// The page, filled.
+    Flows(Box<FlowPage>),
+}
+
+/// What a pipeline says of its own accord.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// One traced frame.
+    Trace(Box<TraceRecord>),
+    /// A packet waits for this row's link-layer address (said at most once a second a row).
+    NeedNextHop(u16),
+    /// A sender leaves its checksums to an offload (said at most once a second an interface). The frames were completed in software.
+    PartialChecksums {
+        /// Interface that they come in on.
+        interface: u8,
+        /// Source address of one of them.
+        source: Option<IpAddr>,
+    },
+}
+
+/// Counters of one server, in both directions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStats {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Bytes of these: IP packets, as received.
+    pub bytes_in: u64,
+    /// Packets to clients, where they come back through the director.
+    pub packets_out: u64,
+    /// Bytes of these.
+    pub bytes_out: u64,
+    /// Connections opened.
+    pub connections: u64,
+    /// Connections now that carry data (established TCP, UDP).
+    pub active: u32,
+    /// Connections now that don't (half-open, closing).
+    pub inactive: u32,
+}
+
+/// What one worker has counted.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Generation of the snapshot in use.
+    pub generation: u64,
+    /// The worker's own counters.
+    pub counters: Counters,
+    /// Cost of each stage, by name, in the packet's order; receive and transmit are in `counters`.
+    pub stages: Vec<(String, StageCost)>,
+    /// Servers by slot.
+    pub servers: Vec<ServerStats>,
+    /// Flows by [`TcpState`].
+    pub states: [u64; TcpState::ALL.len()],
+    /// Flows in the table.
+    pub flows: usize,
+    /// Flows that fit.
+    pub capacity: usize,
+    /// Half-open flows.
+    pub half_open: usize,
+    /// Half-open flows that gave way to new ones.
+    pub evicted: u64,
+    /// Flows that expired.
+    pub expired: u64,
+    /// Fragmented packets being followed.
+    pub fragments: usize,
+    /// Frames whose checksum an offload had left unfinished, completed in software.
+    pub checksums_completed: u64,
+    /// ICMP messages that the director made.
+    pub icmp_sent: u64,
+    /// Memory of the flow table, bytes.
+    pub memory: Option<Memory>,
+}
+
+/// A part of a worker's flow table.
+#[derive(Debug, Clone, Default)]
+pub struct FlowPage {
+    /// In: the first entry to look at. Out: where to go on; [`FlowPage::END`] when the end was reached.
+    pub cursor: u32,
+    /// In: entries to look at, at most; kept small enough for the packet path by the worker (1,024).
+    pub limit: u32,
+    /// Out: the flows found.
+    pub flows: Vec<FlowView>,
+}
+
+impl FlowPage {
+    /// The cursor after the last entry.
+    pub const END: u32 = u32::MAX;
+}
+
+/// One connection, for a user.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlowView {
+    /// IP protocol.
+    pub protocol: u8,
+    /// Client.
+    pub client: SocketAddr,
+    /// Virtual service that the client talks to.
+    pub virtual_address: SocketAddr,
+    /// The director's address toward the server; the client's where it is kept.
+    pub local: Option<SocketAddr>,
+    /// Real server.
+    pub server_address: SocketAddr,
+    /// Slot of the service.
+    pub service: u16,
+    /// Slot of the server.
+    pub server: u16,
+    /// How packets reach the server.
+    pub forward: Forward,
+    /// State.
+    pub state: TcpState,
+    /// Seconds until it is forgotten if nothing comes.
+    pub expires: f64,
+    /// Packets from the client.
+    pub packets_in: u32,
+    /// Packets from the server.
+    pub packets_out: u32,
+}
+
+/// Which frames to trace. An absent part matches everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceFilter {
+    /// Source or destination address.
+    pub address: Option<IpAddr>,
+    /// Source or destination port, host order.
+    pub port: Option<u16>,
+    /// IP protocol.
+    pub protocol: Option<u8>,
+    /// Only frames that are dropped.
+    #[serde(default)]
+    pub drops_only: bool,
+}
+
+/// What happened to one traced frame.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TraceRecord {
+    /// When, in the worker's nanoseconds.
+    pub at: u64,
+    /// Interface that it came in on.
+    pub interface: u8,
+    /// The frame as it came, in words: addresses, ports, flags, length.
+    pub frame: String,
+    /// What each stage decided, in order: stage and decision.
+    pub steps: Vec<(String, String)>,
+    /// The verdict and its reason, as [`Verdict`] prints them.
+    pub verdict: String,
+    /// The frame as it left, in words, if it did.
+    pub sent: Option<String>,
+}
+
+impl TraceRecord {
+    /// Ends the record.
+    pub fn end(&mut self, verdict: Verdict) {
+        self.verdict = verdict.to_string();
+    }
+}
