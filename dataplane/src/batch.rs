@@ -45,6 +45,8 @@ pub struct Batch {
     pub flow: [u32; BURST],
     /// Places whose frame is being traced, one bit each.
     pub traced: u32,
+    /// The frames were handed over by a sibling: they are this worker's, whatever steering says.
+    pub from_sibling: bool,
 }
 
 impl Default for Batch {
@@ -66,6 +68,7 @@ impl Default for Batch {
             hash: [0; BURST],
             flow: [NO_FLOW; BURST],
             traced: 0,
+            from_sibling: false,
         }
     }
 }
@@ -73,11 +76,12 @@ impl Default for Batch {
 impl Batch {
     /// Begins a batch of `len` frames that a port has put in place.
     #[inline]
-    pub fn start(&mut self, len: usize) {
+    pub fn start(&mut self, len: usize, from_sibling: bool) {
         self.len = len.min(BURST);
         self.verdict = [Verdict::Drop(DropReason::NotForUs); BURST];
         self.flow = [NO_FLOW; BURST];
         self.traced = 0;
+        self.from_sibling = from_sibling;
     }
 
     /// Decides to drop frame `i`.

@@ -22,9 +22,13 @@ pub enum Kind {
     Icmp4,
     /// ICMPv6.
     Icmp6,
-    /// A fragment, first or later, over IPv4.
+    /// The first fragment of a TCP or UDP packet over IPv4, with its ports.
+    First4,
+    /// The first fragment of a TCP or UDP packet over IPv6, with its ports.
+    First6,
+    /// A later fragment over IPv4.
     Fragment4,
-    /// A fragment, first or later, over IPv6.
+    /// A later fragment over IPv6.
     Fragment6,
     /// Another protocol over IPv4.
     Protocol4,
@@ -140,8 +144,11 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
             out.end = u16::try_from(l3 + ip.total_len()).map_err(|_| DropReason::BadHeader)?;
             out.protocol = ip.protocol();
             out.addresses = packet[12..].first_chunk().map_or(0, |a| u64::from_ne_bytes(*a));
-            out.kind = if ip.flags() & (ipv4::MF | ipv4::OFFSET) != 0 {
+            let transport = matches!(out.protocol, protocol::TCP | protocol::UDP);
+            out.kind = if ip.flags() & ipv4::OFFSET != 0 {
                 Kind::Fragment4
+            } else if ip.flags() & ipv4::MF != 0 {
+                if transport { Kind::First4 } else { Kind::Protocol4 }
             } else {
                 match out.protocol {
                     protocol::TCP | protocol::UDP => Kind::Transport4,
@@ -158,7 +165,9 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
             out.protocol = chain.protocol;
             // An atomic fragment (offset 0, no more) is a whole packet (RFC 6946).
             out.kind = match (chain.fragment, chain.protocol) {
-                (Some(f), _) if f.offset != 0 || f.more => Kind::Fragment6,
+                (Some(f), _) if f.offset != 0 => Kind::Fragment6,
+                (Some(f), protocol::TCP | protocol::UDP) if f.more => Kind::First6,
+                (Some(f), _) if f.more => Kind::Protocol6,
                 (_, protocol::TCP | protocol::UDP) => Kind::Transport6,
                 (_, protocol::ICMPV6) => Kind::Icmp6,
                 _ => Kind::Protocol6,
@@ -166,8 +175,11 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
         }
         _ => return Ok(out),
     }
-    if matches!(out.kind, Kind::Transport4 | Kind::Transport6) {
-        transport(&mut out, frame)?;
+    match out.kind {
+        Kind::Transport4 | Kind::Transport6 => transport(&mut out, frame)?,
+        // RFC 1858 §3: a first fragment must hold what decides about the packet, here the whole header.
+        Kind::First4 | Kind::First6 => transport(&mut out, frame).map_err(|_| DropReason::BadFragment)?,
+        _ => {}
     }
     Ok(out)
 }

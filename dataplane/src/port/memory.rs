@@ -132,6 +132,7 @@ impl Port for MemoryPort {
             verifies_ip_checksum: false,
             partial_checksums: false,
             kernel_answers: false,
+            exception_path: false,
         }
     }
 
