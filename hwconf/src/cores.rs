@@ -31,8 +31,8 @@ pub fn available() -> Result<Vec<Core>> {
         .into_iter()
         .map(|id| Core {
             id,
-            package: read_number(&format!("{SYSFS}/cpu/cpu{id}/topology/physical_package_id")),
-            physical: read_number(&format!("{SYSFS}/cpu/cpu{id}/topology/core_id")),
+            package: read_number(format!("{SYSFS}/cpu/cpu{id}/topology/physical_package_id")),
+            physical: read_number(format!("{SYSFS}/cpu/cpu{id}/topology/core_id")),
             numa_node: numa_node(id),
             isolated: isolated.contains(&id),
         })

@@ -73,9 +73,7 @@ impl Error {
     /// A refusal of the kernel, with the mend that its error number suggests.
     pub fn system(what: impl Into<String>, source: io::Error) -> Self {
         let mend = match source.raw_os_error() {
-            Some(libc::EPERM | libc::EACCES) => {
-                "run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN"
-            }
+            Some(libc::EPERM | libc::EACCES) => "run as root, or with CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN",
             Some(libc::EROFS) => "/proc/sys is mounted read-only here; remount it: mount -o remount,rw /proc/sys",
             Some(libc::EOPNOTSUPP) => "this kernel or driver doesn't offer it",
             Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files: ulimit -n 65536",

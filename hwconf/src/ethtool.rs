@@ -16,17 +16,21 @@ use crate::sys;
 const GSET: u32 = 0x01;
 const GDRVINFO: u32 = 0x03;
 const GSTRINGS: u32 = 0x1b;
+const GSTATS: u32 = 0x1d;
 const GSSET_INFO: u32 = 0x37;
 const GFEATURES: u32 = 0x3a;
 const GCHANNELS: u32 = 0x3c;
 const SCHANNELS: u32 = 0x3d;
 
+/// `ETH_SS_STATS`: the string set that names the driver's counters.
+const COUNTER_NAMES: u32 = 1;
 /// `ETH_SS_FEATURES`: the string set that names the features.
 const FEATURE_NAMES: u32 = 4;
 /// `ETH_GSTRING_LEN` in bytes.
 const NAME_BYTES: usize = 32;
-/// More features than any kernel has (64 today); bounds what a wrong answer can make us allocate.
-const MOST_FEATURES: u32 = 4096;
+/// More names than a set of any driver has (a few thousand counters with many queues); bounds what a wrong answer
+/// can make us allocate.
+const MOST_NAMES: u32 = 65_536;
 
 /// An offload as `ethtool -K` names it in short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -49,14 +53,8 @@ pub enum Offload {
 
 impl Offload {
     /// All of them, in the order of `ethtool -k`.
-    pub const ALL: [Offload; 6] = [
-        Offload::RxChecksum,
-        Offload::TxChecksum,
-        Offload::ScatterGather,
-        Offload::Tso,
-        Offload::Gso,
-        Offload::Gro,
-    ];
+    pub const ALL: [Offload; 6] =
+        [Offload::RxChecksum, Offload::TxChecksum, Offload::ScatterGather, Offload::Tso, Offload::Gso, Offload::Gro];
 
     /// The name for `ethtool -K`.
     pub fn name(self) -> &'static str {
@@ -143,7 +141,9 @@ impl Ethtool {
         self.ask_io(link, words).map_err(|e| {
             let what = format!("{what} of the interface {link}");
             match e.raw_os_error() {
-                Some(libc::ENODEV) => Error::system_mend(what, e, "there is no such interface in this network namespace"),
+                Some(libc::ENODEV) => {
+                    Error::system_mend(what, e, "there is no such interface in this network namespace")
+                }
                 _ => Error::system(what, e),
             }
         })
@@ -190,30 +190,53 @@ impl Ethtool {
     /// Every feature that the kernel names, and whether it's active: the long list of `ethtool -k`.
     pub fn features(&self, link: &str) -> Result<BTreeMap<String, bool>> {
         let what = "read the features";
-        // struct ethtool_sset_info: command, reserved, a 64-bit mask, then one count per set asked for.
-        let mask = (1u64 << FEATURE_NAMES).to_ne_bytes();
-        let half = |at: usize| u32::from_ne_bytes([mask[at], mask[at + 1], mask[at + 2], mask[at + 3]]);
-        let mut info = [GSSET_INFO, 0, half(0), half(4), 0];
-        self.ask(link, what, &mut info)?;
-        let count = info[4].min(MOST_FEATURES) as usize;
-
-        // struct ethtool_gstrings: command, set, count, names of 32 bytes.
-        let mut names = vec![0u32; 3 + count * NAME_BYTES / 4];
-        (names[0], names[1], names[2]) = (GSTRINGS, FEATURE_NAMES, count as u32);
-        self.ask(link, what, &mut names)?;
-        let names: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-
+        let names = self.names(link, what, FEATURE_NAMES)?;
         // struct ethtool_gfeatures: command, blocks; then available, requested, active, never changed for 32 features.
-        let blocks = count.div_ceil(32);
+        let blocks = names.len().div_ceil(32);
         let mut bits = vec![0u32; 2 + blocks * 4];
         (bits[0], bits[1]) = (GFEATURES, blocks as u32);
         self.ask(link, what, &mut bits)?;
         Ok(names
-            .chunks_exact(NAME_BYTES)
+            .into_iter()
             .enumerate()
-            .map(|(at, name)| (text(name), bits[2 + at / 32 * 4 + 2] >> (at % 32) & 1 == 1))
+            .map(|(at, name)| (name, bits[2 + at / 32 * 4 + 2] >> (at % 32) & 1 == 1))
             .filter(|(name, _)| !name.is_empty())
             .collect())
+    }
+
+    /// The driver's own counters, as `ethtool -S`; empty where it has none. Names and meaning are the driver's.
+    pub fn counters(&self, link: &str) -> Result<BTreeMap<String, u64>> {
+        let what = "read the driver's counters";
+        let names = match self.names(link, what, COUNTER_NAMES) {
+            Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => return Ok(BTreeMap::new()),
+            other => other?,
+        };
+        // struct ethtool_stats: command, count, 64-bit values.
+        let mut words = vec![0u32; 2 + names.len() * 2];
+        (words[0], words[1]) = (GSTATS, names.len() as u32);
+        self.ask(link, what, &mut words)?;
+        let values = words[2..].chunks_exact(2).map(|pair| {
+            let ([a, b, c, d], [e, f, g, h]) = (pair[0].to_ne_bytes(), pair[1].to_ne_bytes());
+            u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+        });
+        Ok(names.into_iter().zip(values).collect())
+    }
+
+    /// The names of a string set, in the order of its values.
+    fn names(&self, link: &str, what: &str, set: u32) -> Result<Vec<String>> {
+        // struct ethtool_sset_info: command, reserved, a 64-bit mask, then one count per set that the driver has.
+        let mask = (1u64 << set).to_ne_bytes();
+        let half = |at: usize| u32::from_ne_bytes([mask[at], mask[at + 1], mask[at + 2], mask[at + 3]]);
+        let mut info = [GSSET_INFO, 0, half(0), half(4), 0];
+        self.ask(link, what, &mut info)?;
+        let count = info[4].min(MOST_NAMES);
+
+        // struct ethtool_gstrings: command, set, count, names of 32 bytes.
+        let mut words = vec![0u32; 3 + count as usize * NAME_BYTES / 4];
+        (words[0], words[1], words[2]) = (GSTRINGS, set, count);
+        self.ask(link, what, &mut words)?;
+        let bytes: Vec<u8> = words[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        Ok(bytes.chunks_exact(NAME_BYTES).map(text).collect())
     }
 
     /// Queues in use and possible; `None` where the driver has no such notion.
@@ -234,10 +257,8 @@ impl Ethtool {
     /// Sets how many queues are used; the counts stand in `rx`, `tx` and `combined` of `channels`.
     pub fn set_channels(&self, link: &str, channels: Channels) -> Result<()> {
         let mut words = [SCHANNELS, 0, 0, 0, 0, channels.rx, channels.tx, 0, channels.combined];
-        let what = format!(
-            "set {} receive, {} transmit and {} combined queues",
-            channels.rx, channels.tx, channels.combined
-        );
+        let what =
+            format!("set {} receive, {} transmit and {} combined queues", channels.rx, channels.tx, channels.combined);
         self.ask(link, &what, &mut words)
     }
 

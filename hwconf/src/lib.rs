@@ -1,6 +1,7 @@
 //! What the machine is: cores, links, queues, offloads, namespaces.
 //!
 //! Everything is asked of the kernel itself, by netlink, `ioctl`, `/proc` and `/sys`; no external program is run.
+//! What it changes (links, addresses, offloads, namespaces) is changed only when called for by name.
 
 pub mod cores;
 pub mod decapsulator;

@@ -45,18 +45,15 @@ impl Namespace {
 
     /// The namespace of the calling thread.
     pub fn current() -> Result<Self> {
-        let file = File::open(OWN).map_err(|e| {
-            Error::system_mend(format!("open {OWN}"), e, "is /proc mounted? mount -t proc proc /proc")
-        })?;
+        let file = File::open(OWN)
+            .map_err(|e| Error::system_mend(format!("open {OWN}"), e, "is /proc mounted? mount -t proc proc /proc"))?;
         Ok(Namespace { descriptor: file.into() })
     }
 
     /// A second reference to the same namespace.
     pub fn duplicate(&self) -> Result<Self> {
-        let descriptor = self
-            .descriptor
-            .try_clone()
-            .map_err(|e| Error::system("duplicate a namespace's descriptor", e))?;
+        let descriptor =
+            self.descriptor.try_clone().map_err(|e| Error::system("duplicate a namespace's descriptor", e))?;
         Ok(Namespace { descriptor })
     }
 

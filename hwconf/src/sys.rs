@@ -34,8 +34,7 @@ pub(crate) fn wait_readable<const N: usize>(
     descriptors: [BorrowedFd<'_>; N],
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
-    let mut polled =
-        descriptors.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    let mut polled = descriptors.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     // Rounded up, so that a wait of less than a millisecond doesn't become a busy loop.
     let millis = timeout.map_or(-1, |t| {
         i32::try_from(t.as_millis() + u128::from(t.subsec_nanos() % 1_000_000 != 0)).unwrap_or(i32::MAX)
@@ -74,14 +73,17 @@ pub(crate) fn attach_tun(device: BorrowedFd<'_>, name: &str, flags: libc::c_int)
 /// `words` is the command's structure as 32-bit words, the command first. `ethtool.rs` makes each buffer
 /// as large as its command's structure, including the tail whose length stands in it.
 pub(crate) fn ethtool(socket: BorrowedFd<'_>, link: &str, words: &mut [u32]) -> io::Result<()> {
-    const LARGEST: usize = 16 * 1024;
-    // The kernel writes no more than the command's structure and the tail whose length it was told;
-    // padding to a size above every structure used here keeps a wrong size from reaching foreign memory.
-    let mut padded = vec![0u32; words.len() + LARGEST / 4];
+    // For names and counters the kernel writes as many as the driver has at that moment, which may be more than
+    // when they were counted. So it writes into a buffer that holds twice the most we ever ask for, and of which
+    // only the touched pages cost anything.
+    const BUFFER_WORDS: usize = 1 << 20;
+    assert!(words.len() <= BUFFER_WORDS / 2 + 16, "no driver has so many names");
+    let mut padded = vec![0u32; BUFFER_WORDS];
     padded[..words.len()].copy_from_slice(words);
     let mut request = request_for(link)?;
     request.ifr_ifru.ifru_data = padded.as_mut_ptr().cast();
-    // SAFETY: `ifru_data` points to a live buffer, larger than any structure of the commands used.
+    // SAFETY: `ifru_data` points to a live buffer of 4 MiB; no command used writes more than its own structure, and
+    // names and counters are a few hundred KiB at the most that any driver has.
     check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) })?;
     words.copy_from_slice(&padded[..words.len()]);
     Ok(())
@@ -105,8 +107,7 @@ pub(crate) fn bind_packet(socket: &Socket, index: u32) -> io::Result<()> {
 
 /// `sll_pkttype` of a packet socket's sender address: `PACKET_HOST`, `PACKET_OUTGOING`, …
 pub(crate) fn packet_type(address: &SockAddr) -> Option<u8> {
-    if i32::from(address.family()) != libc::AF_PACKET
-        || (address.len() as usize) < mem::size_of::<libc::sockaddr_ll>()
+    if i32::from(address.family()) != libc::AF_PACKET || (address.len() as usize) < mem::size_of::<libc::sockaddr_ll>()
     {
         return None;
     }

@@ -69,10 +69,9 @@ impl Tun {
 
     /// Gives one whole IPv4 or IPv6 packet to the kernel.
     pub fn send(&self, packet: &[u8]) -> Result<()> {
-        (&self.file)
-            .write(packet)
-            .map(drop)
-            .map_err(|e| Error::system(format!("write a packet of {} bytes to the TUN device {}", packet.len(), self.name), e))
+        (&self.file).write(packet).map(drop).map_err(|e| {
+            Error::system(format!("write a packet of {} bytes to the TUN device {}", packet.len(), self.name), e)
+        })
     }
 }
 

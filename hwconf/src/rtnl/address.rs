@@ -4,9 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -69,11 +67,7 @@ impl Rtnl {
     /// Takes an address from a link.
     pub fn delete_address(&self, link: &str, address: IpNet) -> Result<()> {
         let message = self.address_message(link, address)?;
-        self.change(
-            &format!("delete the address {address} of the interface {link}"),
-            Message::DelAddress(message),
-            0,
-        )
+        self.change(&format!("delete the address {address} of the interface {link}"), Message::DelAddress(message), 0)
     }
 
     fn address_message(&self, link: &str, address: IpNet) -> Result<AddressMessage> {

@@ -95,7 +95,7 @@ impl Rtnl {
         self.create(&what, message)
     }
 
-    /// Makes a bridge that only forwards: no spanning tree, no VLAN filtering, no multicast snooping,
+    /// Makes a bridge that only forwards: no spanning tree, no multicast snooping, and as every new bridge no VLANs,
     /// so that a new port passes frames at once.
     pub fn create_bridge(&self, name: &str) -> Result<()> {
         check_name(name)?;
@@ -107,7 +107,6 @@ impl Rtnl {
                 LinkInfo::Data(InfoData::Bridge(vec![
                     InfoBridge::StpState(BridgeStpState::Disabled),
                     InfoBridge::ForwardDelay(0),
-                    InfoBridge::VlanFiltering(false),
                     InfoBridge::MulticastSnooping(false),
                 ])),
             ]),
@@ -126,7 +125,9 @@ impl Rtnl {
         message.attributes.push(LinkAttribute::IfName(name.into()));
         let what = format!("look up the interface {name}");
         let answers = match self.get(&what, Message::GetLink(message)) {
-            Err(error) if error.errno() == Some(libc::ENODEV) => return Err(self.no_such_link(name)),
+            Err(error) if error.errno() == Some(libc::ENODEV) => {
+                return Err(self.no_such_link(name));
+            }
             other => other?,
         };
         answers.into_iter().find_map(read).ok_or_else(|| self.no_such_link(name))
@@ -177,9 +178,7 @@ impl Rtnl {
     /// Makes a link a port of a bridge, or (`None`) takes it out of the one it's in.
     pub fn set_master(&self, name: &str, bridge: Option<&str>) -> Result<()> {
         let (what, index) = match bridge {
-            Some(bridge) => {
-                (format!("make the interface {name} a port of {bridge}"), self.link(bridge)?.index)
-            }
+            Some(bridge) => (format!("make the interface {name} a port of {bridge}"), self.link(bridge)?.index),
             None => (format!("take the interface {name} out of its bridge"), 0),
         };
         self.set(&what, name, |message| message.attributes.push(LinkAttribute::Controller(index)))
@@ -215,7 +214,9 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn read(message: Message) -> Option<Link> {
-    let Message::NewLink(message) = message else { return None };
+    let Message::NewLink(message) = message else {
+        return None;
+    };
     let mut link = Link {
         index: message.header.index,
         name: String::new(),

@@ -11,7 +11,8 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer,
+    NlasIterator,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -27,6 +28,9 @@ const WORDS_OF_REFUSAL: u16 = 1;
 /// Length of a netlink header, the only part of the request that a refusal repeats (`NETLINK_CAP_ACK`).
 const HEADER_BYTES: usize = 16;
 
+/// Attempts to list objects that change meanwhile.
+const MOST_DUMPS: usize = 8;
+
 /// A connection to the rtnetlink of one network namespace.
 #[derive(Debug)]
 pub struct Rtnl {
@@ -37,6 +41,8 @@ pub struct Rtnl {
 struct Connection {
     socket: Socket,
     sequence: u32,
+    /// Whether the last list is inconsistent.
+    interrupted: bool,
 }
 
 impl Rtnl {
@@ -51,7 +57,7 @@ impl Rtnl {
             Ok(socket)
         };
         let socket = open().map_err(|e| Error::system("open a netlink socket", e))?;
-        Ok(Rtnl { connection: Mutex::new(Connection { socket, sequence: 0 }) })
+        Ok(Rtnl { connection: Mutex::new(Connection { socket, sequence: 0, interrupted: false }) })
     }
 
     /// For `namespace`; the calling thread stays where it is.
@@ -69,9 +75,20 @@ impl Rtnl {
         self.ask(what, message, NLM_F_ACK)
     }
 
-    /// Asks for all objects of a kind.
+    /// Asks for all objects of a kind; again when they changed while the kernel listed them (`NLM_F_DUMP_INTR`).
     fn dump(&self, what: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
-        self.ask(what, message, NLM_F_DUMP)
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..MOST_DUMPS {
+            let answers = connection.ask(what, message.clone(), NLM_F_DUMP)?;
+            if !connection.interrupted {
+                return Ok(answers);
+            }
+        }
+        Err(Error::System {
+            what: what.into(),
+            source: io::ErrorKind::Interrupted.into(),
+            mend: format!("the list changed during each of {MOST_DUMPS} attempts; try again when it's quieter"),
+        })
     }
 
     fn ask(&self, what: &str, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
@@ -83,6 +100,7 @@ impl Rtnl {
 impl Connection {
     fn ask(&mut self, what: &str, message: RouteNetlinkMessage, flags: u16) -> Result<Vec<RouteNetlinkMessage>> {
         self.sequence = self.sequence.wrapping_add(1);
+        self.interrupted = false;
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
         header.sequence_number = self.sequence;
@@ -102,12 +120,12 @@ impl Connection {
     }
 
     /// Takes the messages of one datagram; true when the answer is complete.
-    fn take(&self, what: &str, datagram: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> Result<bool> {
+    fn take(&mut self, what: &str, datagram: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> Result<bool> {
         let unreadable = |detail: String| Error::Answer { what: what.into(), detail };
         let mut rest = datagram;
         while !rest.is_empty() {
-            let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                .map_err(|e| unreadable(e.to_string()))?;
+            let message =
+                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(|e| unreadable(e.to_string()))?;
             // Messages are aligned to four bytes; the last may end the datagram without its padding.
             let length = (message.header.length as usize).next_multiple_of(4).clamp(4, rest.len().max(4));
             rest = rest.get(length..).unwrap_or_default();
@@ -115,29 +133,31 @@ impl Connection {
                 // The answer to an earlier request that was given up half-way.
                 continue;
             }
+            self.interrupted |= message.header.flags & NLM_F_DUMP_INTR != 0;
             match message.payload {
                 NetlinkPayload::InnerMessage(inner) => answers.push(inner),
                 NetlinkPayload::Error(error) if error.code.is_none() => return Ok(true),
-                NetlinkPayload::Error(error) => {
-                    let source = match words_of(&error.header) {
-                        // The kernel's words replace the bland text of the number, which `mend` still sees.
-                        Some(words) => return Err(refusal(what, error.to_io(), &words)),
-                        None => error.to_io(),
-                    };
-                    return Err(Error::system(what, source));
+                NetlinkPayload::Error(error) => return Err(refusal(what, error.to_io(), words_of(&error.header))),
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    return Err(refusal(what, io::Error::from_raw_os_error(done.code.saturating_neg()), None));
                 }
                 NetlinkPayload::Done(_) => return Ok(true),
                 NetlinkPayload::Noop => {}
                 NetlinkPayload::Overrun(_) => return Err(unreadable("messages were lost".into())),
-                other => return Err(unreadable(format!("unexpected message {}", other.message_type()))),
+                other => {
+                    return Err(unreadable(format!("unexpected message {}", other.message_type())));
+                }
             }
         }
         Ok(false)
     }
 }
 
-fn refusal(what: &str, source: io::Error, words: &str) -> Error {
-    Error::system(format!("{what} (kernel: {words})"), source)
+fn refusal(what: &str, source: io::Error, words: Option<String>) -> Error {
+    match words {
+        Some(words) => Error::system(format!("{what} (kernel: {words})"), source),
+        None => Error::system(what, source),
+    }
 }
 
 /// The kernel's text in the attributes that follow the repeated header.

@@ -14,8 +14,8 @@
 //! routes say ([`Plan::return_path`]) and not a short cut. See [`addresses`] for who has which address.
 //!
 //! Offloads are as a director that sees frames needs them: transmit checksums (and with them segmentation) are off
-//! wherever a veth sends towards it, so frames are no longer than the MTU and carry full checksums; joining (GRO)
-//! is off at every end.
+//! wherever a veth sends, at hosts and at the switch's ports (which finish what a host left undone), so frames are
+//! no longer than the MTU and carry full checksums; joining (GRO) is off at every end.
 //!
 //! Nothing has a name outside, so all of it is gone when the [`Testbed`] is dropped, and when the process ends in
 //! whatever way (see [`crate::netns`]).
@@ -63,8 +63,9 @@ pub struct Plan {
     pub servers: u8,
     /// Addresses of the client, 1 to 50.
     pub clients: u8,
-    /// Receive and transmit queues of every leg, 1 to 64. With several, the director gets a connection's frames on
-    /// the queue that the sender's flow hash chose.
+    /// Receive and transmit queues of the director's legs, 1 to 64. With several, the frames of a connection in one
+    /// direction come on the queue that a hash chose, and those of the other direction on any other: a veth knows
+    /// no receive-side scaling by endpoint.
     pub queues: u32,
     /// How answers reach the client.
     pub return_path: ReturnPath,
@@ -104,9 +105,7 @@ impl Plan {
         if !(1..=64).contains(&self.queues) {
             return refuse(format!("a testbed with {} queues", self.queues), "give it 1 to 64");
         }
-        for (leg, mtu) in
-            [("client", self.client_mtu), ("director", self.director_mtu), ("server", self.server_mtu)]
-        {
+        for (leg, mtu) in [("client", self.client_mtu), ("director", self.director_mtu), ("server", self.server_mtu)] {
             // Below 1,280 the kernel takes IPv6 off the link (RFC 8200 §5); above 65,535 veth ends.
             if !(1280..=65_535).contains(&mtu) {
                 return refuse(format!("an MTU of {mtu} on the {leg}'s leg"), "give it 1280 to 65535 bytes");
@@ -126,6 +125,8 @@ impl Plan {
 pub const ETH0: &str = "eth0";
 /// The name of the director's server-side interface where it has two arms.
 pub const ETH1: &str = "eth1";
+
+const DIRECTOR: &str = "director";
 
 /// A built network. Dropping it takes it down.
 #[derive(Debug)]
@@ -148,7 +149,7 @@ impl Testbed {
             plan,
             switch,
             client: Host::create("client")?,
-            director: Host::create("director")?,
+            director: Host::create(DIRECTOR)?,
             servers: (1..=plan.servers).map(|n| Host::create(&format!("server{n}"))).collect::<Result<_>>()?,
         };
         let (client_bridge, server_bridge) = match plan.arms {
@@ -184,9 +185,10 @@ impl Testbed {
     /// Joins `host` to a bridge by a veth whose end in the host is `link`.
     fn plug(&self, host: &Host, link: &str, bridge: &str, place: Place, mtu: u32) -> Result<()> {
         let port = if link == ETH0 { host.name().to_owned() } else { format!("{}-{link}", host.name()) };
-        let queues = self.plan.queues;
-        let inside =
-            VethEnd { name: link, namespace: Some(host.namespace()), mac: Some(place.mac()), mtu, queues };
+        // Several queues elsewhere would leave their mark on the frame, and the switch would take the mark for a
+        // receive queue and not hash: all frames would meet on the director's first queue.
+        let queues = if host.name() == DIRECTOR { self.plan.queues } else { 1 };
+        let inside = VethEnd { name: link, namespace: Some(host.namespace()), mac: Some(place.mac()), mtu, queues };
         let outside = VethEnd { name: &port, namespace: None, mac: None, mtu, queues };
         self.switch.rtnl().create_veth(&outside, &inside)?;
         for (ethtool, name) in [(host.ethtool(), link), (self.switch.ethtool(), port.as_str())] {
@@ -200,10 +202,8 @@ impl Testbed {
     }
 
     fn set_routes(&self) -> Result<()> {
-        let everything: [IpNet; 2] = [
-            IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0),
-            IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0),
-        ];
+        let everything: [IpNet; 2] =
+            [IpNet::new_assert(Ipv4Addr::UNSPECIFIED.into(), 0), IpNet::new_assert(Ipv6Addr::UNSPECIFIED.into(), 0)];
         match self.plan.return_path {
             ReturnPath::Director => {
                 for to in everything {
@@ -287,9 +287,7 @@ impl Testbed {
     /// Lets the director's kernel forward, or not. It doesn't from the start.
     pub fn set_kernel_forwarding(&self, on: bool) -> Result<()> {
         let value = if on { "1" } else { "0" };
-        self.director
-            .namespace()
-            .sysctls(&[("net/ipv4/ip_forward", value), ("net/ipv6/conf/all/forwarding", value)])
+        self.director.namespace().sysctls(&[("net/ipv4/ip_forward", value), ("net/ipv6/conf/all/forwarding", value)])
     }
 
     /// Every host, the switch first.
