@@ -1,0 +1,527 @@
+//! The AF_XDP port on real interfaces: veth pairs in a network namespace of each test's own.
+//!
+//! A test's thread leaves the machine's network for a new namespace that ends with the test. Each pair has one end
+//! for the port (`p0`, `p1`, …) and one for the wire (`w0`, `w1`, …), where a packet socket sends and listens.
+
+mod veth;
+mod wire;
+
+use lcs_dataplane::batch::BURST;
+use lcs_dataplane::frame::Frame;
+use lcs_dataplane::port::Port;
+use lcs_dataplane::port::af_xdp::{
+    AfXdpError, AfXdpPort, Attached, CopyPreference, FilterKey, Interface, ModePreference, PortOptions, XdpFilter,
+    XdpMode,
+};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+use veth::{DEADLINE, Wire, namespace, pair, program_on, run, until};
+use wire::{TCP, UDP, ethernet, ip, transport};
+
+const VIP: &str = "192.0.2.1";
+const CLIENT: &str = "198.51.100.7";
+const SMALL: PortOptions = PortOptions { frames: 256, copy: CopyPreference::Auto };
+
+/// A filter for TCP port 80 and UDP port 53 of the service, attached to the ports' ends.
+fn attached(pairs: u32, preference: ModePreference) -> (XdpFilter, Vec<Attached>) {
+    let mut filter = XdpFilter::load().expect("the tables");
+    filter.set_services(&[FilterKey::new(ip(VIP), 80, TCP), FilterKey::new(ip(VIP), 53, UDP)]).expect("services");
+    let attached = (0..pairs)
+        .map(|n| {
+            let interface = Interface::by_name(&format!("p{n}")).expect("an interface");
+            filter.attach(&interface, preference).expect("an attachment")
+        })
+        .collect();
+    (filter, attached)
+}
+
+fn open(attached: &[Attached], queue: u32, options: &PortOptions) -> AfXdpPort {
+    AfXdpPort::open(&attached.iter().collect::<Vec<_>>(), queue, options).expect("a port")
+}
+
+/// What a port received: interface and frame.
+fn receive(port: &mut AfXdpPort) -> Vec<(u8, Frame)> {
+    let mut frames: [Frame; BURST] = Default::default();
+    let mut interfaces = [0; BURST];
+    let n = port.receive(&mut frames, &mut interfaces);
+    interfaces.into_iter().zip(frames).take(n).collect()
+}
+
+/// Waits for `n` frames.
+fn receive_all(port: &mut AfXdpPort, n: usize) -> Vec<(u8, Frame)> {
+    let mut received = Vec::new();
+    until(&format!("{n} frames"), || {
+        received.extend(receive(port));
+        received.len() >= n
+    });
+    assert_eq!(received.len(), n);
+    received
+}
+
+fn consistent(port: &AfXdpPort) -> bool {
+    let pool = port.pool();
+    pool.free + pool.receiving + pool.transmitting + pool.held == pool.total
+}
+
+fn service(client_port: u16) -> Vec<u8> {
+    transport((CLIENT, client_port), (VIP, 80), TCP)
+}
+
+#[test]
+fn service_frames_come_to_the_worker_and_the_rest_to_the_kernel() {
+    if !namespace("service_frames_come_to_the_worker_and_the_rest_to_the_kernel") {
+        return;
+    }
+    pair(0, 1);
+    for (preference, mode) in [(ModePreference::Auto, XdpMode::Native), (ModePreference::Generic, XdpMode::Generic)] {
+        let (filter, attached) = attached(1, preference);
+        let mut port = open(&attached, 0, &SMALL);
+        let report = port.interfaces().next().expect("one interface");
+        assert_eq!((report.mode, report.zero_copy, report.lost), (mode, false, false), "{report}");
+        assert_eq!(port.capabilities().interfaces, 1);
+
+        let (wire, kernel) = (Wire::new("w0"), Wire::new("p0"));
+        wire.send(&ethernet(0x0806, &[3; 46]));
+        wire.send(&service(1000));
+        wire.send(&transport((CLIENT, 1), (VIP, 81), TCP));
+        let received = receive_all(&mut port, 1);
+        let (interface, frame) = received.into_iter().next().expect("one frame");
+        assert_eq!((interface, frame.bytes()), (0, &service(1000)[..]));
+        assert!(frame.headroom() >= 128, "room for a tunnel header: {}", frame.headroom());
+        assert_eq!(port.pool().held, 1);
+        port.release(frame);
+
+        assert_eq!(kernel.expect(), ethernet(0x0806, &[3; 46]), "the kernel sees ARP");
+        assert_eq!(kernel.expect(), transport((CLIENT, 1), (VIP, 81), TCP), "and what is for no service");
+        assert!(kernel.receive().is_none(), "and nothing else");
+        let counts = filter.counts().expect("counters");
+        assert_eq!((counts.passed, counts.redirected), (2, 1));
+        assert!(consistent(&port) && port.pool().held == 0);
+    }
+}
+
+#[test]
+fn a_frame_crosses_two_interfaces_in_one_buffer() {
+    if !namespace("a_frame_crosses_two_interfaces_in_one_buffer") {
+        return;
+    }
+    pair(0, 1);
+    pair(1, 1);
+    let (_filter, attached) = attached(2, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    let (left, right) = (Wire::new("w0"), Wire::new("w1"));
+    // Several times as many frames as there are buffers, so that each is used in both directions.
+    for round in 0..2000u16 {
+        let (from, to, interface) = if round % 2 == 0 { (&left, &right, 0) } else { (&right, &left, 1) };
+        from.send(&service(round));
+        let (rx, mut frame) = receive_all(&mut port, 1).pop().expect("one frame");
+        assert_eq!(rx, interface);
+        let head = frame.head();
+        // As a tunnel does: the frame grows at its front, in place.
+        assert!(frame.push_front(20));
+        frame.bytes_mut()[..20].fill(0xee);
+        assert_eq!(frame.head(), head);
+        port.transmit(1 - interface, frame).expect("room to transmit");
+        port.flush();
+        let mut expected = vec![0xee; 20];
+        expected.extend(service(round));
+        assert_eq!(to.expect(), expected);
+        assert!(consistent(&port), "{:?}", port.pool());
+    }
+    until("all transmitted buffers come back", || {
+        port.flush();
+        port.pool().transmitting == 0
+    });
+    assert_eq!(port.pool().held, 0);
+    for interface in 0..2 {
+        let statistics = port.statistics(interface).expect("statistics");
+        assert_eq!((statistics.fill_invalid, statistics.transmit_invalid), (0, 0), "{statistics:?}");
+        assert_eq!((statistics.receive_dropped, statistics.receive_ring_full), (0, 0), "{statistics:?}");
+    }
+}
+
+#[test]
+fn a_full_transmit_ring_gives_the_frame_back() {
+    if !namespace("a_full_transmit_ring_gives_the_frame_back") {
+        return;
+    }
+    pair(0, 1);
+    let (_filter, attached) = attached(1, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    let wire = Wire::new("w0");
+    let mut queued = 0;
+    let refused = loop {
+        let mut frame = port.allocate().expect("a buffer");
+        assert!(frame.set_len(60));
+        frame.bytes_mut().fill(0x55);
+        match port.transmit(0, frame) {
+            Ok(()) => queued += 1,
+            Err(frame) => break frame,
+        }
+    };
+    assert_eq!(queued, SMALL.frames as usize / 4);
+    assert_eq!((port.pool().transmitting, port.pool().held), (queued, 1));
+    assert_eq!(refused.bytes(), [0x55; 60]);
+    assert!(wire.receive().is_none(), "nothing is sent before the flush");
+
+    port.flush();
+    until("the ring drains", || {
+        port.flush();
+        port.pool().transmitting == 0
+    });
+    for _ in 0..queued {
+        assert_eq!(wire.expect(), [0x55; 60]);
+    }
+    port.transmit(0, refused).expect("room again");
+    port.flush();
+    assert_eq!(wire.expect(), [0x55; 60]);
+
+    // What the kernel would refuse, and never give back, is refused here.
+    let runt = port.allocate().expect("a buffer");
+    let runt = port.transmit(0, runt).expect_err("no Ethernet frame is empty");
+    let runt = port.transmit(1, runt).expect_err("no such interface");
+    port.release(runt);
+    assert!(consistent(&port) && port.pool().held == 0);
+    assert_eq!(port.statistics(0).expect("statistics").transmit_invalid, 0);
+}
+
+#[test]
+fn a_link_goes_down_and_comes_back() {
+    if !namespace("a_link_goes_down_and_comes_back") {
+        return;
+    }
+    pair(0, 1);
+    pair(1, 1);
+    let (_filter, attached) = attached(2, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    let (left, right) = (Wire::new("w0"), Wire::new("w1"));
+    for round in 0..3 {
+        run("link set p1 down");
+        // Traffic toward the interface that is down: queued up to the limit, then refused, never lost track of.
+        let mut refused = 0;
+        for n in 0..200 {
+            left.send(&service(n));
+            let (_, frame) = receive_all(&mut port, 1).pop().expect("one frame");
+            if let Err(frame) = port.transmit(1, frame) {
+                refused += 1;
+                port.release(frame);
+            }
+            port.flush();
+            assert!(consistent(&port), "{:?}", port.pool());
+        }
+        assert_eq!(refused, 200 - SMALL.frames as usize / 4, "round {round}");
+        assert!(port.statistics(1).expect("statistics").wakeup_errors > 0);
+        // The other interface lives: it answers where it was asked.
+        left.send(&service(9));
+        let (_, frame) = receive_all(&mut port, 1).pop().expect("one frame");
+        port.transmit(0, frame).expect("room");
+        port.flush();
+        assert_eq!(left.expect(), service(9));
+
+        run("link set p1 up");
+        until("the queue drains", || {
+            port.flush();
+            port.pool().transmitting == 0
+        });
+        while right.receive().is_some() {}
+        until("frames arrive on the revived interface", || {
+            right.send(&service(77));
+            let received = receive(&mut port);
+            let alive = received.iter().any(|(interface, _)| *interface == 1);
+            received.into_iter().for_each(|(_, frame)| port.release(frame));
+            alive
+        });
+        until("frames leave by the revived interface", || {
+            let mut frame = port.allocate().expect("a buffer");
+            assert!(frame.set_len(60));
+            frame.bytes_mut().fill(0x66);
+            if let Err(frame) = port.transmit(1, frame) {
+                port.release(frame);
+            }
+            port.flush();
+            std::iter::from_fn(|| right.receive()).any(|frame| frame == [0x66; 60])
+        });
+        until("all buffers come to rest", || {
+            port.flush();
+            receive(&mut port).into_iter().for_each(|(_, frame)| port.release(frame));
+            let pool = port.pool();
+            pool.transmitting == 0 && pool.held == 0
+        });
+        assert!(consistent(&port), "{:?}", port.pool());
+    }
+    assert!(port.interfaces().all(|report| !report.lost));
+}
+
+#[test]
+fn a_removed_interface_is_reported_and_the_others_go_on() {
+    if !namespace("a_removed_interface_is_reported_and_the_others_go_on") {
+        return;
+    }
+    pair(0, 1);
+    pair(1, 1);
+    let (_filter, attached) = attached(2, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    run("link del p1");
+    let left = Wire::new("w0");
+    for n in 0..500 {
+        left.send(&service(n));
+        let (_, frame) = receive_all(&mut port, 1).pop().expect("one frame");
+        if let Err(frame) = port.transmit(1, frame) {
+            port.release(frame);
+        }
+        port.flush();
+        assert!(consistent(&port), "{:?}", port.pool());
+    }
+    let lost: Vec<bool> = port.interfaces().map(|report| report.lost).collect();
+    assert_eq!(lost, [false, true]);
+    let start = Instant::now();
+    port.wait(Duration::from_millis(50));
+    assert!(start.elapsed() >= Duration::from_millis(50), "a dead socket keeps nobody awake");
+}
+
+#[test]
+fn waiting_ends_with_a_frame_or_the_timeout() {
+    if !namespace("waiting_ends_with_a_frame_or_the_timeout") {
+        return;
+    }
+    pair(0, 1);
+    pair(1, 1);
+    let (_filter, attached) = attached(2, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    let start = Instant::now();
+    port.wait(Duration::from_millis(30));
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    for wire in ["w0", "w1"] {
+        let wire = Wire::new(wire);
+        let (ready, sender) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let () = sender.recv().expect("a start");
+            wire.send(&service(5));
+        });
+        ready.send(()).expect("the sender listens");
+        let start = Instant::now();
+        let mut received = Vec::new();
+        while received.is_empty() {
+            assert!(start.elapsed() < DEADLINE, "woken up by a frame");
+            port.wait(DEADLINE * 2);
+            received = receive(&mut port);
+        }
+        received.into_iter().for_each(|(_, frame)| port.release(frame));
+        thread.join().expect("the sender");
+    }
+}
+
+#[test]
+fn a_flood_is_dropped_and_counted_not_leaked() {
+    if !namespace("a_flood_is_dropped_and_counted_not_leaked") {
+        return;
+    }
+    pair(0, 1);
+    let (filter, attached) = attached(1, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    let wire = Wire::new("w0");
+    for round in 0..5 {
+        for n in 0..1000 {
+            wire.send(&service(n));
+        }
+        let before = 1000 * round;
+        until("the program has seen the flood, or the interface's own queue has dropped of it", || {
+            filter.counts().expect("counters").redirected > before
+        });
+        // The worker was asleep meanwhile; it gets what there were buffers for.
+        let mut got = 0;
+        until("the rings run dry", || {
+            let received = receive(&mut port);
+            let empty = received.is_empty();
+            got += received.len();
+            received.into_iter().for_each(|(_, frame)| port.release(frame));
+            empty
+        });
+        assert!(got >= SMALL.frames as usize / 4, "{got} frames");
+        assert!(consistent(&port) && port.pool().held == 0, "{:?}", port.pool());
+    }
+    assert!(port.statistics(0).expect("statistics").receive_no_buffer > 0);
+    until("frames still arrive", || {
+        wire.send(&service(1));
+        let received = receive(&mut port);
+        let any = !received.is_empty();
+        received.into_iter().for_each(|(_, frame)| port.release(frame));
+        any
+    });
+}
+
+#[test]
+fn each_queue_has_its_worker() {
+    if !namespace("each_queue_has_its_worker") {
+        return;
+    }
+    pair(0, 2);
+    pair(1, 2);
+    let (_filter, attached) = attached(2, ModePreference::Auto);
+    let mut ports = [open(&attached, 0, &SMALL), open(&attached, 1, &SMALL)];
+    let error = AfXdpPort::open(&attached.iter().collect::<Vec<_>>(), 2, &SMALL).err().expect("no such queue");
+    assert!(error.to_string().starts_with("queue 2 of p0 was not opened"), "{error}");
+
+    // The packet socket's own hash spreads the flows over the wire's transmit queues.
+    let wire = Wire::new("w0");
+    let mut counts = [0; 2];
+    let mut sent = 0;
+    until("frames on both queues", || {
+        wire.send(&service(sent));
+        sent += 1;
+        for (count, port) in counts.iter_mut().zip(&mut ports) {
+            for (interface, frame) in receive(port) {
+                assert_eq!(interface, 0);
+                *count += 1;
+                port.release(frame);
+            }
+        }
+        counts[0] > 0 && counts[1] > 0
+    });
+    for port in &mut ports {
+        let mut frame = port.allocate().expect("a buffer");
+        assert!(frame.set_len(60));
+        frame.bytes_mut().fill(0x77);
+        port.transmit(1, frame).expect("room");
+        port.flush();
+    }
+    let other = Wire::new("w1");
+    drop(other);
+    until("both workers' frames left", || {
+        ports.iter_mut().all(|port| {
+            port.flush();
+            port.pool().transmitting == 0
+        })
+    });
+}
+
+#[test]
+fn dropping_detaches_and_the_queue_is_free_again() {
+    if !namespace("dropping_detaches_and_the_queue_is_free_again") {
+        return;
+    }
+    pair(0, 1);
+    for _ in 0..3 {
+        let (_filter, attached) = attached(1, ModePreference::Auto);
+        let port = open(&attached, 0, &SMALL);
+        assert!(program_on("p0"));
+        let second = AfXdpPort::open(&attached.iter().collect::<Vec<_>>(), 0, &SMALL).err().expect("taken");
+        assert!(matches!(second, AfXdpError::QueueTaken { queue: 0, .. }), "{second}");
+        drop(port);
+        drop(attached);
+        assert!(!program_on("p0"));
+    }
+}
+
+#[test]
+fn a_foreign_program_is_left_alone_and_named() {
+    if !namespace("a_foreign_program_is_left_alone_and_named") {
+        return;
+    }
+    pair(0, 1);
+    let interface = Interface::by_name("p0").expect("an interface");
+    let foreign = XdpFilter::load().expect("the tables");
+    let ours = XdpFilter::load().expect("the tables");
+    for mode in [ModePreference::Native, ModePreference::Generic] {
+        let _theirs = foreign.attach(&interface, mode).expect("an attachment");
+        for preference in [ModePreference::Auto, ModePreference::Native, ModePreference::Generic] {
+            let error = ours.attach(&interface, preference).expect_err("occupied");
+            assert!(matches!(&error, AfXdpError::Occupied { interface } if interface == "p0"), "{error}");
+        }
+        assert!(program_on("p0"), "still theirs");
+    }
+    ours.attach(&interface, ModePreference::Auto).map(drop).expect("free again");
+}
+
+const CHILD: &str = "LCS_TEST_ATTACH_AND_WAIT";
+
+/// Not a test of its own: what the killed process of the next test runs.
+#[test]
+fn child_that_attaches_and_waits() {
+    if std::env::var_os(CHILD).is_none() {
+        return;
+    }
+    let (_filter, attached) = attached(1, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    println!("attached");
+    loop {
+        port.wait(Duration::from_secs(60));
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_nothing_attached() {
+    if !namespace("a_killed_process_leaves_nothing_attached") {
+        return;
+    }
+    pair(0, 1);
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", "child_that_attaches_and_waits", "--nocapture"])
+        .env(CHILD, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.contains("attached")), "the child attaches");
+    assert!(program_on("p0"));
+    child.kill().expect("SIGKILL");
+    child.wait().expect("its end");
+    until("the program is gone", || !program_on("p0"));
+    let (_filter, attached) = attached(1, ModePreference::Auto);
+    open(&attached, 0, &SMALL);
+}
+
+#[test]
+fn errors_name_the_place_and_the_mend() {
+    if !namespace("errors_name_the_place_and_the_mend") {
+        return;
+    }
+    let error = Interface::by_name("nosuch0").expect_err("no interface").to_string();
+    assert!(error.contains("nosuch0") && error.contains("ip link"), "{error}");
+    assert!(Interface::by_name("").is_err() && Interface::by_name("a-name-that-is-far-too-long").is_err());
+
+    pair(0, 1);
+    let (filter, attached0) = attached(1, ModePreference::Auto);
+    let refs: Vec<&Attached> = attached0.iter().collect();
+    for (options, word) in [
+        (PortOptions { frames: 1000, ..SMALL }, "power of two"),
+        (PortOptions { frames: 128, ..SMALL }, "256"),
+        (PortOptions { copy: CopyPreference::ZeroCopy, ..SMALL }, "queue 0 of p0"),
+    ] {
+        let error = AfXdpPort::open(&refs, 0, &options).err().expect("an error").to_string();
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(AfXdpPort::open(&[], 0, &SMALL).err().expect("an error").to_string().contains("interfaces"));
+    drop(attached0);
+
+    // A frame must fit a buffer. Generic mode takes any MTU, so that it is the port that has to refuse.
+    run("link set p0 mtu 9000");
+    let interface = Interface::by_name("p0").expect("an interface");
+    assert_eq!(interface.mtu, 9000);
+    let jumbo = filter.attach(&interface, ModePreference::Generic).expect("an attachment");
+    let error = AfXdpPort::open(&[&jumbo], 0, &SMALL).err().expect("an error").to_string();
+    assert!(error.contains("mtu 3822"), "{error}");
+}
+
+#[test]
+fn larger_frames_get_larger_buffers() {
+    if !namespace("larger_frames_get_larger_buffers") {
+        return;
+    }
+    pair(0, 1);
+    for end in ["p0", "w0"] {
+        run(&format!("link set {end} mtu 3400"));
+    }
+    let (_filter, attached) = attached(1, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    let wire = Wire::new("w0");
+    let mut large = service(1);
+    large.resize(14 + 3400, 0xab);
+    wire.send(&large);
+    let (_, frame) = receive_all(&mut port, 1).pop().expect("one frame");
+    assert_eq!(frame.bytes(), large);
+    port.transmit(0, frame).expect("room");
+    port.flush();
+    assert_eq!(wire.expect(), large);
+}
