@@ -10,13 +10,13 @@ use lcs_dataplane::batch::BURST;
 use lcs_dataplane::frame::Frame;
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::af_xdp::{
-    AfXdpError, AfXdpPort, Attached, CopyPreference, FilterKey, Interface, ModePreference, PortOptions, XdpFilter,
-    XdpMode,
+    AfXdpError, AfXdpPort, Attached, CopyPreference, FilterKey, ModePreference, PortOptions, XdpFilter, XdpMode,
 };
+use lcs_hwconf::links;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use veth::{DEADLINE, Wire, namespace, pair, program_on, run, until};
+use veth::{DEADLINE, Wire, namespace, pair, program_on, until};
 use wire::{TCP, UDP, ethernet, ip, transport};
 
 const VIP: &str = "192.0.2.1";
@@ -29,7 +29,7 @@ fn attached(pairs: u32, preference: ModePreference) -> (XdpFilter, Vec<Attached>
     filter.set_services(&[FilterKey::new(ip(VIP), 80, TCP), FilterKey::new(ip(VIP), 53, UDP)]).expect("services");
     let attached = (0..pairs)
         .map(|n| {
-            let interface = Interface::by_name(&format!("p{n}")).expect("an interface");
+            let interface = links::interface(&format!("p{n}")).expect("an interface");
             filter.attach(&interface, preference).expect("an attachment")
         })
         .collect();
@@ -70,10 +70,8 @@ fn service(client_port: u16) -> Vec<u8> {
 
 #[test]
 fn service_frames_come_to_the_worker_and_the_rest_to_the_kernel() {
-    if !namespace("service_frames_come_to_the_worker_and_the_rest_to_the_kernel") {
-        return;
-    }
-    pair(0, 1);
+    let Some(rtnl) = namespace("service_frames_come_to_the_worker_and_the_rest_to_the_kernel") else { return };
+    pair(&rtnl, 0, 1, 1500);
     for (preference, mode) in [(ModePreference::Auto, XdpMode::Native), (ModePreference::Generic, XdpMode::Generic)] {
         let (filter, attached) = attached(1, preference);
         let mut port = open(&attached, 0, &SMALL);
@@ -103,11 +101,9 @@ fn service_frames_come_to_the_worker_and_the_rest_to_the_kernel() {
 
 #[test]
 fn a_frame_crosses_two_interfaces_in_one_buffer() {
-    if !namespace("a_frame_crosses_two_interfaces_in_one_buffer") {
-        return;
-    }
-    pair(0, 1);
-    pair(1, 1);
+    let Some(rtnl) = namespace("a_frame_crosses_two_interfaces_in_one_buffer") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    pair(&rtnl, 1, 1, 1500);
     let (_filter, attached) = attached(2, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
     let (left, right) = (Wire::new("w0"), Wire::new("w1"));
@@ -142,11 +138,57 @@ fn a_frame_crosses_two_interfaces_in_one_buffer() {
 }
 
 #[test]
-fn a_full_transmit_ring_gives_the_frame_back() {
-    if !namespace("a_full_transmit_ring_gives_the_frame_back") {
+fn a_frame_that_is_not_ours_goes_on_to_the_kernel() {
+    let Some(rtnl) = namespace("a_frame_that_is_not_ours_goes_on_to_the_kernel") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    let (filter, attached) = attached(1, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    if !port.capabilities().exception_path {
+        eprintln!("skipped, as this kernel is older than Linux 5.18");
         return;
     }
-    pair(0, 1);
+    let (wire, kernel) = (Wire::new("w0"), Wire::new("p0"));
+    for n in 0..10 {
+        wire.send(&service(n));
+        let (interface, frame) = receive_all(&mut port, 1).pop().expect("one frame");
+        port.to_kernel(interface, frame).expect("a way to the kernel");
+        assert_eq!(port.pool().held, 0);
+        assert!(kernel.receive().is_none(), "no system call before the flush");
+        port.flush();
+        assert_eq!(kernel.expect(), service(n), "received by the interface, as if it had not been redirected");
+        assert!(receive(&mut port).is_empty(), "and not redirected again");
+    }
+    assert_eq!((filter.counts().expect("counters").passed, port.kernel_refusals()), (0, 0));
+
+    // More than a worker has time for at once is refused, and stays the worker's.
+    let mut refused = 0;
+    for _ in 0..BURST {
+        let mut frame = port.allocate().expect("a buffer");
+        assert!(frame.set_len(60));
+        if let Err(frame) = port.to_kernel(0, frame) {
+            refused += 1;
+            port.release(frame);
+        }
+    }
+    assert!((1..BURST).contains(&refused), "{refused} refused");
+    port.flush();
+    assert!(consistent(&port) && port.pool().held == 0);
+    drop((port, attached));
+
+    // Above the driver the frame would only come back to us, so there is no such way.
+    let attached =
+        [filter.attach(&links::interface("p0").expect("an interface"), ModePreference::Generic).expect("free")];
+    let mut port = open(&attached, 0, &SMALL);
+    assert!(!port.capabilities().exception_path);
+    let frame = port.allocate().expect("a buffer");
+    let frame = port.to_kernel(0, frame).expect_err("no way");
+    port.release(frame);
+}
+
+#[test]
+fn a_full_transmit_ring_gives_the_frame_back() {
+    let Some(rtnl) = namespace("a_full_transmit_ring_gives_the_frame_back") else { return };
+    pair(&rtnl, 0, 1, 1500);
     let (_filter, attached) = attached(1, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
     let wire = Wire::new("w0");
@@ -188,16 +230,14 @@ fn a_full_transmit_ring_gives_the_frame_back() {
 
 #[test]
 fn a_link_goes_down_and_comes_back() {
-    if !namespace("a_link_goes_down_and_comes_back") {
-        return;
-    }
-    pair(0, 1);
-    pair(1, 1);
+    let Some(rtnl) = namespace("a_link_goes_down_and_comes_back") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    pair(&rtnl, 1, 1, 1500);
     let (_filter, attached) = attached(2, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
     let (left, right) = (Wire::new("w0"), Wire::new("w1"));
     for round in 0..3 {
-        run("link set p1 down");
+        rtnl.set_up("p1", false).expect("down");
         // Traffic toward the interface that is down: queued up to the limit, then refused, never lost track of.
         let mut refused = 0;
         for n in 0..200 {
@@ -219,7 +259,7 @@ fn a_link_goes_down_and_comes_back() {
         port.flush();
         assert_eq!(left.expect(), service(9));
 
-        run("link set p1 up");
+        rtnl.set_up("p1", true).expect("up");
         until("the queue drains", || {
             port.flush();
             port.pool().transmitting == 0
@@ -255,14 +295,12 @@ fn a_link_goes_down_and_comes_back() {
 
 #[test]
 fn a_removed_interface_is_reported_and_the_others_go_on() {
-    if !namespace("a_removed_interface_is_reported_and_the_others_go_on") {
-        return;
-    }
-    pair(0, 1);
-    pair(1, 1);
+    let Some(rtnl) = namespace("a_removed_interface_is_reported_and_the_others_go_on") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    pair(&rtnl, 1, 1, 1500);
     let (_filter, attached) = attached(2, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
-    run("link del p1");
+    rtnl.delete_link("p1").expect("removed");
     let left = Wire::new("w0");
     for n in 0..500 {
         left.send(&service(n));
@@ -282,11 +320,9 @@ fn a_removed_interface_is_reported_and_the_others_go_on() {
 
 #[test]
 fn waiting_ends_with_a_frame_or_the_timeout() {
-    if !namespace("waiting_ends_with_a_frame_or_the_timeout") {
-        return;
-    }
-    pair(0, 1);
-    pair(1, 1);
+    let Some(rtnl) = namespace("waiting_ends_with_a_frame_or_the_timeout") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    pair(&rtnl, 1, 1, 1500);
     let (_filter, attached) = attached(2, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
     let start = Instant::now();
@@ -314,10 +350,8 @@ fn waiting_ends_with_a_frame_or_the_timeout() {
 
 #[test]
 fn a_flood_is_dropped_and_counted_not_leaked() {
-    if !namespace("a_flood_is_dropped_and_counted_not_leaked") {
-        return;
-    }
-    pair(0, 1);
+    let Some(rtnl) = namespace("a_flood_is_dropped_and_counted_not_leaked") else { return };
+    pair(&rtnl, 0, 1, 1500);
     let (filter, attached) = attached(1, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
     let wire = Wire::new("w0");
@@ -353,11 +387,9 @@ fn a_flood_is_dropped_and_counted_not_leaked() {
 
 #[test]
 fn each_queue_has_its_worker() {
-    if !namespace("each_queue_has_its_worker") {
-        return;
-    }
-    pair(0, 2);
-    pair(1, 2);
+    let Some(rtnl) = namespace("each_queue_has_its_worker") else { return };
+    pair(&rtnl, 0, 2, 1500);
+    pair(&rtnl, 1, 2, 1500);
     let (_filter, attached) = attached(2, ModePreference::Auto);
     let mut ports = [open(&attached, 0, &SMALL), open(&attached, 1, &SMALL)];
     let error = AfXdpPort::open(&attached.iter().collect::<Vec<_>>(), 2, &SMALL).err().expect("no such queue");
@@ -398,10 +430,8 @@ fn each_queue_has_its_worker() {
 
 #[test]
 fn dropping_detaches_and_the_queue_is_free_again() {
-    if !namespace("dropping_detaches_and_the_queue_is_free_again") {
-        return;
-    }
-    pair(0, 1);
+    let Some(rtnl) = namespace("dropping_detaches_and_the_queue_is_free_again") else { return };
+    pair(&rtnl, 0, 1, 1500);
     for _ in 0..3 {
         let (_filter, attached) = attached(1, ModePreference::Auto);
         let port = open(&attached, 0, &SMALL);
@@ -416,11 +446,9 @@ fn dropping_detaches_and_the_queue_is_free_again() {
 
 #[test]
 fn a_foreign_program_is_left_alone_and_named() {
-    if !namespace("a_foreign_program_is_left_alone_and_named") {
-        return;
-    }
-    pair(0, 1);
-    let interface = Interface::by_name("p0").expect("an interface");
+    let Some(rtnl) = namespace("a_foreign_program_is_left_alone_and_named") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    let interface = links::interface("p0").expect("an interface");
     let foreign = XdpFilter::load().expect("the tables");
     let ours = XdpFilter::load().expect("the tables");
     for mode in [ModePreference::Native, ModePreference::Generic] {
@@ -452,10 +480,8 @@ fn child_that_attaches_and_waits() {
 
 #[test]
 fn a_killed_process_leaves_nothing_attached() {
-    if !namespace("a_killed_process_leaves_nothing_attached") {
-        return;
-    }
-    pair(0, 1);
+    let Some(rtnl) = namespace("a_killed_process_leaves_nothing_attached") else { return };
+    pair(&rtnl, 0, 1, 1500);
     let mut child = Command::new(std::env::current_exe().expect("this program"))
         .args(["--exact", "child_that_attaches_and_waits", "--nocapture"])
         .env(CHILD, "1")
@@ -474,14 +500,8 @@ fn a_killed_process_leaves_nothing_attached() {
 
 #[test]
 fn errors_name_the_place_and_the_mend() {
-    if !namespace("errors_name_the_place_and_the_mend") {
-        return;
-    }
-    let error = Interface::by_name("nosuch0").expect_err("no interface").to_string();
-    assert!(error.contains("nosuch0") && error.contains("ip link"), "{error}");
-    assert!(Interface::by_name("").is_err() && Interface::by_name("a-name-that-is-far-too-long").is_err());
-
-    pair(0, 1);
+    let Some(rtnl) = namespace("errors_name_the_place_and_the_mend") else { return };
+    pair(&rtnl, 0, 1, 1500);
     let (filter, attached0) = attached(1, ModePreference::Auto);
     let refs: Vec<&Attached> = attached0.iter().collect();
     for (options, word) in [
@@ -496,9 +516,9 @@ fn errors_name_the_place_and_the_mend() {
     drop(attached0);
 
     // A frame must fit a buffer. Generic mode takes any MTU, so that it is the port that has to refuse.
-    run("link set p0 mtu 9000");
-    let interface = Interface::by_name("p0").expect("an interface");
-    assert_eq!(interface.mtu, 9000);
+    rtnl.set_mtu("p0", 9000).expect("an MTU");
+    let interface = links::interface("p0").expect("an interface");
+    assert_eq!(interface.link.mtu, 9000);
     let jumbo = filter.attach(&interface, ModePreference::Generic).expect("an attachment");
     let error = AfXdpPort::open(&[&jumbo], 0, &SMALL).err().expect("an error").to_string();
     assert!(error.contains("mtu 3822"), "{error}");
@@ -506,13 +526,8 @@ fn errors_name_the_place_and_the_mend() {
 
 #[test]
 fn larger_frames_get_larger_buffers() {
-    if !namespace("larger_frames_get_larger_buffers") {
-        return;
-    }
-    pair(0, 1);
-    for end in ["p0", "w0"] {
-        run(&format!("link set {end} mtu 3400"));
-    }
+    let Some(rtnl) = namespace("larger_frames_get_larger_buffers") else { return };
+    pair(&rtnl, 0, 1, 3400);
     let (_filter, attached) = attached(1, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
     let wire = Wire::new("w0");

@@ -88,7 +88,8 @@ fn the_worker_gets_what_is_ours() {
     let filter = filter();
     let first = 0x2000;
     let later = 185;
-    let big = ports(40000, 80, 1000);
+    // To a port that is no service: a fragment goes by its address alone.
+    let big = ports(40000, 81, 1000);
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("to a service", transport((CLIENT, 40000), (VIP, 80), TCP)),
         ("to a service, IPv6", transport((CLIENT6, 40000), (VIP6, 80), TCP)),
@@ -118,7 +119,7 @@ fn the_worker_gets_what_is_ours() {
         ("first fragment to a service", frame(ipv4(v4(CLIENT), v4(VIP), TCP, &[], first, &big))),
         ("later fragment to a service", frame(ipv4(v4(CLIENT), v4(VIP), TCP, &[], later, &[9; 64]))),
         ("middle fragment to a service", frame(ipv4(v4(CLIENT), v4(VIP), TCP, &[], first | later, &[9; 64]))),
-        ("fragment from a real server", frame(ipv4(v4(REAL), v4(CLIENT), TCP, &[], first, &ports(8080, 40000, 500)))),
+        ("fragment from a real server", frame(ipv4(v4(REAL), v4(CLIENT), TCP, &[], first, &ports(8081, 40000, 500)))),
         ("later fragment from a real server", frame(ipv4(v4(REAL), v4(CLIENT), TCP, &[], later, &[9; 64]))),
         ("first fragment, IPv6", frame(ipv6(v6(CLIENT6), v6(VIP6), 44, &fragment6(TCP, 0, true, &big)))),
         ("later fragment, IPv6", frame(ipv6(v6(CLIENT6), v6(VIP6), 44, &fragment6(TCP, 100, false, &[9; 64])))),

@@ -30,6 +30,9 @@ pub(super) const XDP_FLAGS_NATIVE: u32 = 1 << 2;
 /// Attach above the driver, on socket buffers (`XDP_FLAGS_SKB_MODE`).
 pub(super) const XDP_FLAGS_GENERIC: u32 = 1 << 1;
 
+/// Let the frames of a test run go where the verdict says (`BPF_F_TEST_XDP_LIVE_FRAMES`, Linux 5.18).
+const LIVE_FRAMES: u32 = 1 << 1;
+
 /// Size of the buffer offered for the verifier's log: enough for a program of a few hundred instructions.
 const LOG_BYTES: usize = 1 << 20;
 
@@ -103,6 +106,18 @@ struct TestRun {
     padding: u32,
 }
 
+/// The context of an XDP program (`struct xdp_md`), as a test run takes it.
+#[repr(C)]
+#[derive(Default)]
+struct Context {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
 #[repr(C)]
 #[derive(Default)]
 struct LinkCreate {
@@ -165,7 +180,14 @@ impl Map {
             map_name: object_name(name),
             ..MapCreate::default()
         };
-        let fd = owned(bpf(MAP_CREATE, &mut attr)?);
+        let fd = match bpf(MAP_CREATE, &mut attr) {
+            // Before Linux 5.11 maps count as locked memory, of which even root has little by default.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) && raise_locked_memory() => {
+                bpf(MAP_CREATE, &mut attr)
+            }
+            result => result,
+        };
+        let fd = owned(fd?);
         let lookup_size = match kind {
             MapKind::PerCpuArray => (value_size as usize).next_multiple_of(8) * possible_cpus()?,
             MapKind::Hash | MapKind::XskMap => value_size as usize,
@@ -214,6 +236,13 @@ impl Map {
         bpf(MAP_LOOKUP_ELEM, &mut attr)?;
         Ok(value)
     }
+}
+
+/// Lifts the process's limit on locked memory, where that is allowed.
+fn raise_locked_memory() -> bool {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the kernel reads the structure, which outlives the call.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &unlimited) == 0 }
 }
 
 /// Highest possible processor number plus one, which is how many values a per-CPU map returns.
@@ -292,4 +321,23 @@ pub(super) fn test_run(program: &OwnedFd, frame: &[u8]) -> io::Result<u32> {
     };
     bpf(PROG_TEST_RUN, &mut attr)?;
     Ok(attr.retval)
+}
+
+/// Runs a program on a frame as if a queue of an interface had just received it, and does what it says with
+/// the frame. The interface index is looked up in the calling thread's network namespace.
+pub(super) fn inject(program: &OwnedFd, ifindex: u32, queue: u32, frame: &[u8]) -> io::Result<()> {
+    let context =
+        Context { data_end: frame.len() as u32, ingress_ifindex: ifindex, rx_queue_index: queue, ..Context::default() };
+    let mut attr = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: address(frame),
+        repeat: 1,
+        ctx_size_in: size_of::<Context>() as u32,
+        ctx_in: address(&context),
+        flags: LIVE_FRAMES,
+        batch_size: 1,
+        ..TestRun::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr).map(drop)
 }

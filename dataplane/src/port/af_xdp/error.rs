@@ -54,10 +54,12 @@ pub enum AfXdpError {
         /// What is missing.
         what: &'static str,
     },
-    /// No such interface.
-    #[error("no interface {interface:?} in this network namespace ({error}): `ip link` shows those there are")]
+    /// The interface went away.
+    #[error(
+        "{interface} is not in this network namespace any more ({error}): `ip link` shows the interfaces there are"
+    )]
     NoInterface {
-        /// Its name as given.
+        /// Its name.
         interface: String,
         /// The kernel's error.
         error: io::Error,

@@ -9,9 +9,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::bpf::{self, Map, MapKind};
 use super::error::{AfXdpError, Refusal};
-use super::interface::Interface;
 use super::program::{self, FRAGMENT, ProgramMap, XDP_REDIRECT};
 use super::socket;
+use lcs_hwconf::links::Interface;
 
 /// Most entries of the table of services, and of the table of real servers whose replies come back.
 pub const FILTER_KEYS_MAX: usize = 1 << 18;
@@ -257,7 +257,11 @@ impl XdpFilter {
         Ok(FilterCounts { passed: sum(0)?, redirected: sum(1)? })
     }
 
-    /// Attaches the program to an interface of the calling thread's network namespace.
+    /// Attaches the program to an interface of the calling thread's network namespace, as
+    /// [`lcs_hwconf::links::interface`] describes it.
+    ///
+    /// What the tables say is ours and has no socket yet goes to the kernel, which may refuse connections to an
+    /// address that it thinks is its own: fill the tables after the ports are open.
     ///
     /// The attachment is a `bpf_link`: it ends when [`Attached`] is dropped, and, because the kernel closes
     /// the descriptors of a process that ends, also when the process is killed. Nothing is left to clean up at the next start.
@@ -267,12 +271,13 @@ impl XdpFilter {
     /// process may not: the error says which and what to do.
     pub fn attach(&self, interface: &Interface, preference: ModePreference) -> Result<Attached, AfXdpError> {
         let (program, sockets) = self.instance()?;
-        let native = || bpf::attach_xdp(&program, interface.index, bpf::XDP_FLAGS_NATIVE);
-        let generic = || bpf::attach_xdp(&program, interface.index, bpf::XDP_FLAGS_GENERIC);
+        let native = || bpf::attach_xdp(&program, interface.link.index, bpf::XDP_FLAGS_NATIVE);
+        let generic = || bpf::attach_xdp(&program, interface.link.index, bpf::XDP_FLAGS_GENERIC);
         let fatal = |error: &io::Error| {
             matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES | libc::ENODEV))
         };
-        let failed = |mode, error, native_refusal| AfXdpError::attach(&interface.name, mode, error, native_refusal);
+        let failed =
+            |mode, error, native_refusal| AfXdpError::attach(&interface.link.name, mode, error, native_refusal);
         let (link, mode, native_refusal) = match preference {
             ModePreference::Native => {
                 (native().map_err(|error| failed(XdpMode::Native, error, None))?, XdpMode::Native, None)

@@ -33,8 +33,8 @@
 mod asm;
 mod bpf;
 mod error;
+mod exception;
 mod filter;
-mod interface;
 mod program;
 mod ring;
 mod socket;
@@ -49,12 +49,13 @@ pub use filter::{
     Attached, FILTER_KEYS_MAX, FILTER_LOCALS_MAX, FilterChange, FilterCounts, FilterKey, FilterVerdict, ModePreference,
     QUEUES_MAX, XdpFilter, XdpMode,
 };
-pub use interface::Interface;
 pub use socket::SocketStatistics;
 
 use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::Frame;
+use exception::Exception;
+use lcs_hwconf::links::Interface;
 use socket::{CopyFlag, RingSizes, Socket};
 use umem::{RECEIVE_HEADROOM, Umem};
 
@@ -139,6 +140,10 @@ struct Link {
     receive_target: u32,
     transmitting: u32,
     transmit_limit: u32,
+    ifindex: u32,
+    /// Whether frames can be handed to the kernel as received here.
+    exception: bool,
+    partial_checksums: bool,
     /// Calls of `flush` before the driver is asked again to look at the fill ring.
     pause: u16,
     report: InterfaceReport,
@@ -193,7 +198,24 @@ pub struct AfXdpPort {
     poll: Vec<libc::pollfd>,
     /// The interface that `receive` asks first, in turn, so that none starves the others.
     turn: usize,
+    exception: Option<Exception>,
     umem: Umem,
+}
+
+/// Drivers of virtual machines that have a PCI address, and yet hand over frames of a neighbour on the same
+/// host whose checksum nobody has completed.
+const PARAVIRTUAL: [&str; 3] = ["virtio_net", "vmxnet3", "hv_netvsc"];
+
+/// Whether frames may come in with the transport checksum left to an offload. Not from a wire, that is from the driver of a real
+/// device; but GRO, which a generic-mode program comes after, leaves such checksums too.
+fn partial_checksums(attached: &Attached) -> bool {
+    let wire = |interface: &Interface| {
+        interface.driver.as_ref().is_some_and(|driver| {
+            // A PCI address, as in 0000:3b:00.0.
+            driver.bus.split(':').count() == 3 && !PARAVIRTUAL.contains(&driver.name.as_str())
+        })
+    };
+    attached.mode() == XdpMode::Generic || !wire(attached.interface())
 }
 
 impl AfXdpPort {
@@ -247,14 +269,23 @@ impl AfXdpPort {
             .iter()
             .map(|socket| libc::pollfd { fd: socket.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 })
             .collect();
+        // Where it can't be had, frames for the kernel are dropped and counted: no reason not to start.
+        let exception = Exception::new(queue, chunk_size).ok();
+        let can_inject = |attached: &Attached| {
+            attached.mode() == XdpMode::Native
+                && exception.as_ref().is_some_and(|exception| exception.works_on(attached.interface().link.index))
+        };
         let links = sockets.into_iter().zip(interfaces).map(|(socket, attached)| Link {
             receiving: 0,
             receive_target: frames / 2,
             transmitting: 0,
             transmit_limit: frames / 4,
             pause: 0,
+            ifindex: attached.interface().link.index,
+            exception: can_inject(attached),
+            partial_checksums: partial_checksums(attached),
             report: InterfaceReport {
-                name: attached.interface().name.clone(),
+                name: attached.interface().link.name.clone(),
                 mode: attached.mode(),
                 native_refusal: attached.native_refusal().cloned(),
                 zero_copy: socket.zero_copy(),
@@ -262,7 +293,8 @@ impl AfXdpPort {
             },
             socket,
         });
-        let mut port = AfXdpPort { links: links.collect(), poll, turn: 0, umem };
+        let links = links.collect();
+        let mut port = AfXdpPort { links, poll, turn: 0, exception, umem };
         for (link, attached) in port.links.iter_mut().zip(interfaces) {
             link.refill(&mut port.umem);
             link.kick();
@@ -287,7 +319,7 @@ impl AfXdpPort {
         let mut sockets: Vec<Socket> = Vec::with_capacity(interfaces.len());
         for attached in interfaces {
             let interface = attached.interface();
-            let place = (interface.name.as_str(), interface.index, queue);
+            let place = (interface.link.name.as_str(), interface.link.index, queue);
             let socket = Socket::bind(&umem, sockets.first(), place, sizes, copy)
                 .map_err(|error| (error, sockets.first().is_some_and(Socket::zero_copy)))?;
             sockets.push(socket);
@@ -298,6 +330,12 @@ impl AfXdpPort {
     /// What was chosen for each interface.
     pub fn interfaces(&self) -> impl Iterator<Item = InterfaceReport> {
         self.links.iter().map(|link| InterfaceReport { lost: link.socket.lost(), ..link.report.clone() })
+    }
+
+    /// Frames given to [`Port::to_kernel`] that the kernel then did not take: too long for it (about 3,300 bytes), or the
+    /// interface is gone.
+    pub fn kernel_refusals(&self) -> u64 {
+        self.exception.as_ref().map_or(0, Exception::refused)
     }
 
     /// Counters of one interface's socket; one system call.
@@ -318,7 +356,7 @@ impl AfXdpPort {
 /// The buffer size that the largest MTU needs: 2,048 bytes or, for more than 1,774, 4,096.
 fn chunk_size(interfaces: &[&Attached]) -> Result<u32, AfXdpError> {
     let limit = |chunk: u32| chunk - RECEIVE_HEADROOM - LINK_HEADERS;
-    let largest = interfaces.iter().map(|attached| attached.interface()).max_by_key(|interface| interface.mtu);
+    let largest = interfaces.iter().map(|attached| &attached.interface().link).max_by_key(|link| link.mtu);
     match largest {
         Some(interface) if interface.mtu > limit(4096) => {
             Err(AfXdpError::Mtu { interface: interface.name.clone(), mtu: interface.mtu, limit: limit(4096) })
@@ -333,8 +371,9 @@ impl Port for AfXdpPort {
         Capabilities {
             interfaces: self.links.len() as u8,
             verifies_ip_checksum: false,
-            partial_checksums: true,
+            partial_checksums: self.links.iter().any(|link| link.partial_checksums),
             kernel_answers: true,
+            exception_path: self.links.iter().all(|link| link.exception),
         }
     }
 
@@ -380,8 +419,22 @@ impl Port for AfXdpPort {
         Ok(())
     }
 
+    fn to_kernel(&mut self, interface: u8, frame: Frame) -> Result<(), Frame> {
+        let (Some(exception), Some(link)) = (&mut self.exception, self.links.get(usize::from(interface))) else {
+            return Err(frame);
+        };
+        if !link.exception || frame.len() < FRAME_MIN || !exception.push(link.ifindex, frame.bytes()) {
+            return Err(frame);
+        }
+        self.umem.release(frame);
+        Ok(())
+    }
+
     #[inline]
     fn flush(&mut self) {
+        if let Some(exception) = &mut self.exception {
+            exception.drain();
+        }
         for link in &mut self.links {
             link.socket.transmit.publish();
             // Before the kick: the kernel sends only what it has a completion place for.

@@ -39,6 +39,7 @@ pub(super) enum ProgramMap {
 /// Pseudo protocol under which fragments are looked up, for both families: the number of IPv6's fragment header.
 pub(super) const FRAGMENT: u8 = 44;
 
+pub(super) const XDP_DROP: u32 = 1;
 pub(super) const XDP_PASS: u32 = 2;
 pub(super) const XDP_REDIRECT: u32 = 4;
 

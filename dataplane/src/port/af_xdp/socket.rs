@@ -64,22 +64,13 @@ pub(super) struct Socket {
     fd: OwnedFd,
 }
 
-fn new_socket(family: libc::c_int, kind: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: a plain system call; the descriptor is new and ours alone.
-    unsafe {
-        let fd = libc::socket(family, kind | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
-    }
-}
-
 /// A new AF_XDP socket, not bound to anything.
 pub(super) fn open() -> io::Result<OwnedFd> {
-    new_socket(libc::AF_XDP, libc::SOCK_RAW)
-}
-
-/// A socket of any family, to ask about interfaces.
-pub(super) fn control() -> io::Result<OwnedFd> {
-    new_socket(libc::AF_INET, libc::SOCK_DGRAM).or_else(|_| new_socket(libc::AF_INET6, libc::SOCK_DGRAM))
+    // SAFETY: a plain system call; the descriptor is new and ours alone.
+    unsafe {
+        let fd = libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
+    }
 }
 
 fn set_option<T>(fd: &OwnedFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {

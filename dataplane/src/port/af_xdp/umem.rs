@@ -55,7 +55,9 @@ pub(super) struct Umem {
     /// `None` only within `drop`, when frames are still held and the memory must outlive the pool.
     region: Option<Region>,
     base: NonNull<u8>,
+    /// A power of two, so that no address is divided by it at run time.
     chunk_size: u32,
+    chunk_shift: u32,
     chunks: u32,
     /// Indices of free chunks; the last one freed is reused first, as it is likely still in the cache.
     free: Vec<u32>,
@@ -83,7 +85,15 @@ impl Umem {
         // SAFETY: the range lies in our mapping, and nobody else has seen it. Writing makes the pages exist
         // now, when a lack of memory still is an error of set-up.
         unsafe { ptr::write_bytes(base.as_ptr(), 0, len) };
-        Ok(Umem { region: Some(region), base, chunk_size, chunks, free: (0..chunks).rev().collect(), held: 0 })
+        Ok(Umem {
+            region: Some(region),
+            base,
+            chunk_size,
+            chunk_shift: chunk_size.ilog2(),
+            chunks,
+            free: (0..chunks).rev().collect(),
+            held: 0,
+        })
     }
 
     /// Start of the memory, for registration.
@@ -115,13 +125,13 @@ impl Umem {
     /// Takes a free chunk for the kernel to receive into; its address, relative to the memory's start.
     #[inline]
     pub(super) fn take(&mut self) -> Option<u64> {
-        self.free.pop().map(|chunk| u64::from(chunk) * u64::from(self.chunk_size))
+        self.free.pop().map(|chunk| u64::from(chunk) << self.chunk_shift)
     }
 
     /// Puts a chunk back on the free list that the kernel is done with. `address` may point anywhere into it.
     #[inline]
     pub(super) fn put(&mut self, address: u64) {
-        let chunk = (address / u64::from(self.chunk_size)) as u32;
+        let chunk = (address >> self.chunk_shift) as u32;
         debug_assert!(chunk < self.chunks && self.free.len() < self.chunks as usize);
         self.free.push(chunk);
     }
