@@ -74,7 +74,7 @@ const LINK_HEADERS: u32 = 14 + 4;
 /// An Ethernet header: the least that can be transmitted.
 const FRAME_MIN: usize = 14;
 
-/// Longest sleep while frames wait for transmission: the kernel does not say when there is room again.
+/// Longest sleep while frames wait to be sent or handed to the kernel: nothing says when they can go.
 const BACKLOG_WAIT: Duration = Duration::from_millis(1);
 
 /// Whether frames may be, or must be, moved between driver and buffer without a copy by the kernel.
@@ -455,7 +455,8 @@ impl Port for AfXdpPort {
 
     fn wait(&mut self, timeout: Duration) {
         let backlog = self.links.iter_mut().any(|link| !link.socket.lost() && link.socket.transmit.backlog() > 0);
-        let timeout = if backlog { timeout.min(BACKLOG_WAIT) } else { timeout };
+        let exception = self.exception.as_ref().is_some_and(Exception::is_waiting);
+        let timeout = if backlog || exception { timeout.min(BACKLOG_WAIT) } else { timeout };
         let timeout = libc::timespec {
             tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_nsec: timeout.subsec_nanos().into(),

@@ -202,3 +202,80 @@ impl<T: Copy> Consumer<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::FromRawFd;
+
+    const OFFSETS: Offsets = Offsets { producer: 0, consumer: 64, flags: 128, desc: 192 };
+
+    /// Memory laid out as the kernel lays out a ring of 8 entries, with both indices at `start`.
+    fn memory(start: u32) -> OwnedFd {
+        // SAFETY: plain system calls; the descriptor is new and ours alone.
+        let fd = unsafe {
+            let fd = libc::memfd_create(c"ring".as_ptr(), libc::MFD_CLOEXEC);
+            assert!(fd >= 0 && libc::ftruncate(fd, 4096) == 0);
+            OwnedFd::from_raw_fd(fd)
+        };
+        let ring = Shared::<u64>::map(&fd, 0, &OFFSETS, 8).expect("a mapping");
+        ring.producer().store(start, Ordering::Relaxed);
+        ring.consumer().store(start, Ordering::Relaxed);
+        fd
+    }
+
+    fn ends(start: u32) -> (Producer<u64>, Consumer<u64>) {
+        let fd = memory(start);
+        let producer = Producer::map(&fd, 0, &OFFSETS, 8).expect("a mapping");
+        (producer, Consumer::map(&fd, 0, &OFFSETS, 8).expect("a mapping"))
+    }
+
+    #[test]
+    fn nothing_is_seen_before_it_is_published_or_free_before_it_is_released() {
+        let (mut producer, mut consumer) = ends(u32::MAX - 2);
+        for value in 0..8 {
+            assert!(producer.push(value));
+        }
+        assert!(!producer.push(8), "full");
+        assert_eq!((consumer.pop(), producer.backlog()), (None, 0));
+        producer.publish();
+        assert_eq!(producer.backlog(), 8);
+        assert_eq!([consumer.pop(), consumer.pop()], [Some(0), Some(1)]);
+        assert!(!producer.push(8), "still full");
+        consumer.release();
+        assert_eq!(producer.backlog(), 6);
+        assert!(producer.push(8) && producer.push(9) && !producer.push(10));
+        producer.publish();
+        assert_eq!(std::iter::from_fn(|| consumer.pop()).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn entries_cross_threads_in_order_and_whole() {
+        let (mut producer, mut consumer) = ends(u32::MAX - 50_000);
+        let sender = std::thread::spawn(move || {
+            for value in 0..100_000u64 {
+                while !producer.push(value * 0x1_0000_0001) {
+                    producer.publish();
+                    std::thread::yield_now();
+                }
+                if value % 3 == 0 {
+                    producer.publish();
+                }
+            }
+            producer.publish();
+        });
+        for expected in 0..100_000u64 {
+            let value = loop {
+                match consumer.pop() {
+                    Some(value) => break value,
+                    None => {
+                        consumer.release();
+                        std::thread::yield_now();
+                    }
+                }
+            };
+            assert_eq!(value, expected * 0x1_0000_0001);
+        }
+        sender.join().expect("the sender");
+    }
+}
