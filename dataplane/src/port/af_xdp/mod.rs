@@ -1,6 +1,6 @@
 //! The AF_XDP port: frames straight from a Linux driver, with no driver to bind and the kernel's stack beside it.
 //!
-//! One XDP program per interface ([`XdpFilter`], [`program`]) redirects what is ours into the sockets of the workers;
+//! One XDP program per interface ([`XdpFilter`]; its source is `program.rs`) redirects what is ours into the sockets of the workers;
 //! everything else goes up the kernel's stack as if we were not there. A worker owns one pool of buffers (UMEM),
 //! shared by its sockets: one per interface, all on the worker's queue number. So a frame received on one
 //! interface is transmitted on another without a copy of ours, and nothing is shared between workers.
@@ -14,12 +14,12 @@
 //!
 //! # Why bindings of our own
 //!
-//! Weighed in November 2026, over `libc` all three: `xdp` 0.8.0 needs no C, but its sockets can't share a UMEM between
+//! Weighed in November 2026 against `xdp` 0.8.0 and `xsk-rs` 0.11.0. `xdp` needs no C, but its sockets can't share a UMEM between
 //! interfaces (its list of features says so, and `bind` always passes no shared descriptor), which two-arm forwarding without
-//! a copy stands on; and loading and attaching a program is left to another crate. `xsk-rs` 0.11.0 shares a UMEM, but
+//! a copy stands on; and loading and attaching a program is left to another crate. `xsk-rs` shares a UMEM, but
 //! through libxdp, libbpf, libelf and zlib, built from C with bindgen (so clang), against the promise that
-//! building needs no other package; its ring operations are `unsafe` for the caller; and libxdp would load its own
-//! dispatcher program. What is left to write is what is in this folder: four rings, a dozen socket options, seven
+//! building needs no other package; its ring operations are `unsafe` for the caller; and libxdp loads
+//! a program of its own unless it is told not to. What is left to write is what is in this folder: four rings, a dozen socket options, seven
 //! commands of one system call. It is kernel ABI and doesn't move.
 //!
 //! # What it needs
@@ -28,7 +28,8 @@
 //! `CAP_IPC_LOCK`, or root. Frames longer than a buffer (TSO or GRO aggregates, which a generic-mode program may
 //! be handed) are dropped by the kernel and counted: LRO, and on veth peers TSO, must be off.
 //!
-//! From this module the packet path touches [`umem`] and [`ring`] only; [`bpf`], [`asm`], [`filter`] are set-up and control.
+//! Of this folder the packet path touches `umem.rs`, `ring.rs` and the wake-up calls of `socket.rs`; the rest is set-up, control and,
+//! in `exception.rs`, the bounded way back to the kernel, which works in the network namespace of the thread that flushes.
 
 mod asm;
 mod bpf;
