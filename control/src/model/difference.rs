@@ -53,7 +53,11 @@ impl Change {
 
     pub(super) fn service_removed(s: &Service) -> Self {
         let endpoint = endpoint_text(s.address, s.port);
-        Change::new(Kind::Removed, &s.name, format!("{} {endpoint}; its connections are kept until they end", s.protocol))
+        Change::new(
+            Kind::Removed,
+            &s.name,
+            format!("{} {endpoint}; its connections are kept until they end", s.protocol),
+        )
     }
 
     pub(super) fn server_added(service: &Service, s: &Server, revived: bool) -> Self {

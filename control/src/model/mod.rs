@@ -7,14 +7,14 @@
 mod difference;
 mod next_hops;
 mod slots;
+mod view;
 
 pub use difference::{Change, Kind};
+pub use view::{Counts, ServerView, ServiceView, SteeringSets};
 
 use crate::config::{Admin, Neighbour, Route, Server, Service, check, endpoint_text};
 use difference::published_port;
-use lcs_pipelines::snapshot::{
-    self, Endpoint, Forward, Interface, NextHop, ServerState, Snapshot, Timeouts, WhenFull,
-};
+use lcs_pipelines::snapshot::{self, Endpoint, Forward, Interface, NextHop, ServerState, Snapshot, Timeouts, WhenFull};
 use next_hops::NextHops;
 use slots::Slots;
 use std::collections::{HashMap, HashSet};
@@ -52,7 +52,9 @@ pub enum Refused {
     #[error("{0}")]
     Rule(check::Finding),
     /// Slots are used up.
-    #[error("no room for {wanted} more {what}: {draining} are still draining; wait for their connections to end (`lcs status`), or shorten the time-outs")]
+    #[error(
+        "no room for {wanted} more {what}: {draining} are still draining; wait for their connections to end (`lcs status`), or shorten the time-outs"
+    )]
     Full {
         /// Of what.
         what: &'static str,
@@ -62,7 +64,9 @@ pub enum Refused {
         draining: usize,
     },
     /// A tunnel has nowhere to begin.
-    #[error("the tunnel to server {0} has no address to begin at; add one of the server's family to [director] addresses and start again")]
+    #[error(
+        "the tunnel to server {0} has no address to begin at; add one of the server's family to [director] addresses and start again"
+    )]
     NoTunnelSource(String),
 }
 
@@ -99,19 +103,6 @@ impl ServerEntry {
 struct Plan {
     service: Option<u16>,
     servers: Vec<Option<u16>>,
-}
-
-/// Which packets are for the director: what the XDP filter is told.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SteeringSets {
-    /// Services, also removed ones that still have connections.
-    pub services: Vec<Endpoint>,
-    /// Full NAT: addresses toward the servers, with the protocols in use.
-    pub sources: Vec<(IpAddr, u8)>,
-    /// Servers whose replies come back: address, port (0 for any), protocol.
-    pub replies: Vec<Endpoint>,
-    /// The director's own addresses.
-    pub locals: Vec<IpAddr>,
 }
 
 /// The desired state.
@@ -252,7 +243,7 @@ impl Model {
         for (service, plan) in wanted.iter().zip(plans) {
             self.settle_service(service, plan, &mut changes);
         }
-        self.changed(changes)
+        Ok(self.changed(changes))
     }
 
     /// Adds a service or replaces the one of the same name.
@@ -277,7 +268,7 @@ impl Model {
             self.retire_service(&wanted.name, &mut changes);
         }
         self.settle_service(wanted, plan, &mut changes);
-        self.changed(changes)
+        Ok(self.changed(changes))
     }
 
     /// Removes a service; its connections are kept until they end.
@@ -290,7 +281,7 @@ impl Model {
         }
         let mut changes = Vec::new();
         self.retire_service(name, &mut changes);
-        self.changed(changes)
+        Ok(self.changed(changes))
     }
 
     /// Sets the settings that are not about services.
@@ -347,7 +338,8 @@ impl Model {
     fn find(&self, service: &str, server: &str) -> Result<(&ServiceEntry, u16), Refused> {
         let none = || Refused::NoService(service.to_owned());
         let entry = self.by_name.get(service).and_then(|s| self.services.get(*s)).ok_or_else(none)?;
-        let slot = entry.servers.iter().copied().find(|s| self.servers.get(*s).is_some_and(|e| e.config.name == server));
+        let slot =
+            entry.servers.iter().copied().find(|s| self.servers.get(*s).is_some_and(|e| e.config.name == server));
         match slot {
             Some(slot) => Ok((entry, slot)),
             None => Err(Refused::NoServer(service.to_owned(), server.to_owned())),
@@ -367,11 +359,11 @@ impl Model {
         all
     }
 
-    fn changed(&mut self, changes: Vec<Change>) -> Result<Vec<Change>, Refused> {
+    fn changed(&mut self, changes: Vec<Change>) -> Vec<Change> {
         if !changes.is_empty() {
             self.touch();
         }
-        Ok(changes)
+        changes
     }
 
     /// Which slots a wanted service and its servers can keep or take up again.
@@ -449,6 +441,7 @@ impl Model {
     /// Makes a service as wanted, keeping the slots of its plan.
     fn settle_service(&mut self, wanted: &Service, plan: Plan, changes: &mut Vec<Change>) {
         let current = plan.service.is_some_and(|s| self.by_name.get(&wanted.name) == Some(&s));
+        let before_changes = changes.len();
         let slot = match plan.service {
             Some(slot) => slot,
             None => {
@@ -481,7 +474,7 @@ impl Model {
                 servers.push(slot);
             }
         }
-        if current && before != servers && changes.is_empty() {
+        if current && before != servers && changes.len() == before_changes {
             changes.push(Change::new(Kind::Changed, &wanted.name, "order of its servers"));
         }
         if let Some(entry) = self.services.get_mut(slot) {
@@ -528,29 +521,29 @@ impl Model {
     }
 
     /// Every worker reports for `generation` or a later one; `flows` are the connections of all of them to a server's
-    /// slot. Servers and services that have none any more are let go. Returns how many servers were.
-    pub fn drained(&mut self, generation: u64, flows: impl Fn(u16) -> u64) -> usize {
+    /// slot. Servers and services that have none any more are let go. Returns the names of these servers.
+    pub fn drained(&mut self, generation: u64, flows: impl Fn(u16) -> u64) -> Vec<String> {
         let next = self.generation + 1;
-        let before = self.draining.len();
-        let mut keep = Vec::with_capacity(before);
+        let mut released = Vec::new();
+        let mut keep = Vec::with_capacity(self.draining.len());
         for slot in std::mem::take(&mut self.draining) {
             let ready = self.servers.get(slot).is_some_and(|e| e.removed.is_some_and(|g| g <= generation));
             if !ready || flows(slot) > 0 {
                 keep.push(slot);
             } else if let Some(entry) = self.servers.vacate(slot, next) {
                 self.next_hops.give(entry.row, next);
+                let service = self.services.get(entry.service).map_or("", |s| s.config.name.as_str());
+                released.push(format!("{service}/{}", entry.config.name));
             }
         }
         self.draining = keep;
-        let busy: HashSet<u16> =
-            self.draining.iter().filter_map(|s| self.servers.get(*s)).map(|e| e.service).collect();
+        let busy: HashSet<u16> = self.draining.iter().filter_map(|s| self.servers.get(*s)).map(|e| e.service).collect();
         let (leaving, gone): (Vec<u16>, Vec<u16>) = self.leaving.iter().partition(|s| busy.contains(s));
         for slot in &gone {
             self.services.vacate(*slot, next);
         }
         self.leaving = leaving;
-        let released = before - self.draining.len();
-        if released > 0 || !gone.is_empty() {
+        if !released.is_empty() || !gone.is_empty() {
             self.touch();
         }
         released
@@ -561,32 +554,6 @@ impl Model {
         self.services.settle(generation);
         self.servers.settle(generation);
         self.next_hops.settle(generation);
-    }
-
-    /// Which packets are for the director.
-    pub fn steering(&self) -> SteeringSets {
-        let mut sets = SteeringSets { locals: self.environment.addresses.clone(), ..SteeringSets::default() };
-        let mut seen = HashSet::new();
-        for (_, entry) in self.services.iter() {
-            let protocol = entry.config.protocol.number();
-            if seen.insert(entry.config.endpoint()) {
-                sets.services.push(entry.config.endpoint());
-            }
-            sets.sources.extend(entry.config.sources.iter().map(|s| (*s, protocol)));
-        }
-        let mut replies = HashSet::new();
-        for (_, entry) in self.servers.iter().filter(|(_, e)| e.config.forward.replies_return()) {
-            if let Some(service) = self.services.get(entry.service) {
-                replies.insert((entry.config.address, entry.port, service.config.protocol.number()));
-            }
-        }
-        sets.replies = replies.into_iter().collect();
-        for list in [&mut sets.services, &mut sets.replies] {
-            list.sort_unstable();
-        }
-        sets.sources.sort_unstable();
-        sets.sources.dedup();
-        sets
     }
 
     /// Addresses whose next hop is wanted, with their rows: servers and routers.
@@ -617,103 +584,6 @@ impl Model {
             self.touch();
         }
     }
-
-    /// Services and servers in slots, removed ones included.
-    pub fn counts(&self) -> Counts {
-        Counts {
-            services: self.by_name.len(),
-            servers: self.servers.len() - self.draining.len(),
-            draining_services: self.leaving.len(),
-            draining_servers: self.draining.len(),
-        }
-    }
-
-    /// Every service with its servers by slot, removed ones last: what reports are made of.
-    pub fn view(&self) -> Vec<ServiceView<'_>> {
-        let mut draining: HashMap<u16, Vec<u16>> = HashMap::new();
-        for slot in &self.draining {
-            if let Some(entry) = self.servers.get(*slot) {
-                draining.entry(entry.service).or_default().push(*slot);
-            }
-        }
-        let mut views: Vec<ServiceView<'_>> = self
-            .services
-            .iter()
-            .map(|(slot, entry)| {
-                let removed = draining.remove(&slot).unwrap_or_default();
-                let servers = entry.servers.iter().copied().chain(removed);
-                ServiceView {
-                    slot,
-                    service: &entry.config,
-                    removed: entry.removed,
-                    servers: servers
-                        .filter_map(|s| {
-                            let e = self.servers.get(s)?;
-                            Some(ServerView {
-                                slot: s,
-                                server: &e.config,
-                                port: e.port,
-                                removed: e.removed.is_some(),
-                                resolved: self.next_hops.hop(e.row).is_some_and(|h| h.resolved),
-                            })
-                        })
-                        .collect(),
-                }
-            })
-            .collect();
-        views.sort_by(|a, b| (a.removed, &a.service.name).cmp(&(b.removed, &b.service.name)));
-        views
-    }
-
-    /// Names of a service's and a server's slot, for a list of connections.
-    pub fn names(&self, service: u16, server: u16) -> (Option<&str>, Option<&str>) {
-        (
-            self.services.get(service).map(|e| e.config.name.as_str()),
-            self.servers.get(server).map(|e| e.config.name.as_str()),
-        )
-    }
-}
-
-/// How much there is of everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Counts {
-    /// Services.
-    pub services: usize,
-    /// Their servers.
-    pub servers: usize,
-    /// Removed services that still have connections.
-    pub draining_services: usize,
-    /// Removed servers that still have connections.
-    pub draining_servers: usize,
-}
-
-/// A service in a slot.
-#[derive(Debug)]
-pub struct ServiceView<'a> {
-    /// Its slot.
-    pub slot: u16,
-    /// What is wanted of it.
-    pub service: &'a Service,
-    /// Whether it is removed.
-    pub removed: bool,
-    /// Its servers; removed ones last.
-    pub servers: Vec<ServerView<'a>>,
-}
-
-/// A server in a slot.
-#[derive(Debug)]
-pub struct ServerView<'a> {
-    /// Its slot.
-    pub slot: u16,
-    /// What is wanted of it.
-    pub server: &'a Server,
-    /// Port in the snapshot.
-    pub port: u16,
-    /// Whether it is removed.
-    pub removed: bool,
-    /// Whether its link-layer address is known.
-    pub resolved: bool,
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 
 use super::slots::Slots;
 use crate::config::{Neighbour, Route};
-use lcs_pipelines::snapshot::{Interface, NextHop, Routes, SLOTS, Via};
+use lcs_pipelines::snapshot::{Interface, NextHop, Routes, Via};
+use lcs_pipelines::stages::connection::CONTROL_ROWS;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -42,11 +43,7 @@ pub(super) struct NextHops {
 
 impl NextHops {
     pub(super) fn new(interfaces: Vec<Interface>) -> Self {
-        NextHops { interfaces, ..NextHops::default() }
-    }
-
-    pub(super) fn interfaces(&self) -> &[Interface] {
-        &self.interfaces
+        NextHops { interfaces, rows: Slots::new(CONTROL_ROWS), ..NextHops::default() }
     }
 
     pub(super) fn available(&self) -> usize {
@@ -171,7 +168,7 @@ impl NextHops {
         for (row, entry) in self.rows.iter() {
             table[usize::from(row)] = entry.hop();
         }
-        debug_assert!(table.len() <= SLOTS);
+        debug_assert!(table.len() <= CONTROL_ROWS);
         (table, routes)
     }
 }

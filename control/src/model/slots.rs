@@ -14,25 +14,32 @@ pub(super) struct Slots<T> {
     /// Slots with the generation of the first snapshot that they are not in; oldest first.
     vacated: VecDeque<(u64, u16)>,
     used: usize,
+    limit: usize,
 }
 
 impl<T> Default for Slots<T> {
     fn default() -> Self {
-        Slots { entries: Vec::new(), free: BTreeSet::new(), vacated: VecDeque::new(), used: 0 }
+        Slots::new(SLOTS)
     }
 }
 
 impl<T> Slots<T> {
+    /// Slots below `limit`, all free.
+    pub(super) fn new(limit: usize) -> Self {
+        let limit = limit.min(SLOTS);
+        Slots { entries: Vec::new(), free: BTreeSet::new(), vacated: VecDeque::new(), used: 0, limit }
+    }
+
     /// Slots that could be given out now.
     pub(super) fn available(&self) -> usize {
-        self.free.len() + (SLOTS - self.entries.len())
+        self.free.len() + (self.limit - self.entries.len())
     }
 
     /// Puts a value in a free slot; `None` when there is none.
     pub(super) fn insert(&mut self, value: T) -> Option<u16> {
         let slot = match self.free.pop_first() {
             Some(slot) => slot,
-            None if self.entries.len() < SLOTS => {
+            None if self.entries.len() < self.limit => {
                 self.entries.push(None);
                 (self.entries.len() - 1) as u16
             }
