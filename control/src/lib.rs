@@ -2,4 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod director;
 pub mod model;
+pub mod protocol;

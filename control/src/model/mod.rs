@@ -14,14 +14,16 @@ pub use view::{Counts, ServerView, ServiceView, SteeringSets};
 
 use crate::config::{Admin, Neighbour, Route, Server, Service, check, endpoint_text};
 use difference::published_port;
+use ipnet::IpNet;
 use lcs_pipelines::snapshot::{self, Endpoint, Forward, Interface, NextHop, ServerState, Snapshot, Timeouts, WhenFull};
 use next_hops::NextHops;
+pub use next_hops::{Learned, Target};
 use slots::Slots;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// What the director is, as seen from the network: fixed for the life of the process.
+/// What the director is, as seen from the network.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
     /// The port's interfaces, in its numbering.
@@ -197,7 +199,9 @@ impl Model {
                 weight: s.weight,
                 state: if up { ServerState::Up } else { ServerState::Draining },
                 next_hop: entry.row,
-                tunnel_source: (s.forward == Forward::Tunnel).then(|| self.own_address(s.address)).flatten(),
+                tunnel_source: (s.forward == Forward::Tunnel)
+                    .then(|| self.next_hops.source(entry.row).or_else(|| self.own_address(s.address)))
+                    .flatten(),
             });
         }
         Snapshot {
@@ -556,21 +560,31 @@ impl Model {
         self.next_hops.settle(generation);
     }
 
-    /// Addresses whose next hop is wanted, with their rows: servers and routers.
-    pub fn targets(&self) -> impl Iterator<Item = (u16, IpAddr)> {
+    /// What next hops are wanted for, with their rows: servers and routers.
+    pub fn targets(&self) -> impl Iterator<Item = (u16, Target)> {
         self.next_hops.targets()
     }
 
-    /// The address that a row leads to.
-    pub fn target(&self, row: u16) -> Option<IpAddr> {
+    /// Counts up when [`Model::targets`] change.
+    pub fn targets_version(&self) -> u64 {
+        self.next_hops.version()
+    }
+
+    /// What a row leads to.
+    pub fn target(&self, row: u16) -> Option<Target> {
         self.next_hops.target(row)
     }
 
-    /// Learns the next hop toward an address; returns its row when the workers must be told.
-    pub fn learn_next_hop(&mut self, target: IpAddr, hop: NextHop) -> Option<u16> {
-        let row = self.next_hops.learn(target, hop)?;
+    /// Learns the next hop toward a target; returns its row when the workers must be told.
+    pub fn learn_next_hop(&mut self, target: Target, learned: Learned) -> Option<u16> {
+        let (row, changed, moved) = self.next_hops.learn(target, learned)?;
+        if moved {
+            // Where a tunnel begins is told with a snapshot only.
+            self.touch();
+            return None;
+        }
         self.published = None;
-        Some(row)
+        changed.then_some(row)
     }
 
     /// The next hop of a row.
@@ -578,11 +592,44 @@ impl Model {
         self.next_hops.hop(row)
     }
 
-    /// Replaces the learned routes toward clients.
-    pub fn learn_routes(&mut self, routes: Vec<Route>) {
-        if self.next_hops.learn_routes(routes) {
+    /// Why a row has no next hop, and what to do about it; `None` when it has one.
+    pub fn problem(&self, row: u16) -> Option<&str> {
+        self.next_hops.problem(row)
+    }
+
+    /// Learns a route toward clients: through a router, on the link itself (`Some(None)`), or that there is none.
+    ///
+    /// # Errors
+    /// How many routes can be learned, when this is one more.
+    pub fn learn_route(&mut self, to: IpNet, via: Option<Option<Target>>) -> Result<(), usize> {
+        if self.next_hops.learn_route(to, via)? {
             self.touch();
         }
+        Ok(())
+    }
+
+    /// The director's own addresses are these now, besides those that the configuration gives.
+    pub fn learn_addresses(&mut self, given: &[IpAddr], learned: &[IpAddr]) {
+        let mut addresses = given.to_vec();
+        addresses.extend(learned.iter().filter(|a| !given.contains(a)));
+        if addresses != self.environment.addresses {
+            self.environment.addresses = addresses;
+            self.touch();
+        }
+    }
+
+    /// The port's interfaces have other link-layer addresses or another MTU now; their number stays.
+    pub fn learn_interfaces(&mut self, interfaces: Vec<Interface>) {
+        if interfaces != self.environment.interfaces && interfaces.len() == self.environment.interfaces.len() {
+            self.environment.interfaces.clone_from(&interfaces);
+            self.next_hops.set_interfaces(interfaces);
+            self.touch();
+        }
+    }
+
+    /// The port's interfaces.
+    pub fn interfaces(&self) -> &[Interface] {
+        &self.environment.interfaces
     }
 }
 

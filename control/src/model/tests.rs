@@ -177,9 +177,12 @@ fn given_neighbours_resolve_servers_and_are_not_overruled() {
     assert_eq!(&hop(1).addresses[..6], &[2, 0, 0, 0, 0, 0x99], "through the router");
     assert!(!hop(2).resolved);
     let learned = NextHop::new(mac("02:00:00:00:00:77"), mac("02:00:00:00:00:01"), 0, 1500);
-    assert_eq!(m.learn_next_hop(IpAddr::from([10, 0, 0, 1]), learned), None);
-    let row = m.learn_next_hop(IpAddr::from([10, 0, 0, 200]), learned).unwrap();
-    assert_eq!((m.next_hop(row), m.learn_next_hop(IpAddr::from([10, 0, 0, 200]), learned)), (Some(learned), None));
+    let learn = |m: &mut Model, host: u8| {
+        m.learn_next_hop(IpAddr::from([10, 0, 0, host]).into(), Learned { hop: learned, ..Learned::default() })
+    };
+    assert_eq!(learn(&mut m, 1), None);
+    let row = learn(&mut m, 200).unwrap();
+    assert_eq!((m.next_hop(row), m.problem(row), learn(&mut m, 200)), (Some(learned), None, None));
     assert_eq!(m.snapshot().next_hops[usize::from(row)], learned);
 }
 

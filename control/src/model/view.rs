@@ -82,7 +82,7 @@ impl Model {
                                 server: &e.config,
                                 port: e.port,
                                 removed: e.removed.is_some(),
-                                resolved: self.next_hops.hop(e.row).is_some_and(|h| h.resolved),
+                                problem: self.next_hops.problem(e.row),
                             })
                         })
                         .collect(),
@@ -140,6 +140,6 @@ pub struct ServerView<'a> {
     pub port: u16,
     /// Whether it is removed.
     pub removed: bool,
-    /// Whether its link-layer address is known.
-    pub resolved: bool,
+    /// Why packets cannot get there, if they cannot.
+    pub problem: Option<&'a str>,
 }
