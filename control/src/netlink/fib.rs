@@ -269,3 +269,109 @@ impl Slot {
         if ambiguous { Outcome::Ambiguous } else { Outcome::Changed }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn event(action: RouteAction, prefix: &str, length: u8, metric: u32, interface: u32) -> RouteEvent {
+        let paths = vec![Path { interface, gateway: None }];
+        let route = Route { kind: Kind::Unicast, metric, paths, mtu: None, source: None };
+        RouteEvent { action, table: Table::Main, prefix: ip(prefix), length, route }
+    }
+
+    fn interfaces(fib: &Fib, address: &str) -> Vec<u32> {
+        fib.lookup(ip(address)).map(|r| r.paths[0].interface).collect()
+    }
+
+    #[test]
+    fn the_longest_prefix_and_the_lowest_metric_come_first() {
+        let mut fib = Fib::default();
+        for (prefix, length, metric, interface) in [
+            ("0.0.0.0", 0, 5, 1),
+            ("10.0.0.0", 8, 9, 2),
+            ("10.0.0.0", 8, 3, 3),
+            ("10.1.0.0", 16, 0, 4),
+            ("::", 0, 0, 5),
+        ] {
+            fib.apply(event(RouteAction::Add, prefix, length, metric, interface), false, 0).unwrap();
+        }
+        assert_eq!(interfaces(&fib, "192.0.2.1"), [1]);
+        assert_eq!(interfaces(&fib, "10.200.0.1"), [3, 2]);
+        assert_eq!(interfaces(&fib, "10.1.255.255"), [4]);
+        assert_eq!(interfaces(&fib, "2001:db8::1"), [5]);
+        let mut local = event(RouteAction::Add, "10.1.0.1", 32, 0, 6);
+        local.table = Table::Local;
+        local.route.kind = Kind::NotAHost("the director's own");
+        fib.apply(local, false, 0).unwrap();
+        assert_eq!(interfaces(&fib, "10.1.0.1"), [6]);
+        let too_long = event(RouteAction::Add, "10.1.0.1", 33, 0, 7);
+        assert_eq!(fib.apply(too_long, false, 0), Ok(Outcome::Nothing));
+    }
+
+    #[test]
+    fn routes_of_one_metric_are_added_appended_replaced_and_removed_as_the_kernel_does() {
+        let mut fib = Fib::default();
+        let mut apply = |action, interface, expected: &[u32]| {
+            let outcome = fib.apply(event(action, "10.0.0.0", 8, 0, interface), false, 0).unwrap();
+            assert_eq!(interfaces(&fib, "10.0.0.1"), expected);
+            outcome
+        };
+        assert_eq!(apply(RouteAction::Add, 1, &[1]), Outcome::Changed);
+        assert_eq!(apply(RouteAction::Append, 2, &[1, 2]), Outcome::Changed);
+        assert_eq!(apply(RouteAction::Add, 3, &[3, 1, 2]), Outcome::Changed);
+        assert_eq!(apply(RouteAction::Append, 2, &[3, 1, 2]), Outcome::Nothing);
+        assert_eq!(apply(RouteAction::Replace, 4, &[4, 1, 2]), Outcome::Changed);
+        assert_eq!(apply(RouteAction::Remove, 1, &[4, 2]), Outcome::Changed);
+        assert_eq!(apply(RouteAction::Remove, 9, &[4, 2]), Outcome::Ambiguous);
+        assert_eq!(apply(RouteAction::Remove, 4, &[2]), Outcome::Changed);
+        // One path of it, it seems: what is left of it is only known from a dump.
+        assert_eq!(apply(RouteAction::Remove, 9, &[]), Outcome::Ambiguous);
+        assert_eq!(apply(RouteAction::Remove, 9, &[]), Outcome::Nothing);
+    }
+
+    #[test]
+    fn a_dump_brings_the_kernels_order_and_sweeps_the_rest() {
+        let mut fib = Fib::default();
+        for interface in [1, 2, 3] {
+            fib.apply(event(RouteAction::Append, "10.0.0.0", 8, 0, interface), false, 1).unwrap();
+        }
+        fib.apply(event(RouteAction::Add, "11.0.0.0", 8, 0, 1), false, 1).unwrap();
+        fib.apply(event(RouteAction::Add, "2001:db8::", 32, 0, 1), false, 1).unwrap();
+        for interface in [3, 1] {
+            fib.apply(event(RouteAction::Add, "10.0.0.0", 8, 0, interface), true, 2).unwrap();
+        }
+        assert!(fib.sweep(true, 2));
+        assert_eq!(interfaces(&fib, "10.0.0.1"), [3, 1]);
+        assert!(interfaces(&fib, "11.0.0.1").is_empty());
+        assert_eq!(interfaces(&fib, "2001:db8::1"), [1], "the other family has its own dump");
+        assert!(!fib.sweep(true, 2));
+        assert_eq!(fib.routes, 3);
+    }
+
+    #[test]
+    fn a_prefix_is_said_when_its_best_route_changes_and_its_place_is_given_up_with_it() {
+        let mut fib = Fib::default();
+        let export = |(prefix, length): Prefix, route: &Route| {
+            let Path { interface, gateway } = route.paths[0];
+            Some(ClientRoute { prefix, length, gateway, interface, name: String::new(), mtu: None })
+        };
+        let prefix = (ip("10.0.0.0"), 8);
+        fib.apply(event(RouteAction::Add, "10.0.0.0", 8, 5, 1), false, 0).unwrap();
+        assert_eq!(fib.next_said(export).unwrap().1.unwrap().interface, 1);
+        fib.apply(event(RouteAction::Add, "10.0.0.0", 8, 9, 2), false, 0).unwrap();
+        assert_eq!(fib.next_said(export), None, "a worse route");
+        fib.apply(event(RouteAction::Remove, "10.0.0.0", 8, 5, 1), false, 0).unwrap();
+        assert_eq!(fib.next_said(export).unwrap().1.unwrap().interface, 2);
+        fib.link_changed(2);
+        assert_eq!(fib.next_said(export), None);
+        fib.apply(event(RouteAction::Remove, "10.0.0.0", 8, 9, 2), false, 0).unwrap();
+        assert_eq!(fib.next_said(export), Some((prefix, None)));
+        assert!(fib.families.iter().all(Vec::is_empty));
+        assert_eq!(fib.routes, 0);
+    }
+}
