@@ -1,1 +1,5 @@
-//! Load, measurement, the demo and the in-process network.
+//! Load, measurement, the demo and the in-process network. May use every other library.
+#![forbid(unsafe_code)]
+
+pub mod stages;
+pub mod summary;

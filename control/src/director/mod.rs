@@ -21,7 +21,8 @@ pub use steering::{Steering, Unsteered};
 pub use workers::{Ring, Rings, Said, Workers};
 
 use crate::config::{Configuration, Invalid};
-use crate::model::{Change, Environment, Learned, Model, Target};
+use crate::model::{Change, Environment, Learned, Model};
+use crate::netlink::Target;
 use crate::protocol::{Failure, FailureCode, Notice, Request, Response};
 use ipnet::IpNet;
 use lcs_pipelines::command::{Command, Report};

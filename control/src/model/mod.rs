@@ -13,11 +13,12 @@ pub use difference::{Change, Kind};
 pub use view::{Counts, ServerView, ServiceView, SteeringSets};
 
 use crate::config::{Admin, Neighbour, Route, Server, Service, check, endpoint_text};
+use crate::netlink::Target;
 use difference::published_port;
 use ipnet::IpNet;
 use lcs_pipelines::snapshot::{self, Endpoint, Forward, Interface, NextHop, ServerState, Snapshot, Timeouts, WhenFull};
+pub use next_hops::Learned;
 use next_hops::NextHops;
-pub use next_hops::{Learned, Target};
 use slots::Slots;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;

@@ -2,41 +2,17 @@
 
 use super::slots::Slots;
 use crate::config::{Neighbour, Route};
+use crate::netlink::Target;
 use ipnet::IpNet;
 use lcs_pipelines::snapshot::{Interface, NextHop, Routes, Via};
 use lcs_pipelines::stages::connection::CONTROL_ROWS;
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::net::IpAddr;
 
 /// Rows that routers may take. Their rows are not reused, because flows toward clients may refer to them for long.
 const ROUTERS_MAX: usize = 4096;
 /// Routes toward clients that are learned at most.
 const ROUTES_MAX: usize = 65_536;
-
-/// What a row leads to: a host wherever the routes say, or a neighbour on one link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Target {
-    /// Address.
-    pub address: IpAddr,
-    /// Index of the link, as the kernel numbers it, for a neighbour on that link.
-    pub interface: Option<u32>,
-}
-
-impl From<IpAddr> for Target {
-    fn from(address: IpAddr) -> Self {
-        Target { address, interface: None }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.interface {
-            None => self.address.fmt(f),
-            Some(index) => write!(f, "{} on interface {index}", self.address),
-        }
-    }
-}
 
 /// What was learned about a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

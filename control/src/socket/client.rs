@@ -13,7 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody answers.
-    #[error("no director answers on {path} ({error}); is it running? Start it with `lcs run -c FILE`, or name its socket with --socket")]
+    #[error(
+        "no director answers on {path} ({error}); is it running? Start it with `lcs run -c FILE`, or name its socket with --socket"
+    )]
     NotReachable {
         /// The socket.
         path: PathBuf,
@@ -86,8 +88,8 @@ impl Client {
     }
 
     fn send(&mut self, request: Request, patience: Option<Duration>) -> Result<(), ClientError> {
-        let mut line = serde_json::to_vec(&Call { version: VERSION, request })
-            .map_err(|e| ClientError::Strange(e.to_string()))?;
+        let mut line =
+            serde_json::to_vec(&Call { version: VERSION, request }).map_err(|e| ClientError::Strange(e.to_string()))?;
         line.push(b'\n');
         let stream = self.stream.get_mut();
         stream.set_read_timeout(patience).map_err(ClientError::Broken)?;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixListener;
@@ -104,7 +104,7 @@ impl Drop for Server {
 }
 
 async fn accept(listener: UnixListener, requests: mpsc::Sender<Incoming>) {
-    let room = Rc::new(Semaphore::new(CLIENTS));
+    let room = Arc::new(Semaphore::new(CLIENTS));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of descriptors, most likely: others must go first.
@@ -112,7 +112,7 @@ async fn accept(listener: UnixListener, requests: mpsc::Sender<Incoming>) {
             continue;
         };
         let requests = requests.clone();
-        let permit = Rc::clone(&room).try_acquire_owned();
+        let permit = Arc::clone(&room).try_acquire_owned();
         tokio::task::spawn_local(async move {
             let (read, mut write) = stream.into_split();
             let Ok(_permit) = permit else {
