@@ -181,7 +181,7 @@ fn nanoseconds(units: u64, resolution: u8, offset: i64) -> u64 {
     let exponent = u32::from(resolution & 0x7f);
     let units = i128::from(units);
     let nanoseconds = if resolution & 0x80 != 0 {
-        units * 1_000_000_000 >> exponent
+        (units * 1_000_000_000) >> exponent
     } else if exponent <= 9 {
         units * 10i128.pow(9 - exponent)
     } else {
