@@ -1,5 +1,6 @@
 //! Load, measurement, the demo and the in-process network. May use every other library.
 #![forbid(unsafe_code)]
 
+pub mod replay;
 pub mod stages;
 pub mod summary;
