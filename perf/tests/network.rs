@@ -96,7 +96,7 @@ fn requests_are_answered_over_both_families_and_each_way_of_closing() {
 #[test]
 fn every_byte_comes_through_a_bad_link_with_any_options() {
     let mut events = 0;
-    for seed in 0..24u64 {
+    for seed in 0..60u64 {
         let tcp = TcpSettings {
             receive_buffer: [2_000, 16_384, 200_000][seed as usize % 3],
             nagle: seed % 2 == 0,
@@ -142,13 +142,8 @@ fn a_seed_replays_its_run_exactly() {
 #[test]
 fn a_request_may_come_a_byte_a_segment() {
     let script = Script { piece: 1, ..Script::new(to(V4), vec![Request::get("/slow/100")]) };
-    let mut p = pair(
-        1,
-        Faults::NONE,
-        TcpSettings::default(),
-        HttpClient::list(1, vec![script]),
-        HttpServer::new("s", 80),
-    );
+    let mut p =
+        pair(1, Faults::NONE, TcpSettings::default(), HttpClient::list(1, vec![script]), HttpServer::new("s", 80));
     let link = p.net.link_of(p.client).unwrap();
     p.finish(600 * SECOND);
     assert_eq!(p.seen().answered, 1);
@@ -185,12 +180,17 @@ fn failures_are_told_apart() {
 
 #[test]
 fn udp_goes_both_ways_also_in_fragments() {
-    for (target, size) in [("192.0.2.2:53", 100), ("[2001:db8::2]:53", 100), ("192.0.2.2:53", 4000)] {
+    // The stack's fragmenter holds one datagram, so only one socket sends those.
+    for (target, sockets, size) in [("192.0.2.2:53", 10, 100), ("[2001:db8::2]:53", 10, 100), ("192.0.2.2:53", 1, 4000)]
+    {
         let mut net = Network::new(5);
-        let client = Host::new(Settings::new(1, &["192.0.2.1/24", "2001:db8::1/64"]))
-            .with(UdpClient::new(to(target), 10, 20, size));
-        let server =
-            Host::new(Settings::new(2, &["192.0.2.2/24", "2001:db8::2/64"])).with(UdpServer::new("u1", 53));
+        let client = Host::new(Settings::new(1, &["192.0.2.1/24", "2001:db8::1/64"])).with(UdpClient::new(
+            to(target),
+            sockets,
+            200 / u64::from(sockets),
+            size,
+        ));
+        let server = Host::new(Settings::new(2, &["192.0.2.2/24", "2001:db8::2/64"])).with(UdpServer::new("u1", 53));
         let (client, server) = (net.add("client", client), net.add("server", server));
         net.connect(client, server, Faults::NONE);
         let limit = net.now() + 10 * SECOND;
@@ -198,7 +198,6 @@ fn udp_goes_both_ways_also_in_fragments() {
         let c = net[client].application::<UdpClient>();
         assert!(done, "{c:?}");
         assert_eq!((c.sent, c.wrong, c.doubled), (200, 0, 0), "{target} {size}");
-        // Fragmented datagrams need the stack's few reassembly buffers; single ones all come through.
         assert_eq!(c.lost(), 0, "{target} {size}");
         assert_eq!(c.per_server["u1"], 200);
         assert_eq!(net[server].application::<UdpServer>().answered, 200);

@@ -1,5 +1,6 @@
 //! An end system: link layer, tunnels and service addresses around a [`Stack`], and the applications on it.
 
+use super::sequence::Sequences;
 use super::stack::{Settings, Stack};
 use super::time_wait::Answer;
 use super::{BEGIN, Node, Outbox};
@@ -20,6 +21,7 @@ pub trait Application: Any {
 pub struct Host {
     stack: Stack,
     applications: Vec<Box<dyn Application>>,
+    sequences: Sequences,
     /// Packets taken out of a tunnel.
     pub decapsulated: u64,
 }
@@ -36,7 +38,12 @@ impl Host {
     /// # Panics
     /// When the settings name more than eight addresses or four gateways.
     pub fn new(settings: Settings) -> Self {
-        Host { stack: Stack::new(settings, BEGIN), applications: vec![], decapsulated: 0 }
+        Host {
+            stack: Stack::new(settings, BEGIN),
+            applications: vec![],
+            sequences: Sequences::default(),
+            decapsulated: 0,
+        }
     }
 
     /// The same host with one more application.
@@ -168,7 +175,7 @@ impl Node for Host {
         }
         match self.stack.time_waits.receive(&frame) {
             Answer::NotOurs => {
-                self.stack.wire.received.push_back(frame);
+                self.stack.wire.waiting.push_back(frame);
                 return Some(now);
             }
             Answer::Ignore => {}
@@ -186,12 +193,15 @@ impl Node for Host {
         }
         next = next.min(self.stack.egress(now).unwrap_or(Nanos::MAX));
         let services = !self.stack.settings().services.is_empty();
-        for mut frame in std::mem::take(&mut self.stack.wire.sent) {
+        for at in 0..self.stack.wire.sent.len() {
+            let mut frame = std::mem::take(&mut self.stack.wire.sent[at]);
+            self.sequences.sent(&mut frame);
             if services {
                 self.announce_own(&mut frame);
             }
             out.send(0, frame);
         }
+        self.stack.wire.sent.clear();
         // Received buffers serve the next frames that are sent, and the rest goes back.
         for frame in self.stack.wire.consumed.drain(..) {
             if self.stack.wire.spare.len() < 64 {

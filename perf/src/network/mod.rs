@@ -12,6 +12,7 @@ pub mod host;
 pub mod http;
 pub mod link;
 pub mod random;
+mod sequence;
 pub mod stack;
 pub mod switch;
 pub mod time_wait;

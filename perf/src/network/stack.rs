@@ -1,14 +1,14 @@
 //! One host's TCP and UDP: a `smoltcp` interface, its sockets, and what applications may ask of them.
 
-use super::time_wait::{Pair, TimeWaits};
+use super::time_wait::{self, Pair, TimeWaits};
 use super::{MICROSECOND, MILLISECOND, SECOND};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::worker::Nanos;
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
-use smoltcp::socket::{tcp, udp};
+use smoltcp::socket::{Socket, tcp, udp};
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpListenEndpoint};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 use std::cell::Cell;
 use std::collections::{HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -293,9 +293,37 @@ impl Stack {
     pub(super) fn ingress(&mut self, now: Nanos) {
         STAMP.set((now / MILLISECOND) as u32);
         let at = instant(now);
-        while self.interface.poll_ingress_single(at, &mut self.wire, &mut self.sockets) != PollIngressSingleResult::None
-        {
+        while let Some(frame) = self.wire.waiting.pop_front() {
+            let hidden = self.hide_listeners(&frame);
+            self.wire.received = Some(frame);
+            self.interface.poll_ingress_single(at, &mut self.wire, &mut self.sockets);
+            for (handle, endpoint) in hidden {
+                let listening = self.tcp(handle).listen(endpoint);
+                debug_assert!(listening.is_ok(), "it listened before");
+            }
         }
+    }
+
+    /// Stops the listening sockets while a SYN comes in for a connection that there is already: `smoltcp` gives a
+    /// segment to the first socket that would have it, and a repeated SYN would open the connection twice.
+    fn hide_listeners(&mut self, frame: &[u8]) -> Vec<(SocketHandle, IpListenEndpoint)> {
+        let Some(pair) = time_wait::opening(frame) else { return vec![] };
+        let ends = (IpEndpoint::from(pair.0), IpEndpoint::from(pair.1));
+        let tcp = |s: &Socket<'static>| match s {
+            Socket::Tcp(t) => {
+                Some((t.local_endpoint().zip(t.remote_endpoint()), t.is_listening(), t.listen_endpoint()))
+            }
+            _ => None,
+        };
+        if !self.sockets.iter().filter_map(|(_, s)| tcp(s)).any(|(open, ..)| open == Some(ends)) {
+            return vec![];
+        }
+        let all = self.sockets.iter().filter_map(|(h, s)| tcp(s).map(|(_, listening, at)| (h, listening, at)));
+        let hidden: Vec<_> = all.filter(|(_, listening, _)| *listening).map(|(h, _, at)| (h, at)).collect();
+        for (handle, _) in &hidden {
+            self.tcp(*handle).close();
+        }
+        hidden
     }
 
     /// Sends what is due, and says when there will be more.
@@ -316,7 +344,9 @@ fn instant(now: Nanos) -> Instant {
 /// The device behind the interface: queues of frames.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
-    pub received: VecDeque<Vec<u8>>,
+    /// Frames not yet looked at.
+    pub waiting: VecDeque<Vec<u8>>,
+    received: Option<Vec<u8>>,
     pub consumed: Vec<Vec<u8>>,
     pub sent: Vec<Vec<u8>>,
     pub spare: Vec<Vec<u8>>,
@@ -357,7 +387,7 @@ impl Device for Wire {
     type TxToken<'a> = Sending<'a>;
 
     fn receive(&mut self, _: Instant) -> Option<(Received<'_>, Sending<'_>)> {
-        let frame = self.received.pop_front()?;
+        let frame = self.received.take()?;
         let Wire { consumed, sent, spare, .. } = self;
         Some((Received { frame, consumed }, Sending { sent, spare }))
     }

@@ -95,6 +95,15 @@ impl TimeWaits {
     }
 }
 
+/// The endpoints of a connection that a frame would open: ours and the peer's.
+pub(super) fn opening(frame: &[u8]) -> Option<Pair> {
+    let parsed = parse(frame, false).ok().filter(|p| p.protocol == protocol::TCP)?;
+    if parsed.tcp_flags & (flags::SYN | flags::ACK | flags::RST) != flags::SYN {
+        return None;
+    }
+    segment(frame).map(|(pair, ..)| pair)
+}
+
 /// The TCP segment in a frame whose checksum is right: its endpoints as the receiver sees them, its header, and the length of its payload.
 fn segment(frame: &[u8]) -> Option<(Pair, Tcp<&[u8]>, usize)> {
     let parsed = parse(frame, true).ok()?;
@@ -115,8 +124,7 @@ fn segment(frame: &[u8]) -> Option<(Pair, Tcp<&[u8]>, usize)> {
     };
     let tcp = Tcp::parse(frame.get(usize::from(parsed.l4)..usize::from(parsed.end))?).ok()?;
     let len = usize::from(parsed.end - parsed.l4) - tcp.header_len();
-    let pair =
-        (SocketAddr::new(destination, tcp.destination_port()), SocketAddr::new(source, tcp.source_port()));
+    let pair = (SocketAddr::new(destination, tcp.destination_port()), SocketAddr::new(source, tcp.source_port()));
     Some((pair, tcp, len))
 }
 

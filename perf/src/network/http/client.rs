@@ -465,13 +465,7 @@ impl Connection {
     }
 
     /// Takes in what has come; whether there was anything.
-    fn receive(
-        &mut self,
-        socket: &mut tcp::Socket<'_>,
-        now: Nanos,
-        seen: &mut Seen,
-        keep: bool,
-    ) -> Result<bool, Why> {
+    fn receive(&mut self, socket: &mut tcp::Socket<'_>, now: Nanos, seen: &mut Seen, keep: bool) -> Result<bool, Why> {
         let mut any = false;
         while socket.can_recv() {
             let result = socket.recv(|bytes| (bytes.len(), self.accept(bytes, now, seen, keep)));

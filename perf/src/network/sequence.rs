@@ -1,0 +1,93 @@
+//! Mends one thing in what `smoltcp` sends: the sequence number of a bare acknowledgement.
+//!
+//! After a time-out `smoltcp` goes back to the first unacknowledged byte, and its bare ACKs carry that number instead
+//! of SND.NXT (RFC 9293 §3.10.7.4 wants `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>`). The peer has received further and must
+//! find such a segment unacceptable; when both ends have timed out, neither hears the other's acknowledgement and the
+//! connection stands until it is given up.
+
+use lcs_dataplane::headers::tcp::{Tcp, flags};
+use lcs_dataplane::headers::{Kind, SeqNumber, parse, protocol};
+use std::collections::HashMap;
+
+/// Connections that are followed at most; beyond that all are forgotten, and the next segment of each begins anew.
+const FOLLOWED: usize = 8192;
+
+/// Addresses and ports as they stand in a sent packet.
+type Key = ([u8; 32], u32);
+
+/// The highest sequence number that each connection has sent.
+#[derive(Debug, Default)]
+pub(super) struct Sequences {
+    next: HashMap<Key, SeqNumber>,
+}
+
+impl Sequences {
+    /// Looks at a frame that is about to be sent, and mends it where necessary.
+    pub fn sent(&mut self, frame: &mut [u8]) {
+        let Ok(parsed) = parse(frame, false) else { return };
+        let l3 = usize::from(parsed.l3);
+        let mut addresses = [0; 32];
+        match parsed.kind {
+            Kind::Transport4 => addresses[..8].copy_from_slice(&frame[l3 + 12..l3 + 20]),
+            Kind::Transport6 => addresses.copy_from_slice(&frame[l3 + 8..l3 + 40]),
+            _ => return,
+        }
+        let l4 = usize::from(parsed.l4);
+        let Some(Ok(tcp)) = frame.get(l4..usize::from(parsed.end)).map(Tcp::parse) else { return };
+        if parsed.protocol != protocol::TCP {
+            return;
+        }
+        let key = (addresses, parsed.ports);
+        let (seq, len, kind) = (tcp.seq(), tcp.payload().len() as u32, tcp.flags());
+        let counted = len + u32::from(kind & flags::SYN != 0) + u32::from(kind & flags::FIN != 0);
+        let end = SeqNumber(seq.0.wrapping_add(counted));
+        if kind & flags::RST != 0 {
+            self.next.remove(&key);
+        } else if kind & flags::SYN != 0 {
+            if self.next.len() >= FOLLOWED {
+                self.next.clear();
+            }
+            self.next.insert(key, end);
+        } else if let Some(next) = self.next.get_mut(&key) {
+            if counted == 0 && kind & flags::ACK != 0 && (next.0.wrapping_sub(seq.0) as i32) > 0 {
+                frame[l4 + 4..l4 + 8].copy_from_slice(&next.0.to_be_bytes());
+                parse::fill_transport_checksum(frame, &parsed);
+            } else if (end.0.wrapping_sub(next.0) as i32) > 0 {
+                *next = end;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lcs_dataplane::headers::build::{Packet, Transport};
+    use lcs_dataplane::headers::parse::transport_checksum_ok;
+
+    #[test]
+    fn a_bare_acknowledgement_carries_the_highest_number_sent() {
+        for (from, to) in [("192.0.2.1:9", "192.0.2.2:80"), ("[2001:db8::1]:9", "[2001:db8::2]:80")] {
+            let mut s = Sequences::default();
+            let mut sent = |seq: u32, kind: u8, payload: &[u8]| {
+                let mut p = Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), kind).payload(payload);
+                if let Transport::Tcp { seq: at, .. } = &mut p.transport {
+                    *at = seq;
+                }
+                let mut frame = p.frame();
+                s.sent(&mut frame);
+                let parsed = parse(&frame, true).unwrap();
+                assert!(transport_checksum_ok(&frame, &parsed));
+                Tcp::parse(&frame[usize::from(parsed.l4)..]).unwrap().seq().0
+            };
+            assert_eq!(sent(u32::MAX, flags::SYN, b""), u32::MAX);
+            assert_eq!(sent(0, flags::ACK, b"12345"), 0);
+            assert_eq!(sent(0, flags::ACK, b""), 5); // went back, but has sent up to 5
+            assert_eq!(sent(0, flags::ACK, b"12"), 0); // a repetition stays what it is
+            assert_eq!(sent(5, flags::ACK | flags::FIN, b""), 5);
+            assert_eq!(sent(5, flags::ACK, b""), 6);
+            assert_eq!(sent(3, flags::RST | flags::ACK, b""), 3);
+            assert_eq!(sent(2, flags::ACK, b""), 2); // a connection that it knows nothing of
+        }
+    }
+}
