@@ -1,5 +1,6 @@
 //! The in-process network by itself, before any director stands in it: real TCP endpoints over good and bad links.
 
+use lcs_perf::network::capture::Capture;
 use lcs_perf::network::host::Host;
 use lcs_perf::network::http::{Closing, HttpClient, HttpServer, Request, Script};
 use lcs_perf::network::link::Faults;
@@ -93,31 +94,44 @@ fn requests_are_answered_over_both_families_and_each_way_of_closing() {
     }
 }
 
+/// Ten connections of mixed requests over a link with every fault; a TCP whose options depend on the seed.
+fn bad_link(seed: u64) -> Pair {
+    let tcp = TcpSettings {
+        receive_buffer: [2_000, 16_384, 200_000][seed as usize % 3],
+        nagle: seed % 2 == 0,
+        ack_delay: if seed % 4 < 2 { 10 * MILLISECOND } else { 0 },
+        timestamps: seed % 5 < 2,
+        reno: seed % 7 < 3,
+        ..TcpSettings::default()
+    };
+    let target = to(if seed % 2 == 0 { V4 } else { V6 });
+    let scripts = (0..10)
+        .map(|i| {
+            let requests = vec![Request::get(&format!("/x/{}", i * 3_000)), Request::post("/y/1", i * 2_000)];
+            let closing = [Closing::Client, Closing::Server][i as usize % 2];
+            Script { closing, pipeline: 2, ..Script::new(target, requests) }
+        })
+        .collect();
+    let client = HttpClient::list(5, scripts).patience(600 * SECOND);
+    pair(seed, Faults::all(0.03), tcp, client, HttpServer::new("s", 80))
+}
+
 #[test]
 fn every_byte_comes_through_a_bad_link_with_any_options() {
     let mut events = 0;
-    for seed in 0..60u64 {
-        let tcp = TcpSettings {
-            receive_buffer: [2_000, 16_384, 200_000][seed as usize % 3],
-            nagle: seed % 2 == 0,
-            ack_delay: if seed % 4 < 2 { 10 * MILLISECOND } else { 0 },
-            timestamps: seed % 5 < 2,
-            reno: seed % 7 < 3,
-            ..TcpSettings::default()
-        };
-        let target = to(if seed % 2 == 0 { V4 } else { V6 });
-        let scripts = (0..10)
-            .map(|i| {
-                let requests = vec![Request::get(&format!("/x/{}", i * 3_000)), Request::post("/y/1", i * 2_000)];
-                let closing = [Closing::Client, Closing::Server][i as usize % 2];
-                Script { closing, pipeline: 2, ..Script::new(target, requests) }
-            })
-            .collect();
-        let client = HttpClient::list(5, scripts).patience(600 * SECOND);
-        let mut p = pair(seed, Faults::all(0.03), tcp, client, HttpServer::new("s", 80));
+    for seed in 0..600u64 {
+        let mut p = bad_link(seed);
         p.finish(3600 * SECOND);
         let seen = p.seen();
-        assert_eq!((seen.answered, seen.failed), (20, 0), "seed {seed}: {:?}", seen.failures);
+        if (seen.answered, seen.failed) != (20, 0) {
+            let failures = seen.failures.clone();
+            let path = format!("{}/bad-link-{seed}.pcapng", env!("CARGO_TARGET_TMPDIR"));
+            let mut again = bad_link(seed);
+            again.net.capture(Capture::new(Box::new(std::fs::File::create(&path).unwrap()), 1_000_000));
+            again.finish(3600 * SECOND);
+            again.net.take_capture().unwrap().finish().unwrap();
+            panic!("seed {seed}: {failures:?}; its frames are in {path}");
+        }
         events += p.net.events();
         p.net.run_for(120 * SECOND);
         assert_eq!(p.net[p.server].application::<HttpServer>().active(), 0, "seed {seed}");
