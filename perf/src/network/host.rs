@@ -195,7 +195,10 @@ impl Node for Host {
         let services = !self.stack.settings().services.is_empty();
         for at in 0..self.stack.wire.sent.len() {
             let mut frame = std::mem::take(&mut self.stack.wire.sent[at]);
-            self.sequences.sent(&mut frame);
+            if !self.sequences.sent(&mut frame, &self.stack.wire.sent[at + 1..]) {
+                out.recycle(frame);
+                continue;
+            }
             if services {
                 self.announce_own(&mut frame);
             }
