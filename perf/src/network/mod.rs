@@ -13,6 +13,7 @@ pub mod http;
 pub mod link;
 pub mod random;
 mod sequence;
+pub mod site;
 pub mod stack;
 pub mod switch;
 pub mod time_wait;

@@ -111,8 +111,9 @@ pub struct Stack {
     pub(super) wire: Wire,
     pub(super) time_waits: TimeWaits,
     settings: Settings,
-    /// Sockets at rest, the longest first.
-    free: VecDeque<SocketHandle>,
+    /// Sockets at rest and since when, the longest first.
+    free: VecDeque<(Nanos, SocketHandle)>,
+    now: Nanos,
     open: HashSet<Pair>,
     next_port: u16,
 }
@@ -153,6 +154,7 @@ impl Stack {
             next_port: settings.ports.0,
             settings,
             free: VecDeque::new(),
+            now,
             open: HashSet::new(),
         }
     }
@@ -199,7 +201,7 @@ impl Stack {
             Ok(()) => Some(handle),
             Err(_) => {
                 self.open.remove(&(local, remote));
-                self.free.push_back(handle);
+                self.free.push_back((self.now, handle));
                 None
             }
         }
@@ -234,7 +236,7 @@ impl Stack {
         if let Some(pair) = pair {
             self.open.remove(&pair);
         }
-        self.free.push_back(handle);
+        self.free.push_back((now, handle));
     }
 
     /// A UDP socket bound to a port of every address; `None` for port 0.
@@ -265,12 +267,13 @@ impl Stack {
         self.time_waits.len()
     }
 
-    /// A TCP socket at rest. One that still owes its peer a reset is left alone.
+    /// A TCP socket at rest. One that still owes its peer a reset or the acknowledgement of a FIN is left alone.
     fn take(&mut self) -> SocketHandle {
         let t = self.settings.tcp;
-        if let Some(&handle) = self.free.front() {
+        if let Some(&(since, handle)) = self.free.front() {
             let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-            if socket.state() == tcp::State::TimeWait || socket.remote_endpoint().is_none() {
+            let settled = self.now > since + t.ack_delay && socket.state() == tcp::State::TimeWait;
+            if settled || socket.remote_endpoint().is_none() {
                 self.free.pop_front();
                 return handle;
             }
@@ -291,6 +294,7 @@ impl Stack {
 
     /// Takes in what has been received.
     pub(super) fn ingress(&mut self, now: Nanos) {
+        self.now = now;
         STAMP.set((now / MILLISECOND) as u32);
         let at = instant(now);
         while let Some(frame) = self.wire.waiting.pop_front() {
