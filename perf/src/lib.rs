@@ -1,1 +1,4 @@
 //! Load, measurement, the demo and the in-process network.
+#![forbid(unsafe_code)]
+
+pub mod demo;

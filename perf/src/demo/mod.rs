@@ -1,0 +1,5 @@
+//! The demo: real requests through a director, and checks of what came of them.
+
+pub mod body;
+pub mod http;
+pub mod load;
