@@ -145,10 +145,19 @@ fn serve(mut stream: TcpStream, state: &State) -> io::Result<()> {
         let request = read_request(&buffered.bytes[..length]);
         buffered.consume(length);
         let (status, body, close) = match request {
-            Ok((path, close)) => match Body::of(&path) {
+            Ok(Request { path, close, upload: None }) => match Body::of(&path) {
                 Some(body) => ("200 OK", Some(body), close),
                 None => ("404 Not Found", None, close),
             },
+            Ok(Request { path, close, upload: Some(length) }) => {
+                match Body::of(&path).filter(|body| body.size() == length) {
+                    Some(body) => match buffered.compare(&mut stream, body, 0, length)? {
+                        None => ("200 OK", None, close),
+                        Some(_) => ("409 Conflict", None, true),
+                    },
+                    None => ("400 Bad Request", None, true),
+                }
+            }
             Err(status) => (status, None, true),
         };
         let size = body.map_or(0, |body| body.size());
@@ -186,20 +195,34 @@ fn serve(mut stream: TcpStream, state: &State) -> io::Result<()> {
     }
 }
 
-/// Path, and whether the connection is to be closed; or the status that refuses it.
-fn read_request(head: &[u8]) -> Result<(String, bool), &'static str> {
+/// What a request asks.
+#[derive(Debug, PartialEq, Eq)]
+struct Request {
+    path: String,
+    /// Whether the connection is to be closed after the answer.
+    close: bool,
+    /// Size of the body that comes with it, for PUT.
+    upload: Option<usize>,
+}
+
+/// The request, or the status that refuses it.
+fn read_request(head: &[u8]) -> Result<Request, &'static str> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(head) {
         Ok(httparse::Status::Complete(_)) => {}
         _ => return Err("400 Bad Request"),
     }
-    if request.method != Some("GET") {
-        return Err("405 Method Not Allowed");
-    }
+    let length = field(request.headers, "Content-Length").map(str::parse);
+    let upload = match (request.method, length) {
+        (Some("GET"), None) => None,
+        (Some("PUT"), Some(Ok(length))) => Some(length),
+        (Some("GET" | "PUT"), _) => return Err("400 Bad Request"),
+        _ => return Err("405 Method Not Allowed"),
+    };
     let http10 = request.version == Some(0);
     let close = field(request.headers, "Connection").map_or(http10, |value| value.eq_ignore_ascii_case("close"));
-    Ok((request.path.unwrap_or_default().to_owned(), close))
+    Ok(Request { path: request.path.unwrap_or_default().to_owned(), close, upload })
 }
 
 fn field<'a>(fields: &[httparse::Header<'a>], name: &str) -> Option<&'a str> {
@@ -233,6 +256,38 @@ impl Buffered {
 
     fn consume(&mut self, length: usize) {
         self.bytes.drain(..length);
+    }
+
+    /// Reads the next `length` bytes of `body`, of which `offset` were read before, and compares them. Gives the first
+    /// difference: place, found and expected byte; it stops there.
+    fn compare(
+        &mut self,
+        stream: &mut impl Read,
+        body: Body,
+        offset: usize,
+        length: usize,
+    ) -> io::Result<Option<(usize, u8, u8)>> {
+        let mut chunk = [0; CHUNK];
+        let (mut at, end) = (offset, offset + length);
+        while at < end {
+            let ready = self.bytes.len().min(end - at).min(CHUNK);
+            let n = if ready > 0 {
+                chunk[..ready].copy_from_slice(&self.bytes[..ready]);
+                self.consume(ready);
+                ready
+            } else {
+                stream.read(&mut chunk[..CHUNK.min(end - at)])?
+            };
+            if n == 0 {
+                let text = format!("the connection was closed after {at} bytes of a body");
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, text));
+            }
+            if let Some(difference) = body.difference(at, &chunk[..n]) {
+                return Ok(Some(difference));
+            }
+            at += n;
+        }
+        Ok(None)
     }
 }
 
@@ -327,6 +382,38 @@ impl Connection {
         let connection = if close { "close" } else { "keep-alive" };
         let request = format!("GET {path} HTTP/1.1\r\nHost: demo\r\nConnection: {connection}\r\n\r\n");
         self.stream.write_all(request.as_bytes()).map_err(|e| self.broken(format!("send GET {path}"), e))?;
+        let answer = self.answer(path)?;
+        match Body::of(path) {
+            Some(body) if body.size() == answer.size => Ok(answer),
+            _ => Err(Failure::Answer { path: path.into(), wrong: format!("has a body of {} bytes", answer.size) }),
+        }
+    }
+
+    /// Sends the body of `path` to the server, which compares it too. The connection is kept.
+    pub fn put(&mut self, path: &str) -> Result<Answer, Failure> {
+        let Some(body) = Body::of(path) else {
+            return Err(Failure::Answer { path: path.into(), wrong: "has no known body".into() });
+        };
+        let size = body.size();
+        let mut out = format!("PUT {path} HTTP/1.1\r\nHost: demo\r\nContent-Length: {size}\r\n\r\n").into_bytes();
+        let mut at = 0;
+        loop {
+            self.stream.write_all(&out).map_err(|e| self.broken(format!("send byte {at} of {path}"), e))?;
+            if at == size {
+                break;
+            }
+            out.resize(CHUNK.min(size - at), 0);
+            body.write(at, &mut out);
+            at += out.len();
+        }
+        match self.answer(path)? {
+            answer if answer.size == 0 => Ok(answer),
+            answer => Err(Failure::Answer { path: path.into(), wrong: format!("has a body of {} bytes", answer.size) }),
+        }
+    }
+
+    /// Reads the head of an answer.
+    fn answer(&mut self, path: &str) -> Result<Answer, Failure> {
         let length = match self.buffered.head(&mut self.stream) {
             Ok(Some(length)) => length,
             Ok(None) => {
@@ -335,7 +422,7 @@ impl Connection {
             }
             Err(error) => return Err(self.broken(format!("wait for the answer to {path}"), error)),
         };
-        let answer = read_answer(path, &self.buffered.bytes[..length]);
+        let answer = read_answer(&self.buffered.bytes[..length]);
         self.buffered.consume(length);
         let answer = answer.map_err(|wrong| Failure::Answer { path: path.into(), wrong })?;
         answer.server.clone_into(&mut self.server);
@@ -347,30 +434,14 @@ impl Connection {
         let Some(body) = Body::of(path) else {
             return Err(Failure::Answer { path: path.into(), wrong: "has no known body".into() });
         };
-        let mut chunk = [0; CHUNK];
-        let mut at = offset;
-        let end = offset + length;
-        while at < end {
-            let ready = self.buffered.bytes.len().min(end - at).min(CHUNK);
-            let n = if ready > 0 {
-                chunk[..ready].copy_from_slice(&self.buffered.bytes[..ready]);
-                self.buffered.consume(ready);
-                ready
-            } else {
-                let wanted = CHUNK.min(end - at);
-                let read = match self.stream.read(&mut chunk[..wanted]) {
-                    Ok(0) => Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection was closed")),
-                    other => other,
-                };
-                read.map_err(|e| self.broken(format!("read byte {at} of {path}"), e))?
-            };
-            if let Some((place, found, expected)) = body.difference(at, &chunk[..n]) {
+        let compared = self.buffered.compare(&mut self.stream, body, offset, length);
+        match compared.map_err(|e| self.broken(format!("read the body of {path}"), e))? {
+            None => Ok(()),
+            Some((place, found, expected)) => {
                 let wrong = format!("has {found:#04x} at byte {place} instead of {expected:#04x}");
-                return Err(Failure::Answer { path: path.into(), wrong });
+                Err(Failure::Answer { path: path.into(), wrong })
             }
-            at += n;
         }
-        Ok(())
     }
 
     /// Expects the server's end of the connection, and nothing before it.
@@ -390,7 +461,7 @@ impl Connection {
     }
 }
 
-fn read_answer(path: &str, head: &[u8]) -> Result<Answer, String> {
+fn read_answer(head: &[u8]) -> Result<Answer, String> {
     let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     match response.parse(head) {
@@ -406,9 +477,6 @@ fn read_answer(path: &str, head: &[u8]) -> Result<Answer, String> {
     let peer = field(response.headers, "X-Peer").and_then(|v| v.parse().ok()).ok_or_else(|| missing("X-Peer"))?;
     let size = field(response.headers, "Content-Length").and_then(|v| v.parse().ok());
     let size = size.ok_or_else(|| missing("Content-Length"))?;
-    if Body::of(path).is_none_or(|body| body.size() != size) {
-        return Err(format!("has a body of {size} bytes"));
-    }
     Ok(Answer { server, peer, size })
 }
 
@@ -426,12 +494,13 @@ mod tests {
             let answer = connection.get(path, false).unwrap();
             assert_eq!((answer.server.as_str(), answer.peer), ("s1", connection.local()));
         }
+        assert_eq!(connection.put("/up/300000").unwrap().size, 0);
         connection.get("/c/70000", true).unwrap();
         assert!(matches!(connection.get("/d/1", false), Err(Failure::Connection { .. })));
         let mut kept = Connection::open(server.address(), PATIENCE).unwrap();
         let answer = kept.begin("/e/9000000", false).unwrap();
         kept.body("/e/9000000", 0, 100).unwrap();
-        assert_eq!(server.served(), 5);
+        assert_eq!(server.served(), 6);
         let missing = kept_apart(server.address(), "/none");
         assert!(missing.to_string().contains("has status 404"), "{missing}");
         drop(server);
@@ -465,9 +534,13 @@ mod tests {
     #[test]
     fn requests_are_read_and_refused_by_their_fault() {
         let read = |text: &str| read_request(text.as_bytes());
-        assert_eq!(read("GET /a/1 HTTP/1.1\r\nHost: x\r\n\r\n"), Ok(("/a/1".into(), false)));
-        assert_eq!(read("GET /a/1 HTTP/1.1\r\nconnection: Close\r\n\r\n"), Ok(("/a/1".into(), true)));
-        assert_eq!(read("GET /a/1 HTTP/1.0\r\n\r\n"), Ok(("/a/1".into(), true)));
+        let get = |close| Ok(Request { path: "/a/1".into(), close, upload: None });
+        assert_eq!(read("GET /a/1 HTTP/1.1\r\nHost: x\r\n\r\n"), get(false));
+        assert_eq!(read("GET /a/1 HTTP/1.1\r\nconnection: Close\r\n\r\n"), get(true));
+        assert_eq!(read("GET /a/1 HTTP/1.0\r\n\r\n"), get(true));
+        let put = Request { path: "/a/1".into(), close: false, upload: Some(1) };
+        assert_eq!(read("PUT /a/1 HTTP/1.1\r\nContent-Length: 1\r\n\r\n"), Ok(put));
+        assert_eq!(read("PUT /a/1 HTTP/1.1\r\n\r\n"), Err("400 Bad Request"));
         assert_eq!(read("POST /a/1 HTTP/1.1\r\n\r\n"), Err("405 Method Not Allowed"));
         assert_eq!(read("GET\r\n\r\n"), Err("400 Bad Request"));
     }
@@ -475,13 +548,11 @@ mod tests {
     #[test]
     fn answers_are_read_and_refused_by_their_fault() {
         let head = |status: u16, rest: &str| format!("HTTP/1.1 {status} x\r\nX-Server: s1\r\n{rest}\r\n\r\n");
-        let read = |text: String| read_answer("/a/7", text.as_bytes());
+        let read = |text: String| read_answer(text.as_bytes());
         let right = read(head(200, "X-Peer: [fd80::10]:99\r\nContent-Length: 7")).unwrap();
         assert_eq!(right, Answer { server: "s1".into(), peer: "[fd80::10]:99".parse().unwrap(), size: 7 });
         assert_eq!(read(head(404, "")).unwrap_err(), "has status 404");
         assert_eq!(read(head(200, "X-Peer: 1.2.3.4:5")).unwrap_err(), "has no right field Content-Length");
-        let wrong = read(head(200, "X-Peer: 1.2.3.4:5\r\nContent-Length: 8"));
-        assert_eq!(wrong.unwrap_err(), "has a body of 8 bytes");
         assert!(read("rubbish\r\n\r\n".into()).unwrap_err().starts_with("is not HTTP"));
     }
 }

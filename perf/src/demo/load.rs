@@ -230,7 +230,7 @@ impl Shared {
             let size = sizes.get((number as usize + request) % sizes.len().max(1)).copied().unwrap_or_default();
             let path = format!("/{phase}/{number}/{request}/{size}");
             // Every other connection is closed by the server, the rest by the client.
-            let close = number % 2 == 0 && request + 1 == requests;
+            let close = number.is_multiple_of(2) && request + 1 == requests;
             match connection.get(&path, close) {
                 Ok(answer) => {
                     if request == 0 {

@@ -2,4 +2,6 @@
 
 pub mod body;
 pub mod http;
+pub mod interrupt;
 pub mod load;
+pub mod root;

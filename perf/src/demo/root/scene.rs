@@ -1,0 +1,201 @@
+//! The scene of a scenario: hosts, servers' ends of tunnels and HTTP servers, and the configuration of the director
+//! that belongs to them.
+
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use lcs_hwconf::decapsulator::Decapsulator;
+use lcs_hwconf::testbed::{ETH0, Host, Plan, ReturnPath, Testbed};
+use lcs_pipelines::snapshot::Forward;
+
+use super::Error;
+use crate::demo::http::Server;
+
+/// Port of the virtual service.
+pub const SERVICE_PORT: u16 = 80;
+/// Port of the real servers where the director maps ports.
+pub const MAPPED_PORT: u16 = 8080;
+/// Name of the service.
+pub const SERVICE: &str = "web";
+/// Weights of the three servers at the beginning.
+pub const WEIGHTS: [u32; 3] = [3, 2, 1];
+
+/// Which way the director forwards, and between which families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    /// How packets reach the servers.
+    pub forward: Forward,
+    /// Whether clients and the service are IPv6.
+    pub ipv6: bool,
+    /// Whether the servers are: as the service, but for tunnels through the other family.
+    pub server_ipv6: bool,
+}
+
+impl Setup {
+    /// The setups of the demo: each way over IPv4 and IPv6, and the two mixed tunnels.
+    pub const ALL: [Setup; 10] = {
+        const fn of(forward: Forward, ipv6: bool, server_ipv6: bool) -> Setup {
+            Setup { forward, ipv6, server_ipv6 }
+        }
+        [
+            of(Forward::Nat, false, false),
+            of(Forward::Nat, true, true),
+            of(Forward::FullNat, false, false),
+            of(Forward::FullNat, true, true),
+            of(Forward::Dr, false, false),
+            of(Forward::Dr, true, true),
+            of(Forward::Tunnel, false, false),
+            of(Forward::Tunnel, true, true),
+            of(Forward::Tunnel, false, true),
+            of(Forward::Tunnel, true, false),
+        ]
+    };
+
+    /// The scenario's name.
+    pub fn name(&self) -> &'static str {
+        match (self.forward, self.is_mixed(), self.ipv6) {
+            (Forward::Nat, ..) => "nat",
+            (Forward::FullNat, ..) => "fullnat",
+            (Forward::Dr, ..) => "dr",
+            (Forward::Tunnel, false, _) => "tun",
+            (Forward::Tunnel, true, false) => "tun-4in6",
+            (Forward::Tunnel, true, true) => "tun-6in4",
+        }
+    }
+
+    /// Whether a tunnel goes through the other family.
+    pub fn is_mixed(&self) -> bool {
+        self.ipv6 != self.server_ipv6
+    }
+
+    /// The clients' family as it is written in reports.
+    pub fn ip(&self) -> &'static str {
+        if self.ipv6 { "ipv6" } else { "ipv4" }
+    }
+
+    /// The network that it stands on.
+    pub fn plan(&self) -> Plan {
+        let return_path = match self.forward {
+            Forward::Nat => ReturnPath::Director,
+            // Full NAT too: that answers come back is the doing of the source address, not of a gateway.
+            Forward::FullNat | Forward::Dr | Forward::Tunnel => ReturnPath::Direct,
+        };
+        Plan { return_path, ..Plan::default() }
+    }
+}
+
+/// A network with its servers running, and no director yet.
+#[derive(Debug)]
+pub struct Scene {
+    setup: Setup,
+    servers: Vec<Server>,
+    tunnels: Vec<Decapsulator>,
+    bed: Testbed,
+}
+
+impl Scene {
+    /// Builds what `setup` needs on the network that `plan` says.
+    pub fn build(setup: Setup, plan: Plan) -> Result<Self, Error> {
+        let bed = Testbed::build(plan)?;
+        let virtual_address = bed.virtual_address(0, setup.ipv6);
+        bed.give_virtual_address(virtual_address)?;
+        let mut scene = Scene { setup, servers: Vec::new(), tunnels: Vec::new(), bed };
+        for (at, host) in scene.bed.servers().iter().enumerate() {
+            if !setup.forward.replies_return() {
+                host.add_hidden_address(virtual_address)?;
+            }
+            if setup.forward == Forward::Tunnel {
+                scene.tunnels.push(host.decapsulate()?);
+            }
+            scene.servers.push(start_server(host, scene.endpoint(at as u8))?);
+        }
+        Ok(scene)
+    }
+
+    /// What it was built for.
+    pub fn setup(&self) -> Setup {
+        self.setup
+    }
+
+    /// The network.
+    pub fn bed(&self) -> &Testbed {
+        &self.bed
+    }
+
+    /// The virtual service.
+    pub fn service(&self) -> SocketAddr {
+        SocketAddr::new(self.bed.virtual_address(0, self.setup.ipv6), SERVICE_PORT)
+    }
+
+    /// Where the HTTP server number `at`, from 0, listens.
+    pub fn endpoint(&self, at: u8) -> SocketAddr {
+        match self.setup.forward {
+            Forward::Nat | Forward::FullNat => {
+                SocketAddr::new(self.bed.server_address(at, self.setup.server_ipv6), MAPPED_PORT)
+            }
+            Forward::Dr | Forward::Tunnel => self.service(),
+        }
+    }
+
+    /// The running servers; the first is `server1`.
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The far ends of the tunnels, one a server, where there are.
+    pub fn tunnels(&self) -> &[Decapsulator] {
+        &self.tunnels
+    }
+
+    /// The source that servers see of a client: the address, and whether the port is the client's own.
+    pub fn seen_as(&self) -> (IpAddr, bool) {
+        match self.setup.forward {
+            Forward::FullNat => (self.bed.director_inner_address(self.setup.server_ipv6), false),
+            _ => (self.bed.client_address(0, self.setup.ipv6), true),
+        }
+    }
+
+    /// The director's configuration, as a user would write it.
+    pub fn configuration(&self, socket: &str) -> String {
+        let Setup { forward, server_ipv6, .. } = self.setup;
+        let word = match forward {
+            Forward::Nat => "nat",
+            Forward::FullNat => "fullnat",
+            Forward::Dr => "dr",
+            Forward::Tunnel => "tunnel",
+        };
+        let mut text = format!(
+            "[director]\nsocket = \"{socket}\"\naddresses = [\"{own4}\", \"{own6}\"]\n\n\
+             [workers]\nflows = 16384\nidle = \"adaptive\"\n\n\
+             [port]\nkind = \"af-xdp\"\ninterfaces = [\"{ETH0}\"]\n\n\
+             [[services]]\nname = \"{SERVICE}\"\naddress = \"{address}\"\nport = {SERVICE_PORT}\n\
+             scheduler = \"wrr\"\nforward = \"{word}\"\n",
+            own4 = self.bed.director_inner_address(false),
+            own6 = self.bed.director_inner_address(true),
+            address = self.service().ip(),
+        );
+        let inner = self.bed.director_inner_address(server_ipv6);
+        if forward == Forward::FullNat {
+            let _ = writeln!(text, "sources = [\"{inner}\"]");
+        }
+        text.push_str("servers = [\n");
+        for (at, host) in self.bed.servers().iter().enumerate() {
+            let at = at as u8;
+            let address = self.bed.server_address(at, server_ipv6);
+            let weight = WEIGHTS.get(usize::from(at)).copied().unwrap_or(1);
+            let port = if forward.replies_return() { format!(", port = {MAPPED_PORT}") } else { String::new() };
+            let _ =
+                writeln!(text, "  {{ name = \"{}\", address = \"{address}\"{port}, weight = {weight} }},", host.name());
+        }
+        text.push_str("]\n");
+        text
+    }
+}
+
+fn start_server(host: &Host, address: SocketAddr) -> Result<Server, Error> {
+    host.run(|| Server::start(host.name(), address))?.map_err(|source| Error::Server {
+        name: host.name().into(),
+        address,
+        source,
+    })
+}
