@@ -248,6 +248,8 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
     /// Timers, commands and events: what is done between two batches. Returns `false` when the control thread is gone.
     pub fn between(&mut self, now: Nanos) -> bool {
         self.pipeline.housekeeping(&mut self.port, now);
+        // Sends what housekeeping made, and lets a port go on with what its device had no room for before.
+        self.port.flush();
         let Some(rings) = &self.rings else { return true };
         for _ in 0..COMMANDS_A_TURN {
             if rings.acknowledgements.is_full() {

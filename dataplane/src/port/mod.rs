@@ -4,6 +4,8 @@
 //! A port belongs to one worker and may span several interfaces (a one-arm director has one, a two-arm
 //! director two); frames of all its interfaces come from one buffer pool, so forwarding never copies.
 
+#[cfg(target_os = "linux")]
+pub mod af_xdp;
 pub mod memory;
 
 use crate::batch::BURST;
