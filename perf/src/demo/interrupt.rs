@@ -10,6 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
+/// The demo was asked to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
 /// Whether the demo is asked to end. Clones are of the same.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
@@ -31,6 +36,11 @@ impl Interrupt {
     /// Whether to end.
     pub fn is_set(&self) -> bool {
         self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Goes on only where it's not to end.
+    pub fn check(&self) -> Result<(), Interrupted> {
+        if self.is_set() { Err(Interrupted) } else { Ok(()) }
     }
 
     /// Asks to end.

@@ -4,4 +4,6 @@ pub mod body;
 pub mod http;
 pub mod interrupt;
 pub mod load;
+pub mod narrator;
+pub mod report;
 pub mod root;

@@ -1,6 +1,9 @@
 //! The demo with root: namespaces, kernel TCP at both ends, and the director on AF_XDP between them.
 
+pub mod director;
+pub mod play;
 pub mod scene;
+mod spread;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +25,12 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A client's thread did not start.
+    #[error("start a client: {0}")]
+    Client(io::Error),
+    /// Ctrl-C.
+    #[error(transparent)]
+    Interrupted(#[from] crate::demo::interrupt::Interrupted),
 }
 
 impl Error {
