@@ -1,6 +1,7 @@
 //! What the demo found, for people and for programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
 
 use serde::Serialize;
 
@@ -17,6 +18,44 @@ pub struct Report {
     pub seconds: f64,
     /// Whether it was interrupted before the end.
     pub interrupted: bool,
+}
+
+impl Display for Report {
+    /// A table with a line for each scenario, and whatever was not as it should be.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let servers: BTreeSet<&str> =
+            self.scenarios.iter().flat_map(|s| s.per_server.keys()).map(String::as_str).collect();
+        write!(f, "{:9} {:8} {:>8} {:>6}", "scenario", "clients", "requests", "failed")?;
+        servers.iter().try_for_each(|server| write!(f, " {server:>8}"))?;
+        writeln!(f, " {:>8} {:>13}  checks", "packets", "cycles/packet")?;
+        for s in &self.scenarios {
+            write!(f, "{:9} {:8} {:8} {:6}", s.name, s.ip, s.requests, s.failed)?;
+            servers.iter().try_for_each(|n| write!(f, " {:8}", s.per_server.get(*n).copied().unwrap_or(0)))?;
+            let passed = s.checks.iter().filter(|check| check.ok).count();
+            let mark = if s.ok { '✓' } else { '✗' };
+            writeln!(f, " {:8} {:13.0}  {passed}/{} {mark}", s.packets, s.cycles_per_packet, s.checks.len())?;
+        }
+        for s in &self.scenarios {
+            for check in s.checks.iter().filter(|check| !check.ok) {
+                writeln!(f, "✗ {} over {}: {}: {}", s.name, s.ip, check.name, check.detail)?;
+            }
+            if !s.drops.is_empty() {
+                let drops: Vec<String> = s.drops.iter().map(|(reason, frames)| format!("{frames} {reason}")).collect();
+                writeln!(f, "{} over {}: frames dropped by the director: {}", s.name, s.ip, drops.join(", "))?;
+            }
+        }
+        if let Some(s) = self.scenarios.first() {
+            let how: Vec<&str> =
+                [&s.port, &s.mode, &s.copy].map(String::as_str).into_iter().filter(|t| !t.is_empty()).collect();
+            writeln!(f, "port: {}; kernel {}, {} cores", how.join(", "), self.host.kernel, self.host.cores)?;
+        }
+        let end = match (self.interrupted, self.ok) {
+            (true, _) => "interrupted",
+            (false, true) => "ok",
+            (false, false) => "not ok",
+        };
+        writeln!(f, "{end}, {:.1} s", self.seconds)
+    }
 }
 
 /// The machine.
@@ -53,9 +92,12 @@ pub struct Scenario {
     pub failed: u64,
     /// Answered requests by server.
     pub per_server: BTreeMap<String, u64>,
-    /// What the worker spent on a frame from its reception to its transmission, time-stamp cycles: the sum of the stages.
+    /// What the pipeline spent on a frame, time-stamp cycles: its stages together, without the port's.
     pub cycles_per_packet: f64,
-    /// The stages in the packet's order. Each is divided by the packets that *it* worked on.
+    /// What the port spent on a frame, time-stamp cycles. On a veth, to transmit is to run the receiver's kernel.
+    pub port_cycles_per_packet: f64,
+    /// The stages in the packet's order, the port's (`receive`, `transmit`) too. Each is divided by the packets that
+    /// *it* worked on.
     pub stages: Vec<Stage>,
     /// Frames that the director received.
     pub packets: u64,
@@ -69,6 +111,23 @@ pub struct Scenario {
     pub checks: Vec<Check>,
     /// How long it took, seconds.
     pub seconds: f64,
+}
+
+impl Scenario {
+    /// Counts a variant in: its requests and checks, named by `how`. Costs stay those of the scenario itself.
+    pub fn add(&mut self, variant: Scenario, how: &str) {
+        self.ok &= variant.ok;
+        self.requests += variant.requests;
+        self.failed += variant.failed;
+        for (server, requests) in variant.per_server {
+            *self.per_server.entry(server).or_default() += requests;
+        }
+        for (reason, frames) in variant.drops {
+            *self.drops.entry(reason).or_default() += frames;
+        }
+        self.checks.extend(variant.checks.into_iter().map(|c| Check { name: format!("{how}: {}", c.name), ..c }));
+        self.seconds += variant.seconds;
+    }
 }
 
 /// What one stage costs.

@@ -8,6 +8,56 @@ mod spread;
 use std::io;
 use std::net::SocketAddr;
 
+use scene::Setup;
+
+use super::interrupt::Interrupt;
+use super::narrator::Narrator;
+use super::report::{Check, Scenario};
+
+/// Plays the scenarios of `setups`, one after the other, as far as it's not interrupted.
+///
+/// # Errors
+/// Where namespaces may not be made ([`Error::is_permission`]). What keeps a single scenario from being played
+/// is told as a check of it that was not passed.
+pub fn run(setups: &[Setup], narrator: &mut Narrator<'_>, interrupt: &Interrupt) -> Result<Vec<Scenario>, Error> {
+    let mut scenarios = Vec::new();
+    for setup in setups {
+        if interrupt.is_set() {
+            break;
+        }
+        narrator.scene(format_args!("{} over {}", setup.name(), setup.ip()));
+        let mut scenario = match play::play(*setup, narrator, interrupt) {
+            Ok(scenario) => scenario,
+            Err(Error::Interrupted(_)) => break,
+            Err(error) if error.is_permission() => return Err(error),
+            Err(error) => unplayed(*setup, narrator, &error),
+        };
+        if let Some(mixed) = setup.mixed() {
+            let family = if mixed.server_ipv6 { "IPv6" } else { "IPv4" };
+            narrator.scene(format_args!("{} over {}, through {family}", setup.name(), setup.ip()));
+            match play::play(mixed, narrator, interrupt) {
+                Ok(other) => scenario.add(other, &format!("through {family}")),
+                Err(Error::Interrupted(_)) => {}
+                Err(error) => scenario.add(unplayed(mixed, narrator, &error), &format!("through {family}")),
+            }
+        }
+        scenarios.push(scenario);
+    }
+    Ok(scenarios)
+}
+
+fn unplayed(setup: Setup, narrator: &mut Narrator<'_>, error: &Error) -> Scenario {
+    let check = Check { name: "the scenario is played to its end".into(), ok: false, detail: error.to_string() };
+    narrator.check(&check);
+    Scenario {
+        name: setup.name().into(),
+        port: "af_xdp".into(),
+        ip: setup.ip().into(),
+        checks: vec![check],
+        ..Scenario::default()
+    }
+}
+
 /// What keeps a scenario from being played.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,9 +1,9 @@
 //! How a scenario goes: load from the beginning to the end, and under it a weight is changed and a server removed.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::verdict::DropReason;
 use lcs_pipelines::command::Report as WorkerReport;
 
@@ -305,21 +305,22 @@ impl Held {
 /// Costs and drops, from what the workers counted.
 fn costs(scenario: &mut Scenario, report: &WorkerReport) {
     let counters = &report.counters;
-    let stages = [("receive".to_owned(), counters.receive)]
-        .into_iter()
-        .chain(report.stages.iter().cloned())
-        .chain([("transmit".to_owned(), counters.transmit)]);
-    let mut cycles = 0;
-    for (name, cost) in stages.filter(|(_, cost)| cost.packets > 0) {
-        cycles += cost.cycles;
-        scenario.stages.push(Stage { name, cycles_per_packet: cost.per_packet(), packets: cost.packets });
-    }
+    let port = [("receive".to_owned(), counters.receive), ("transmit".to_owned(), counters.transmit)];
+    let [receive, transmit] = &port;
+    let per_packet = |stages: &[(String, StageCost)]| {
+        stages.iter().map(|(_, cost)| cost.cycles).sum::<u64>() as f64 / counters.received.max(1) as f64
+    };
+    scenario.cycles_per_packet = per_packet(&report.stages);
+    scenario.port_cycles_per_packet = per_packet(&port);
+    let stages = [receive].into_iter().chain(&report.stages).chain([transmit]);
+    scenario.stages = stages
+        .filter(|(_, cost)| cost.packets > 0)
+        .map(|(name, cost)| Stage { name: name.clone(), cycles_per_packet: cost.per_packet(), packets: cost.packets })
+        .collect();
     scenario.packets = counters.received;
-    scenario.cycles_per_packet = cycles as f64 / counters.received.max(1) as f64;
-    let drops: BTreeMap<String, u64> = DropReason::ALL
+    scenario.drops = DropReason::ALL
         .iter()
         .map(|reason| (reason.name().to_owned(), counters.dropped_for(*reason)))
         .filter(|(_, frames)| *frames > 0)
         .collect();
-    scenario.drops = drops;
 }
