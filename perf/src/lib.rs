@@ -1,4 +1,6 @@
-//! Load, measurement, the demo and the in-process network.
+//! Load, measurement, the demo and the in-process network. May use every other library.
 #![forbid(unsafe_code)]
 
 pub mod demo;
+pub mod stages;
+pub mod summary;

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 /// Bytes of one buffer: an Ethernet frame of MTU 1,500 with room for two IPv6 headers and a tag in front.
 const BUFFER: usize = 2048;
+/// Bytes from one buffer to the next: a line more, so that the headers of a burst don't all fall into the same few sets of the cache.
+const STRIDE: usize = BUFFER + 64;
 
 /// A slab of buffers and the list of the free ones.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ unsafe impl Send for Pool {}
 
 impl Pool {
     fn new(buffers: usize) -> Self {
-        let slab = Box::leak(vec![0u8; buffers * BUFFER].into_boxed_slice());
+        let slab = Box::leak(vec![0u8; buffers * STRIDE].into_boxed_slice());
         Pool { slab: NonNull::from(slab), buffers, free: (0..buffers as u32).rev().collect() }
     }
 
@@ -36,7 +38,7 @@ impl Pool {
         // SAFETY: `index < buffers`, so the buffer lies inside the slab; it was on the free list, so no
         // frame refers to it; `offset` is at most the buffer's size by the callers' constants.
         Some(unsafe {
-            let head = self.slab.cast::<u8>().add(index as usize * BUFFER);
+            let head = self.slab.cast::<u8>().add(index as usize * STRIDE);
             Frame::from_raw(head, BUFFER as u16, offset, 0)
         })
     }
@@ -46,8 +48,8 @@ impl Pool {
             return;
         }
         let distance = (frame.head().as_ptr() as usize).wrapping_sub(self.slab.cast::<u8>().as_ptr() as usize);
-        let index = distance / BUFFER;
-        assert!(distance.is_multiple_of(BUFFER) && index < self.buffers, "a frame of another port was released here");
+        let index = distance / STRIDE;
+        assert!(distance.is_multiple_of(STRIDE) && index < self.buffers, "a frame of another port was released here");
         self.free.push(index as u32);
     }
 }
