@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test takes the part that it needs.
 
+pub mod echo;
+
 use std::time::{Duration, Instant};
 
 use lcs_hwconf::netns::Namespace;

@@ -48,8 +48,13 @@ impl Director {
             .director()
             .run(|| {
                 let mut filter = XdpFilter::load().unwrap();
-                let attached = filter.attach(&links::interface(ETH0).unwrap(), ModePreference::Auto).unwrap();
-                let port = AfXdpPort::open(&[&attached], 0, &PortOptions::default()).unwrap();
+                let legs: &[&str] =
+                    if bed.plan().arms == lcs_hwconf::testbed::Arms::One { &[ETH0] } else { &[ETH0, "eth1"] };
+                let attached: Vec<_> = legs
+                    .iter()
+                    .map(|l| filter.attach(&links::interface(l).unwrap(), ModePreference::Auto).unwrap())
+                    .collect();
+                let port = AfXdpPort::open(&attached.iter().collect::<Vec<_>>(), 0, &PortOptions::default()).unwrap();
                 let report = port.interfaces().next().unwrap().to_string();
                 let service = scene.service();
                 let mut services = FilterKey::service(service.ip(), service.port(), 6).to_vec();
@@ -84,7 +89,7 @@ impl Director {
                     workers: 1,
                     capabilities: port.capabilities(),
                 };
-                let pipeline = Layer4::new(settings, Arc::new(SharedCounts::new(1, 3)), 1_000_000_000);
+                let pipeline = Layer4::new(settings, Arc::new(SharedCounts::new(1, 8)), 1_000_000_000);
                 let mut worker = Worker::new(port, pipeline, Tsc).with_rings(worker_end).with_idle(Idle::Adaptive);
                 worker.command(Command::Install(Arc::new(first.clone())), 1_000_000_000);
                 let thread = std::thread::spawn(move || {
@@ -126,10 +131,35 @@ impl Director {
                 next_hop: u16::from(at),
                 tunnel_source: (forward == Forward::Tunnel).then_some(inner),
             }));
-            s.next_hops.push(NextHop::new(MacAddr(Place::Server(at).mac()), mac, 0, 1500));
+        }
+        if scene.has_datagrams() {
+            let mut udp = s.services[0].clone().unwrap();
+            udp.protocol = 17;
+            udp.servers = vec![3, 4, 5];
+            s.services.push(Some(udp));
+            for at in 0..3 {
+                let mut server = s.servers[at].clone().unwrap();
+                server.service = 1;
+                s.servers.push(Some(server));
+            }
+            s.by_endpoint.insert((scene.service().ip(), SERVICE_PORT, 17), 1);
         }
         s.by_endpoint.insert((scene.service().ip(), SERVICE_PORT, 6), 0);
-        s.interfaces.push(Interface { name: ETH0.into(), mac, mtu: 1500 });
+        let legs: &[&str] = if bed.plan().arms == lcs_hwconf::testbed::Arms::One { &[ETH0] } else { &[ETH0, "eth1"] };
+        for leg in legs {
+            let link = bed.director().rtnl().link(leg).unwrap();
+            s.interfaces.push(Interface { name: (*leg).into(), mac: MacAddr(link.mac.unwrap()), mtu: link.mtu as u16 });
+        }
+        let last = s.interfaces.last().unwrap().clone();
+        for at in 0..3 {
+            s.next_hops.push(NextHop::new(
+                MacAddr(Place::Server(at).mac()),
+                last.mac,
+                (legs.len() - 1) as u8,
+                last.mtu,
+            ));
+        }
+        let _ = mac;
         s.own.insert(scene.service().ip());
         s
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use lcs_hwconf::decapsulator::Decapsulator;
-use lcs_hwconf::testbed::{ETH0, Host, Plan, ReturnPath, Testbed};
+use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan, ReturnPath, Testbed};
 use lcs_pipelines::snapshot::Forward;
 
 use super::Error;
@@ -17,6 +17,8 @@ pub const SERVICE_PORT: u16 = 80;
 pub const MAPPED_PORT: u16 = 8080;
 /// Name of the service.
 pub const SERVICE: &str = "web";
+/// Name of the service of UDP, where there is one.
+pub const DATAGRAM_SERVICE: &str = "datagrams";
 /// Weights of the three servers at the beginning.
 pub const WEIGHTS: [u32; 3] = [3, 2, 1];
 
@@ -84,6 +86,7 @@ impl Setup {
 #[derive(Debug)]
 pub struct Scene {
     setup: Setup,
+    datagrams: bool,
     servers: Vec<Server>,
     tunnels: Vec<Decapsulator>,
     bed: Testbed,
@@ -95,7 +98,7 @@ impl Scene {
         let bed = Testbed::build(plan)?;
         let virtual_address = bed.virtual_address(0, setup.ipv6);
         bed.give_virtual_address(virtual_address)?;
-        let mut scene = Scene { setup, servers: Vec::new(), tunnels: Vec::new(), bed };
+        let mut scene = Scene { setup, datagrams: false, servers: Vec::new(), tunnels: Vec::new(), bed };
         for (at, host) in scene.bed.servers().iter().enumerate() {
             if !setup.forward.replies_return() {
                 host.add_hidden_address(virtual_address)?;
@@ -106,6 +109,17 @@ impl Scene {
             scene.servers.push(start_server(host, scene.endpoint(at as u8))?);
         }
         Ok(scene)
+    }
+
+    /// The same scene with a second service, of UDP, on the same address and ports. Nothing serves it here.
+    #[must_use]
+    pub fn with_datagrams(self) -> Self {
+        Scene { datagrams: true, ..self }
+    }
+
+    /// Whether there is the service of UDP.
+    pub fn has_datagrams(&self) -> bool {
+        self.datagrams
     }
 
     /// What it was built for.
@@ -153,38 +167,50 @@ impl Scene {
 
     /// The director's configuration, as a user would write it.
     pub fn configuration(&self, socket: &str) -> String {
-        let Setup { forward, server_ipv6, .. } = self.setup;
-        let word = match forward {
-            Forward::Nat => "nat",
-            Forward::FullNat => "fullnat",
-            Forward::Dr => "dr",
-            Forward::Tunnel => "tunnel",
+        let interfaces = match self.bed.plan().arms {
+            Arms::One => format!("\"{ETH0}\""),
+            Arms::Two => format!("\"{ETH0}\", \"{ETH1}\""),
         };
         let mut text = format!(
             "[director]\nsocket = \"{socket}\"\naddresses = [\"{own4}\", \"{own6}\"]\n\n\
              [workers]\nflows = 16384\nidle = \"adaptive\"\n\n\
-             [port]\nkind = \"af-xdp\"\ninterfaces = [\"{ETH0}\"]\n\n\
-             [[services]]\nname = \"{SERVICE}\"\naddress = \"{address}\"\nport = {SERVICE_PORT}\n\
-             scheduler = \"wrr\"\nforward = \"{word}\"\n",
+             [port]\nkind = \"af-xdp\"\ninterfaces = [{interfaces}]\n",
             own4 = self.bed.director_inner_address(false),
             own6 = self.bed.director_inner_address(true),
-            address = self.service().ip(),
         );
-        let inner = self.bed.director_inner_address(server_ipv6);
+        self.add_service(&mut text, SERVICE, "tcp");
+        if self.datagrams {
+            self.add_service(&mut text, DATAGRAM_SERVICE, "udp");
+        }
+        text
+    }
+
+    fn add_service(&self, text: &mut String, name: &str, protocol: &str) {
+        let Setup { forward, server_ipv6, .. } = self.setup;
+        let _ = writeln!(
+            text,
+            "\n[[services]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\naddress = \"{}\"\nport = {SERVICE_PORT}\n\
+             scheduler = \"wrr\"\nforward = \"{}\"",
+            self.service().ip(),
+            match forward {
+                Forward::Nat => "nat",
+                Forward::FullNat => "fullnat",
+                Forward::Dr => "dr",
+                Forward::Tunnel => "tunnel",
+            },
+        );
         if forward == Forward::FullNat {
-            let _ = writeln!(text, "sources = [\"{inner}\"]");
+            let _ = writeln!(text, "sources = [\"{}\"]", self.bed.director_inner_address(server_ipv6));
         }
         text.push_str("servers = [\n");
-        for (at, host) in self.bed.servers().iter().enumerate() {
-            let at = at as u8;
+        for (at, host) in (0..).zip(self.bed.servers()) {
             let address = self.bed.server_address(at, server_ipv6);
             let weight = WEIGHTS.get(usize::from(at)).copied().unwrap_or(1);
             let port = if forward.replies_return() { format!(", port = {MAPPED_PORT}") } else { String::new() };
-            let _ =
-                writeln!(text, "  {{ name = \"{}\", address = \"{address}\"{port}, weight = {weight} }},", host.name());
+            let name = host.name();
+            let _ = writeln!(text, "  {{ name = \"{name}\", address = \"{address}\"{port}, weight = {weight} }},");
         }
         text.push_str("]\n");
-        text
     }
 }
 
