@@ -60,7 +60,8 @@ impl Layer4 {
         report.counters.clone_from(counters);
         report.stages.clear();
         report.stages.extend(STAGES.iter().zip(&self.costs).map(|(name, cost)| ((*name).to_owned(), *cost)));
-        report.servers.clone_from(&c.stats);
+        report.servers.clear();
+        report.servers.extend(c.server_stats());
         report.states = c.states;
         report.flows = c.table.len();
         report.capacity = c.table.capacity();

@@ -61,43 +61,23 @@ pub struct Parsed {
 ///
 /// # Errors
 /// The reason to drop the frame: too short, contradicting itself, or with a wrong header checksum.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
-    // The common case in one bounds check: untagged IPv4 without options, whole, TCP or UDP.
-    if let Some(b) = frame.first_chunk::<42>() {
-        let kind = u32::from_be_bytes([b[12], b[13], b[14], 0]);
+    // The common case in one bounds check: untagged IPv4 without options, whole, TCP.
+    if let Some(b) = frame.first_chunk::<54>() {
+        let kind = u32::from_be_bytes([b[12], b[13], b[14], b[23]]);
         let fragment = u16::from_be_bytes([b[20], b[21]]) & (ipv4::MF | ipv4::OFFSET);
-        if kind == 0x0800_4500 && fragment == 0 && matches!(b[23], protocol::TCP | protocol::UDP) {
-            let total = usize::from(u16::from_be_bytes([b[16], b[17]]));
-            let end = ethernet::HEADER + total;
-            if frame.len() < end {
-                return Err(DropReason::Truncated);
-            }
+        let end = ethernet::HEADER + usize::from(u16::from_be_bytes([b[16], b[17]]));
+        let data = 34 + usize::from(b[46] >> 4) * 4;
+        if kind == 0x0800_4506 && fragment == 0 && data >= 54 && data <= end && end <= frame.len() {
             if verify && !header_checksum_ok(b) {
                 return Err(DropReason::BadIpChecksum);
-            }
-            let mut tcp_flags = 0;
-            if b[23] == protocol::TCP {
-                // Data offset at 46, flags at 47.
-                let Some(t) = frame.first_chunk::<54>().filter(|_| end >= 54) else {
-                    return Err(DropReason::Truncated);
-                };
-                let data = usize::from(t[46] >> 4) * 4;
-                if data < 20 {
-                    return Err(DropReason::BadHeader);
-                }
-                if end < 34 + data {
-                    return Err(DropReason::Truncated);
-                }
-                tcp_flags = t[47];
-            } else if end < 42 {
-                return Err(DropReason::Truncated);
             }
             return Ok(Parsed {
                 kind: Kind::Transport4,
                 l3: ethernet::HEADER as u8,
-                protocol: b[23],
-                tcp_flags,
+                protocol: protocol::TCP,
+                tcp_flags: b[47],
                 l4: 34,
                 end: end as u16,
                 addresses: u64::from_ne_bytes([b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33]]),
@@ -108,18 +88,17 @@ pub fn parse(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
     parse_any(frame, verify)
 }
 
-#[inline]
-fn header_checksum_ok(b: &[u8; 42]) -> bool {
+#[inline(always)]
+fn header_checksum_ok(b: &[u8; 54]) -> bool {
     let w = |at: usize| u64::from(u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
     let s = w(14) + w(18) + w(22) + w(26) + w(30);
-    let s = (s & 0xffff_ffff) + (s >> 32);
-    let s = (s & 0xffff) + (s >> 16);
-    let s = (s & 0xffff) + (s >> 16);
-    // Folding once more can only matter for a carry out of the second fold.
-    (s & 0xffff) + (s >> 16) == 0xffff
+    let (half, carry) = (s as u32).overflowing_add((s >> 32) as u32);
+    let half = half.wrapping_add(u32::from(carry));
+    half.wrapping_add(half.rotate_left(16)) >= 0xffff_0000
 }
 
 /// Every other frame.
+#[inline(never)]
 fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
     if frame.len() < ethernet::HEADER {
         return Err(DropReason::Truncated);

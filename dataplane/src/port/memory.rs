@@ -66,7 +66,7 @@ impl Drop for Pool {
 pub struct MemoryPort {
     // Declared before the pool: frames in the rings must not outlive the slab.
     rx: VecDeque<(u8, Frame)>,
-    tx: VecDeque<(u8, Frame)>,
+    tx: Vec<(u8, Frame)>,
     pool: Pool,
     interfaces: u8,
     tx_limit: usize,
@@ -78,7 +78,7 @@ impl MemoryPort {
     pub fn new(interfaces: u8, buffers: usize) -> Self {
         MemoryPort {
             rx: VecDeque::with_capacity(buffers),
-            tx: VecDeque::with_capacity(buffers),
+            tx: Vec::with_capacity(buffers),
             pool: Pool::new(buffers),
             interfaces,
             tx_limit: buffers,
@@ -114,7 +114,7 @@ impl MemoryPort {
     /// Hands every transmitted frame to `sink` (interface, bytes), frees its buffer, and returns how many there were.
     pub fn take_sent(&mut self, mut sink: impl FnMut(u8, &[u8])) -> usize {
         let n = self.tx.len();
-        while let Some((interface, frame)) = self.tx.pop_front() {
+        for (interface, frame) in self.tx.drain(..) {
             sink(interface, frame.bytes());
             self.pool.give(frame);
         }
@@ -153,7 +153,7 @@ impl Port for MemoryPort {
         if self.tx.len() >= self.tx_limit || interface >= self.interfaces {
             return Err(frame);
         }
-        self.tx.push_back((interface, frame));
+        self.tx.push((interface, frame));
         Ok(())
     }
 
