@@ -1,206 +1,182 @@
-//! The director of a scene.
+//! The director of a scene: what `lcs run` runs, in the director's namespace, with a configuration from memory; and its
+//! control socket, through which it's asked and changed as by `lcs` commands.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use lcs_dataplane::cycles::Tsc;
-use lcs_dataplane::headers::MacAddr;
-use lcs_dataplane::port::Port;
-use lcs_dataplane::port::af_xdp::{AfXdpPort, FilterKey, ModePreference, PortOptions, XdpFilter};
-use lcs_dataplane::ring::{ControlEnd, rings};
-use lcs_dataplane::worker::{Idle, Worker};
-use lcs_hwconf::links;
-use lcs_hwconf::testbed::ETH0;
-use lcs_hwconf::testbed::addresses::Place;
-use lcs_pipelines::command::{Acknowledgement, Command, Event, Report};
-use lcs_pipelines::layer4::Layer4;
-use lcs_pipelines::snapshot::{Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
-use lcs_pipelines::stages::connection::Settings;
-use lcs_pipelines::stages::schedule::SharedCounts;
+use lcs_control::config::Configuration;
+use lcs_control::protocol::{Applied, Request, Response, ServiceReport, Stats, Status};
+use lcs_control::run::{self, RunError};
+use lcs_control::socket::Client;
+use lcs_hwconf::testbed::Host;
+use tokio::sync::oneshot;
 
-use super::scene::{SERVICE_PORT, Scene, WEIGHTS};
+use super::Error;
+use super::scene::Scene;
 
-/// interim
+/// How long the director may take to start and to know every server's link-layer address.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running director; it ends when this is dropped.
+#[derive(Debug)]
 pub struct Director {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-    rings: ControlEnd<Command, Acknowledgement, Event>,
-    snapshot: Snapshot,
-    /// port
-    pub port: String,
-    _filter: XdpFilter,
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), RunError>>>,
+    log: Arc<Mutex<Vec<String>>>,
 }
 
 impl Director {
-    /// start
-    pub fn start(scene: &Scene) -> Director {
-        let setup = scene.setup();
-        let bed = scene.bed();
-        let snapshot = Self::snapshot(scene);
-        let (control, worker_end) = rings();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let first = snapshot.clone();
-        let (filter, thread, port) = bed
-            .director()
-            .run(|| {
-                let mut filter = XdpFilter::load().unwrap();
-                let legs: &[&str] =
-                    if bed.plan().arms == lcs_hwconf::testbed::Arms::One { &[ETH0] } else { &[ETH0, "eth1"] };
-                let attached: Vec<_> = legs
-                    .iter()
-                    .map(|l| filter.attach(&links::interface(l).unwrap(), ModePreference::Auto).unwrap())
-                    .collect();
-                let port = AfXdpPort::open(&attached.iter().collect::<Vec<_>>(), 0, &PortOptions::default()).unwrap();
-                let report = port.interfaces().next().unwrap().to_string();
-                let service = scene.service();
-                let mut services = FilterKey::service(service.ip(), service.port(), 6).to_vec();
-                services.extend(FilterKey::service(service.ip(), service.port(), 17));
-                let mut replies = vec![];
-                if setup.forward == Forward::FullNat {
-                    services.extend(FilterKey::service(first.services[0].as_ref().unwrap().sources[0], 0, 6));
-                    services.extend(FilterKey::service(first.services[0].as_ref().unwrap().sources[0], 0, 17));
-                }
-                if setup.forward == Forward::Nat {
-                    for at in 0..3 {
-                        let end = scene.endpoint(at);
-                        replies.extend(FilterKey::reply(end.ip(), end.port(), 6));
-                        replies.extend(FilterKey::reply(end.ip(), end.port(), 17));
-                    }
-                }
-                filter.set_replies(&replies).unwrap();
-                filter
-                    .set_locals(&[
-                        bed.director_address(false),
-                        bed.director_address(true),
-                        bed.director_inner_address(false),
-                        bed.director_inner_address(true),
-                    ])
-                    .unwrap();
-                filter.set_services(&services).unwrap();
-                let settings = Settings {
-                    flows: 16384,
-                    fragments: 128,
-                    seed: 7,
-                    worker: 0,
-                    workers: 1,
-                    capabilities: port.capabilities(),
-                };
-                let pipeline = Layer4::new(settings, Arc::new(SharedCounts::new(1, 8)), 1_000_000_000);
-                let mut worker = Worker::new(port, pipeline, Tsc).with_rings(worker_end).with_idle(Idle::Adaptive);
-                worker.command(Command::Install(Arc::new(first.clone())), 1_000_000_000);
-                let thread = std::thread::spawn(move || {
-                    let _attached = attached;
-                    worker.run(&stopped);
-                });
-                (filter, thread, report)
+    /// Starts the director of `scene`, and returns when it serves packets and has the way to every server.
+    pub fn start(scene: &Scene) -> Result<Self, Error> {
+        let director = Self::launch(scene)?;
+        director.wait_for_servers()
+    }
+
+    /// Starts the director of `scene`, and returns when it serves packets.
+    pub fn launch(scene: &Scene) -> Result<Self, Error> {
+        let socket = socket_name();
+        let name = "the demo's configuration";
+        let configuration = Configuration::parse(name, &scene.configuration(&socket.to_string_lossy()))
+            .map_err(|e| Error::Director(Box::new(e.into())))?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, ready) = mpsc::sync_channel(1);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        let thread = scene.bed().director().spawn("control", move || {
+            let director = run::Director {
+                configuration,
+                source: None,
+                name: name.into(),
+                log: Box::new(move |line| lock(&lines).push(line.to_owned())),
+            };
+            let stop = async {
+                // Dropped or sent: either is the end.
+                let _ = stopped.await;
+            };
+            director.run_until(stop, move || {
+                // Whoever waits for it is there, or has given up.
+                let _ = tell.send(());
             })
-            .unwrap();
-        Director { stop, thread: Some(thread), rings: control, snapshot, port, _filter: filter }
+        })?;
+        // Whether it's ready, has failed (which drops its end) or hangs.
+        if ready.recv_timeout(PATIENCE).is_err() {
+            drop(stop);
+            return Err(match thread.join() {
+                Ok(Err(error)) => Error::Director(Box::new(error)),
+                Ok(Ok(())) => Error::Late { what: "the director's start", log: lock(&log).join("; ") },
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+        }
+        let client = connect(scene.bed().director(), &socket)?;
+        Ok(Director { client, stop: Some(stop), thread: Some(thread), log })
     }
 
-    fn snapshot(scene: &Scene) -> Snapshot {
-        let setup = scene.setup();
-        let bed = scene.bed();
-        let mac = MacAddr(Place::DirectorToClients.mac());
-        let mut s = Snapshot { generation: 1, ..Snapshot::default() };
-        let forward = setup.forward;
-        let inner = bed.director_inner_address(setup.server_ipv6);
-        s.services.push(Some(Service {
-            name: "web".into(),
-            address: scene.service().ip(),
-            port: SERVICE_PORT,
-            protocol: 6,
-            scheduler: Scheduler::Wrr,
-            servers: vec![0, 1, 2],
-            sources: if forward == Forward::FullNat { vec![inner] } else { vec![] },
-            source_ports: (1024, 65535),
-        }));
-        for at in 0..3u8 {
-            s.servers.push(Some(Server {
-                name: format!("server{}", at + 1),
-                service: 0,
-                address: bed.server_address(at, setup.server_ipv6),
-                port: if forward.replies_return() { scene.endpoint(at).port() } else { 0 },
-                forward,
-                weight: WEIGHTS[usize::from(at)],
-                state: ServerState::Up,
-                next_hop: u16::from(at),
-                tunnel_source: (forward == Forward::Tunnel).then_some(inner),
-            }));
-        }
-        if scene.has_datagrams() {
-            let mut udp = s.services[0].clone().unwrap();
-            udp.protocol = 17;
-            udp.servers = vec![3, 4, 5];
-            s.services.push(Some(udp));
-            for at in 0..3 {
-                let mut server = s.servers[at].clone().unwrap();
-                server.service = 1;
-                s.servers.push(Some(server));
+    /// Waits until nothing stands between the director and its servers.
+    fn wait_for_servers(mut self) -> Result<Self, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let services = self.services()?;
+            let problem = services.iter().flat_map(|s| &s.servers).find_map(|s| s.problem.as_ref());
+            let Some(problem) = problem else { return Ok(self) };
+            if Instant::now() > deadline {
+                return Err(Error::Late { what: "the way to every server", log: problem.clone() });
             }
-            s.by_endpoint.insert((scene.service().ip(), SERVICE_PORT, 17), 1);
-        }
-        s.by_endpoint.insert((scene.service().ip(), SERVICE_PORT, 6), 0);
-        let legs: &[&str] = if bed.plan().arms == lcs_hwconf::testbed::Arms::One { &[ETH0] } else { &[ETH0, "eth1"] };
-        for leg in legs {
-            let link = bed.director().rtnl().link(leg).unwrap();
-            s.interfaces.push(Interface { name: (*leg).into(), mac: MacAddr(link.mac.unwrap()), mtu: link.mtu as u16 });
-        }
-        let last = s.interfaces.last().unwrap().clone();
-        for at in 0..3 {
-            s.next_hops.push(NextHop::new(
-                MacAddr(Place::Server(at).mac()),
-                last.mac,
-                (legs.len() - 1) as u8,
-                last.mtu,
-            ));
-        }
-        let _ = mac;
-        s.own.insert(scene.service().ip());
-        s
-    }
-
-    fn ask(&self, command: Command) -> Acknowledgement {
-        self.rings.send(1, command).map_err(|e| e.1).unwrap();
-        self.rings.acknowledgements.recv_timeout(Duration::from_secs(5)).unwrap().what
-    }
-
-    /// weight
-    pub fn set_weight(&mut self, server: u16, weight: u32) {
-        self.snapshot.servers[usize::from(server)].as_mut().unwrap().weight = weight;
-        assert!(matches!(self.ask(Command::SetWeight { server, weight }), Acknowledgement::Done));
-    }
-
-    /// remove
-    pub fn remove(&mut self, server: u16) {
-        self.snapshot.generation += 1;
-        self.snapshot.servers[usize::from(server)].as_mut().unwrap().state = ServerState::Draining;
-        self.snapshot.services[0].as_mut().unwrap().servers.retain(|s| *s != server);
-        assert!(matches!(self.ask(Command::Install(Arc::new(self.snapshot.clone()))), Acknowledgement::Installed(_)));
-    }
-
-    /// report
-    pub fn report(&self) -> Report {
-        match self.ask(Command::Report(Box::default())) {
-            Acknowledgement::Report(report) => *report,
-            _ => unreachable!(),
+            thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// events
-    pub fn events(&self) -> Vec<Event> {
-        self.rings.events.try_iter().collect()
+    /// Asks what `lcs` commands ask.
+    pub fn ask(&mut self, request: Request) -> Result<Response, Error> {
+        Ok(self.client.call(request)?)
+    }
+
+    /// `lcs weight`: returns when every worker has taken it.
+    pub fn set_weight(&mut self, service: &str, server: &str, weight: u32) -> Result<Applied, Error> {
+        self.change(Request::Weight { service: service.into(), server: server.into(), weight })
+    }
+
+    /// `lcs rs del`: returns when every worker has taken it.
+    pub fn remove_server(&mut self, service: &str, server: &str) -> Result<Applied, Error> {
+        self.change(Request::RemoveServer { service: service.into(), server: server.into() })
+    }
+
+    fn change(&mut self, request: Request) -> Result<Applied, Error> {
+        match self.ask(request)? {
+            Response::Applied(applied) => Ok(applied),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// `lcs stats`.
+    pub fn stats(&mut self) -> Result<Stats, Error> {
+        match self.ask(Request::Stats)? {
+            Response::Stats(stats) => Ok(*stats),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// `lcs vs`: the services and their servers.
+    pub fn services(&mut self) -> Result<Vec<ServiceReport>, Error> {
+        match self.ask(Request::Services)? {
+            Response::Services(services) => Ok(services.services),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// `lcs status`.
+    pub fn status(&mut self) -> Result<Status, Error> {
+        match self.ask(Request::Status)? {
+            Response::Status(status) => Ok(*status),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// What the director has logged.
+    pub fn log(&self) -> Vec<String> {
+        lock(&self.log).clone()
+    }
+
+    /// Ends the director.
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.end().map_err(|error| Error::Director(Box::new(error)))
+    }
+
+    fn end(&mut self) -> Result<(), RunError> {
+        drop(self.stop.take());
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
     }
 }
 
 impl Drop for Director {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map(JoinHandle::join);
-        let _ = HashMap::<u8, u8>::new();
+        if !thread::panicking() {
+            // Whoever wants the error calls `stop`.
+            let _ = self.end();
+        }
     }
+}
+
+fn lock(lines: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    // A line is pushed whole or not at all.
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A name in the kernel's own space of names for sockets: nothing is left in the file system, however we end. The
+/// space is that of the director's namespace, so that no one outside reaches it.
+fn socket_name() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    PathBuf::from(format!("@lcs-demo-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+fn connect(director: &Host, socket: &Path) -> Result<Client, Error> {
+    Ok(director.run(|| Client::connect(socket))??)
 }

@@ -75,6 +75,20 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The director did not start, or has failed.
+    #[error("the director: {0}")]
+    Director(Box<lcs_control::run::RunError>),
+    /// Something that comes about by itself did not.
+    #[error("{what} did not come about in time: {log}")]
+    Late {
+        /// What.
+        what: &'static str,
+        /// What was said instead.
+        log: String,
+    },
+    /// The director refused a request, or did not answer.
+    #[error("asking the director: {0}")]
+    Control(#[from] lcs_control::socket::ClientError),
     /// A client's thread did not start.
     #[error("start a client: {0}")]
     Client(io::Error),
@@ -84,6 +98,10 @@ pub enum Error {
 }
 
 impl Error {
+    fn strange(response: &lcs_control::protocol::Response) -> Self {
+        Error::Control(lcs_control::socket::ClientError::Strange(format!("{response:?}")))
+    }
+
     /// Whether it is for want of privileges: then the demo can be played without root.
     pub fn is_permission(&self) -> bool {
         matches!(self, Error::Network(lcs_hwconf::Error::System { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied)

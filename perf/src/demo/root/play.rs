@@ -3,13 +3,11 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use lcs_dataplane::cycles::StageCost;
-use lcs_dataplane::verdict::DropReason;
-use lcs_pipelines::command::Report as WorkerReport;
+use lcs_control::protocol::{Stats, WorkerStats};
 
 use super::Error;
 use super::director::Director;
-use super::scene::{Scene, Setup, WEIGHTS};
+use super::scene::{SERVICE, Scene, Setup, WEIGHTS};
 use super::spread;
 use crate::demo::http::{Connection, Failure};
 use crate::demo::interrupt::Interrupt;
@@ -44,7 +42,7 @@ pub fn play(setup: Setup, narrator: &mut Narrator<'_>, interrupt: &Interrupt) ->
     let scene = Scene::build(setup, setup.plan())?;
     interrupt.check()?;
     narrator.step("starting the director on AF_XDP");
-    let director = Director::start(&scene);
+    let director = Director::start(&scene)?;
     let mut play = Play {
         to: scene.service(),
         names: scene.bed().servers().iter().map(|host| host.name().to_owned()).collect(),
@@ -56,9 +54,11 @@ pub fn play(setup: Setup, narrator: &mut Narrator<'_>, interrupt: &Interrupt) ->
         total: Tally::default(),
     };
     play.run()?;
-    let report = play.director.report();
-    play.look_at_counters(&report);
-    let Play { checks, total, .. } = play;
+    let stats = play.director.stats()?;
+    play.look_at_counters(&stats);
+    let port = play.director.status()?.port;
+    let Play { checks, total, director, .. } = play;
+    director.stop()?;
     let mut scenario = Scenario {
         name: setup.name().into(),
         port: "af_xdp".into(),
@@ -70,7 +70,8 @@ pub fn play(setup: Setup, narrator: &mut Narrator<'_>, interrupt: &Interrupt) ->
         checks,
         ..Scenario::default()
     };
-    costs(&mut scenario, &report);
+    costs(&mut scenario, &stats.total);
+    name_port(&mut scenario, &port);
     scenario.seconds = begun.elapsed().as_secs_f64();
     Ok(scenario)
 }
@@ -120,13 +121,13 @@ impl Play<'_, '_> {
         // What is begun while a change is under way belongs to neither side of it.
         load.next_phase();
         self.narrator.step(format!("weight of {last}: {} → {NEW_WEIGHT}, under load", WEIGHTS[2]));
-        self.director.set_weight(2, NEW_WEIGHT);
+        self.director.set_weight(SERVICE, &last, NEW_WEIGHT)?;
         load.next_phase();
         self.wait(&load)?;
 
         load.next_phase();
         self.narrator.step(format!("removing {first} under load"));
-        self.director.remove(0);
+        self.director.remove_server(SERVICE, &first)?;
         load.next_phase();
         client.run(|| held.go_on())?;
         self.wait(&load)?;
@@ -207,11 +208,12 @@ impl Play<'_, '_> {
         self.check("connections to the removed server finish", outcome);
     }
 
-    fn look_at_counters(&mut self, report: &WorkerReport) {
+    fn look_at_counters(&mut self, stats: &Stats) {
         let setup = self.scene.setup();
-        let (into, out): (u64, u64) =
-            report.servers.iter().fold((0, 0), |(i, o), server| (i + server.packets_in, o + server.packets_out));
-        let (forwarded, bodies) = (report.counters.forwarded_bytes, self.total.bytes);
+        let (into, out) = stats.services.iter().fold((0, 0), |(into, out), service| {
+            (into + service.stats.packets_in, out + service.stats.packets_out)
+        });
+        let (forwarded, bodies) = (stats.total.forwarded_bytes, self.total.bytes);
         let detail = format!(
             "{into} packets from clients, {out} from servers; {} kB forwarded, {} kB of bodies delivered",
             forwarded / 1000,
@@ -306,24 +308,26 @@ impl Held {
 }
 
 /// Costs and drops, from what the workers counted.
-fn costs(scenario: &mut Scenario, report: &WorkerReport) {
-    let counters = &report.counters;
-    let port = [("receive".to_owned(), counters.receive), ("transmit".to_owned(), counters.transmit)];
-    let [receive, transmit] = &port;
-    let per_packet = |stages: &[(String, StageCost)]| {
-        stages.iter().map(|(_, cost)| cost.cycles).sum::<u64>() as f64 / counters.received.max(1) as f64
-    };
-    scenario.cycles_per_packet = per_packet(&report.stages);
-    scenario.port_cycles_per_packet = per_packet(&port);
-    let stages = [receive].into_iter().chain(&report.stages).chain([transmit]);
-    scenario.stages = stages
-        .filter(|(_, cost)| cost.packets > 0)
-        .map(|(name, cost)| Stage { name: name.clone(), cycles_per_packet: cost.per_packet(), packets: cost.packets })
-        .collect();
-    scenario.packets = counters.received;
-    scenario.drops = DropReason::ALL
+fn costs(scenario: &mut Scenario, stats: &WorkerStats) {
+    let is_port = |stage: &&Stage| matches!(stage.name.as_str(), "receive" | "transmit");
+    scenario.stages = stats
+        .stages
         .iter()
-        .map(|reason| (reason.name().to_owned(), counters.dropped_for(*reason)))
-        .filter(|(_, frames)| *frames > 0)
+        .filter(|stage| stage.cost.packets > 0)
+        .map(|s| Stage { name: s.name.clone(), cycles_per_packet: s.cycles_per_packet, packets: s.cost.packets })
         .collect();
+    let per_packet = |of_port: bool| {
+        let stages = scenario.stages.iter().filter(|stage| is_port(stage) == of_port);
+        stages.map(|s| s.cycles_per_packet * s.packets as f64).sum::<f64>() / stats.received.max(1) as f64
+    };
+    (scenario.cycles_per_packet, scenario.port_cycles_per_packet) = (per_packet(false), per_packet(true));
+    scenario.packets = stats.received;
+    scenario.drops = stats.drops.iter().map(|drop| (drop.reason.clone(), drop.frames)).collect();
+}
+
+/// Mode of the port, from how it names itself: `eth0: native XDP, copy mode`.
+fn name_port(scenario: &mut Scenario, port: &[String]) {
+    let says = |word: &str| port.iter().any(|line| line.contains(word));
+    scenario.mode = if says("native") { "native" } else { "generic" }.into();
+    scenario.copy = if says("zero-copy") { "zero-copy" } else { "copy" }.into();
 }

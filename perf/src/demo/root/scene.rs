@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
+use lcs_control::config::Word;
 use lcs_hwconf::decapsulator::Decapsulator;
 use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan, ReturnPath, Testbed};
 use lcs_pipelines::snapshot::Forward;
@@ -192,12 +193,7 @@ impl Scene {
             "\n[[services]]\nname = \"{name}\"\nprotocol = \"{protocol}\"\naddress = \"{}\"\nport = {SERVICE_PORT}\n\
              scheduler = \"wrr\"\nforward = \"{}\"",
             self.service().ip(),
-            match forward {
-                Forward::Nat => "nat",
-                Forward::FullNat => "fullnat",
-                Forward::Dr => "dr",
-                Forward::Tunnel => "tunnel",
-            },
+            forward.word(),
         );
         if forward == Forward::FullNat {
             let _ = writeln!(text, "sources = [\"{}\"]", self.bed.director_inner_address(server_ipv6));
