@@ -105,22 +105,11 @@ impl Default for Places {
 }
 
 impl Places {
-    /// Appends place `i`. Places beyond [`BURST`] are not kept.
-    #[inline]
+    /// Appends place `i`. A list holds each place once, so there is always room.
+    #[inline(always)]
     pub fn push(&mut self, i: usize) {
-        if let Some(place) = self.items.get_mut(self.len) {
-            *place = i as u8;
-            self.len += 1;
-        }
-    }
-
-    /// Appends place `i` when `keep`, without a branch.
-    #[inline]
-    pub fn push_if(&mut self, i: usize, keep: bool) {
-        if let Some(place) = self.items.get_mut(self.len) {
-            *place = i as u8;
-            self.len += usize::from(keep);
-        }
+        self.items[self.len & (BURST - 1)] = i as u8;
+        self.len += 1;
     }
 
     /// How many.
@@ -136,7 +125,7 @@ impl Places {
     }
 
     /// The places, each below [`BURST`].
-    #[inline]
+    #[inline(always)]
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         // The mask changes nothing and spares every user the bounds check.
         self.items[..self.len.min(BURST)].iter().map(|&i| usize::from(i) & (BURST - 1))

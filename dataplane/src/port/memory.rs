@@ -15,11 +15,16 @@ const BUFFER: usize = 2048;
 /// Bytes from one buffer to the next: a line more, so that the headers of a burst don't all fall into the same few sets of the cache.
 const STRIDE: usize = BUFFER + 64;
 
+/// A cache line, so that buffers begin on one.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read through frames")] [u8; 64]);
+
 /// A slab of buffers and the list of the free ones.
 #[derive(Debug)]
 struct Pool {
     /// Owned through a raw pointer (from a leaked box, freed in `Drop`), because frames alias into it.
-    slab: NonNull<[u8]>,
+    slab: NonNull<[Line]>,
     buffers: usize,
     free: Vec<u32>,
 }
@@ -29,7 +34,7 @@ unsafe impl Send for Pool {}
 
 impl Pool {
     fn new(buffers: usize) -> Self {
-        let slab = Box::leak(vec![0u8; buffers * STRIDE].into_boxed_slice());
+        let slab = Box::leak(vec![Line([0; 64]); buffers * STRIDE / size_of::<Line>()].into_boxed_slice());
         Pool { slab: NonNull::from(slab), buffers, free: (0..buffers as u32).rev().collect() }
     }
 
@@ -66,7 +71,7 @@ impl Drop for Pool {
 pub struct MemoryPort {
     // Declared before the pool: frames in the rings must not outlive the slab.
     rx: VecDeque<(u8, Frame)>,
-    tx: VecDeque<(u8, Frame)>,
+    tx: Vec<(u8, Frame)>,
     pool: Pool,
     interfaces: u8,
     tx_limit: usize,
@@ -78,7 +83,7 @@ impl MemoryPort {
     pub fn new(interfaces: u8, buffers: usize) -> Self {
         MemoryPort {
             rx: VecDeque::with_capacity(buffers),
-            tx: VecDeque::with_capacity(buffers),
+            tx: Vec::with_capacity(buffers),
             pool: Pool::new(buffers),
             interfaces,
             tx_limit: buffers,
@@ -114,7 +119,7 @@ impl MemoryPort {
     /// Hands every transmitted frame to `sink` (interface, bytes), frees its buffer, and returns how many there were.
     pub fn take_sent(&mut self, mut sink: impl FnMut(u8, &[u8])) -> usize {
         let n = self.tx.len();
-        while let Some((interface, frame)) = self.tx.pop_front() {
+        for (interface, frame) in self.tx.drain(..) {
             sink(interface, frame.bytes());
             self.pool.give(frame);
         }
@@ -153,7 +158,7 @@ impl Port for MemoryPort {
         if self.tx.len() >= self.tx_limit || interface >= self.interfaces {
             return Err(frame);
         }
-        self.tx.push_back((interface, frame));
+        self.tx.push((interface, frame));
         Ok(())
     }
 

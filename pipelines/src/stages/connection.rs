@@ -42,6 +42,22 @@ pub struct Settings {
     pub capabilities: Capabilities,
 }
 
+/// Traffic of one server, in the hot loop: `[0]` from clients, `[1]` to clients. Half a cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
+pub(crate) struct Traffic {
+    pub(crate) packets: [u64; 2],
+    pub(crate) bytes: [u64; 2],
+}
+
+/// Connections of one server.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Load {
+    opened: u64,
+    active: u32,
+    inactive: u32,
+}
+
 /// What one worker knows and counts. No other thread reads or writes it, except the published counts.
 #[derive(Debug)]
 pub struct Connections {
@@ -50,10 +66,12 @@ pub struct Connections {
     pub(crate) table: FlowTable,
     pub(crate) timers: Timers,
     pub(crate) timeouts: [u32; TcpState::ALL.len()],
-    pub(crate) hops: Vec<NextHop>,
+    /// As many as a `u16` can number, so that no row needs a bounds check.
+    pub(crate) hops: Box<[NextHop; 1 << 16]>,
     learned: HashMap<(u8, MacAddr), u16>,
     pub(crate) schedulers: Schedulers,
-    pub(crate) stats: Vec<ServerStats>,
+    pub(crate) traffic: Vec<Traffic>,
+    loads: Vec<Load>,
     pub(crate) counts: Arc<SharedCounts>,
     pub(crate) fragments: Fragments,
     pub(crate) icmp_limit: IcmpLimit,
@@ -76,10 +94,11 @@ impl Connections {
             table: FlowTable::new(settings.flows, settings.seed),
             timers: Timers::new(now),
             timeouts: snapshot.timeouts.ticks(),
-            hops: vec![NextHop::default(); ROWS],
+            hops: no_hops(),
             learned: HashMap::new(),
             schedulers: Schedulers::default(),
-            stats: Vec::new(),
+            traffic: Vec::new(),
+            loads: Vec::new(),
             counts,
             fragments: Fragments::new(settings.fragments),
             icmp_limit: IcmpLimit::new(now),
@@ -102,13 +121,14 @@ impl Connections {
         for (row, hop) in snapshot.next_hops.iter().enumerate().take(CONTROL_ROWS) {
             self.hops[row] = *hop;
         }
-        self.stats.resize(snapshot.servers.len(), ServerStats::default());
+        self.traffic.resize(snapshot.servers.len(), Traffic::default());
+        self.loads.resize(snapshot.servers.len(), Load::default());
         for (slot, server) in snapshot.servers.iter().enumerate() {
             // A slot that changes hands starts counting from nothing.
             let before = self.snapshot.servers.get(slot).and_then(Option::as_ref).map(|s| &s.name);
             if before != server.as_ref().map(|s| &s.name) {
-                let stats = &mut self.stats[slot];
-                *stats = ServerStats { active: stats.active, inactive: stats.inactive, ..ServerStats::default() };
+                self.traffic[slot] = Traffic::default();
+                self.loads[slot].opened = 0;
             }
         }
         self.schedulers.install(&self.snapshot, &snapshot);
@@ -198,9 +218,9 @@ impl Connections {
             self.timers.schedule(&mut self.table, flow, at);
         }
         self.states[state as usize] += 1;
-        if let Some(stats) = self.stats.get_mut(usize::from(server)) {
-            stats.connections += 1;
-            *(if active { &mut stats.active } else { &mut stats.inactive }) += 1;
+        if let Some(load) = self.loads.get_mut(usize::from(server)) {
+            load.opened += 1;
+            *(if active { &mut load.active } else { &mut load.inactive }) += 1;
         }
         self.publish(server);
     }
@@ -213,16 +233,16 @@ impl Connections {
         let (was, active) = (entry.flags.has(FlowFlags::ACTIVE), is_active(state));
         entry.state = state;
         entry.flags.set(FlowFlags::ACTIVE, active);
-        entry.flags.set(FlowFlags::CLOSED, matches!(state, TcpState::TimeWait | TcpState::Close | TcpState::LastAck));
+        entry.flags.set(FlowFlags::CLOSED, may_be_reopened(state, entry.flags.has(FlowFlags::TRANSLATED)));
         entry.flags.set(FlowFlags::HALF_OPEN, state == TcpState::SynReceived);
         self.states[old as usize] -= 1;
         self.states[state as usize] += 1;
         if was != active {
-            if let Some(stats) = self.stats.get_mut(usize::from(server)) {
+            if let Some(load) = self.loads.get_mut(usize::from(server)) {
                 let (up, down) = if active {
-                    (&mut stats.active, &mut stats.inactive)
+                    (&mut load.active, &mut load.inactive)
                 } else {
-                    (&mut stats.inactive, &mut stats.active)
+                    (&mut load.inactive, &mut load.active)
                 };
                 *up += 1;
                 *down = down.saturating_sub(1);
@@ -244,7 +264,7 @@ impl Connections {
     pub(crate) fn close(&mut self, flow: u32) {
         let queued = self.table.get(flow).flags.has(FlowFlags::HALF_OPEN);
         self.timers.cancel(&mut self.table, flow, queued);
-        let server = uncount(&mut self.table, &mut self.stats, &mut self.states, flow);
+        let server = uncount(&mut self.table, &mut self.loads, &mut self.states, flow);
         self.publish(server);
     }
 
@@ -256,19 +276,32 @@ impl Connections {
         true
     }
 
+    /// Counters of every server, by slot.
+    pub(crate) fn server_stats(&self) -> impl Iterator<Item = ServerStats> + '_ {
+        self.traffic.iter().zip(&self.loads).map(|(t, l)| ServerStats {
+            packets_in: t.packets[0],
+            bytes_in: t.bytes[0],
+            packets_out: t.packets[1],
+            bytes_out: t.bytes[1],
+            connections: l.opened,
+            active: l.active,
+            inactive: l.inactive,
+        })
+    }
+
     fn publish(&self, server: u16) {
-        if let Some(stats) = self.stats.get(usize::from(server)) {
-            self.counts.publish(self.settings.worker, server, stats.active, stats.inactive);
+        if let Some(load) = self.loads.get(usize::from(server)) {
+            self.counts.publish(self.settings.worker, server, load.active, load.inactive);
         }
     }
 
     /// Serves the time-outs, a bounded number a call. Returns whether there may be more.
     pub fn expire(&mut self, now: u32) -> bool {
-        let Connections { table, timers, timeouts, stats, states, counts, settings, expired, .. } = self;
+        let Connections { table, timers, timeouts, loads, states, counts, settings, expired, .. } = self;
         let mut gone = |table: &mut FlowTable, flow: u32| {
-            let server = uncount(table, stats, states, flow);
+            let server = uncount(table, loads, states, flow);
             *expired += 1;
-            if let Some(s) = stats.get(usize::from(server)) {
+            if let Some(s) = loads.get(usize::from(server)) {
                 counts.publish(settings.worker, server, s.active, s.inactive);
             }
         };
@@ -289,18 +322,20 @@ impl Connections {
     }
 }
 
+fn no_hops() -> Box<[NextHop; 1 << 16]> {
+    match vec![NextHop::default(); 1 << 16].into_boxed_slice().try_into() {
+        Ok(hops) => hops,
+        Err(_) => unreachable!("the vector has this length"),
+    }
+}
+
 /// Takes a flow that is on no list out of the counts and the table. Returns its server.
-fn uncount(
-    table: &mut FlowTable,
-    stats: &mut [ServerStats],
-    states: &mut [u64; TcpState::ALL.len()],
-    flow: u32,
-) -> u16 {
+fn uncount(table: &mut FlowTable, loads: &mut [Load], states: &mut [u64; TcpState::ALL.len()], flow: u32) -> u16 {
     let entry = table.get(flow);
     let (server, state, active) = (entry.server, entry.state, entry.flags.has(FlowFlags::ACTIVE));
     states[state as usize] -= 1;
-    if let Some(stats) = stats.get_mut(usize::from(server)) {
-        let count = if active { &mut stats.active } else { &mut stats.inactive };
+    if let Some(load) = loads.get_mut(usize::from(server)) {
+        let count = if active { &mut load.active } else { &mut load.inactive };
         *count = count.saturating_sub(1);
     }
     table.remove(flow);
@@ -388,6 +423,17 @@ static NEXT: [[[[TcpState; 9]; 8]; 2]; 2] = {
     table
 };
 
+/// Whether a client's SYN in this state begins another connection on the same ports. `both`: the server's segments are
+/// seen too. Where they are not, the client's FIN is all that will ever be seen of the end, and its port may be in use
+/// again long before the time-out (as IPVS's `conn_reuse_mode` 2 has it).
+fn may_be_reopened(state: TcpState, both: bool) -> bool {
+    match state {
+        TcpState::TimeWait | TcpState::Close | TcpState::LastAck => true,
+        TcpState::FinWait => !both,
+        _ => false,
+    }
+}
+
 /// The state after a segment with these TCP flags from `side`; `both` says that the director sees both directions.
 #[inline(always)]
 pub(crate) fn next_state(state: TcpState, tcp_flags: u8, side: usize, both: bool) -> TcpState {
@@ -431,6 +477,19 @@ mod tests {
         use TcpState::*;
         let s = [(SYN, 0), (ACK, 0), (ACK, 0), (FIN | ACK, 0), (ACK, 0), (RST, 0)];
         assert_eq!(walk(false, &s), [SynReceived, Established, Established, FinWait, FinWait, Close]);
+    }
+
+    #[test]
+    fn a_closed_connection_gives_way_to_a_new_one_as_soon_as_its_end_is_seen() {
+        use TcpState::*;
+        let both_sides = [(SYN, 0), (SYN | ACK, 1), (ACK, 0), (FIN | ACK, 0), (FIN | ACK, 1), (ACK, 0)];
+        let reopened: Vec<bool> = walk(true, &both_sides).into_iter().map(|s| may_be_reopened(s, true)).collect();
+        assert_eq!(reopened, [false, false, false, false, true, true]);
+        // The server closes, and waits for the client.
+        assert!(!may_be_reopened(FinWait, true));
+        let one_side = [(SYN, 0), (ACK, 0), (FIN | ACK, 0), (ACK, 0)];
+        let reopened: Vec<bool> = walk(false, &one_side).into_iter().map(|s| may_be_reopened(s, false)).collect();
+        assert_eq!(reopened, [false, false, true, true]);
     }
 
     #[test]

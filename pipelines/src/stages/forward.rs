@@ -3,7 +3,7 @@
 use super::connection::{Connections, next_state};
 use super::{icmp, tunnel};
 use lcs_dataplane::batch::{Batch, Places};
-use lcs_dataplane::checksum::{Difference, ttl_decrement};
+use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place};
 use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
@@ -24,9 +24,10 @@ fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Ve
     let flow = c.table.get_mut(place.flow());
     flow.last_seen = now;
     flow.packets[side] = flow.packets[side].wrapping_add(1);
-    let row = flow.next_hop[1 - side];
-    let flags = flow.flags;
-    let server = usize::from(flow.server);
+    let (row, flags, server) = (flow.next_hop[1 - side], flow.flags, usize::from(flow.server));
+    let addresses = flow.addresses[1 - side];
+    let ports = flow.ports[1 - side];
+    let (ip_difference, l4_difference) = (directed(flow.ip_difference, side), directed(flow.l4_difference, side));
     if batch.protocol[i] == protocol::TCP {
         let state = next_state(flow.state, batch.tcp_flags[i], side, flags.has(FlowFlags::TRANSLATED));
         if state != flow.state {
@@ -34,46 +35,71 @@ fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Ve
         }
     }
     let len = batch.end[i] - u16::from(batch.l3[i]);
-    if let Some(stats) = c.stats.get_mut(server) {
-        if side == Place::CLIENT {
-            stats.packets_in += 1;
-            stats.bytes_in += u64::from(len);
-        } else {
-            stats.packets_out += 1;
-            stats.bytes_out += u64::from(len);
-        }
+    if let Some(traffic) = c.traffic.get_mut(server) {
+        // Indexed, not branched on: which side sent a packet is as good as random.
+        traffic.packets[side] += 1;
+        traffic.bytes[side] += u64::from(len);
     }
-    let Some(hop) = c.hops.get(usize::from(row)) else { return Verdict::Drop(DropReason::NextHopUnresolved) };
+    let hop = &c.hops[usize::from(row)];
     if !hop.resolved {
         return unresolved(c, row, now);
     }
-    let (mtu, interface, addresses) = (hop.mtu, hop.interface, hop.addresses);
+    // Almost every packet of a NAT service: untagged, without options, TCP, within the MTU. Every offset is known.
+    let plain = batch.kind[i] == Kind::Transport4 && batch.l4[i] == 34 && batch.protocol[i] == protocol::TCP;
+    if plain
+        && flags.0 & (FlowFlags::TRANSLATED | FlowFlags::TUNNEL) == FlowFlags::TRANSLATED
+        && len <= hop.mtu
+        && let Some(b) = batch.frames[i].bytes_mut().first_chunk_mut::<54>()
+        && b[22] > 1
+    {
+        b[..12].copy_from_slice(&hop.addresses);
+        b[22] -= 1;
+        let sum = u16::from_ne_bytes([b[24], b[25]]);
+        b[24..26].copy_from_slice(&ip_difference.apply_with_ttl(sum).to_ne_bytes());
+        b[26..34].copy_from_slice(&addresses.rotate_left(32).to_ne_bytes());
+        b[34..38].copy_from_slice(&ports.rotate_left(16).to_ne_bytes());
+        let sum = u16::from_ne_bytes([b[50], b[51]]);
+        b[50..52].copy_from_slice(&l4_difference.apply(sum).to_ne_bytes());
+        batch.tx[i] = hop.interface;
+        return Verdict::Forward;
+    }
     if flags.has(FlowFlags::TUNNEL) {
-        return tunnel::encapsulate(c, batch, i, place.flow(), mtu, interface, &addresses, now);
+        let (mtu, interface, addresses) = (hop.mtu, hop.interface, hop.addresses);
+        return tunnel::encapsulate(c, batch, i, server, mtu, interface, &addresses, now);
     }
-    if len > mtu {
-        return icmp::too_big(c, batch, i, mtu, now);
+    if !flags.has(FlowFlags::TRANSLATED) && len <= hop.mtu {
+        // Direct routing: only the link-layer address changes (tutorial, slide 26).
+        ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);
+        batch.tx[i] = hop.interface;
+        return Verdict::Forward;
     }
-    if flags.has(FlowFlags::TRANSLATED) {
-        let flow = c.table.get(place.flow());
-        let done = match batch.kind[i] {
-            Kind::Transport4 | Kind::First4 => {
-                translate_v4(&mut batch.frames[i], batch.l3[i], batch.l4[i], batch.protocol[i], flow, side)
-            }
-            _ => {
-                let swapped = c.table.addresses_v6(place.flow(), 1 - side);
-                translate_v6(&mut batch.frames[i], batch.l3[i], batch.l4[i], batch.protocol[i], flow, side, &swapped)
-            }
-        };
-        match done {
-            Translated::Done => {}
-            Translated::TtlExpired => return icmp::ttl_expired(c, batch, i, now),
-            Translated::Malformed => return Verdict::Drop(DropReason::BadHeader),
+    forward_other(c, batch, i, place, now)
+}
+
+/// Translation with options, tags, UDP or IPv6; and what is too big.
+#[inline(never)]
+fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place, now: u32) -> Verdict {
+    let side = place.side();
+    let flow = c.table.get(place.flow());
+    let hop = c.hops[usize::from(flow.next_hop[1 - side])];
+    if batch.end[i] - u16::from(batch.l3[i]) > hop.mtu {
+        return icmp::too_big(c, batch, i, hop.mtu, now);
+    }
+    let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
+    let done = match batch.kind[i] {
+        Kind::Transport4 | Kind::First4 => translate_v4(&mut batch.frames[i], l3, l4, transport, flow, side),
+        _ => {
+            let swapped = c.table.addresses_v6(place.flow(), 1 - side);
+            translate_v6(&mut batch.frames[i], l3, l4, transport, flow, side, &swapped)
         }
+    };
+    match done {
+        Translated::Done => {}
+        Translated::TtlExpired => return icmp::ttl_expired(c, batch, i, now),
+        Translated::Malformed => return Verdict::Drop(DropReason::BadHeader),
     }
-    // Direct routing: "the packet is not changed, only the MAC address of its frame" (tutorial, slides 22-26).
-    ethernet::set_addresses(batch.frames[i].bytes_mut(), &addresses);
-    batch.tx[i] = interface;
+    ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);
+    batch.tx[i] = hop.interface;
     Verdict::Forward
 }
 
@@ -102,30 +128,12 @@ pub(crate) fn directed(bits: u16, side: usize) -> Difference {
 }
 
 /// IPv4: addresses, ports, TTL, and both checksums by RFC 1624 equation 3.
-#[inline(always)]
+#[inline]
 fn translate_v4(frame: &mut Frame, l3: u8, l4: u16, transport: u8, flow: &Flow, side: usize) -> Translated {
     let addresses = flow.addresses[1 - side].rotate_left(32).to_ne_bytes();
     let ports = flow.ports[1 - side].rotate_left(16).to_ne_bytes();
     let (ip_difference, l4_difference) = (directed(flow.ip_difference, side), directed(flow.l4_difference, side));
     let b = frame.bytes_mut();
-    // Untagged, without options, TCP: every offset known, one bounds check.
-    if l3 == 14
-        && l4 == 34
-        && transport == protocol::TCP
-        && let Some(b) = b.first_chunk_mut::<54>()
-    {
-        if b[22] <= 1 {
-            return Translated::TtlExpired;
-        }
-        b[22] -= 1;
-        b[26..34].copy_from_slice(&addresses);
-        b[34..38].copy_from_slice(&ports);
-        let sum = u16::from_ne_bytes([b[24], b[25]]);
-        b[24..26].copy_from_slice(&ip_difference.plus(ttl_decrement()).apply(sum).to_ne_bytes());
-        let sum = u16::from_ne_bytes([b[50], b[51]]);
-        b[50..52].copy_from_slice(&l4_difference.apply(sum).to_ne_bytes());
-        return Translated::Done;
-    }
     let (l3, l4) = (usize::from(l3), usize::from(l4));
     let at = l4 + checksum_offset(transport);
     if b.len() < at + 2 || l4 < l3 + 20 {
@@ -138,7 +146,7 @@ fn translate_v4(frame: &mut Frame, l3: u8, l4: u16, transport: u8, flow: &Flow, 
     b[l3 + 12..l3 + 20].copy_from_slice(&addresses);
     b[l4..l4 + 4].copy_from_slice(&ports);
     let sum = u16::from_ne_bytes([b[l3 + 10], b[l3 + 11]]);
-    b[l3 + 10..l3 + 12].copy_from_slice(&ip_difference.plus(ttl_decrement()).apply(sum).to_ne_bytes());
+    b[l3 + 10..l3 + 12].copy_from_slice(&ip_difference.apply_with_ttl(sum).to_ne_bytes());
     apply_transport(b, at, transport, l4_difference);
     Translated::Done
 }
@@ -194,12 +202,12 @@ pub(crate) fn forward_without_ports(
     flow.last_seen = now;
     let flow = *flow;
     let row = flow.next_hop[1 - side];
-    let hop = c.hops[usize::from(row).min(c.hops.len() - 1)];
+    let hop = c.hops[usize::from(row)];
     if !hop.resolved {
         return unresolved(c, row, now);
     }
     if flow.flags.has(FlowFlags::TUNNEL) {
-        return tunnel::encapsulate(c, batch, i, place.flow(), hop.mtu, hop.interface, &hop.addresses, now);
+        return tunnel::encapsulate(c, batch, i, usize::from(flow.server), hop.mtu, hop.interface, &hop.addresses, now);
     }
     if batch.end[i] - u16::from(batch.l3[i]) > hop.mtu {
         return icmp::too_big(c, batch, i, hop.mtu, now);
@@ -223,8 +231,8 @@ pub(crate) fn forward_without_ports(
         } else {
             b[l3 + 12..l3 + 20].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
             let sum = u16::from_ne_bytes([b[l3 + 10], b[l3 + 11]]);
-            let d = directed(flow.ip_difference, side).plus(ttl_decrement());
-            b[l3 + 10..l3 + 12].copy_from_slice(&d.apply(sum).to_ne_bytes());
+            let d = directed(flow.ip_difference, side);
+            b[l3 + 10..l3 + 12].copy_from_slice(&d.apply_with_ttl(sum).to_ne_bytes());
         }
     }
     ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);

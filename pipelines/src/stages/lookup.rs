@@ -5,7 +5,6 @@
 //! their entries, the second verifies them, the third looks in the second bucket for the few that are left.
 
 use super::connection::Connections;
-use crate::command::ServerStats;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{FlowFlags, Place};
 use lcs_dataplane::headers::protocol;
@@ -65,15 +64,13 @@ pub(crate) fn lookup(
 #[inline(always)]
 fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &mut Places, misses: &mut Places) {
     let flow = c.table.get(place.flow());
-    if batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN
-        && flow.flags.has(FlowFlags::CLOSED)
-        && batch.protocol[i] == protocol::TCP
-    {
+    if let Some(traffic) = c.traffic.get(usize::from(flow.server)) {
+        prefetch(traffic);
+    }
+    let opens = batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN;
+    if opens && flow.flags.has(FlowFlags::CLOSED) && batch.protocol[i] == protocol::TCP {
         reopen(c, batch, place, i, misses);
         return;
-    }
-    if let Some(stats) = c.stats.get(usize::from(flow.server)) {
-        prefetch::<ServerStats>(stats);
     }
     batch.flow[i] = place.0;
     hits.push(i);

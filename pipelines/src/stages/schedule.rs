@@ -314,7 +314,7 @@ fn open(c: &mut Connections, batch: &Batch, o: &Opening, now: u32) -> Result<u32
     let snapshot = c.snapshot.clone();
     let server = snapshot.servers.get(usize::from(o.server)).and_then(Option::as_ref).ok_or(DropReason::NoServer)?;
     let row = server.next_hop;
-    if !c.hops[usize::from(row).min(c.hops.len() - 1)].resolved {
+    if !c.hops[usize::from(row)].resolved {
         c.say((1, row), now, Event::NeedNextHop(row));
         return Err(DropReason::NextHopUnresolved);
     }

@@ -22,13 +22,12 @@ pub(crate) fn encapsulate(
     c: &mut Connections,
     batch: &mut Batch,
     i: usize,
-    flow: u32,
+    server: usize,
     mtu: u16,
     interface: u8,
     addresses: &[u8; 12],
     now: u32,
 ) -> Verdict {
-    let server = usize::from(c.table.get(flow).server);
     let Some(Some(server)) = c.snapshot.servers.get(server) else { return Verdict::Drop(DropReason::NoServer) };
     let (to, from) = (server.address, server.tunnel_source);
     let l3 = usize::from(batch.l3[i]);
