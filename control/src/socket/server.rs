@@ -148,8 +148,8 @@ async fn serve(read: OwnedReadHalf, mut write: OwnedWriteHalf, requests: mpsc::S
         }
         let request = match parse(&line) {
             Ok(request) => request,
-            Err(answer) => {
-                say(&mut write, &answer).await?;
+            Err(failure) => {
+                say(&mut write, &refusal(failure.code, failure.message)).await?;
                 continue;
             }
         };
@@ -180,19 +180,19 @@ async fn serve(read: OwnedReadHalf, mut write: OwnedWriteHalf, requests: mpsc::S
     }
 }
 
-fn parse(line: &[u8]) -> Result<Request, Answer> {
+fn parse(line: &[u8]) -> Result<Request, Failure> {
     #[derive(serde::Deserialize)]
     struct Head {
         version: u32,
     }
-    let bad = |e: serde_json::Error| refusal(FailureCode::BadRequest, format!("this is no request: {e}"));
+    let bad = |e: serde_json::Error| Failure::new(FailureCode::BadRequest, format!("this is no request: {e}"));
     let head: Head = serde_json::from_slice(line).map_err(bad)?;
     if head.version != VERSION {
         let message = format!(
             "the client speaks version {}, the director version {VERSION}; use the `lcs` of the director's version",
             head.version
         );
-        return Err(refusal(FailureCode::Version, message));
+        return Err(Failure::new(FailureCode::Version, message));
     }
     serde_json::from_slice::<Call>(line).map(|c| c.request).map_err(bad)
 }
