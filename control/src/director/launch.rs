@@ -122,6 +122,7 @@ impl<P: Port + Send + 'static, M: Meter + Clone + Send + 'static> Threads<Worker
                 }
                 let worker = plan.build(port, meter, Clock::start().now());
                 let _ = ready.send(pinned);
+                drop(ready); // whoever waits for it must not wait for the worker's end
                 worker.run(&stop)
             };
             let spawned = std::thread::Builder::new().name(name).spawn(body);

@@ -2,6 +2,7 @@
 
 use lcs_dataplane::headers::MacAddr;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -64,11 +65,11 @@ pub type Resolution = Result<Hop, Unresolved>;
 #[serde(rename_all = "kebab-case", tag = "reason")]
 pub enum Unresolved {
     /// The kernel's tables have no route that can be used.
-    #[error("{}; add a route (ip route add PREFIX via GATEWAY dev INTERFACE)", no_route(*.refused))]
+    #[error("{}; add a route (ip route add PREFIX via GATEWAY dev INTERFACE)", no_route(.refused.as_deref()))]
     NoRoute {
         /// The kind of the route that refuses: `blackhole`, `unreachable`, `prohibit`, `throw` or `encapsulated`.
-        #[serde(skip_serializing_if = "Option::is_none", default, skip_deserializing)]
-        refused: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        refused: Option<Cow<'static, str>>,
     },
     /// Nothing answers for the target's (or its gateway's) link-layer address.
     #[error("{}", no_neighbour(.neighbour, .interface, *.failed, .error.as_deref()))]
@@ -108,8 +109,7 @@ pub enum Unresolved {
     #[error("the address is {kind}, not that of another host; correct the address in the configuration")]
     NotAHost {
         /// `the director's own`, `a broadcast address`, `a multicast address` or `an anycast address`.
-        #[serde(skip_deserializing, default)]
-        kind: &'static str,
+        kind: Cow<'static, str>,
     },
     /// The interface has no link-layer addresses to send to.
     #[error("interface {interface} is no Ethernet interface with ARP; use an Ethernet interface, or set arp on")]

@@ -258,6 +258,8 @@ impl Slot {
             self.routes.insert(to, entry);
             return if to == at { Outcome::Nothing } else { Outcome::Changed };
         }
+        // Most prefixes have one route: room for four would be most of the table's memory.
+        self.routes.reserve_exact(1);
         let range = group(&self.routes);
         // IPv6 tells of a new path of a multipath route as of a new route.
         let ambiguous = v6 && !dumped && !range.is_empty() && action != RouteAction::Replace;

@@ -268,6 +268,7 @@ fn route(message: RouteMessage, action: RouteAction) -> Option<Event> {
     if let (Some(interface), true) = (oif, route.paths.is_empty()) {
         route.paths.push(Path { interface, gateway: via });
     }
+    route.paths.shrink_to_fit();
     if encapsulated && route.kind == Kind::Unicast {
         route.kind = Kind::Refused("encapsulated");
     }

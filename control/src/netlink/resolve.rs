@@ -103,8 +103,8 @@ impl Resolver<'_> {
             return Err(Unresolved::NoRoute { refused: None });
         };
         match route.kind {
-            Kind::NotAHost(kind) => Err(Unresolved::NotAHost { kind }),
-            Kind::Refused(kind) => Err(Unresolved::NoRoute { refused: Some(kind) }),
+            Kind::NotAHost(kind) => Err(Unresolved::NotAHost { kind: kind.into() }),
+            Kind::Refused(kind) => Err(Unresolved::NoRoute { refused: Some(kind.into()) }),
             Kind::Unicast => match self.ours.path(route) {
                 Some(path) => Ok((path, route)),
                 None => Err(Unresolved::NoRoute { refused: None }),
@@ -191,14 +191,10 @@ fn link_down(link: &Link) -> Unresolved {
 }
 
 /// Whether the first `length` bits of both are the same.
-fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
+pub(super) fn contains(network: IpAddr, length: u8, address: IpAddr) -> bool {
     match (network, address) {
-        (IpAddr::V4(n), IpAddr::V4(a)) => {
-            (u32::from(n) ^ u32::from(a)).leading_zeros() >= u32::from(length.min(32)) && length > 0
-        }
-        (IpAddr::V6(n), IpAddr::V6(a)) => {
-            (u128::from(n) ^ u128::from(a)).leading_zeros() >= u32::from(length.min(128)) && length > 0
-        }
+        (IpAddr::V4(n), IpAddr::V4(a)) => (u32::from(n) ^ u32::from(a)).leading_zeros() >= u32::from(length.min(32)),
+        (IpAddr::V6(n), IpAddr::V6(a)) => (u128::from(n) ^ u128::from(a)).leading_zeros() >= u32::from(length.min(128)),
         _ => false,
     }
 }

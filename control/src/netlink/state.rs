@@ -4,10 +4,10 @@
 //! from [`State::next_request`] and changes to tell from [`State::next_change`], until both give `None`.
 
 use super::change::{Change, ClientRoute, InterfaceState, Limit, Resolution, RouteChange, Target};
-use super::fib::{Fib, Outcome};
+use super::fib::{Fib, Outcome, Prefix};
 use super::message::{Body, Dump, Event, Incoming, Request, RouteEvent, What};
 use super::neighbours::Wanted;
-use super::resolve::{Ours, Resolver};
+use super::resolve::{Ours, Resolver, contains};
 use super::tables::{Link, Neighbour, NeighbourKey, Tables};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -20,6 +20,9 @@ const DUMP_PATIENCE: Duration = Duration::from_secs(5);
 const SETTLING: Duration = Duration::from_millis(50);
 /// A dump that ran across a change is repeated after this time.
 const AGAIN: Duration = Duration::from_millis(200);
+
+/// Changed prefixes up to which only the targets within are looked at again.
+const PREFIXES: usize = 32;
 
 /// A full dump, in the order in which it is made: what later tables refer to comes first.
 const EVERYTHING: [Dump; 6] = [
@@ -78,6 +81,8 @@ pub(super) struct State {
     /// Look at every target again.
     all_dirty: bool,
     dirty: HashSet<NeighbourKey>,
+    /// Prefixes whose routes have changed, up to [`PREFIXES`]; all is dirty when there are more.
+    dirty_prefixes: Vec<Prefix>,
     say_interfaces: bool,
     say_own: bool,
     limits: Vec<Limit>,
@@ -105,6 +110,7 @@ impl State {
             say_synced: true,
             all_dirty: true,
             dirty: HashSet::new(),
+            dirty_prefixes: vec![],
             say_interfaces: true,
             say_own: true,
             limits: vec![],
@@ -280,14 +286,18 @@ impl State {
     }
 
     fn route(&mut self, event: RouteEvent, dumped: bool) -> Result<(), Limit> {
-        let dump = Dump::Routes { v4: event.prefix.is_ipv4() };
-        match self.fib.apply(event, dumped, self.mark)? {
-            Outcome::Nothing => {}
-            Outcome::Changed => self.all_dirty = true,
-            Outcome::Ambiguous => {
-                self.all_dirty = true;
-                self.request_dump(dump, self.now + SETTLING);
-            }
+        let prefix = (event.prefix, event.length);
+        let outcome = self.fib.apply(event, dumped, self.mark)?;
+        if outcome == Outcome::Nothing {
+            return Ok(());
+        }
+        if self.dirty_prefixes.len() < PREFIXES {
+            self.dirty_prefixes.push(prefix);
+        } else {
+            self.all_dirty = true;
+        }
+        if outcome == Outcome::Ambiguous {
+            self.request_dump(Dump::Routes { v4: prefix.0.is_ipv4() }, self.now + SETTLING);
         }
         Ok(())
     }
@@ -434,11 +444,16 @@ impl State {
 
     /// Looks again at the targets that may have changed.
     fn settle(&mut self) {
-        let dirty = std::mem::take(&mut self.dirty);
+        let (dirty, prefixes) = (std::mem::take(&mut self.dirty), std::mem::take(&mut self.dirty_prefixes));
         let targets: Vec<Target> = if std::mem::take(&mut self.all_dirty) {
             self.watches.keys().copied().collect()
         } else {
-            dirty.iter().filter_map(|k| self.by_neighbour.get(k)).flatten().copied().collect()
+            let routed = |t: &&Target| {
+                t.interface.is_none() && prefixes.iter().any(|(prefix, length)| contains(*prefix, *length, t.address))
+            };
+            let routed =
+                if prefixes.is_empty() { vec![] } else { self.watches.keys().filter(routed).copied().collect() };
+            dirty.iter().filter_map(|k| self.by_neighbour.get(k)).flatten().copied().chain(routed).collect()
         };
         for target in targets {
             self.evaluate(target);
