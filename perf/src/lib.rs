@@ -2,5 +2,6 @@
 #![forbid(unsafe_code)]
 
 pub mod network;
+pub mod simulate;
 pub mod stages;
 pub mod summary;
