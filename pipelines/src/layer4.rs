@@ -54,6 +54,15 @@ impl Layer4 {
         self.connections.table.len()
     }
 
+    /// Service and server (slots) of the flow that a frame of the last batch belongs to, as [`Batch::flow`] has it; `None` when
+    /// it belongs to none.
+    pub fn chosen(&self, place: Place) -> Option<(u16, u16)> {
+        let table = &self.connections.table;
+        table.keys(place.flow())?;
+        let flow = table.get(place.flow());
+        Some((flow.service, flow.server))
+    }
+
     fn report(&self, mut report: Box<Report>, counters: &Counters) -> Box<Report> {
         let c = &self.connections;
         report.generation = c.snapshot.generation;

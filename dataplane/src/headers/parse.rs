@@ -57,35 +57,58 @@ pub struct Parsed {
     pub ports: u32,
 }
 
+/// The numbers of a plain frame: untagged IPv4 without options, whole, TCP. Its IP header stands at 14, its TCP header at 34.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plain {
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Offset of the end of the IP packet.
+    pub end: u16,
+    /// Source and destination address as they stand in the packet.
+    pub addresses: u64,
+    /// Source and destination port as they stand in the packet.
+    pub ports: u32,
+}
+
+/// Looks whether a frame is the common case, in one bounds check. `None` says only that [`parse`] must look.
+#[inline(always)]
+pub fn plain(frame: &[u8], verify: bool) -> Option<Plain> {
+    let b = frame.first_chunk::<54>()?;
+    let kind = u32::from_be_bytes([b[12], b[13], b[14], b[23]]);
+    let fragment = u16::from_be_bytes([b[20], b[21]]) & (ipv4::MF | ipv4::OFFSET);
+    let end = ethernet::HEADER + usize::from(u16::from_be_bytes([b[16], b[17]]));
+    let data = 34 + usize::from(b[46] >> 4) * 4;
+    let good = kind == 0x0800_4506 && fragment == 0 && data >= 54 && data <= end && end <= frame.len();
+    if !good || (verify && !header_checksum_ok(b)) {
+        return None;
+    }
+    Some(Plain {
+        tcp_flags: b[47],
+        end: end as u16,
+        addresses: u64::from_ne_bytes([b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33]]),
+        ports: u32::from_ne_bytes([b[34], b[35], b[36], b[37]]),
+    })
+}
+
 /// Looks at a frame. `verify` asks for the IPv4 header checksum, for ports that don't verify it.
 ///
 /// # Errors
 /// The reason to drop the frame: too short, contradicting itself, or with a wrong header checksum.
-#[inline(always)]
+#[inline]
 pub fn parse(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
-    // The common case in one bounds check: untagged IPv4 without options, whole, TCP.
-    if let Some(b) = frame.first_chunk::<54>() {
-        let kind = u32::from_be_bytes([b[12], b[13], b[14], b[23]]);
-        let fragment = u16::from_be_bytes([b[20], b[21]]) & (ipv4::MF | ipv4::OFFSET);
-        let end = ethernet::HEADER + usize::from(u16::from_be_bytes([b[16], b[17]]));
-        let data = 34 + usize::from(b[46] >> 4) * 4;
-        if kind == 0x0800_4506 && fragment == 0 && data >= 54 && data <= end && end <= frame.len() {
-            if verify && !header_checksum_ok(b) {
-                return Err(DropReason::BadIpChecksum);
-            }
-            return Ok(Parsed {
-                kind: Kind::Transport4,
-                l3: ethernet::HEADER as u8,
-                protocol: protocol::TCP,
-                tcp_flags: b[47],
-                l4: 34,
-                end: end as u16,
-                addresses: u64::from_ne_bytes([b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33]]),
-                ports: u32::from_ne_bytes([b[34], b[35], b[36], b[37]]),
-            });
-        }
+    match plain(frame, verify) {
+        Some(p) => Ok(Parsed {
+            kind: Kind::Transport4,
+            l3: ethernet::HEADER as u8,
+            protocol: protocol::TCP,
+            tcp_flags: p.tcp_flags,
+            l4: 34,
+            end: p.end,
+            addresses: p.addresses,
+            ports: p.ports,
+        }),
+        None => parse_any(frame, verify),
     }
-    parse_any(frame, verify)
 }
 
 #[inline(always)]

@@ -15,11 +15,16 @@ const BUFFER: usize = 2048;
 /// Bytes from one buffer to the next: a line more, so that the headers of a burst don't all fall into the same few sets of the cache.
 const STRIDE: usize = BUFFER + 64;
 
+/// A cache line, so that buffers begin on one.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read through frames")] [u8; 64]);
+
 /// A slab of buffers and the list of the free ones.
 #[derive(Debug)]
 struct Pool {
     /// Owned through a raw pointer (from a leaked box, freed in `Drop`), because frames alias into it.
-    slab: NonNull<[u8]>,
+    slab: NonNull<[Line]>,
     buffers: usize,
     free: Vec<u32>,
 }
@@ -29,7 +34,7 @@ unsafe impl Send for Pool {}
 
 impl Pool {
     fn new(buffers: usize) -> Self {
-        let slab = Box::leak(vec![0u8; buffers * STRIDE].into_boxed_slice());
+        let slab = Box::leak(vec![Line([0; 64]); buffers * STRIDE / size_of::<Line>()].into_boxed_slice());
         Pool { slab: NonNull::from(slab), buffers, free: (0..buffers as u32).rev().collect() }
     }
 

@@ -7,6 +7,7 @@
 #[cfg(target_os = "linux")]
 pub mod af_xdp;
 pub mod memory;
+pub mod pcap;
 
 use crate::batch::BURST;
 use crate::frame::Frame;

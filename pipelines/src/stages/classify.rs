@@ -5,8 +5,8 @@ use super::fragment;
 use crate::command::Event;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::Hasher;
-use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum};
-use lcs_dataplane::headers::{Kind, Parsed, parse, protocol};
+use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum, plain};
+use lcs_dataplane::headers::{Kind, parse, protocol};
 use lcs_dataplane::prefetch::prefetch;
 use lcs_dataplane::{BURST, Verdict};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -28,7 +28,6 @@ pub(crate) struct Classified {
 }
 
 /// Reads every frame of the batch.
-#[inline]
 pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Classified {
     let mut out = Classified::default();
     let n = batch.len.min(BURST);
@@ -38,58 +37,73 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
             prefetch(first);
         }
     }
+    let partial = c.settings.capabilities.partial_checksums;
     for i in 0..n {
         if let Some(first) = batch.frames.get(i + AHEAD).and_then(|f| f.bytes().first()) {
             prefetch(first);
         }
-        let parsed = match parse(batch.frames[i].bytes(), verify) {
-            Ok(parsed) => parsed,
-            Err(reason) => {
-                batch.drop(i, reason);
-                continue;
-            }
+        let Some(p) = plain(batch.frames[i].bytes(), verify) else {
+            classify_other(c, batch, i, &mut out, verify, now);
+            continue;
         };
-        batch.kind[i] = parsed.kind;
-        batch.l3[i] = parsed.l3;
-        batch.l4[i] = parsed.l4;
-        batch.end[i] = parsed.end;
-        batch.protocol[i] = parsed.protocol;
-        batch.tcp_flags[i] = parsed.tcp_flags;
-        batch.addresses[i] = parsed.addresses;
-        batch.ports[i] = parsed.ports;
-        if c.settings.capabilities.partial_checksums {
-            complete_checksum(c, batch, i, &parsed, now);
-        }
-        match parsed.kind {
-            Kind::Transport4 => {
-                let hash = c.table.hasher().v4(parsed.addresses, parsed.ports, parsed.protocol);
-                batch.hash[i] = hash;
-                c.table.prefetch(hash);
-                out.v4.push(i);
-            }
-            Kind::Transport6 => {
-                hash_v6(c, batch, i);
-                out.v6.push(i);
-            }
-            Kind::First4 => {
-                let hash = c.table.hasher().v4(parsed.addresses, parsed.ports, parsed.protocol);
-                batch.hash[i] = hash;
-                c.table.prefetch(hash);
-                out.v4.push(i);
-                out.firsts = true;
-            }
-            Kind::First6 => {
-                out.firsts = true;
-                hash_v6(c, batch, i);
-                out.v6.push(i);
-            }
-            _ => out.others.push(i),
+        let hash = c.table.hasher().v4(p.addresses, p.ports, protocol::TCP);
+        c.table.prefetch(hash);
+        batch.hash[i] = hash;
+        batch.kind[i] = Kind::Transport4;
+        batch.l3[i] = 14;
+        batch.l4[i] = 34;
+        batch.end[i] = p.end;
+        batch.protocol[i] = protocol::TCP;
+        batch.tcp_flags[i] = p.tcp_flags;
+        batch.addresses[i] = p.addresses;
+        batch.ports[i] = p.ports;
+        out.v4.push(i);
+        if partial {
+            complete_checksum(c, batch, i, now);
         }
     }
     if c.settings.workers > 1 && !batch.from_sibling {
         steer(c, batch, &mut out, now);
     }
     out
+}
+
+/// Every frame that is not plain.
+#[inline(never)]
+fn classify_other(c: &mut Connections, batch: &mut Batch, i: usize, out: &mut Classified, verify: bool, now: u32) {
+    let parsed = match parse(batch.frames[i].bytes(), verify) {
+        Ok(parsed) => parsed,
+        Err(reason) => {
+            batch.kind[i] = Kind::Other;
+            batch.drop(i, reason);
+            return;
+        }
+    };
+    batch.kind[i] = parsed.kind;
+    batch.l3[i] = parsed.l3;
+    batch.l4[i] = parsed.l4;
+    batch.end[i] = parsed.end;
+    batch.protocol[i] = parsed.protocol;
+    batch.tcp_flags[i] = parsed.tcp_flags;
+    batch.addresses[i] = parsed.addresses;
+    batch.ports[i] = parsed.ports;
+    match parsed.kind {
+        Kind::Transport4 | Kind::First4 => {
+            let hash = c.table.hasher().v4(parsed.addresses, parsed.ports, parsed.protocol);
+            batch.hash[i] = hash;
+            c.table.prefetch(hash);
+            out.v4.push(i);
+        }
+        Kind::Transport6 | Kind::First6 => {
+            hash_v6(c, batch, i);
+            out.v6.push(i);
+        }
+        _ => out.others.push(i),
+    }
+    out.firsts |= matches!(parsed.kind, Kind::First4 | Kind::First6);
+    if c.settings.capabilities.partial_checksums {
+        complete_checksum(c, batch, i, now);
+    }
 }
 
 fn hash_v6(c: &Connections, batch: &mut Batch, i: usize) {
@@ -101,14 +115,15 @@ fn hash_v6(c: &Connections, batch: &mut Batch, i: usize) {
 }
 
 /// Finishes a checksum that an offloading sender has left to the device, and tells the control thread.
-#[inline]
-fn complete_checksum(c: &mut Connections, batch: &mut Batch, i: usize, parsed: &Parsed, now: u32) {
-    if !matches!(parsed.kind, Kind::Transport4 | Kind::Transport6)
-        || !checksum_is_partial(batch.frames[i].bytes(), parsed)
-    {
+fn complete_checksum(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) {
+    if !matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6) {
         return;
     }
-    fill_transport_checksum(batch.frames[i].bytes_mut(), parsed);
+    let Ok(parsed) = parse(batch.frames[i].bytes(), false) else { return };
+    if !checksum_is_partial(batch.frames[i].bytes(), &parsed) {
+        return;
+    }
+    fill_transport_checksum(batch.frames[i].bytes_mut(), &parsed);
     c.checksums_completed += 1;
     let interface = batch.rx[i];
     let source = super::schedule::key_of(batch, i).map(|k| k.source().ip());

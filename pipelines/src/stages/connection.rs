@@ -233,7 +233,7 @@ impl Connections {
         let (was, active) = (entry.flags.has(FlowFlags::ACTIVE), is_active(state));
         entry.state = state;
         entry.flags.set(FlowFlags::ACTIVE, active);
-        entry.flags.set(FlowFlags::CLOSED, matches!(state, TcpState::TimeWait | TcpState::Close | TcpState::LastAck));
+        entry.flags.set(FlowFlags::CLOSED, may_be_reopened(state, entry.flags.has(FlowFlags::TRANSLATED)));
         entry.flags.set(FlowFlags::HALF_OPEN, state == TcpState::SynReceived);
         self.states[old as usize] -= 1;
         self.states[state as usize] += 1;
@@ -423,6 +423,17 @@ static NEXT: [[[[TcpState; 9]; 8]; 2]; 2] = {
     table
 };
 
+/// Whether a client's SYN in this state begins another connection on the same ports. `both`: the server's segments are
+/// seen too. Where they are not, the client's FIN is all that will ever be seen of the end, and its port may be in use
+/// again long before the time-out (as IPVS's `conn_reuse_mode` 2 has it).
+fn may_be_reopened(state: TcpState, both: bool) -> bool {
+    match state {
+        TcpState::TimeWait | TcpState::Close | TcpState::LastAck => true,
+        TcpState::FinWait => !both,
+        _ => false,
+    }
+}
+
 /// The state after a segment with these TCP flags from `side`; `both` says that the director sees both directions.
 #[inline(always)]
 pub(crate) fn next_state(state: TcpState, tcp_flags: u8, side: usize, both: bool) -> TcpState {
@@ -466,6 +477,19 @@ mod tests {
         use TcpState::*;
         let s = [(SYN, 0), (ACK, 0), (ACK, 0), (FIN | ACK, 0), (ACK, 0), (RST, 0)];
         assert_eq!(walk(false, &s), [SynReceived, Established, Established, FinWait, FinWait, Close]);
+    }
+
+    #[test]
+    fn a_closed_connection_gives_way_to_a_new_one_as_soon_as_its_end_is_seen() {
+        use TcpState::*;
+        let both_sides = [(SYN, 0), (SYN | ACK, 1), (ACK, 0), (FIN | ACK, 0), (FIN | ACK, 1), (ACK, 0)];
+        let reopened: Vec<bool> = walk(true, &both_sides).into_iter().map(|s| may_be_reopened(s, true)).collect();
+        assert_eq!(reopened, [false, false, false, false, true, true]);
+        // The server closes, and waits for the client.
+        assert!(!may_be_reopened(FinWait, true));
+        let one_side = [(SYN, 0), (ACK, 0), (FIN | ACK, 0), (ACK, 0)];
+        let reopened: Vec<bool> = walk(false, &one_side).into_iter().map(|s| may_be_reopened(s, false)).collect();
+        assert_eq!(reopened, [false, false, true, true]);
     }
 
     #[test]

@@ -1,0 +1,14 @@
+//! The subcommands, one a file.
+
+pub mod check;
+pub mod completions;
+pub mod conns;
+pub mod init;
+pub mod reload;
+pub mod rs;
+pub mod run;
+pub mod stats;
+pub mod status;
+pub mod trace;
+pub mod vs;
+pub mod weight;
