@@ -1,8 +1,9 @@
-//! Load, measurement, the demo and the in-process network.
+//! Load, measurement, the demo and the in-process network. May use every other library.
 #![forbid(unsafe_code)]
 
 pub mod demo;
 pub mod network;
 pub mod replay;
+pub mod simulate;
 pub mod stages;
 pub mod summary;

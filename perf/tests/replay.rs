@@ -1,10 +1,11 @@
 //! A capture through the layer-4 pipeline: what becomes of each frame, and what is sent.
 
+use lcs_control::config::{Configuration, EXAMPLE};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::headers::build::Packet;
 use lcs_dataplane::headers::tcp::flags::{ACK, PSH, SYN};
 use lcs_dataplane::port::pcap::{Writer, read};
-use lcs_perf::replay::{FrameRecord, Options, ReplayError, Report, layer4, run};
+use lcs_perf::replay::{FrameRecord, Options, ReplayError, Report, configured, layer4, run};
 use lcs_pipelines::snapshot::{Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
 use std::net::SocketAddr;
 
@@ -193,4 +194,27 @@ fn files_are_read_and_written_and_lines_are_json() {
     assert!(table.starts_with(" number      seconds on       verdict"), "{table}");
     assert!(table.contains("2 frames in 0.000 s: 1 forwarded, 0 consumed, 1 for the kernel, 0 dropped"), "{table}");
     assert!(matches!(missing, Err(ReplayError::File { ref path, .. }) if path.ends_with("none.pcap")), "{missing:?}");
+}
+
+#[test]
+fn a_configuration_is_replayed_as_it_would_run() {
+    let text = format!(
+        "{EXAMPLE}\n[[neighbours]]\naddress = \"10.0.0.11\"\nmac = \"02:00:00:00:00:77\"\ninterface = \"eth0\"\n"
+    );
+    let configuration = Configuration::parse("example", &text).unwrap();
+    let (snapshot, options) = configured(&configuration).unwrap();
+    let syn = |n: u64| (n, tcp(&format!("192.0.2.7:4000{n}"), "198.51.100.10:80", SYN));
+    let mut sent = vec![];
+    let report =
+        layer4(snapshot, options, &capture(&[syn(0), syn(1), syn(2), syn(3), syn(4), syn(5)]), &mut sent, |_| Ok(()));
+    let report = report.unwrap();
+    let connections = |name: &str| report.servers[name].connections;
+    assert_eq!((connections("web/s1"), connections("web/s2")), (4, 2), "as the weights say");
+    let given = MacAddr([2, 0, 0, 0, 0, 0x77]);
+    assert_eq!(
+        read(&sent).unwrap().iter().filter(|f| f.bytes[..6] == given.0).count(),
+        4,
+        "the neighbour that is given"
+    );
+    assert!(report.made_up_next_hops > 0);
 }

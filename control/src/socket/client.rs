@@ -51,7 +51,11 @@ impl Client {
     /// # Errors
     /// When nobody answers at `path`.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+        let connected = match super::abstract_address(path) {
+            Some(address) => address.and_then(|address| UnixStream::connect_addr(&address)),
+            None => UnixStream::connect(path),
+        };
+        let stream = connected.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path: path.to_owned() },
             _ => ClientError::NotReachable { path: path.to_owned(), error },
         })?;

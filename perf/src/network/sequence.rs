@@ -57,7 +57,8 @@ impl Sequences {
             if counted == 0 && kind & flags::ACK != 0 && (next.0.wrapping_sub(seq.0) as i32) > 0 {
                 frame[l4 + 4..l4 + 8].copy_from_slice(&next.0.to_be_bytes());
                 parse::fill_transport_checksum(frame, &parsed);
-            } else if (end.0.wrapping_sub(next.0) as i32) > 0 {
+            } else if (end.0.wrapping_sub(next.0) as i32) > 0 && len != 1 {
+                // One byte may be a probe of a closed window: beyond it, not yet taken, and not to be counted.
                 *next = end;
             }
         }

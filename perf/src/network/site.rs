@@ -295,6 +295,20 @@ impl<M: Meter + Clone + 'static> Site<M> {
         });
     }
 
+    /// Puts a server that was taken out back into its service.
+    pub fn restore_server(&mut self, server: u16) {
+        self.publish(|s| {
+            for service in s.services.iter_mut().flatten() {
+                if !service.servers.contains(&server) {
+                    service.servers.push(server);
+                }
+            }
+            if let Some(Some(s)) = s.servers.get_mut(usize::from(server)) {
+                s.state = ServerState::Up;
+            }
+        });
+    }
+
     /// What each worker has counted.
     pub fn reports(&mut self) -> Vec<Report> {
         let now = self.net.now();

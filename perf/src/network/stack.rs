@@ -2,7 +2,8 @@
 
 use super::time_wait::{self, Pair, TimeWaits};
 use super::{MICROSECOND, MILLISECOND, SECOND};
-use lcs_dataplane::headers::MacAddr;
+use lcs_dataplane::headers::icmp::v6::{NEIGHBOUR_ADVERTISEMENT, NEIGHBOUR_SOLICITATION};
+use lcs_dataplane::headers::{MacAddr, protocol};
 use lcs_dataplane::worker::Nanos;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -114,6 +115,9 @@ pub struct Stack {
     /// Sockets at rest and since when, the longest first.
     free: VecDeque<(Nanos, SocketHandle)>,
     now: Nanos,
+    /// The last frame whose answer could not be sent because the neighbour's link-layer address was asked for first.
+    /// `smoltcp` drops such an answer; here the frame comes in once more when the address is known (RFC 4861 §7.2.2).
+    unanswered: Option<Vec<u8>>,
     open: HashSet<Pair>,
     next_port: u16,
 }
@@ -155,6 +159,7 @@ impl Stack {
             settings,
             free: VecDeque::new(),
             now,
+            unanswered: None,
             open: HashSet::new(),
         }
     }
@@ -299,8 +304,15 @@ impl Stack {
         let at = instant(now);
         while let Some(frame) = self.wire.waiting.pop_front() {
             let hidden = self.hide_listeners(&frame);
+            let answers = neighbour_message(&frame) == Some(Message::Answer);
+            let sent = self.wire.sent.len();
             self.wire.received = Some(frame);
             self.interface.poll_ingress_single(at, &mut self.wire, &mut self.sockets);
+            if answers {
+                self.wire.waiting.extend(self.unanswered.take());
+            } else if self.wire.sent[sent..].iter().any(|f| neighbour_message(f) == Some(Message::Question)) {
+                self.unanswered = self.wire.consumed.last().cloned();
+            }
             for (handle, endpoint) in hidden {
                 let listening = self.tcp(handle).listen(endpoint);
                 debug_assert!(listening.is_ok(), "it listened before");
@@ -337,6 +349,23 @@ impl Stack {
         let next = self.interface.poll_at(at, &self.sockets)?.total_micros().max(0) as Nanos * MICROSECOND;
         // What should have been sent now and was not waits for something; asking again at once would be in vain.
         Some(next.max(now + 10 * MICROSECOND))
+    }
+}
+
+/// ARP or neighbour discovery.
+#[derive(PartialEq, Eq)]
+enum Message {
+    Question,
+    Answer,
+}
+
+fn neighbour_message(frame: &[u8]) -> Option<Message> {
+    match (frame.get(12..14)?, frame.get(20), frame.get(21), frame.get(54)) {
+        ([0x08, 0x06], _, Some(1), _) => Some(Message::Question),
+        ([0x08, 0x06], _, Some(2), _) => Some(Message::Answer),
+        ([0x86, 0xdd], Some(&protocol::ICMPV6), _, Some(&NEIGHBOUR_SOLICITATION)) => Some(Message::Question),
+        ([0x86, 0xdd], Some(&protocol::ICMPV6), _, Some(&NEIGHBOUR_ADVERTISEMENT)) => Some(Message::Answer),
+        _ => None,
     }
 }
 

@@ -210,9 +210,10 @@ impl Play<'_, '_> {
 
     fn look_at_counters(&mut self, stats: &Stats) {
         let setup = self.scene.setup();
-        let (into, out) = stats.services.iter().fold((0, 0), |(into, out), service| {
-            (into + service.stats.packets_in, out + service.stats.packets_out)
-        });
+        let (into, out) = stats
+            .services
+            .iter()
+            .fold((0, 0), |(into, out), service| (into + service.stats.packets_in, out + service.stats.packets_out));
         let (forwarded, bodies) = (stats.total.forwarded_bytes, self.total.bytes);
         let detail = format!(
             "{into} packets from clients, {out} from servers; {} kB forwarded, {} kB of bodies delivered",

@@ -10,7 +10,7 @@ use lcs_dataplane::worker::Nanos;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
-/// A connection on which nothing happens for this long is reset.
+/// A connection on which nothing happens for this long, and for longer than TCP itself waits, is reset.
 const IDLE: Nanos = 60 * SECOND;
 
 /// What a server has done.
@@ -113,6 +113,7 @@ impl HttpServer {
 impl Application for HttpServer {
     fn poll(&mut self, stack: &mut Stack, now: Nanos) -> Option<Nanos> {
         let HttpServer { name, connections, served, limit, .. } = self;
+        let idle = IDLE.max(stack.settings().tcp.patience * 2);
         let mut idle_until = None;
         let mut listening = 0;
         connections.retain_mut(|c| {
@@ -131,14 +132,14 @@ impl Application for HttpServer {
                 c.heard = now;
                 served.connections += 1;
             }
-            if !c.turn(stack, now, name, *limit, served) || now >= c.heard + IDLE {
+            if !c.turn(stack, now, name, *limit, served) || now >= c.heard + idle {
                 let over = matches!(c.state, State::Over | State::Head(_)) && c.input.is_empty();
                 let clean = !stack.tcp(c.socket).is_active();
                 served.broken += u64::from(!(over && clean));
                 stack.release(c.socket, c.pair, now);
                 return false;
             }
-            idle_until = idle_until.into_iter().chain([c.heard + IDLE]).min();
+            idle_until = idle_until.into_iter().chain([c.heard + idle]).min();
             true
         });
         for _ in listening..if self.open { self.backlog } else { 0 } {

@@ -4,6 +4,13 @@
 //! is no kernel: link-layer addresses that only it could tell are made up, and the report says how many. What the pipeline would
 //! hand to the kernel ends there.
 
+mod report;
+
+pub use report::{FrameRecord, Report, ServerShare};
+
+use lcs_control::config::Configuration;
+use lcs_control::director::launch::memory_environment;
+use lcs_control::model::{Model, Refused};
 use lcs_dataplane::batch::NO_FLOW;
 use lcs_dataplane::cycles::{NoMeter, Stopwatch};
 use lcs_dataplane::flow::Place;
@@ -17,9 +24,7 @@ use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::snapshot::{Interface, NextHop, Snapshot};
 use lcs_pipelines::stages::connection::{CONTROL_ROWS, Settings};
 use lcs_pipelines::stages::schedule::SharedCounts;
-use serde::Serialize;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -45,150 +50,6 @@ pub trait Decides: Pipeline<Command = Command, Acknowledgement = Acknowledgement
 impl Decides for Layer4 {
     fn chosen(&self, place: Place) -> Option<(u16, u16)> {
         Layer4::chosen(self, place)
-    }
-}
-
-/// What became of one frame of the capture.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct FrameRecord {
-    /// Its number in the capture, from 1.
-    pub number: u64,
-    /// Seconds since the first frame.
-    pub time: f64,
-    /// Interface of the director that it came in on; `None` when it was left out.
-    pub interface: Option<String>,
-    /// Its length on the wire, bytes.
-    pub length: u32,
-    /// The capture kept only its beginning; the rest was taken to be zeros.
-    pub truncated: bool,
-    /// `forward`, `consume`, `kernel`, `drop`, or `skipped` when it was not given to the pipeline.
-    pub verdict: &'static str,
-    /// Why it was dropped or skipped.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// The reason in a sentence.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub explanation: Option<String>,
-    /// The virtual service whose connection it belongs to.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub service: Option<String>,
-    /// The server that was chosen for the connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub server: Option<String>,
-    /// The frame as it came, in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub frame: Option<String>,
-    /// What each stage decided: stage and decision.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub steps: Vec<(String, String)>,
-    /// The frame as it left, in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sent: Option<String>,
-}
-
-impl FrameRecord {
-    /// The heading of the table whose lines [`FrameRecord`] prints.
-    pub fn heading() -> String {
-        format!("{:>7} {:>12} {:8} {:24} {:24} frame", "number", "seconds", "on", "verdict", "service/server")
-    }
-}
-
-impl fmt::Display for FrameRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let on = self.interface.as_deref().unwrap_or("-");
-        let verdict = match &self.reason {
-            Some(reason) => format!("{} ({reason})", self.verdict),
-            None => self.verdict.to_owned(),
-        };
-        let chosen = match (&self.service, &self.server) {
-            (Some(service), Some(server)) => format!("{service}/{server}"),
-            _ => "-".to_owned(),
-        };
-        write!(f, "{:>7} {:>12.6} {on:8} {verdict:24} {chosen:24} ", self.number, self.time)?;
-        match &self.frame {
-            Some(frame) => f.write_str(frame)?,
-            None => write!(f, "{} bytes", self.length)?,
-        }
-        if self.truncated {
-            f.write_str(" (only its beginning was captured)")?;
-        }
-        Ok(())
-    }
-}
-
-/// What one server got.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct ServerShare {
-    /// Frames of its connections, in both directions.
-    pub frames: u64,
-    /// Connections opened.
-    pub connections: u64,
-}
-
-/// What became of a capture.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Report {
-    /// Frames in the capture.
-    pub frames: u64,
-    /// Of these, sent on.
-    pub forwarded: u64,
-    /// Answered or used by the director itself.
-    pub consumed: u64,
-    /// For the kernel.
-    pub to_kernel: u64,
-    /// Dropped, by reason.
-    pub dropped: BTreeMap<String, u64>,
-    /// Not given to the pipeline, by reason.
-    pub skipped: BTreeMap<String, u64>,
-    /// Frames of which only the beginning was captured.
-    pub truncated: u64,
-    /// Frames written to the capture of what was sent.
-    pub sent: u64,
-    /// By service and server, as `service/server`.
-    pub servers: BTreeMap<String, ServerShare>,
-    /// Connections that timed out.
-    pub expired: u64,
-    /// Connections at the end.
-    pub flows: usize,
-    /// Seconds from the first to the last frame.
-    pub seconds: f64,
-    /// Frames with an earlier time than one before them; they were taken to come at the later time.
-    pub out_of_order: u64,
-    /// Next hops whose link-layer address was made up.
-    pub made_up_next_hops: usize,
-    /// What a user should know about the outcome.
-    pub notes: Vec<String>,
-    /// Why the capture could not be read to its end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub damaged: Option<String>,
-}
-
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { frames, forwarded, consumed, to_kernel, seconds, .. } = self;
-        let dropped: u64 = self.dropped.values().sum();
-        writeln!(
-            f,
-            "{frames} frames in {seconds:.3} s: {forwarded} forwarded, {consumed} consumed, {to_kernel} for the kernel, {dropped} dropped"
-        )?;
-        for (reason, n) in &self.dropped {
-            let why = DropReason::from_name(reason).map_or("", DropReason::explanation);
-            writeln!(f, "  dropped {n}: {reason}: {why}")?;
-        }
-        for (reason, n) in &self.skipped {
-            writeln!(f, "  left out {n}: {reason}")?;
-        }
-        for (name, share) in &self.servers {
-            writeln!(f, "  {name}: {} connections, {} frames", share.connections, share.frames)?;
-        }
-        writeln!(f, "{} frames sent; {} connections left, {} timed out", self.sent, self.flows, self.expired)?;
-        for note in &self.notes {
-            writeln!(f, "note: {note}")?;
-        }
-        if let Some(damaged) = &self.damaged {
-            writeln!(f, "the capture is damaged, and was replayed up to there: {damaged}")?;
-        }
-        Ok(())
     }
 }
 
@@ -230,6 +91,20 @@ impl Default for Options {
     fn default() -> Self {
         Options { flows: 1 << 20, fragments: 4096 }
     }
+}
+
+/// What a configuration makes of the director, as far as that is known without a kernel: routes and neighbours are those that the file
+/// gives, and all servers are reached through the first interface where it gives none.
+///
+/// # Errors
+/// When a tunnel has nowhere to begin, or there are more servers than slots.
+pub fn configured(configuration: &Configuration) -> Result<(Snapshot, Options), Refused> {
+    let mut model = Model::new(memory_environment(configuration));
+    let Configuration { workers, timeouts, neighbours, routes, services, .. } = configuration;
+    model.set_settings(timeouts, workers.when_full, neighbours, routes);
+    model.apply(services)?;
+    let options = Options { flows: workers.flows, fragments: workers.fragments };
+    Ok((Arc::unwrap_or_clone(model.snapshot()), options))
 }
 
 /// Replays the capture `input` through the layer-4 pipeline, writes what it sends to `output`, and the outcome to `records`: a table
