@@ -185,7 +185,8 @@ fn many_clients_silent_clients_and_vanishing_clients_disturb_nobody() {
     }
     for _ in 0..200 {
         let mut stream = running.raw();
-        stream.write_all(b"{\"version\":1,\"request\":{\"op\":\"stats\"}}\n").unwrap();
+        // Where there are too many at once, this one is closed before it has asked.
+        let _ = stream.write_all(b"{\"version\":1,\"request\":{\"op\":\"stats\"}}\n");
     }
     running.check();
 }

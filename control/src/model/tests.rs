@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::Protocol;
-use lcs_pipelines::snapshot::Scheduler;
+use lcs_pipelines::snapshot::{NextHop, Scheduler};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
