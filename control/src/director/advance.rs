@@ -262,11 +262,12 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }
             }
             Event::PartialChecksums { interface, source } => {
-                self.note_of((1, u64::from(interface)), |_| {
+                self.note_of((1, u64::from(interface)), |control| {
                     let from = source.map_or("somebody".to_owned(), |s| s.to_string());
+                    let name = control.model.interfaces().get(usize::from(interface)).map_or("?", |i| &i.name);
                     format!(
-                        "{from} leaves its checksums to an offload (interface {interface}); they are completed in \
-                         software. `ethtool -K INTERFACE tx off` at the sender's end makes that unnecessary"
+                        "{from} leaves its checksums to an offload (seen on {name}); they are completed in software. \
+                         `ethtool -K INTERFACE tx off` at the sender's end makes that unnecessary"
                     )
                 });
             }
