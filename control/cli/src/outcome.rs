@@ -61,7 +61,7 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         // `lcs stats | head` is no failure.
         Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Err(Error::Client(ClientError::Broken(e))) if e.kind() == io::ErrorKind::BrokenPipe => {
+        Err(Error::Client(ClientError::Output(e))) if e.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
         Err(error) => error,

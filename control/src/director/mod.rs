@@ -291,8 +291,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
 
     /// The director's own addresses are these now, besides those that the configuration gives.
     pub fn learn_addresses(&mut self, learned: &[IpAddr]) {
-        let given = self.running.as_ref().map_or(&[][..], |c| &c.director.addresses).to_vec();
-        self.model.learn_addresses(&given, learned);
+        self.model.learn_addresses(learned);
     }
 
     /// The interfaces have other link-layer addresses or another MTU now.
