@@ -22,6 +22,12 @@ pub enum Error {
     /// The director cannot run.
     #[error(transparent)]
     Run(#[from] lcs_control::run::RunError),
+    /// The demo cannot be played.
+    #[error(transparent)]
+    Demo(#[from] lcs_perf::demo::Error),
+    /// The demo's own report says what was not as it should be.
+    #[error("a check of the demo was not passed")]
+    NotOk,
     /// The terminal or pipe is gone.
     #[error(transparent)]
     Output(#[from] io::Error),
@@ -47,6 +53,7 @@ impl Error {
             Error::Client(_) => "connection",
             Error::Invalid(_) => "invalid",
             Error::Run(_) => "failed",
+            Error::Demo(_) | Error::NotOk => "demo",
             Error::Output(_) => "output",
         }
     }
@@ -61,6 +68,8 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         Err(Error::Client(ClientError::Broken(e))) if e.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
+        // What is wrong has been said in full.
+        Err(Error::NotOk) => return ExitCode::FAILURE,
         Err(error) => error,
     };
     if common.json {
