@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         Command::Weight(args) => weight::run(&common, args),
         Command::Drain(args) => weight::drain(&common, args),
         Command::Trace(args) => trace::run(&common, args),
-        Command::Demo(args) => demo::run(&common, &args),
+        Command::Demo(args) => demo::run(&common, args),
         Command::Replay(args) => replay::run(&common, &args),
         Command::Perf(args) => perf::run(&common, &args),
         Command::Completions(args) => completions::run::<Cli>(&args),

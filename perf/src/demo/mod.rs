@@ -1,4 +1,7 @@
 //! The demo: real requests through a director, and checks of what came of them.
+//!
+//! With root, it's played in network namespaces with kernel TCP over AF_XDP ([`root`]); without, over the in-process
+//! network ([`rootless`]).
 
 pub mod body;
 pub mod http;
@@ -9,74 +12,108 @@ pub mod report;
 pub mod root;
 pub mod rootless;
 
-use interrupt::Interrupt;
-use narrator::Narrator;
-use report::{Host, Report, Scenario};
-use root::scene::Setup;
-use std::io::{self, Write};
+use std::fmt;
+use std::str::FromStr;
 use std::time::Instant;
 
-/// Names of the scenarios.
+use interrupt::Interrupt;
+use narrator::Narrator;
+use report::{Host, Report};
+use root::scene::Setup;
+
+/// Names of the scenarios, each of which is played over IPv4 and over IPv6.
 pub const SCENARIOS: [&str; 4] = ["nat", "fullnat", "dr", "tun"];
 
-/// Where the director's frames come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which port the director has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PortChoice {
-    /// AF_XDP where namespaces may be made, the in-process network otherwise.
+    /// AF_XDP in network namespaces where they may be made, otherwise memory.
+    #[default]
     Auto,
-    /// AF_XDP.
+    /// AF_XDP: needs root.
     AfXdp,
-    /// The in-process network.
+    /// Memory, between endpoints in the same process.
     Memory,
 }
 
-/// What keeps the demo from being played.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A scenario that there is not.
-    #[error("there is no scenario {0:?}; there are nat, fullnat, dr and tun")]
-    NoSuchScenario(String),
-    /// Signals can't be taken.
-    #[error("take the signals that end the demo: {0}")]
-    Signals(io::Error),
-    /// The namespaces can't be made.
-    #[error("{0}; run it as root, or with `--port memory` over the in-process network")]
-    Root(#[from] root::Error),
+impl FromStr for PortChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(PortChoice::Auto),
+            "af_xdp" | "af-xdp" => Ok(PortChoice::AfXdp),
+            "memory" => Ok(PortChoice::Memory),
+            _ => Err(format!("\"{word}\" is no port of the demo: take auto, af_xdp or memory")),
+        }
+    }
 }
 
-/// Plays the scenarios named (all of them for an empty list), and tells `progress` what is done.
+impl fmt::Display for PortChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PortChoice::Auto => "auto",
+            PortChoice::AfXdp => "af_xdp",
+            PortChoice::Memory => "memory",
+        })
+    }
+}
+
+/// What to play.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// One of [`SCENARIOS`]; all of them where none is named.
+    pub scenario: Option<String>,
+    /// On which port.
+    pub port: PortChoice,
+}
+
+/// What keeps the demo from being played at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no scenario of this name.
+    #[error("there is no scenario \"{0}\"; take one of {list}", list = SCENARIOS.join(", "))]
+    NoScenario(String),
+    /// Without privileges, and asked for what needs them.
+    #[error("{0}; or play it without root: --port memory")]
+    NotRoot(root::Error),
+    /// Something else.
+    #[error(transparent)]
+    Root(root::Error),
+}
+
+/// Plays what `options` say.
 ///
 /// # Errors
-/// When nothing can be played; what goes wrong in a scenario is in the report.
-pub fn run(names: &[String], port: PortChoice, progress: &mut impl Write) -> Result<Report, Error> {
+/// Where there is nothing to play, or nothing can be played. A scenario that goes wrong is told in the report.
+pub fn run(options: &Options, narrator: &mut Narrator<'_>, interrupt: &Interrupt) -> Result<Report, Error> {
     let begun = Instant::now();
-    if let Some(name) = names.iter().find(|n| !SCENARIOS.contains(&n.as_str())) {
-        return Err(Error::NoSuchScenario(name.clone()));
+    let wanted = |name: &str| options.scenario.as_deref().is_none_or(|scenario| scenario == name);
+    if let Some(name) = options.scenario.as_ref().filter(|name| !SCENARIOS.contains(&name.as_str())) {
+        return Err(Error::NoScenario(name.clone()));
     }
-    let setups: Vec<Setup> =
-        Setup::ALL.into_iter().filter(|s| names.is_empty() || names.iter().any(|n| n == s.name())).collect();
-    let interrupt = Interrupt::on_signals().map_err(Error::Signals)?;
-    let mut narrator = Narrator::new(progress);
-    let scenarios = match port {
-        PortChoice::Memory => rootless::run(&setups, &mut narrator, &interrupt),
-        PortChoice::AfXdp => root::run(&setups, &mut narrator, &interrupt)?,
-        PortChoice::Auto => match root::run(&setups, &mut narrator, &interrupt) {
-            Err(error) if error.is_permission() => {
+    let setups: Vec<Setup> = Setup::ALL.into_iter().filter(|setup| wanted(setup.name())).collect();
+    let scenarios = match options.port {
+        PortChoice::Memory => rootless::run(&setups, narrator, interrupt),
+        port => match root::run(&setups, narrator, interrupt) {
+            Ok(scenarios) => scenarios,
+            Err(error) if error.is_permission() && port == PortChoice::Auto => {
                 narrator.scene(
-                    "not root: the same scenarios over the in-process network, with TCP endpoints of its own (run as root \
-                     for AF_XDP and the kernel's)",
+                    "not root: the same scenarios over the in-process network, with TCP endpoints of its own (run it as \
+                     root for AF_XDP, network namespaces and the kernel's TCP)",
                 );
-                rootless::run(&setups, &mut narrator, &interrupt)
+                rootless::run(&setups, narrator, interrupt)
             }
-            other => other?,
+            Err(error) if error.is_permission() => return Err(Error::NotRoot(error)),
+            Err(error) => return Err(Error::Root(error)),
         },
     };
-    let ok = !scenarios.is_empty() && scenarios.iter().all(|s: &Scenario| s.ok) && !interrupt.is_set();
+    let interrupted = interrupt.is_set();
     Ok(Report {
-        ok,
+        ok: !interrupted && !scenarios.is_empty() && scenarios.iter().all(|scenario| scenario.ok),
         scenarios,
         host: Host::this(),
         seconds: begun.elapsed().as_secs_f64(),
-        interrupted: interrupt.is_set(),
+        interrupted,
     })
 }

@@ -2,46 +2,41 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
-use lcs_perf::demo::{self, PortChoice};
+use lcs_perf::demo::interrupt::Interrupt;
+use lcs_perf::demo::narrator::Narrator;
+use lcs_perf::demo::{self, Options, PortChoice};
 use std::io::{self, Write};
 
-/// Watch real requests pass through a director to three servers, in network namespaces made for it.
+/// Watch real HTTP requests pass through the director, and see checked what it promises.
+///
+/// Builds a network of a client, a director and three servers, serves requests by NAT, full NAT, direct routing and
+/// tunnels over IPv4 and IPv6, and changes a weight and removes a server meanwhile. With root: network namespaces, kernel TCP and AF_XDP.
+/// Nothing is left behind.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sudo lcs demo
-  lcs demo --port memory
-  sudo lcs demo --scenario nat --scenario dr --json
+  sudo lcs demo --scenario dr
+  lcs demo --port memory         without root
+  sudo lcs demo --json | jq .ok
 
-With root: namespaces, kernel TCP at both ends, the director on AF_XDP. Without: the same scenarios over an in-process network.
-Nothing is left behind, also when it is interrupted.")]
+What happens is told on standard error, the result on standard output. Exit code 1 when a check was not passed.")]
 pub struct Args {
-    /// Play only this scenario: nat, fullnat, dr or tun; repeat for several [default: all].
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(demo::SCENARIOS))]
-    scenario: Vec<String>,
-    /// Where the director's frames come from.
-    #[arg(long, value_enum, default_value_t = Port::Auto)]
-    port: Port,
+    /// Play one scenario only: nat, fullnat, dr or tun.
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// The director's port: auto, af_xdp (needs root) or memory.
+    #[arg(long, value_name = "PORT", default_value_t)]
+    port: PortChoice,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Port {
-    /// AF_XDP with root, the in-process network without.
-    Auto,
-    /// AF_XDP in network namespaces; needs root.
-    AfXdp,
-    /// The in-process network.
-    Memory,
-}
-
-pub fn run(common: &Common, args: &Args) -> Outcome {
-    let port = match args.port {
-        Port::Auto => PortChoice::Auto,
-        Port::AfXdp => PortChoice::AfXdp,
-        Port::Memory => PortChoice::Memory,
-    };
-    let report = demo::run(&args.scenario, port, &mut io::stderr()).map_err(|e| Error::Failed(e.to_string()))?;
+pub fn run(common: &Common, args: Args) -> Outcome {
+    let interrupt = Interrupt::on_signals()?;
+    let options = Options { scenario: args.scenario, port: args.port };
+    let report = demo::run(&options, &mut Narrator::new(io::stderr()), &interrupt).map_err(|error| match error {
+        demo::Error::NoScenario(_) => Error::Usage(error.to_string()),
+        _ => Error::Demo(error),
+    })?;
     let text = if common.json { json(&report)? } else { report.to_string() };
     io::stdout().write_all(text.as_bytes())?;
-    if report.ok { Ok(()) } else { Err(Error::Failed("the demo did not go as it should; see above".into())) }
+    if report.ok { Ok(()) } else { Err(Error::NotOk) }
 }
