@@ -56,7 +56,11 @@ impl Runner {
 
     /// Replaces the names of servers, routers and interfaces in `from=` and `to=` by their addresses.
     fn named(&self, words: &str) -> Result<String, String> {
+        let mut after = "";
         let words = words.split(' ').map(|w| match w.split_once('=') {
+            _ if std::mem::replace(&mut after, w) == "is-at" => {
+                Ok(self.world.mac(w)?.map(|b| format!("{b:02x}")).join(":"))
+            }
             Some((k @ ("from" | "to" | "link" | "mac"), name)) => {
                 let m = if name == "broadcast" { [0xff; 6] } else { self.world.mac(name)? };
                 Ok(format!("{k}={}", m.map(|b| format!("{b:02x}")).join(":")))
