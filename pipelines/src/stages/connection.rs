@@ -7,6 +7,7 @@ use crate::stages::icmp::IcmpLimit;
 use crate::stages::schedule::{Schedulers, SharedCounts};
 use hashbrown::HashMap;
 use lcs_dataplane::DropReason;
+use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{FlowFlags, FlowTable, Place, TcpState};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN};
@@ -269,11 +270,27 @@ impl Connections {
     }
 
     /// Makes room for a new flow by closing the oldest half-open one; `false` when there is none.
-    pub(crate) fn evict_half_open(&mut self) -> bool {
+    pub(crate) fn evict_half_open(&mut self, batch: &mut Batch, hits: &mut Places) -> bool {
         let Some(flow) = self.timers.oldest_half_open() else { return false };
-        self.close(flow);
+        self.close_within(flow, batch, hits);
         self.evicted += 1;
         true
+    }
+
+    /// Forgets a flow in the middle of a batch. Frames that have found it already must not be forwarded by it: its entry
+    /// may be another connection's before they are.
+    pub(crate) fn close_within(&mut self, flow: u32, batch: &mut Batch, hits: &mut Places) {
+        self.close(flow);
+        let mut others = Places::default();
+        for i in hits.iter() {
+            if Place(batch.flow[i]).flow() == flow {
+                batch.flow[i] = NO_FLOW;
+                batch.drop(i, DropReason::NoFlow);
+            } else {
+                others.push(i);
+            }
+        }
+        *hits = others;
     }
 
     /// Counters of every server, by slot.

@@ -67,9 +67,9 @@ fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &m
     if let Some(traffic) = c.traffic.get(usize::from(flow.server)) {
         prefetch(traffic);
     }
-    let opens = batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN;
+    let opens = batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN && place.side() == Place::CLIENT;
     if opens && flow.flags.has(FlowFlags::CLOSED) && batch.protocol[i] == protocol::TCP {
-        reopen(c, batch, place, i, misses);
+        reopen(c, batch, place, i, hits, misses);
         return;
     }
     batch.flow[i] = place.0;
@@ -78,8 +78,15 @@ fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &m
 
 /// RFC 9293 §3.6.1: a new SYN may reopen a connection in TIME-WAIT. It is scheduled afresh.
 #[inline(never)]
-fn reopen(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, misses: &mut Places) {
-    c.close(place.flow());
+fn reopen(
+    c: &mut Connections,
+    batch: &mut Batch,
+    place: Place,
+    i: usize,
+    hits: &mut Places,
+    misses: &mut Places,
+) {
+    c.close_within(place.flow(), batch, hits);
     batch.flow[i] = NO_FLOW;
     misses.push(i);
 }
