@@ -160,7 +160,8 @@ impl Pipeline for Layer4 {
         }
 
         let (mut hits, mut misses) = (Places::default(), Places::default());
-        lookup::lookup(c, batch, &classified.v4, &classified.v6, &mut hits, &mut misses);
+        let removals = c.table.removals();
+        lookup::lookup(c, batch, classified.v4, classified.v6, &mut hits, &mut misses);
         if !hits.is_empty() || !misses.is_empty() {
             watch.lap(lookup_cost, hits.len() + misses.len());
         }
@@ -169,22 +170,25 @@ impl Pipeline for Layer4 {
         }
 
         if !misses.is_empty() {
-            schedule::schedule(c, batch, &misses, &mut hits, tick);
+            schedule::schedule(c, batch, misses, &mut hits, tick);
             watch.lap(schedule_cost, misses.len());
             if tracing {
                 self.tracer.step(c, batch, "schedule");
             }
         }
+        if removals != c.table.removals() {
+            lookup::recheck(c, batch, &mut hits);
+        }
         if classified.firsts {
             fragment::remember(c, batch, &mut hits, tick);
         }
         if !classified.others.is_empty() {
-            exceptions::exceptions(c, batch, &classified.others, tick);
+            exceptions::exceptions(c, batch, classified.others, tick);
             watch.lap(exceptions_cost, classified.others.len());
         }
 
         if !hits.is_empty() {
-            forward::forward(c, batch, &hits, tick);
+            forward::forward(c, batch, hits, tick);
             watch.lap(forward_cost, hits.len());
         }
         if tracing {

@@ -5,6 +5,7 @@ use crate::snapshot::{NextHop, SLOTS, Snapshot, Via};
 use crate::stages::fragment::Fragments;
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::schedule::{Schedulers, SharedCounts};
+use crate::stages::tunnel::Outer;
 use hashbrown::HashMap;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::flow::{FlowFlags, FlowTable, Place, TcpState};
@@ -80,6 +81,8 @@ pub struct Connections {
     pub(crate) expired: u64,
     pub(crate) icmp_sent: u64,
     pub(crate) checksums_completed: u64,
+    /// Outer IPv4 headers by server slot.
+    pub(crate) outers: Vec<Option<Outer>>,
     /// Identification of the next outer IPv4 header.
     pub(crate) ident: u16,
     events: VecDeque<Event>,
@@ -107,6 +110,7 @@ impl Connections {
             expired: 0,
             icmp_sent: 0,
             checksums_completed: 0,
+            outers: Vec::new(),
             ident: 1,
             events: VecDeque::with_capacity(EVENTS),
             said: HashMap::new(),
@@ -131,6 +135,8 @@ impl Connections {
                 self.loads[slot].opened = 0;
             }
         }
+        self.outers.clear();
+        self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
         std::mem::replace(&mut self.snapshot, snapshot)
     }
