@@ -14,7 +14,11 @@ use world::{CLIENT, World, drop_reason, ended, interface_mac, seconds};
 #[derive(Debug)]
 enum Expected {
     /// `None`: some packet, whose checksums are right.
-    Forward { interface: u8, packet: Option<Box<Packet>>, text: String },
+    Forward {
+        interface: u8,
+        packet: Option<Box<Packet>>,
+        text: String,
+    },
     Drop(DropReason),
 }
 
@@ -140,7 +144,8 @@ impl Runner {
         let expected = match verdict {
             "drop" => Expected::Drop(drop_reason(rest.trim()).map_err(at(n))?),
             "forward" => {
-                let (on, packet) = rest.trim().split_once(' ').ok_or((n, "write: => forward INTERFACE PACKET".to_owned()))?;
+                let (on, packet) =
+                    rest.trim().split_once(' ').ok_or((n, "write: => forward INTERFACE PACKET".to_owned()))?;
                 let packet = match packet.trim() {
                     "any" => None,
                     p => Some(Box::new(self.named(p).and_then(|p| Packet::read(&p)).map_err(at(n))?)),
@@ -167,7 +172,10 @@ impl Runner {
         let mut sent = self.world.burst(&frames).into_iter();
         let after = self.world.worker.counters().clone();
         if ended(&after) - ended(&before) != burst.len() as u64 {
-            return Err((burst[0].line, format!("{} frames had {} verdicts", burst.len(), ended(&after) - ended(&before))));
+            return Err((
+                burst[0].line,
+                format!("{} frames had {} verdicts", burst.len(), ended(&after) - ended(&before)),
+            ));
         }
         let mut drops = before.dropped.clone();
         for step in &burst {
@@ -175,7 +183,14 @@ impl Runner {
                 Expected::Drop(reason) => drops[*reason as usize] += 1,
                 Expected::Forward { interface, packet, text } => {
                     let Some((on, got)) = sent.next() else {
-                        return Err((step.line, format!("step {}: not forwarded; {}", step.number, reasons(&before.dropped, &after.dropped))));
+                        return Err((
+                            step.line,
+                            format!(
+                                "step {}: not forwarded; {}",
+                                step.number,
+                                reasons(&before.dropped, &after.dropped)
+                            ),
+                        ));
                     };
                     let Some(packet) = packet else {
                         if on != *interface {
@@ -199,7 +214,14 @@ impl Runner {
             return Err((burst[0].line, format!("a frame more than expected went out on if{on}:\n{}", dump(&got))));
         }
         if drops != after.dropped {
-            return Err((burst[0].line, format!("expected {}, but saw {}", reasons(&before.dropped, &drops), reasons(&before.dropped, &after.dropped))));
+            return Err((
+                burst[0].line,
+                format!(
+                    "expected {}, but saw {}",
+                    reasons(&before.dropped, &drops),
+                    reasons(&before.dropped, &after.dropped)
+                ),
+            ));
         }
         Ok(())
     }
@@ -217,10 +239,17 @@ impl Runner {
                     "expired" => report.expired,
                     "fragments" => report.fragments as u64,
                     "icmp-sent" => report.icmp_sent,
-                    _ => return Err(format!("{name:?}: flows half-open evicted expired fragments icmp-sent, state.NAME, dropped.NAME, or SERVER.active …")),
+                    _ => {
+                        return Err(format!(
+                            "{name:?}: flows half-open evicted expired fragments icmp-sent, state.NAME, dropped.NAME, or SERVER.active …"
+                        ));
+                    }
                 },
                 Some(("state", s)) => {
-                    let state = lcs_dataplane::flow::TcpState::ALL.into_iter().find(|t| t.name() == s).ok_or(format!("no state {s:?}"))?;
+                    let state = lcs_dataplane::flow::TcpState::ALL
+                        .into_iter()
+                        .find(|t| t.name() == s)
+                        .ok_or(format!("no state {s:?}"))?;
                     report.states[state as usize]
                 }
                 Some(("dropped", r)) => report.counters.dropped_for(drop_reason(r)?),
@@ -234,7 +263,11 @@ impl Runner {
                         "packets-out" => s.packets_out,
                         "bytes-in" => s.bytes_in,
                         "bytes-out" => s.bytes_out,
-                        _ => return Err(format!("{field:?}: connections active inactive packets-in packets-out bytes-in bytes-out")),
+                        _ => {
+                            return Err(format!(
+                                "{field:?}: connections active inactive packets-in packets-out bytes-in bytes-out"
+                            ));
+                        }
                     }
                 }
             };
@@ -260,7 +293,9 @@ fn dump(bytes: &[u8]) -> String {
         .chunks(16)
         .take(12)
         .enumerate()
-        .map(|(i, c)| format!("    {:4}  {}", i * 16, c.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")))
+        .map(|(i, c)| {
+            format!("    {:4}  {}", i * 16, c.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" "))
+        })
         .collect();
     lines.join("\n")
 }
@@ -329,9 +364,21 @@ fn a_wrong_vector_is_reported_with_its_line() {
     for (steps, line, message) in [
         ("1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S\n=> drop nonsense", 4, "no drop reason"),
         ("1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S\n=> drop no-server", 3, "more than expected"),
-        ("1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S\n=> forward if1 tcp 192.0.2.1:1 > 10.0.0.1:8080 S", 3, "differs first at byte 22"),
-        ("1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S\n=> forward if0 tcp 192.0.2.1:1 > 10.0.0.1:8080 S ttl=63", 3, "if1"),
-        ("1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:81 S\n=> forward if1 tcp 192.0.2.1:1 > 10.0.0.1:8080 S ttl=63", 3, "dropped as not-for-us"),
+        (
+            "1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S\n=> forward if1 tcp 192.0.2.1:1 > 10.0.0.1:8080 S",
+            3,
+            "differs first at byte 22",
+        ),
+        (
+            "1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S\n=> forward if0 tcp 192.0.2.1:1 > 10.0.0.1:8080 S ttl=63",
+            3,
+            "if1",
+        ),
+        (
+            "1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:81 S\n=> forward if1 tcp 192.0.2.1:1 > 10.0.0.1:8080 S ttl=63",
+            3,
+            "dropped as not-for-us",
+        ),
         ("1 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S tttl=3", 3, "no attribute"),
         ("1 0s if2 tcp 192.0.2.1:1 > 198.51.100.1:80 S", 3, "if0 or if1"),
         ("2 0s if0 tcp 192.0.2.1:1 > 198.51.100.1:80 S", 3, "follows step 0"),

@@ -5,6 +5,7 @@ use crate::snapshot::{NextHop, SLOTS, Snapshot, Via};
 use crate::stages::fragment::Fragments;
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::schedule::{Schedulers, SharedCounts};
+use crate::stages::tunnel::Outer;
 use hashbrown::HashMap;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
@@ -81,6 +82,8 @@ pub struct Connections {
     pub(crate) expired: u64,
     pub(crate) icmp_sent: u64,
     pub(crate) checksums_completed: u64,
+    /// Outer IPv4 headers by server slot.
+    pub(crate) outers: Vec<Option<Outer>>,
     /// Identification of the next outer IPv4 header.
     pub(crate) ident: u16,
     events: VecDeque<Event>,
@@ -108,6 +111,7 @@ impl Connections {
             expired: 0,
             icmp_sent: 0,
             checksums_completed: 0,
+            outers: Vec::new(),
             ident: 1,
             events: VecDeque::with_capacity(EVENTS),
             said: HashMap::new(),
@@ -132,6 +136,8 @@ impl Connections {
                 self.loads[slot].opened = 0;
             }
         }
+        self.outers.clear();
+        self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
         std::mem::replace(&mut self.snapshot, snapshot)
     }

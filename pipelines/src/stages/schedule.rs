@@ -178,7 +178,7 @@ struct Opening {
 }
 
 /// Gives every new connection among `misses` a server and an entry, and appends it to `hits`.
-pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: &Places, hits: &mut Places, now: u32) {
+pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: Places, hits: &mut Places, now: u32) {
     // Two passes, so that the index buckets of the server's side are on their way while the others are being chosen.
     let mut openings: [Option<Opening>; BURST] = [None; BURST];
     let mut n = 0;

@@ -19,13 +19,47 @@ pub type Mac = [u8; 6];
 /// Every attribute that a packet may have.
 const ATTRIBUTES: &[&str] = &[
     // link
-    "from", "to", "vlan", "pad", "ethertype",
+    "from",
+    "to",
+    "vlan",
+    "pad",
+    "ethertype",
     // IP; `ip-sum=bad`, `ip-len=N` and `version=N` make it wrong; `cut=N` keeps N bytes behind the IP header
-    "ttl", "tos", "id", "df", "mf", "frag", "ip-options", "ext", "ip-sum", "ip-len", "version", "ihl", "cut", "proto", "flow",
+    "ttl",
+    "tos",
+    "id",
+    "df",
+    "mf",
+    "frag",
+    "ip-options",
+    "ext",
+    "ip-sum",
+    "ip-len",
+    "version",
+    "ihl",
+    "cut",
+    "proto",
+    "flow",
     // transport
-    "seq", "ack", "win", "mss", "options", "doff", "sum", "len", "udp-len", "data",
+    "seq",
+    "ack",
+    "win",
+    "mss",
+    "options",
+    "doff",
+    "sum",
+    "len",
+    "udp-len",
+    "data",
     // ICMP
-    "mtu", "code", "type", "word", "target", "mac", "link", "solicited",
+    "mtu",
+    "code",
+    "type",
+    "word",
+    "target",
+    "mac",
+    "link",
+    "solicited",
 ];
 
 /// A packet in words, read.
@@ -51,7 +85,7 @@ fn number<T: TryFrom<u64>>(name: &str, text: &str) -> Result<T, String> {
 
 fn hex(text: &str) -> Result<Vec<u8>, String> {
     let text: String = text.chars().filter(|c| !c.is_whitespace() && *c != '_').collect();
-    if text.len() % 2 != 0 || !text.is_ascii() {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
         return Err(format!("{text:?}: write whole bytes in hexadecimal"));
     }
     (0..text.len() / 2)
@@ -74,7 +108,8 @@ fn endpoint(text: &str) -> Result<(IpAddr, u16), String> {
     if let Ok(s) = text.parse::<std::net::SocketAddr>() {
         return Ok((s.ip(), s.port()));
     }
-    text.trim_matches(['[', ']']).parse::<IpAddr>()
+    text.trim_matches(['[', ']'])
+        .parse::<IpAddr>()
         .map(|a| (a, 0))
         .map_err(|_| format!("{text:?}: write an address, with a port as in 192.0.2.1:80 or [2001:db8::1]:80"))
 }
@@ -104,7 +139,8 @@ impl Packet {
         let (outer, inner) = match text.split_once(" [ ") {
             Some((outer, rest)) => {
                 let rest = rest.trim_end();
-                let inner = rest.strip_suffix(']').ok_or("the packet inside [ … ] must be closed at the end of the line")?;
+                let inner =
+                    rest.strip_suffix(']').ok_or("the packet inside [ … ] must be closed at the end of the line")?;
                 (outer, Some(Box::new(Packet::read(inner)?)))
             }
             None => (text, None),
@@ -126,12 +162,20 @@ impl Packet {
             }
         }
         let (source, destination, word) = match (kind.as_str(), plain.as_slice()) {
-            ("arp", ["who-has", target, "tell", sender]) => (endpoint(sender)?, endpoint(target)?, "who-has".to_owned()),
+            ("arp", ["who-has", target, "tell", sender]) => {
+                (endpoint(sender)?, endpoint(target)?, "who-has".to_owned())
+            }
             ("arp", [sender, "is-at", _, "tell", target]) => (endpoint(sender)?, endpoint(target)?, "is-at".to_owned()),
             ("tcp" | "udp" | "icmp" | "ip4" | "ip6" | "ip", [s, ">", d]) => (endpoint(s)?, endpoint(d)?, String::new()),
             ("tcp" | "icmp", [s, ">", d, word]) => (endpoint(s)?, endpoint(d)?, (*word).to_owned()),
-            ("arp", _) => return Err("write: arp who-has TARGET tell SENDER, or: arp SENDER is-at MAC tell TARGET".into()),
-            _ => return Err(format!("{outer:?}: write KIND SOURCE > DESTINATION, then for tcp its flags, for icmp its message")),
+            ("arp", _) => {
+                return Err("write: arp who-has TARGET tell SENDER, or: arp SENDER is-at MAC tell TARGET".into());
+            }
+            _ => {
+                return Err(format!(
+                    "{outer:?}: write KIND SOURCE > DESTINATION, then for tcp its flags, for icmp its message"
+                ));
+            }
         };
         if source.0.is_ipv4() != destination.0.is_ipv4() {
             return Err(format!("{outer:?}: source and destination are of different families"));
@@ -162,7 +206,8 @@ impl Packet {
 
     /// Whether a checksum in it is wrong on purpose, or it is cut short.
     pub fn is_broken(&self) -> bool {
-        ["sum", "ip-sum", "ip-len", "cut", "udp-len"].iter().any(|a| self.has(a)) || self.inner.as_ref().is_some_and(|p| p.is_broken())
+        ["sum", "ip-sum", "ip-len", "cut", "udp-len"].iter().any(|a| self.has(a))
+            || self.inner.as_ref().is_some_and(|p| p.is_broken())
     }
 
     /// Protocol number and bytes of what the IP header carries, before fragmentation.
@@ -290,7 +335,11 @@ impl Packet {
         let (protocol, whole) = self.transport()?;
         let (mut from, mut to) = (0, whole.len());
         if let Some(range) = self.text("frag") {
-            let bad = || format!("frag={range}: write the bytes FROM..TO of the IP payload (FROM a multiple of 8), or FROM.. for the rest");
+            let bad = || {
+                format!(
+                    "frag={range}: write the bytes FROM..TO of the IP payload (FROM a multiple of 8), or FROM.. for the rest"
+                )
+            };
             let (a, b) = range.split_once("..").ok_or_else(bad)?;
             from = a.parse().map_err(|_| bad())?;
             if !b.is_empty() {
@@ -335,7 +384,10 @@ impl Packet {
                     _ => return Err(format!("ext={e}: hop, route or dst, with commas")),
                 };
                 // An empty header: PadN of four bytes; for a routing header a type with no segments left.
-                chain.push((number, if number == 43 { vec![0, 0, 253, 0, 0, 0, 0, 0] } else { vec![0, 0, 1, 4, 0, 0, 0, 0] }));
+                chain.push((
+                    number,
+                    if number == 43 { vec![0, 0, 253, 0, 0, 0, 0, 0] } else { vec![0, 0, 1, 4, 0, 0, 0, 0] },
+                ));
             }
             if self.has("frag") {
                 let mut f = vec![0, 0];

@@ -17,13 +17,13 @@
 #![allow(dead_code)]
 
 use crate::wire::packet::{Mac, mac};
+use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::NoMeter;
 use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::{Nanos, Worker};
-use lcs_dataplane::DropReason;
 use lcs_pipelines::command::{Acknowledgement, Command, FlowPage, FlowView, Report};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::snapshot::*;
@@ -66,8 +66,7 @@ pub fn settings(flows: usize, fragments: usize) -> Settings {
 
 impl Default for World {
     fn default() -> Self {
-        let interface =
-            |i: u8| Interface { name: format!("if{i}"), mac: MacAddr(interface_mac(i)), mtu: 1500 };
+        let interface = |i: u8| Interface { name: format!("if{i}"), mac: MacAddr(interface_mac(i)), mtu: 1500 };
         let settings = settings(64, 16);
         let worker = bare(&settings, &Arc::new(SharedCounts::new(1, 64)));
         let snapshot = Snapshot { interfaces: vec![interface(0), interface(1)], ..Default::default() };
@@ -109,7 +108,11 @@ impl World {
     }
 
     fn slot(&self, server: &str) -> Result<u16, String> {
-        self.names.iter().position(|n| n == server).map(|i| i as u16).ok_or_else(|| format!("there is no server {server:?}"))
+        self.names
+            .iter()
+            .position(|n| n == server)
+            .map(|i| i as u16)
+            .ok_or_else(|| format!("there is no server {server:?}"))
     }
 
     fn router(&mut self, name: &str) -> u16 {
@@ -117,7 +120,12 @@ impl World {
             return *row;
         }
         let row = self.snapshot.next_hops.len() as u16;
-        self.snapshot.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 0, 2, row as u8]), MacAddr(interface_mac(0)), 0, 1500));
+        self.snapshot.next_hops.push(NextHop::new(
+            MacAddr([2, 0, 0, 0, 2, row as u8]),
+            MacAddr(interface_mac(0)),
+            0,
+            1500,
+        ));
         self.routers.push((name.to_owned(), row));
         row
     }
@@ -156,7 +164,10 @@ impl World {
             ["timeout", state, time] => {
                 let states = TcpState::ALL;
                 let known = || states.map(TcpState::name).join(" ");
-                let state = states.into_iter().find(|s| s.name() == *state).ok_or_else(|| format!("the states are: {}", known()))?;
+                let state = states
+                    .into_iter()
+                    .find(|s| s.name() == *state)
+                    .ok_or_else(|| format!("the states are: {}", known()))?;
                 self.snapshot.timeouts.set(state, seconds(time)?);
             }
             ["own", address] => {
@@ -171,7 +182,9 @@ impl World {
                 };
                 self.snapshot.routes.insert(endpoint(address)?.ip(), numeral(length)?, via);
             }
-            ["service", name, transport, at, scheduler, rest @ ..] => self.service(name, transport, at, scheduler, rest)?,
+            ["service", name, transport, at, scheduler, rest @ ..] => {
+                self.service(name, transport, at, scheduler, rest)?
+            }
             ["server", name, "of", service, at, forward, rest @ ..] => self.server(name, service, at, forward, rest)?,
             ["weight", server, weight] => {
                 let command = Command::SetWeight { server: self.slot(server)?, weight: numeral(weight)? };
@@ -179,7 +192,8 @@ impl World {
             }
             ["resolve" | "unresolve", server] => {
                 let slot = self.slot(server)?;
-                let row = self.snapshot.servers[usize::from(slot)].as_ref().map(|s| s.next_hop).ok_or("it is forgotten")?;
+                let row =
+                    self.snapshot.servers[usize::from(slot)].as_ref().map(|s| s.next_hop).ok_or("it is forgotten")?;
                 let hop = &mut self.snapshot.next_hops[usize::from(row)];
                 hop.resolved = words[0] == "resolve";
                 let command = Command::SetNextHop { row, hop: *hop };
@@ -383,7 +397,9 @@ pub fn ended(c: &lcs_dataplane::worker::Counters) -> u64 {
 
 pub fn drop_reason(name: &str) -> Result<DropReason, String> {
     DropReason::from_name(name).ok_or_else(|| {
-        format!("{name:?} is no drop reason: {}", DropReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>().join(" "))
+        format!(
+            "{name:?} is no drop reason: {}",
+            DropReason::ALL.iter().map(|r| r.name()).collect::<Vec<_>>().join(" ")
+        )
     })
 }
-
