@@ -10,7 +10,7 @@ use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
-use crate::stages::{classify, exceptions, forward, fragment, lookup, schedule};
+use crate::stages::{classify, exceptions, forward, fragment, link, lookup, schedule};
 use crate::trace::Tracer;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
@@ -184,6 +184,7 @@ impl Pipeline for Layer4 {
         }
 
         if !hits.is_empty() {
+            link::follow_clients(c, batch, &hits);
             forward::forward(c, batch, hits, tick);
             watch.lap(forward_cost, hits.len());
         }

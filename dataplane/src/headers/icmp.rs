@@ -11,6 +11,10 @@ pub mod v4 {
     pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// Code of "port unreachable".
     pub const PORT_UNREACHABLE: u8 = 3;
+    /// Source quench (deprecated by RFC 6633).
+    pub const SOURCE_QUENCH: u8 = 4;
+    /// Redirect.
+    pub const REDIRECT: u8 = 5;
     /// Time exceeded.
     pub const TIME_EXCEEDED: u8 = 11;
     /// Echo request.

@@ -196,7 +196,9 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
             out.protocol = ip.protocol();
             out.addresses = packet[12..].first_chunk().map_or(0, |a| u64::from_ne_bytes(*a));
             let transport = matches!(out.protocol, protocol::TCP | protocol::UDP);
-            out.kind = if ip.flags() & ipv4::OFFSET != 0 {
+            let offset = ip.flags() & ipv4::OFFSET;
+            out.kind = if offset != 0 {
+                not_over_header(out.protocol, offset * 8)?;
                 Kind::Fragment4
             } else if ip.flags() & ipv4::MF != 0 {
                 if transport { Kind::First4 } else { Kind::Protocol4 }
@@ -216,7 +218,10 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
             out.protocol = chain.protocol;
             // An atomic fragment (offset 0, no more) is a whole packet (RFC 6946).
             out.kind = match (chain.fragment, chain.protocol) {
-                (Some(f), _) if f.offset != 0 => Kind::Fragment6,
+                (Some(f), protocol) if f.offset != 0 => {
+                    not_over_header(protocol, f.offset)?;
+                    Kind::Fragment6
+                }
                 (Some(f), protocol::TCP | protocol::UDP) if f.more => Kind::First6,
                 (Some(f), _) if f.more => Kind::Protocol6,
                 (_, protocol::TCP | protocol::UDP) => Kind::Transport6,
@@ -233,6 +238,12 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
         _ => {}
     }
     Ok(out)
+}
+
+/// Refuses a later fragment that would overwrite the TCP header by which the first was judged (RFC 1858 §4.2, RFC 3128).
+fn not_over_header(transport: u8, offset: u16) -> Result<(), DropReason> {
+    let over = transport == protocol::TCP && usize::from(offset) < super::tcp::HEADER;
+    if over { Err(DropReason::BadFragment) } else { Ok(()) }
 }
 
 /// Reads ports and TCP flags of a whole transport packet.

@@ -49,6 +49,7 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
             complete_checksum(c, batch, i, now);
         }
     }
+    super::link::refuse_foreign(c, batch, &mut out);
     if c.settings.workers > 1 && !batch.from_sibling {
         steer(c, batch, &mut out, now);
     }

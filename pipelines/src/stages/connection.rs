@@ -4,6 +4,7 @@ use crate::command::{Event, ServerStats};
 use crate::snapshot::{NextHop, SLOTS, Snapshot, Via};
 use crate::stages::fragment::Fragments;
 use crate::stages::icmp::IcmpLimit;
+use crate::stages::link::{Learned, OwnAddresses};
 use crate::stages::schedule::{Schedulers, SharedCounts};
 use crate::stages::tunnel::Outer;
 use hashbrown::HashMap;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 /// Rows of the next-hop table that the control thread fills. The rest are learned from frames of on-link clients.
 pub const CONTROL_ROWS: usize = 49_152;
 /// All rows.
-const ROWS: usize = SLOTS;
+pub(crate) const ROWS: usize = SLOTS;
 /// Flows looked at by the timers between two batches: some microseconds at most.
 const TIMER_BUDGET: usize = 64;
 /// Events kept for the control thread at most.
@@ -70,7 +71,9 @@ pub struct Connections {
     pub(crate) timeouts: [u32; TcpState::ALL.len()],
     /// As many as a `u16` can number, so that no row needs a bounds check.
     pub(crate) hops: Box<[NextHop; 1 << 16]>,
-    learned: HashMap<(u8, MacAddr), u16>,
+    pub(crate) learned: Learned,
+    pub(crate) own_addresses: OwnAddresses,
+    pub(crate) full_batches: u32,
     pub(crate) schedulers: Schedulers,
     pub(crate) traffic: Vec<Traffic>,
     loads: Vec<Load>,
@@ -99,7 +102,9 @@ impl Connections {
             timers: Timers::new(now),
             timeouts: snapshot.timeouts.ticks(),
             hops: no_hops(),
-            learned: HashMap::new(),
+            learned: Learned::default(),
+            own_addresses: OwnAddresses::default(),
+            full_batches: 0,
             schedulers: Schedulers::default(),
             traffic: Vec::new(),
             loads: Vec::new(),
@@ -123,6 +128,7 @@ impl Connections {
     /// Uses another snapshot from now on, and returns the old one.
     pub fn install(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         self.timeouts = snapshot.timeouts.ticks();
+        self.own_addresses.install(&snapshot.interfaces);
         for (row, hop) in snapshot.next_hops.iter().enumerate().take(CONTROL_ROWS) {
             self.hops[row] = *hop;
         }
@@ -170,17 +176,7 @@ impl Connections {
         if let Some(Via::NextHop(row)) = self.snapshot.routes.lookup(client) {
             return Ok(row);
         }
-        if let Some(row) = self.learned.get(&(interface, source)) {
-            return Ok(*row);
-        }
-        let row = CONTROL_ROWS + self.learned.len();
-        if row >= ROWS {
-            return Err(DropReason::NextHopTableFull);
-        }
-        let mtu = self.snapshot.interfaces.get(usize::from(interface)).map_or(1500, |i| i.mtu);
-        self.hops[row] = NextHop::new(source, own, interface, mtu);
-        self.learned.insert((interface, source), row as u16);
-        Ok(row as u16)
+        self.learn(interface, source, own)
     }
 
     /// Tells the control thread something, at most once a second for the same subject. Never waits.
@@ -216,6 +212,7 @@ impl Connections {
         entry.state = state;
         entry.last_seen = now;
         let (server, active) = (entry.server, is_active(state));
+        self.learned.hold(entry.next_hop[0]);
         entry.flags.set(FlowFlags::ACTIVE, active);
         entry.flags.set(FlowFlags::HALF_OPEN, state == TcpState::SynReceived);
         if state == TcpState::SynReceived {
@@ -271,7 +268,7 @@ impl Connections {
     pub(crate) fn close(&mut self, flow: u32) {
         let queued = self.table.get(flow).flags.has(FlowFlags::HALF_OPEN);
         self.timers.cancel(&mut self.table, flow, queued);
-        let server = uncount(&mut self.table, &mut self.loads, &mut self.states, flow);
+        let server = uncount(&mut self.table, &mut self.loads, &mut self.states, &mut self.learned, flow);
         self.publish(server);
     }
 
@@ -320,9 +317,9 @@ impl Connections {
 
     /// Serves the time-outs, a bounded number a call. Returns whether there may be more.
     pub fn expire(&mut self, now: u32) -> bool {
-        let Connections { table, timers, timeouts, loads, states, counts, settings, expired, .. } = self;
+        let Connections { table, timers, timeouts, loads, states, learned, counts, settings, expired, .. } = self;
         let mut gone = |table: &mut FlowTable, flow: u32| {
-            let server = uncount(table, loads, states, flow);
+            let server = uncount(table, loads, states, learned, flow);
             *expired += 1;
             if let Some(s) = loads.get(usize::from(server)) {
                 counts.publish(settings.worker, server, s.active, s.inactive);
@@ -353,8 +350,15 @@ fn no_hops() -> Box<[NextHop; 1 << 16]> {
 }
 
 /// Takes a flow that is on no list out of the counts and the table. Returns its server.
-fn uncount(table: &mut FlowTable, loads: &mut [Load], states: &mut [u64; TcpState::ALL.len()], flow: u32) -> u16 {
+fn uncount(
+    table: &mut FlowTable,
+    loads: &mut [Load],
+    states: &mut [u64; TcpState::ALL.len()],
+    learned: &mut Learned,
+    flow: u32,
+) -> u16 {
     let entry = table.get(flow);
+    learned.release(entry.next_hop[0]);
     let (server, state, active) = (entry.server, entry.state, entry.flags.has(FlowFlags::ACTIVE));
     states[state as usize] -= 1;
     if let Some(load) = loads.get_mut(usize::from(server)) {

@@ -109,7 +109,12 @@ pub(crate) fn receive_v4(c: &mut Connections, batch: &mut Batch, i: usize, now: 
     if !good {
         return Verdict::Drop(DropReason::BadIcmp);
     }
-    if icmp::is_error_v4(kind) { translate(c, batch, i, now) } else { other(c, batch, i, kind) }
+    match kind {
+        // A redirect is for the host that it is addressed to: relayed, it would name a router of another link.
+        icmp::v4::REDIRECT => kernel_or(c, DropReason::IcmpUnrelated),
+        _ if icmp::is_error_v4(kind) => translate(c, batch, i, now),
+        _ => other(c, batch, i, kind),
+    }
 }
 
 /// An ICMPv6 message.
@@ -134,10 +139,14 @@ pub(crate) fn receive_v6(c: &mut Connections, batch: &mut Batch, i: usize, now: 
 /// Ping for our own addresses, and what is the kernel's.
 fn other(c: &Connections, batch: &mut Batch, i: usize, kind: u8) -> Verdict {
     let v6 = batch.kind[i] == Kind::Icmp6;
-    let own = addresses_of(batch, i).is_some_and(|(_, to)| c.snapshot.own.contains(&to));
+    let addresses = addresses_of(batch, i);
+    let own = addresses.is_some_and(|(_, to)| c.snapshot.own.contains(&to));
     let echo = if v6 { icmp::v6::ECHO_REQUEST } else { icmp::v4::ECHO_REQUEST };
     if !own || kind != echo || c.settings.capabilities.kernel_answers {
         return kernel_or(c, if own { DropReason::Protocol } else { DropReason::NotForUs });
+    }
+    if !addresses.is_some_and(|(from, _)| super::schedule::may_send(c, from)) {
+        return Verdict::Drop(DropReason::BadSource); // RFC 1122 §3.2.2.6
     }
     let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));
     let b = batch.frames[i].bytes_mut();
@@ -288,6 +297,9 @@ fn from_tunnel(c: &mut Connections, batch: &mut Batch, i: usize, e: &Embedded, n
         return unrelated;
     }
     let (kind, code) = (b[l4], b[l4 + 1]);
+    if !outer_v6 && kind == icmp::v4::SOURCE_QUENCH {
+        return unrelated; // RFC 2003 §4.2: not relayed
+    }
     let overhead = if outer_v6 { ipv6::HEADER } else { ipv4::HEADER } as u32;
     let too_big = match (outer_v6, kind, code) {
         (false, icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED) => {
@@ -308,7 +320,10 @@ fn from_tunnel(c: &mut Connections, batch: &mut Batch, i: usize, e: &Embedded, n
         (None, true) => (icmp::v6::UNREACHABLE, 3, 0),
     };
     let hop = c.hops[usize::from(flow.next_hop[0])];
-    if !hop.resolved || !c.icmp_limit.take(now) {
+    if !hop.resolved {
+        return Verdict::Drop(DropReason::NextHopUnresolved);
+    }
+    if !c.icmp_limit.take(now) {
         return unrelated;
     }
     // Bring the inner packet to the front, behind the Ethernet header.

@@ -16,6 +16,7 @@ pub mod exceptions;
 pub mod forward;
 pub mod fragment;
 pub mod icmp;
+pub(crate) mod link;
 pub mod lookup;
 pub mod neighbour;
 pub mod schedule;

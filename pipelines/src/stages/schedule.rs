@@ -232,7 +232,7 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdi
     if transport == protocol::TCP && flags & (SYN | ACK | RST | FIN) != SYN {
         return Err(Verdict::Drop(DropReason::NoFlow));
     }
-    if !may_send(client.source().ip()) {
+    if !may_send(c, client.source().ip()) {
         return Err(Verdict::Drop(DropReason::BadSource));
     }
     let none = Verdict::Drop(DropReason::NoServer);
@@ -242,11 +242,12 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdi
     let server = snapshot.servers.get(usize::from(chosen)).and_then(Option::as_ref).ok_or(none)?;
     let back = match server.forward {
         Forward::Dr | Forward::Tunnel => None,
-        Forward::Nat => Key::new(server_endpoint(server, to.port()), client.source()),
+        // A server of another family can't be reached by translation; the configuration refuses it.
+        Forward::Nat => Some(Key::new(server_endpoint(server, to.port()), client.source()).ok_or(none)?),
         Forward::FullNat => {
             let local =
                 free_source(c, service, server, &client, transport).ok_or(Verdict::Drop(DropReason::PortsExhausted))?;
-            Key::new(server_endpoint(server, to.port()), local)
+            Some(Key::new(server_endpoint(server, to.port()), local).ok_or(none)?)
         }
     };
     Ok(Opening { place: i, service: slot, server: chosen, client, back })
@@ -264,12 +265,13 @@ fn not_ours(c: &Connections, batch: &Batch, i: usize) -> Verdict {
     }
 }
 
-/// Whether a host may have this source address (RFC 1122 §3.2.1.3, RFC 4291 §2.7).
-fn may_send(a: IpAddr) -> bool {
-    match a {
-        IpAddr::V4(a) => !(a.is_multicast() || a.is_unspecified() || a.is_broadcast() || a.is_loopback()),
+/// Whether another host may have this source address (RFC 1122 §3.2.1.3, RFC 4291 §2.7). None has one of ours.
+pub(crate) fn may_send(c: &Connections, a: IpAddr) -> bool {
+    let host = match a {
+        IpAddr::V4(a) => !(a.is_multicast() || a.octets()[0] == 0 || a.is_broadcast() || a.is_loopback()),
         IpAddr::V6(a) => !(a.is_multicast() || a.is_unspecified() || a.is_loopback()),
-    }
+    };
+    host && !c.snapshot.own.contains(&a)
 }
 
 fn server_endpoint(server: &Server, virtual_port: u16) -> SocketAddr {
@@ -290,11 +292,12 @@ fn free_source(c: &Connections, service: &Service, server: &Server, client: &Key
     let start = client.hash(c.table.hasher(), transport);
     let workers = u64::from(c.settings.workers.max(1));
     let to = server_endpoint(server, client.destination().port());
-    (0..PORT_TRIES * workers)
+    let all = ports * service.sources.len() as u64;
+    // The step is a prime above any `all`, so that no endpoint is tried twice before every one was tried.
+    (0..all.min(PORT_TRIES * workers))
         .map(|n| {
-            let h = start.wrapping_add(n.wrapping_mul(0x9e37_79b9));
-            let address = service.sources[(h >> 40) as usize % service.sources.len()];
-            SocketAddr::new(address, first + (h % ports) as u16)
+            let at = (start % all + n * 4_294_967_311) % all;
+            SocketAddr::new(service.sources[(at / ports) as usize], first + (at % ports) as u16)
         })
         .filter(|local| {
             workers == 1 || super::classify::owner(local.ip(), local.port(), workers as u8) == c.settings.worker
@@ -320,10 +323,19 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
     }
     let frame = batch.frames[i].bytes();
     let (from, own) = (ethernet::source(frame), ethernet::destination(frame));
+    // Another connection of the same batch may have taken the port that was chosen.
+    let back = match &o.back {
+        Some(key) if server.forward == Forward::FullNat && c.table.find(key, transport).is_some() => {
+            let service = snapshot.services.get(usize::from(o.service)).and_then(Option::as_ref);
+            let local = service.and_then(|s| free_source(c, s, server, &o.client, transport));
+            Some(local.and_then(|l| Key::new(key.source(), l)).ok_or(DropReason::PortsExhausted)?)
+        }
+        back => *back,
+    };
     let to_client = c.row_to_client(o.client.source().ip(), batch.rx[i], from, own)?;
-    let flow = match c.table.insert(transport, &o.client, o.back.as_ref()) {
+    let flow = match c.table.insert(transport, &o.client, back.as_ref()) {
         Err(TableFull::Entries) if snapshot.when_full == WhenFull::EvictHalfOpen && c.evict_half_open(batch, hits) => {
-            c.table.insert(transport, &o.client, o.back.as_ref())
+            c.table.insert(transport, &o.client, back.as_ref())
         }
         other => other,
     }
@@ -332,7 +344,7 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
         TableFull::Index => DropReason::FlowIndexFull,
         TableFull::TupleInUse => DropReason::TupleInUse,
     })?;
-    let differences = o.back.as_ref().map(|back| differences(&o.client, back));
+    let differences = back.as_ref().map(|back| differences(&o.client, back));
     let entry = c.table.get_mut(flow);
     entry.service = o.service;
     entry.server = o.server;
