@@ -75,6 +75,12 @@ impl Frame {
         self.capacity == 0
     }
 
+    /// Asks for the frame's first cache line.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        crate::prefetch::prefetch_at(self.head.as_ptr().wrapping_add(self.offset as usize));
+    }
+
     /// The frame's bytes, from the Ethernet destination address on.
     #[inline]
     pub fn bytes(&self) -> &[u8] {

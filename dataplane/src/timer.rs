@@ -49,12 +49,14 @@ pub struct Timers {
     first: u32,
     last: u32,
     half_open: usize,
+    /// Ticks in one unit of a queued flow's stamp.
+    unit: u32,
 }
 
 impl Timers {
     /// Timers that start at tick `now`.
     pub fn new(now: u32) -> Self {
-        Timers { heads: vec![NIL; SLOTS as usize], cursor: now, first: NIL, last: NIL, half_open: 0 }
+        Timers { heads: vec![NIL; SLOTS as usize], cursor: now, first: NIL, last: NIL, half_open: 0, unit: 1 }
     }
 
     /// Flows on the half-open queue.
@@ -78,9 +80,11 @@ impl Timers {
         }
     }
 
-    /// Appends a flow that is on no list to the half-open queue.
+    /// Appends a flow that is on no list to the half-open queue. Its `last_seen` is the time of its queueing.
     pub fn queue(&mut self, table: &mut FlowTable, flow: u32) {
+        let unit = self.unit;
         let entry = table.get_mut(flow);
+        entry.spare = stamp(entry.last_seen, unit);
         entry.next = NIL;
         entry.prev = if self.last == NIL { QUEUE } else { self.last };
         if self.last == NIL {
@@ -162,8 +166,9 @@ impl Timers {
         served
     }
 
-    /// Serves the head of the half-open queue: `due` as for [`Timers::advance`]; a flow that has not expired
-    /// goes to the end if it was due (its peer has tried again since), and the walk stops at the first that is not due.
+    /// Serves the head of the half-open queue: what is idle for `timeout` ticks is taken off and given to `expire`, which must remove
+    /// it from `table`. A flow whose peer has tried again since it was queued goes to the end, so that it does not
+    /// keep those behind it; the walk stops at the first that was queued and not seen again less than `timeout` ago.
     pub fn advance_half_open(
         &mut self,
         table: &mut FlowTable,
@@ -173,13 +178,16 @@ impl Timers {
         mut expire: impl FnMut(&mut FlowTable, u32),
     ) -> usize {
         let mut served = 0;
+        // 256 units reach over four time-outs: by then the flow would have come up.
+        self.unit = (timeout / 64).max(1);
         // Every flow at most once a call, or a queue of refreshed flows would be walked for ever.
         let budget = budget.min(self.half_open);
         while served < budget && self.first != NIL {
             let flow = self.first;
             let idle = now.wrapping_sub(table.get(flow).last_seen);
             if idle < timeout || idle > u32::MAX / 2 {
-                if served == 0 && self.queued_longer(table, now, timeout) {
+                let entry = table.get(flow);
+                if entry.spare != stamp(entry.last_seen, self.unit) {
                     self.cancel(table, flow, true);
                     self.queue(table, flow);
                     served += 1;
@@ -193,12 +201,11 @@ impl Timers {
         }
         served
     }
+}
 
-    /// Whether the second in the queue is due although the first was refreshed.
-    fn queued_longer(&self, table: &FlowTable, now: u32, timeout: u32) -> bool {
-        let second = table.get(self.first).next;
-        second != NIL && now.wrapping_sub(table.get(second).last_seen) >= timeout
-    }
+/// When a flow was queued, in as few bits as tell whether it was seen again since.
+fn stamp(tick: u32, unit: u32) -> u8 {
+    (tick / unit) as u8
 }
 
 #[cfg(test)]

@@ -310,27 +310,31 @@ fn transmit<P: Port>(port: &mut P, batch: &mut Batch, counters: &mut Counters, h
     let (mut bytes, mut sent_bytes, mut sent) = (0, 0, 0);
     for i in 0..n {
         let frame = std::mem::take(&mut batch.frames[i]);
-        let len = frame.len() as u64;
+        let len = frame.len();
         bytes += len;
-        if batch.verdict[i] == Verdict::Forward {
-            match port.transmit(batch.tx[i], frame) {
-                Ok(()) => {
-                    sent += 1;
-                    sent_bytes += len;
-                }
-                Err(frame) => {
-                    counters.dropped[DropReason::TransmitFull as usize] += 1;
-                    port.release(frame);
-                }
-            }
-        } else {
+        if batch.verdict[i] != Verdict::Forward {
             end(port, batch, i, frame, counters, handover);
+            continue;
+        }
+        match port.transmit(batch.tx[i], frame) {
+            Ok(()) => {
+                sent += 1;
+                sent_bytes += len;
+            }
+            Err(frame) => refused(port, frame, counters),
         }
     }
     port.flush();
-    counters.received_bytes += bytes;
+    counters.received_bytes += bytes as u64;
     counters.forwarded += sent;
-    counters.forwarded_bytes += sent_bytes;
+    counters.forwarded_bytes += sent_bytes as u64;
+}
+
+#[cold]
+#[inline(never)]
+fn refused<P: Port>(port: &mut P, frame: Frame, counters: &mut Counters) {
+    counters.dropped[DropReason::TransmitFull as usize] += 1;
+    port.release(frame);
 }
 
 /// Ends a frame that is not forwarded.

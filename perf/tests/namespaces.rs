@@ -275,3 +275,52 @@ fn checksums_left_to_an_offload_are_completed_and_told() {
         }
     }
 }
+
+/// Names of the servers that the director has no way to.
+fn unreachable(director: &mut Director) -> Vec<String> {
+    let services = director.services().unwrap();
+    services.iter().flat_map(|s| &s.servers).filter(|s| s.problem.is_some()).map(|s| s.name.clone()).collect()
+}
+
+#[test]
+fn a_server_that_is_gone_stops_no_other_and_is_found_when_it_is_back() {
+    if !root("a_server_that_is_gone_stops_no_other_and_is_found_when_it_is_back") {
+        return;
+    }
+    for ipv6 in [false, true] {
+        let setup = setup(Forward::Nat, ipv6);
+        let scene = Scene::build(setup, setup.plan()).unwrap();
+        let switch = scene.bed().switch().rtnl();
+        switch.set_up("server2", false).unwrap();
+        let mut director = Director::launch(&scene).unwrap();
+        // The kernel asks three times, a second apart, before it gives up.
+        eventually("the servers that are there", || unreachable(&mut director) == ["server2"]);
+
+        let plan = LoadPlan {
+            to: scene.service(),
+            parallel: 6,
+            requests: 2,
+            sizes: vec![100, 30_000],
+            most: 60,
+            patience: Duration::from_millis(500),
+        };
+        let load = scene.bed().client().run(|| Load::start(plan)).unwrap().unwrap();
+        assert!(load.wait(60, PATIENCE, || false));
+        let tally = load.stop().remove(0);
+        // A third of the connections is for the server that is gone; every other one is served.
+        assert_eq!(tally.connections_per_server.keys().collect::<Vec<_>>(), ["server1", "server3"], "{tally:?}");
+        assert_eq!(tally.requests - tally.failed, 2 * tally.connections_per_server.values().sum::<u64>(), "{tally:?}");
+        assert!((30..=50).contains(&tally.connections_per_server.values().sum::<u64>()), "{tally:?}");
+        assert!(tally.failures.iter().all(|failure| failure.starts_with("connect to")), "{tally:?}");
+        let stats = director.stats().unwrap().total;
+        assert_eq!(stats.drops.iter().map(|d| d.reason.as_str()).collect::<Vec<_>>(), ["next-hop-unresolved"]);
+        let notices = director.status().unwrap().notices;
+        let address = scene.bed().server_address(1, ipv6).to_string();
+        assert!(notices.iter().any(|notice| notice.text.contains(&address)), "{notices:?}");
+
+        switch.set_up("server2", true).unwrap();
+        eventually("the server that is back", || unreachable(&mut director).is_empty());
+        let tally = under_load(&scene, |_| ());
+        assert_eq!((tally.failed, tally.per_server.len()), (0, 3), "{tally:?}");
+    }
+}

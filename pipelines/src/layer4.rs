@@ -160,7 +160,7 @@ impl Pipeline for Layer4 {
         }
 
         let (mut hits, mut misses) = (Places::default(), Places::default());
-        lookup::lookup(c, batch, &classified.v4, &classified.v6, &mut hits, &mut misses);
+        lookup::lookup(c, batch, classified.v4, classified.v6, &mut hits, &mut misses);
         if !hits.is_empty() || !misses.is_empty() {
             watch.lap(lookup_cost, hits.len() + misses.len());
         }
@@ -169,7 +169,7 @@ impl Pipeline for Layer4 {
         }
 
         if !misses.is_empty() {
-            schedule::schedule(c, batch, &misses, &mut hits, tick);
+            schedule::schedule(c, batch, misses, &mut hits, tick);
             watch.lap(schedule_cost, misses.len());
             if tracing {
                 self.tracer.step(c, batch, "schedule");
@@ -179,12 +179,12 @@ impl Pipeline for Layer4 {
             fragment::remember(c, batch, &mut hits, tick);
         }
         if !classified.others.is_empty() {
-            exceptions::exceptions(c, batch, &classified.others, tick);
+            exceptions::exceptions(c, batch, classified.others, tick);
             watch.lap(exceptions_cost, classified.others.len());
         }
 
         if !hits.is_empty() {
-            forward::forward(c, batch, &hits, tick);
+            forward::forward(c, batch, hits, tick);
             watch.lap(forward_cost, hits.len());
         }
         if tracing {

@@ -25,6 +25,12 @@ pub enum Error {
     /// It was tried and failed.
     #[error("{0}")]
     Failed(String),
+    /// The demo cannot be played.
+    #[error(transparent)]
+    Demo(#[from] lcs_perf::demo::Error),
+    /// The demo's own report says what was not as it should be.
+    #[error("a check of the demo was not passed")]
+    NotOk,
     /// The terminal or pipe is gone.
     #[error(transparent)]
     Output(#[from] io::Error),
@@ -50,6 +56,7 @@ impl Error {
             Error::Client(_) => "connection",
             Error::Invalid(_) => "invalid",
             Error::Run(_) | Error::Failed(_) => "failed",
+            Error::Demo(_) | Error::NotOk => "demo",
             Error::Output(_) => "output",
         }
     }
@@ -64,6 +71,8 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         Err(Error::Client(ClientError::Output(e))) if e.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
+        // What is wrong has been said in full.
+        Err(Error::NotOk) => return ExitCode::FAILURE,
         Err(error) => error,
     };
     if common.json {

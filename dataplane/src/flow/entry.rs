@@ -166,6 +166,18 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Protocol, state and flags (low byte first) in one word, so that a packet's path is chosen by one comparison
+    /// with a [`Flow::summary_of`].
+    #[inline(always)]
+    pub fn summary(&self) -> u32 {
+        u32::from_le_bytes([self.protocol, self.state as u8, self.flags.0, self.spare])
+    }
+
+    /// The [`Flow::summary`] of a flow with this protocol, state and flags.
+    pub const fn summary_of(protocol: u8, state: TcpState, flags: u8) -> u32 {
+        u32::from_le_bytes([protocol, state as u8, flags, 0])
+    }
+
     /// Whether the addresses are IPv6.
     #[inline]
     pub fn is_v6(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The index: from the hash of a key to the place of a flow, in one cache line most of the time.
 //!
-//! Partial-key cuckoo hashing over 64-byte buckets of eight (tag, place) pairs. A tag is 32 bits of the hash, so a
-//! wrong candidate is met once in 2²⁹ look-ups. Each pair may stand in one of two buckets; the second is
+//! Partial-key cuckoo hashing over 64-byte buckets of eight (tag, place) pairs. A tag is 31 bits of the hash and a one (0 is
+//! an empty slot), so a wrong candidate is met once in 2²⁸ look-ups. Each pair may stand in one of two buckets; the second is
 //! computed from the first and the tag, so moving a pair needs no look at the flow.
 
 use crate::prefetch::prefetch;
@@ -22,13 +22,54 @@ pub(super) struct Index {
     buckets: super::table::Slab<Bucket>,
 }
 
+/// The buckets as a look-up loop wants them: the slice at hand, not behind the table.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IndexReader<'t> {
+    buckets: &'t [Bucket],
+}
+
+impl IndexReader<'_> {
+    #[inline(always)]
+    fn bucket(&self, hash: u64) -> &Bucket {
+        let at = scaled(hash >> 32, self.buckets.len());
+        debug_assert!(at < self.buckets.len());
+        // SAFETY: an index has at least two buckets, and `scaled` gives less than their number for any value below 2³².
+        unsafe { self.buckets.get_unchecked(at) }
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(self.bucket(hash));
+    }
+
+    /// The place in the first bucket whose tag agrees, if any; a candidate that the caller verifies.
+    #[inline(always)]
+    pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
+        let bucket = self.bucket(hash);
+        let mask = bucket.matching(tag(hash));
+        (mask != 0).then(|| bucket.places[slot(mask)])
+    }
+}
+
+/// A number below 2³² scaled to `0..n`: no power of two needed, no division.
+#[inline(always)]
+fn scaled(value: u64, n: usize) -> usize {
+    ((value * n as u64) >> 32) as usize
+}
+
+/// The first slot of a mask of [`Bucket::matching`].
+#[inline(always)]
+fn slot(mask: u32) -> usize {
+    (mask.trailing_zeros() / 2) as usize & (SLOTS - 1)
+}
+
 /// The pair found no room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
 #[inline(always)]
 fn tag(hash: u64) -> u32 {
-    (hash as u32).max(1)
+    hash as u32 | 1
 }
 
 impl Index {
@@ -44,22 +85,26 @@ impl Index {
 
     #[inline(always)]
     fn first(&self, hash: u64) -> usize {
-        // The high 32 bits scaled to the number of buckets: no power of two needed, no division.
-        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
+        scaled(hash >> 32, self.buckets.len())
     }
 
     /// The other bucket for a tag: `other(other(b)) == b`.
     #[inline(always)]
     fn other(&self, bucket: usize, tag: u32) -> usize {
         let n = self.buckets.len();
-        let spread = ((u64::from(tag.wrapping_mul(0x9e37_79b1)) * n as u64) >> 32) as usize;
+        let spread = scaled(u64::from(tag.wrapping_mul(0x9e37_79b1)), n);
         let d = spread + n - bucket;
         if d >= n { d - n } else { d }
     }
 
     #[inline(always)]
+    pub(super) fn reader(&self) -> IndexReader<'_> {
+        IndexReader { buckets: &self.buckets }
+    }
+
+    #[inline(always)]
     pub(super) fn prefetch(&self, hash: u64) {
-        prefetch(&self.buckets[self.first(hash)]);
+        self.reader().prefetch(hash);
     }
 
     #[inline(always)]
@@ -67,12 +112,10 @@ impl Index {
         prefetch(&self.buckets[self.other(self.first(hash), tag(hash))]);
     }
 
-    /// The place in the first bucket whose tag agrees, if any; a candidate that the caller verifies.
+    /// See [`IndexReader::candidate`].
     #[inline(always)]
     pub(super) fn candidate(&self, hash: u64) -> Option<u32> {
-        let bucket = &self.buckets[self.first(hash)];
-        let mask = bucket.matching(tag(hash));
-        (mask != 0).then(|| bucket.places[mask.trailing_zeros() as usize & (SLOTS - 1)])
+        self.reader().candidate(hash)
     }
 
     /// Every candidate of both buckets, until `accept` takes one.
@@ -84,7 +127,7 @@ impl Index {
             let bucket = &self.buckets[b];
             let mut mask = bucket.matching(t);
             while mask != 0 {
-                let place = bucket.places[mask.trailing_zeros() as usize & (SLOTS - 1)];
+                let place = bucket.places[slot(mask)];
                 if accept(place) {
                     return Some(place);
                 }
@@ -141,7 +184,7 @@ impl Index {
             let bucket = &mut self.buckets[b];
             let mut mask = bucket.matching(t);
             while mask != 0 {
-                let slot = mask.trailing_zeros() as usize & (SLOTS - 1);
+                let slot = slot(mask);
                 if bucket.places[slot] == place {
                     bucket.tags[slot] = EMPTY;
                     return true;
@@ -154,7 +197,7 @@ impl Index {
 }
 
 impl Bucket {
-    /// One bit for each slot whose tag is `tag`.
+    /// Bit `2 * slot` for each slot whose tag is `tag`.
     #[inline(always)]
     fn matching(&self, tag: u32) -> u32 {
         #[cfg(target_arch = "x86_64")]
@@ -165,11 +208,11 @@ impl Bucket {
             let at = self.tags.as_ptr().cast::<__m128i>();
             let low = _mm_cmpeq_epi32(_mm_loadu_si128(at), want);
             let high = _mm_cmpeq_epi32(_mm_loadu_si128(at.add(1)), want);
-            (_mm_movemask_ps(_mm_castsi128_ps(low)) | _mm_movemask_ps(_mm_castsi128_ps(high)) << 4) as u32
+            _mm_movemask_epi8(_mm_packs_epi32(low, high)) as u32 & 0x5555
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            self.tags.iter().enumerate().fold(0, |mask, (i, t)| mask | u32::from(*t == tag) << i)
+            self.tags.iter().enumerate().fold(0, |mask, (i, t)| mask | u32::from(*t == tag) << (2 * i))
         }
     }
 
@@ -178,7 +221,7 @@ impl Bucket {
         if mask == 0 {
             return false;
         }
-        let slot = mask.trailing_zeros() as usize & (SLOTS - 1);
+        let slot = slot(mask);
         self.tags[slot] = tag;
         self.places[slot] = place;
         true

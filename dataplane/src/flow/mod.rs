@@ -10,4 +10,4 @@ mod table;
 
 pub use entry::{Flow, FlowFlags, Place, TcpState};
 pub use hash::Hasher;
-pub use table::{Addresses, FlowTable, Key, Memory, TableFull};
+pub use table::{Addresses, AddressesV6, Finder, FlowTable, Key, Memory, TableFull};

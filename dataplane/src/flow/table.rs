@@ -2,8 +2,8 @@
 
 use super::entry::{Flow, FlowFlags, Place, TcpState};
 use super::hash::Hasher;
-use super::index::Index;
-use crate::prefetch::prefetch;
+use super::index::{Index, IndexReader};
+use crate::prefetch::{prefetch, prefetch_at};
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -250,11 +250,6 @@ impl Interned {
             self.free.push(id);
         }
     }
-
-    #[inline]
-    fn get(&self, id: u32) -> &[u8; 16] {
-        self.addresses.get(id as usize).unwrap_or(&[0; 16])
-    }
 }
 
 #[inline]
@@ -278,6 +273,101 @@ pub struct FlowTable {
     free: u32,
     fresh: u32,
     used: usize,
+    removals: u64,
+}
+
+/// A table's slices at hand, for the duration of one loop over a batch: what is behind `&FlowTable` would be
+/// loaded again for every packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Finder<'t> {
+    hasher: Hasher,
+    index: IndexReader<'t>,
+    flows: &'t [Flow],
+    clients_v6: &'t [[u8; 16]],
+    interned: &'t [[u8; 16]],
+}
+
+impl Finder<'_> {
+    /// The table's hash.
+    #[inline(always)]
+    pub fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// See [`FlowTable::prefetch`].
+    #[inline(always)]
+    pub fn prefetch(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// See [`FlowTable::candidate`].
+    #[inline(always)]
+    pub fn candidate(&self, hash: u64) -> Option<Place> {
+        self.index.candidate(hash).map(Place)
+    }
+
+    /// See [`FlowTable::prefetch_flow`].
+    #[inline(always)]
+    pub fn prefetch_flow(&self, place: Place) {
+        prefetch_at(self.flows.as_ptr().wrapping_add(place.flow() as usize));
+    }
+
+    /// Whether `place` is the flow and side of a TCP packet over IPv4. A place that is none is not.
+    #[inline(always)]
+    pub fn is_tcp_v4(&self, place: Place, addresses: u64, ports: u32) -> bool {
+        let Some(f) = self.flows.get(place.flow() as usize) else { return false };
+        let s = place.side();
+        f.addresses[s] == addresses && f.ports[s] == ports && f.summary() & FAMILY == TCP_V4
+    }
+
+    /// See [`FlowTable::prefetch_addresses`].
+    #[inline(always)]
+    pub fn prefetch_addresses(&self, place: Place) {
+        if let Some(f) = self.flows.get(place.flow() as usize) {
+            prefetch_at(self.clients_v6.as_ptr().wrapping_add(f.addresses[0] as u32 as usize));
+        }
+    }
+
+    /// Whether `place` is the flow and side of a TCP packet over IPv6. A place that is none is not.
+    #[inline(always)]
+    pub fn is_tcp_v6(&self, place: Place, addresses: &[u8; 32], ports: u32) -> bool {
+        let Some(f) = self.flows.get(place.flow() as usize) else { return false };
+        if f.ports[place.side()] != ports || f.summary() & FAMILY != TCP_V6 {
+            return false;
+        }
+        let (halves, _) = addresses.as_chunks::<16>();
+        let at = AddressesV6 { clients: self.clients_v6, interned: self.interned };
+        let (source, destination) = at.of(f, place.side());
+        u128::from_ne_bytes(halves[0]) == u128::from_ne_bytes(*source)
+            && u128::from_ne_bytes(halves[1]) == u128::from_ne_bytes(*destination)
+    }
+}
+
+/// The bits of a [`Flow::summary`] that say which packets can be a flow's.
+const FAMILY: u32 = Flow::summary_of(0xff, TcpState::None, FlowFlags::V6);
+const TCP_V4: u32 = Flow::summary_of(6, TcpState::None, 0);
+const TCP_V6: u32 = Flow::summary_of(6, TcpState::None, FlowFlags::V6);
+
+/// Where the addresses of IPv6 flows stand.
+#[derive(Debug, Clone, Copy)]
+pub struct AddressesV6<'t> {
+    clients: &'t [[u8; 16]],
+    interned: &'t [[u8; 16]],
+}
+
+impl<'t> AddressesV6<'t> {
+    /// Source and destination of one side's packets of an IPv6 flow, as on the wire.
+    #[inline(always)]
+    pub fn of(&self, f: &Flow, side: usize) -> (&'t [u8; 16], &'t [u8; 16]) {
+        let interned = |id: u32| self.interned.get(id as usize).unwrap_or(&[0; 16]);
+        let (low, high) = (f.addresses[side] as u32, (f.addresses[side] >> 32) as u32);
+        let client = self.clients.get(f.addresses[0] as u32 as usize).unwrap_or(&[0; 16]);
+        if side == Place::CLIENT {
+            (client, interned(high))
+        } else {
+            (interned(low), if high == SAME_AS_CLIENT { client } else { interned(high) })
+        }
+    }
 }
 
 impl FlowTable {
@@ -296,6 +386,7 @@ impl FlowTable {
             free: NIL,
             fresh: 0,
             used: 0,
+            removals: 0,
         }
     }
 
@@ -384,13 +475,7 @@ impl FlowTable {
     /// Source and destination of one side's packets of an IPv6 flow.
     #[inline]
     fn side_v6(&self, f: &Flow, side: usize) -> (&[u8; 16], &[u8; 16]) {
-        let (low, high) = (f.addresses[side] as u32, (f.addresses[side] >> 32) as u32);
-        let client = self.clients_v6.get(f.addresses[0] as u32 as usize).unwrap_or(&[0; 16]);
-        if side == Place::CLIENT {
-            (client, self.interned.get(high))
-        } else {
-            (self.interned.get(low), if high == SAME_AS_CLIENT { client } else { self.interned.get(high) })
-        }
+        AddressesV6 { clients: &self.clients_v6, interned: &self.interned.addresses }.of(f, side)
     }
 
     /// Source and destination address (32 bytes, as on the wire) of one side's packets of an IPv6 flow.
@@ -401,6 +486,30 @@ impl FlowTable {
         out[..16].copy_from_slice(source);
         out[16..].copy_from_slice(destination);
         out
+    }
+
+    /// The table as a look-up loop wants it.
+    #[inline(always)]
+    pub fn finder(&self) -> Finder<'_> {
+        Finder {
+            hasher: self.hasher,
+            index: self.index.reader(),
+            flows: &self.flows,
+            clients_v6: &self.clients_v6,
+            interned: &self.interned.addresses,
+        }
+    }
+
+    /// The entries, and what to find the addresses of IPv6 flows with.
+    #[inline(always)]
+    pub fn flows_mut(&mut self) -> (&mut [Flow], AddressesV6<'_>) {
+        (&mut self.flows, AddressesV6 { clients: &self.clients_v6, interned: &self.interned.addresses })
+    }
+
+    /// Flows removed so far, modulo 2⁶⁴: a place that was found is good as long as this stands still.
+    #[inline]
+    pub fn removals(&self) -> u64 {
+        self.removals
     }
 
     /// Finds the flow and side of a key by looking at every candidate.
@@ -560,6 +669,7 @@ impl FlowTable {
         entry.next = self.free;
         self.free = flow;
         self.used -= 1;
+        self.removals = self.removals.wrapping_add(1);
     }
 
     /// The keys of both sides of a flow; `None` when the entry is free or out of range.

@@ -62,6 +62,8 @@ pub struct Parsed {
 pub struct Plain {
     /// TCP flags.
     pub tcp_flags: u8,
+    /// TTL.
+    pub ttl: u8,
     /// Offset of the end of the IP packet.
     pub end: u16,
     /// Source and destination address as they stand in the packet.
@@ -73,17 +75,25 @@ pub struct Plain {
 /// Looks whether a frame is the common case, in one bounds check. `None` says only that [`parse`] must look.
 #[inline(always)]
 pub fn plain(frame: &[u8], verify: bool) -> Option<Plain> {
+    // Two overlapping words, each compared under a mask: EtherType, version and header length in one;
+    // more-fragments, fragment offset and protocol in the other.
+    const FIRST: (u64, u64) =
+        (u64::from_ne_bytes([0xff, 0xff, 0xff, 0, 0, 0, 0, 0]), u64::from_ne_bytes([0x08, 0x00, 0x45, 0, 0, 0, 0, 0]));
+    const SECOND: (u64, u64) = (
+        u64::from_ne_bytes([0, 0, 0, 0, (ipv4::MF | ipv4::OFFSET).to_be_bytes()[0], 0xff, 0, 0xff]),
+        u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 0, protocol::TCP]),
+    );
     let b = frame.first_chunk::<54>()?;
-    let kind = u32::from_be_bytes([b[12], b[13], b[14], b[23]]);
-    let fragment = u16::from_be_bytes([b[20], b[21]]) & (ipv4::MF | ipv4::OFFSET);
+    let (first, second) = (word64(b, 12), word64(b, 16));
     let end = ethernet::HEADER + usize::from(u16::from_be_bytes([b[16], b[17]]));
-    let data = 34 + usize::from(b[46] >> 4) * 4;
-    let good = kind == 0x0800_4506 && fragment == 0 && data >= 54 && data <= end && end <= frame.len();
-    if !good || (verify && !header_checksum_ok(b)) {
+    let data = 34 + usize::from(b[46] & 0xf0) / 4;
+    let wrong = ((first & FIRST.0) ^ FIRST.1) | ((second & SECOND.0) ^ SECOND.1);
+    if wrong != 0 || data < 54 || data > end || end > frame.len() || (verify && !header_checksum_ok(b)) {
         return None;
     }
     Some(Plain {
         tcp_flags: b[47],
+        ttl: b[22],
         end: end as u16,
         addresses: u64::from_ne_bytes([b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33]]),
         ports: u32::from_ne_bytes([b[34], b[35], b[36], b[37]]),
@@ -111,10 +121,49 @@ pub fn parse(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
     }
 }
 
+/// The numbers of a plain frame over IPv6: untagged, no extension header, TCP. Its IP header stands at 14, its TCP header at 54.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plain6 {
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Offset of the end of the IP packet.
+    pub end: u16,
+    /// Source and destination port as they stand in the packet.
+    pub ports: u32,
+}
+
+/// [`plain`] for IPv6.
+#[inline(always)]
+pub fn plain6(frame: &[u8]) -> Option<Plain6> {
+    const KIND: (u64, u64) =
+        (u64::from_ne_bytes([0xff, 0xff, 0xf0, 0, 0, 0, 0, 0]), u64::from_ne_bytes([0x86, 0xdd, 0x60, 0, 0, 0, 0, 0]));
+    let b = frame.first_chunk::<74>()?;
+    let end = 54 + usize::from(u16::from_be_bytes([b[18], b[19]]));
+    let data = 54 + usize::from(b[66] & 0xf0) / 4;
+    if word64(b, 12) & KIND.0 != KIND.1 || b[20] != protocol::TCP || data < 74 || data > end || end > frame.len() {
+        return None;
+    }
+    Some(Plain6 {
+        tcp_flags: b[67],
+        hop_limit: b[21],
+        end: u16::try_from(end).ok()?,
+        ports: u32::from_ne_bytes([b[54], b[55], b[56], b[57]]),
+    })
+}
+
+#[inline(always)]
+fn word64<const N: usize>(b: &[u8; N], at: usize) -> u64 {
+    u64::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]])
+}
+
 #[inline(always)]
 fn header_checksum_ok(b: &[u8; 54]) -> bool {
-    let w = |at: usize| u64::from(u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
-    let s = w(14) + w(18) + w(22) + w(26) + w(30);
+    let (s, carry) = word64(b, 14).overflowing_add(word64(b, 22));
+    let (s, more) = s.overflowing_add(u64::from(u32::from_ne_bytes([b[30], b[31], b[32], b[33]])));
+    // Carries come round: two of them at most, and then the sum is far from overflowing again.
+    let s = (s & 0xffff_ffff) + (s >> 32) + u64::from(carry) + u64::from(more);
     let (half, carry) = (s as u32).overflowing_add((s >> 32) as u32);
     let half = half.wrapping_add(u32::from(carry));
     half.wrapping_add(half.rotate_left(16)) >= 0xffff_0000
@@ -245,4 +294,49 @@ pub fn fill_transport_checksum(frame: &mut [u8], parsed: &Parsed) -> bool {
 #[inline]
 pub fn checksum_offset(transport: u8) -> usize {
     if transport == protocol::TCP { 16 } else { 6 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::build::Packet;
+    use crate::headers::tcp::flags::ACK;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever the short cuts accept, the whole parser accepts, with the same numbers; and they accept what is plain.
+        #[test]
+        fn the_short_cuts_agree_with_the_parser(
+            v6: bool,
+            size in 54usize..120,
+            edits in proptest::collection::vec((12usize..80, any::<u8>()), 0..3),
+            verify: bool,
+            cut in 0usize..30,
+        ) {
+            let (from, to) = if v6 { ("[2001:db8::1]:1000", "[2001:db8::2]:80") } else { ("192.0.2.1:1000", "198.51.100.1:80") };
+            let packet = Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), ACK);
+            let mut frame = packet.sized(size).frame();
+            let whole = edits.is_empty() && cut == 0;
+            for (at, value) in edits {
+                if let Some(b) = frame.get_mut(at) {
+                    *b = value;
+                }
+            }
+            frame.truncate(frame.len() - cut.min(frame.len()));
+            let any = parse_any(&frame, verify);
+            if let Some(p) = plain(&frame, verify) {
+                let any = any.unwrap();
+                prop_assert_eq!(parse(&frame, verify).unwrap(), any);
+                prop_assert_eq!((any.kind, any.l4, p.ttl), (Kind::Transport4, 34, frame[22]));
+            } else if let Some(p) = plain6(&frame) {
+                let want = Parsed {
+                    kind: Kind::Transport6, l3: 14, protocol: protocol::TCP, tcp_flags: p.tcp_flags, l4: 54, end: p.end,
+                    addresses: 0, ports: p.ports,
+                };
+                prop_assert_eq!((any.unwrap(), p.hop_limit), (want, frame[21]));
+            } else {
+                prop_assert!(!whole, "a plain frame was not taken for one");
+            }
+        }
+    }
 }

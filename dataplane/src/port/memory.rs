@@ -146,7 +146,8 @@ impl Port for MemoryPort {
     #[inline]
     fn receive(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST]) -> usize {
         let n = self.rx.len().min(BURST);
-        for ((place, interface), (from, frame)) in frames.iter_mut().zip(interfaces).zip(self.rx.drain(..n)) {
+        for (place, interface) in frames.iter_mut().zip(interfaces).take(n) {
+            let Some((from, frame)) = self.rx.pop_front() else { break };
             *interface = from;
             *place = frame;
         }

@@ -1,4 +1,7 @@
 //! The demo: real requests through a director, and checks of what came of them.
+//!
+//! With root, it's played in network namespaces with kernel TCP over AF_XDP ([`root`]); without, over the in-process
+//! network ([`rootless`]).
 
 pub mod body;
 pub mod http;
@@ -7,3 +10,110 @@ pub mod load;
 pub mod narrator;
 pub mod report;
 pub mod root;
+pub mod rootless;
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Instant;
+
+use interrupt::Interrupt;
+use narrator::Narrator;
+use report::{Host, Report};
+use root::scene::Setup;
+
+/// Names of the scenarios, each of which is played over IPv4 and over IPv6.
+pub const SCENARIOS: [&str; 4] = ["nat", "fullnat", "dr", "tun"];
+
+/// Which port the director has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortChoice {
+    /// AF_XDP in network namespaces where they may be made, otherwise memory.
+    #[default]
+    Auto,
+    /// AF_XDP: needs root.
+    AfXdp,
+    /// Memory, between endpoints in the same process.
+    Memory,
+}
+
+impl FromStr for PortChoice {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "auto" => Ok(PortChoice::Auto),
+            "af_xdp" | "af-xdp" => Ok(PortChoice::AfXdp),
+            "memory" => Ok(PortChoice::Memory),
+            _ => Err(format!("\"{word}\" is no port of the demo: take auto, af_xdp or memory")),
+        }
+    }
+}
+
+impl fmt::Display for PortChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            PortChoice::Auto => "auto",
+            PortChoice::AfXdp => "af_xdp",
+            PortChoice::Memory => "memory",
+        })
+    }
+}
+
+/// What to play.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// One of [`SCENARIOS`]; all of them where none is named.
+    pub scenario: Option<String>,
+    /// On which port.
+    pub port: PortChoice,
+}
+
+/// What keeps the demo from being played at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no scenario of this name.
+    #[error("there is no scenario \"{0}\"; take one of {list}", list = SCENARIOS.join(", "))]
+    NoScenario(String),
+    /// Without privileges, and asked for what needs them.
+    #[error("{0}; or play it without root: --port memory")]
+    NotRoot(root::Error),
+    /// Something else.
+    #[error(transparent)]
+    Root(root::Error),
+}
+
+/// Plays what `options` say.
+///
+/// # Errors
+/// Where there is nothing to play, or nothing can be played. A scenario that goes wrong is told in the report.
+pub fn run(options: &Options, narrator: &mut Narrator<'_>, interrupt: &Interrupt) -> Result<Report, Error> {
+    let begun = Instant::now();
+    let wanted = |name: &str| options.scenario.as_deref().is_none_or(|scenario| scenario == name);
+    if let Some(name) = options.scenario.as_ref().filter(|name| !SCENARIOS.contains(&name.as_str())) {
+        return Err(Error::NoScenario(name.clone()));
+    }
+    let setups: Vec<Setup> = Setup::ALL.into_iter().filter(|setup| wanted(setup.name())).collect();
+    let scenarios = match options.port {
+        PortChoice::Memory => rootless::run(&setups, narrator, interrupt),
+        port => match root::run(&setups, narrator, interrupt) {
+            Ok(scenarios) => scenarios,
+            Err(error) if error.is_permission() && port == PortChoice::Auto => {
+                narrator.scene(
+                    "not root: the same scenarios over the in-process network, with TCP endpoints of its own (run it as \
+                     root for AF_XDP, network namespaces and the kernel's TCP)",
+                );
+                rootless::run(&setups, narrator, interrupt)
+            }
+            Err(error) if error.is_permission() => return Err(Error::NotRoot(error)),
+            Err(error) => return Err(Error::Root(error)),
+        },
+    };
+    let interrupted = interrupt.is_set();
+    Ok(Report {
+        ok: !interrupted && !scenarios.is_empty() && scenarios.iter().all(|scenario| scenario.ok),
+        scenarios,
+        host: Host::this(),
+        seconds: begun.elapsed().as_secs_f64(),
+        interrupted,
+    })
+}

@@ -4,10 +4,10 @@ use super::connection::Connections;
 use super::fragment;
 use crate::command::Event;
 use lcs_dataplane::batch::{Batch, Places};
-use lcs_dataplane::flow::Hasher;
-use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum, plain};
+use lcs_dataplane::flow::{Finder, Hasher};
+use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum, plain, plain6};
+use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN};
 use lcs_dataplane::headers::{Kind, parse, protocol};
-use lcs_dataplane::prefetch::prefetch;
 use lcs_dataplane::{BURST, Verdict};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -32,33 +32,20 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
     let mut out = Classified::default();
     let n = batch.len.min(BURST);
     let verify = !c.settings.capabilities.verifies_ip_checksum;
-    for frame in &batch.frames[..AHEAD.min(n)] {
-        if let Some(first) = frame.bytes().first() {
-            prefetch(first);
-        }
+    for frame in &batch.frames[..AHEAD] {
+        frame.prefetch();
     }
-    let partial = c.settings.capabilities.partial_checksums;
-    for i in 0..n {
-        if let Some(first) = batch.frames.get(i + AHEAD).and_then(|f| f.bytes().first()) {
-            prefetch(first);
+    let mut i = 0;
+    loop {
+        i = plain_run(c.table.finder(), batch, &mut out, i, n, verify);
+        if i >= n {
+            break;
         }
-        let Some(p) = plain(batch.frames[i].bytes(), verify) else {
-            classify_other(c, batch, i, &mut out, verify, now);
-            continue;
-        };
-        let hash = c.table.hasher().v4(p.addresses, p.ports, protocol::TCP);
-        c.table.prefetch(hash);
-        batch.hash[i] = hash;
-        batch.kind[i] = Kind::Transport4;
-        batch.l3[i] = 14;
-        batch.l4[i] = 34;
-        batch.end[i] = p.end;
-        batch.protocol[i] = protocol::TCP;
-        batch.tcp_flags[i] = p.tcp_flags;
-        batch.addresses[i] = p.addresses;
-        batch.ports[i] = p.ports;
-        out.v4.push(i);
-        if partial {
+        classify_other(c, batch, i, &mut out, verify);
+        i += 1;
+    }
+    if c.settings.capabilities.partial_checksums {
+        for i in out.v4.iter().chain(out.v6.iter()) {
             complete_checksum(c, batch, i, now);
         }
     }
@@ -68,9 +55,59 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
     out
 }
 
+/// Reads plain frames from place `from` on, and returns the place of the first that is not plain.
+#[inline(always)]
+fn plain_run(
+    finder: Finder<'_>,
+    batch: &mut Batch,
+    out: &mut Classified,
+    from: usize,
+    n: usize,
+    verify: bool,
+) -> usize {
+    let (mut v4, mut simple) = (0u32, 0u32);
+    let mut i = from;
+    while i < n.min(BURST) {
+        // Beyond the end it asks for the burst's beginning again, which costs less than not asking.
+        batch.frames[(i + AHEAD) % BURST].prefetch();
+        // What is the same in every plain frame, `Batch::start` has written.
+        let Some(p) = plain(batch.frames[i].bytes(), verify) else { break };
+        let hash = finder.hasher().v4(p.addresses, p.ports, protocol::TCP);
+        finder.prefetch(hash);
+        batch.hash[i] = hash;
+        batch.end[i] = p.end;
+        batch.tcp_flags[i] = p.tcp_flags;
+        batch.addresses[i] = p.addresses;
+        batch.ports[i] = p.ports;
+        v4 |= 1 << i;
+        simple |= u32::from(is_simple(p.tcp_flags, p.ttl)) << i;
+        i += 1;
+    }
+    out.v4 = Places::from_bits(out.v4.bits() | v4);
+    batch.simple |= simple;
+    i
+}
+
+/// See [`Batch::simple`].
+#[inline(always)]
+fn is_simple(tcp_flags: u8, ttl: u8) -> bool {
+    tcp_flags & (SYN | FIN | RST) == 0 && ttl > 1
+}
+
 /// Every frame that is not plain.
 #[inline(never)]
-fn classify_other(c: &mut Connections, batch: &mut Batch, i: usize, out: &mut Classified, verify: bool, now: u32) {
+fn classify_other(c: &mut Connections, batch: &mut Batch, i: usize, out: &mut Classified, verify: bool) {
+    if let Some(p) = plain6(batch.frames[i].bytes()) {
+        batch.kind[i] = Kind::Transport6;
+        batch.l4[i] = 54;
+        batch.end[i] = p.end;
+        batch.tcp_flags[i] = p.tcp_flags;
+        batch.ports[i] = p.ports;
+        hash_v6(c, batch, i);
+        out.v6.push(i);
+        batch.simple |= u32::from(is_simple(p.tcp_flags, p.hop_limit)) << (i % BURST);
+        return;
+    }
     let parsed = match parse(batch.frames[i].bytes(), verify) {
         Ok(parsed) => parsed,
         Err(reason) => {
@@ -101,11 +138,9 @@ fn classify_other(c: &mut Connections, batch: &mut Batch, i: usize, out: &mut Cl
         _ => out.others.push(i),
     }
     out.firsts |= matches!(parsed.kind, Kind::First4 | Kind::First6);
-    if c.settings.capabilities.partial_checksums {
-        complete_checksum(c, batch, i, now);
-    }
 }
 
+#[inline(always)]
 fn hash_v6(c: &Connections, batch: &mut Batch, i: usize) {
     let at = usize::from(batch.l3[i]) + 8;
     if let Some(addresses) = batch.frames[i].bytes().get(at..).and_then(|b| b.first_chunk::<32>()) {

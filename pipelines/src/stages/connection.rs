@@ -5,8 +5,10 @@ use crate::snapshot::{NextHop, SLOTS, Snapshot, Via};
 use crate::stages::fragment::Fragments;
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::schedule::{Schedulers, SharedCounts};
+use crate::stages::tunnel::Outer;
 use hashbrown::HashMap;
 use lcs_dataplane::DropReason;
+use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{FlowFlags, FlowTable, Place, TcpState};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN};
@@ -80,6 +82,8 @@ pub struct Connections {
     pub(crate) expired: u64,
     pub(crate) icmp_sent: u64,
     pub(crate) checksums_completed: u64,
+    /// Outer IPv4 headers by server slot.
+    pub(crate) outers: Vec<Option<Outer>>,
     /// Identification of the next outer IPv4 header.
     pub(crate) ident: u16,
     events: VecDeque<Event>,
@@ -107,6 +111,7 @@ impl Connections {
             expired: 0,
             icmp_sent: 0,
             checksums_completed: 0,
+            outers: Vec::new(),
             ident: 1,
             events: VecDeque::with_capacity(EVENTS),
             said: HashMap::new(),
@@ -131,6 +136,8 @@ impl Connections {
                 self.loads[slot].opened = 0;
             }
         }
+        self.outers.clear();
+        self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
         std::mem::replace(&mut self.snapshot, snapshot)
     }
@@ -269,11 +276,27 @@ impl Connections {
     }
 
     /// Makes room for a new flow by closing the oldest half-open one; `false` when there is none.
-    pub(crate) fn evict_half_open(&mut self) -> bool {
+    pub(crate) fn evict_half_open(&mut self, batch: &mut Batch, hits: &mut Places) -> bool {
         let Some(flow) = self.timers.oldest_half_open() else { return false };
-        self.close(flow);
+        self.close_within(flow, batch, hits);
         self.evicted += 1;
         true
+    }
+
+    /// Forgets a flow in the middle of a batch. Frames that have found it already must not be forwarded by it: its entry
+    /// may be another connection's before they are.
+    pub(crate) fn close_within(&mut self, flow: u32, batch: &mut Batch, hits: &mut Places) {
+        self.close(flow);
+        let mut others = Places::default();
+        for i in hits.iter() {
+            if Place(batch.flow[i]).flow() == flow {
+                batch.flow[i] = NO_FLOW;
+                batch.drop(i, DropReason::NoFlow);
+            } else {
+                others.push(i);
+            }
+        }
+        *hits = others;
     }
 
     /// Counters of every server, by slot.

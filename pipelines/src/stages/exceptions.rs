@@ -9,7 +9,7 @@ use lcs_dataplane::{DropReason, Verdict};
 
 /// Decides on every frame in `others`.
 #[inline(never)]
-pub(crate) fn exceptions(c: &mut Connections, batch: &mut Batch, others: &Places, now: u32) {
+pub(crate) fn exceptions(c: &mut Connections, batch: &mut Batch, others: Places, now: u32) {
     for i in others.iter() {
         batch.verdict[i] = match batch.kind[i] {
             Kind::Arp => neighbour::arp(c, batch, i),

@@ -4,20 +4,109 @@ use super::connection::{Connections, next_state};
 use super::{icmp, tunnel};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
-use lcs_dataplane::flow::{Flow, FlowFlags, Place};
+use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
-use lcs_dataplane::{DropReason, Frame, Verdict};
+use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
 
-/// Rewrites and addresses every frame in `hits`, whose flows are known.
+/// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
 #[inline]
-pub(crate) fn forward(c: &mut Connections, batch: &mut Batch, hits: &Places, now: u32) {
-    for i in hits.iter() {
+pub(crate) fn forward(c: &mut Connections, batch: &mut Batch, hits: Places, now: u32) {
+    let mut rest = hits.bits();
+    loop {
+        rest = simple_run(c, batch, rest, now);
+        if rest == 0 {
+            return;
+        }
+        let i = rest.trailing_zeros() as usize % BURST;
         batch.verdict[i] = forward_one(c, batch, i, now);
+        rest &= rest - 1;
     }
 }
 
+/// The bits of a flow's summary that choose the path of its packets: protocol, state, and how they are forwarded.
+const PATH: u32 = 0xffff | ((FlowFlags::V6 | FlowFlags::TRANSLATED | FlowFlags::TUNNEL) as u32) << 16;
+const NAT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED);
+const NAT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::V6);
+const DIRECT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, 0);
+const DIRECT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::V6);
+const TUNNEL_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TUNNEL);
+
+/// Forwards the simple frames of established connections ([`Batch::simple`]: every offset is known and the state stays), up to
+/// the first frame that needs more. Returns the places that are left. What it does is what [`forward_one`] would do.
 #[inline(always)]
+fn simple_run(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
+    let Connections { table, traffic, hops, outers, ident, .. } = c;
+    let (flows, v6) = table.flows_mut();
+    let (traffic, hops, outers) = (&mut traffic[..], &**hops, &outers[..]);
+    let simple = batch.simple;
+    let mut rest = places;
+    while rest != 0 {
+        let i = rest.trailing_zeros() as usize % BURST;
+        if simple >> i & 1 == 0 {
+            break;
+        }
+        let place = Place(batch.flow[i]);
+        let side = place.side();
+        let Some(flow) = flows.get_mut(place.flow() as usize) else { break };
+        let hop = &hops[usize::from(flow.next_hop[1 - side])];
+        let end = batch.end[i];
+        let len = end.wrapping_sub(ethernet::HEADER as u16);
+        let server = usize::from(flow.server);
+        let (true, true, Some(traffic)) = (hop.resolved, len <= hop.mtu, traffic.get_mut(server)) else { break };
+        let frame = &mut batch.frames[i];
+        match flow.summary() & PATH {
+            NAT_V4 => {
+                let Some(b) = frame.bytes_mut().first_chunk_mut::<54>() else { break };
+                b[..12].copy_from_slice(&hop.addresses);
+                b[22] = b[22].wrapping_sub(1);
+                let sum = u16::from_ne_bytes([b[24], b[25]]);
+                b[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
+                b[26..34].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
+                b[34..38].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
+                let sum = u16::from_ne_bytes([b[50], b[51]]);
+                b[50..52].copy_from_slice(&directed(flow.l4_difference, side).apply(sum).to_ne_bytes());
+            }
+            DIRECT_V4 | DIRECT_V6 => {
+                // Direct routing: only the link-layer address changes (tutorial, slide 26).
+                let Some(b) = frame.bytes_mut().first_chunk_mut::<12>() else { break };
+                *b = hop.addresses;
+            }
+            TUNNEL_V4 => {
+                let Some(Some(outer)) = outers.get(server) else { break };
+                let next = ident.wrapping_add(1);
+                if !outer.put(frame, end, hop, next) {
+                    break;
+                }
+                *ident = next;
+            }
+            NAT_V6 => {
+                let Some(b) = frame.bytes_mut().first_chunk_mut::<74>() else { break };
+                let (source, destination) = v6.of(flow, 1 - side);
+                b[..12].copy_from_slice(&hop.addresses);
+                b[21] = b[21].wrapping_sub(1);
+                b[22..38].copy_from_slice(destination);
+                b[38..54].copy_from_slice(source);
+                b[54..58].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
+                let sum = u16::from_ne_bytes([b[70], b[71]]);
+                b[70..72].copy_from_slice(&directed(flow.l4_difference, side).apply(sum).to_ne_bytes());
+            }
+            _ => break,
+        }
+        flow.last_seen = now;
+        // Indexed, not branched on: which side sent a packet is as good as random.
+        flow.packets[side] = flow.packets[side].wrapping_add(1);
+        traffic.packets[side] += 1;
+        traffic.bytes[side] += u64::from(len);
+        batch.tx[i] = hop.interface;
+        batch.verdict[i] = Verdict::Forward;
+        rest &= rest - 1;
+    }
+    rest
+}
+
+/// Any frame of a known flow.
+#[inline(never)]
 fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verdict {
     let place = Place(batch.flow[i]);
     let side = place.side();
@@ -25,9 +114,6 @@ fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Ve
     flow.last_seen = now;
     flow.packets[side] = flow.packets[side].wrapping_add(1);
     let (row, flags, server) = (flow.next_hop[1 - side], flow.flags, usize::from(flow.server));
-    let addresses = flow.addresses[1 - side];
-    let ports = flow.ports[1 - side];
-    let (ip_difference, l4_difference) = (directed(flow.ip_difference, side), directed(flow.l4_difference, side));
     if batch.protocol[i] == protocol::TCP {
         let state = next_state(flow.state, batch.tcp_flags[i], side, flags.has(FlowFlags::TRANSLATED));
         if state != flow.state {
@@ -43,25 +129,6 @@ fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Ve
     let hop = &c.hops[usize::from(row)];
     if !hop.resolved {
         return unresolved(c, row, now);
-    }
-    // Almost every packet of a NAT service: untagged, without options, TCP, within the MTU. Every offset is known.
-    let plain = batch.kind[i] == Kind::Transport4 && batch.l4[i] == 34 && batch.protocol[i] == protocol::TCP;
-    if plain
-        && flags.0 & (FlowFlags::TRANSLATED | FlowFlags::TUNNEL) == FlowFlags::TRANSLATED
-        && len <= hop.mtu
-        && let Some(b) = batch.frames[i].bytes_mut().first_chunk_mut::<54>()
-        && b[22] > 1
-    {
-        b[..12].copy_from_slice(&hop.addresses);
-        b[22] -= 1;
-        let sum = u16::from_ne_bytes([b[24], b[25]]);
-        b[24..26].copy_from_slice(&ip_difference.apply_with_ttl(sum).to_ne_bytes());
-        b[26..34].copy_from_slice(&addresses.rotate_left(32).to_ne_bytes());
-        b[34..38].copy_from_slice(&ports.rotate_left(16).to_ne_bytes());
-        let sum = u16::from_ne_bytes([b[50], b[51]]);
-        b[50..52].copy_from_slice(&l4_difference.apply(sum).to_ne_bytes());
-        batch.tx[i] = hop.interface;
-        return Verdict::Forward;
     }
     if flags.has(FlowFlags::TUNNEL) {
         let (mtu, interface, addresses) = (hop.mtu, hop.interface, hop.addresses);

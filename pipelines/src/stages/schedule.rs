@@ -178,7 +178,7 @@ struct Opening {
 }
 
 /// Gives every new connection among `misses` a server and an entry, and appends it to `hits`.
-pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: &Places, hits: &mut Places, now: u32) {
+pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: Places, hits: &mut Places, now: u32) {
     // Two passes, so that the index buckets of the server's side are on their way while the others are being chosen.
     let mut openings: [Option<Opening>; BURST] = [None; BURST];
     let mut n = 0;
@@ -197,7 +197,7 @@ pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: &Places, 
         }
     }
     for opening in openings[..n].iter().flatten() {
-        match open(c, batch, opening, now) {
+        match open(c, batch, hits, opening, now) {
             Ok(place) => {
                 batch.flow[opening.place] = place;
                 hits.push(opening.place);
@@ -304,7 +304,7 @@ fn free_source(c: &Connections, service: &Service, server: &Server, client: &Key
 }
 
 /// Enters a connection in the table. Returns its place.
-fn open(c: &mut Connections, batch: &Batch, o: &Opening, now: u32) -> Result<u32, DropReason> {
+fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, now: u32) -> Result<u32, DropReason> {
     let i = o.place;
     let transport = batch.protocol[i];
     // An earlier frame of the same batch may have opened it.
@@ -322,7 +322,7 @@ fn open(c: &mut Connections, batch: &Batch, o: &Opening, now: u32) -> Result<u32
     let (from, own) = (ethernet::source(frame), ethernet::destination(frame));
     let to_client = c.row_to_client(o.client.source().ip(), batch.rx[i], from, own)?;
     let flow = match c.table.insert(transport, &o.client, o.back.as_ref()) {
-        Err(TableFull::Entries) if snapshot.when_full == WhenFull::EvictHalfOpen && c.evict_half_open() => {
+        Err(TableFull::Entries) if snapshot.when_full == WhenFull::EvictHalfOpen && c.evict_half_open(batch, hits) => {
             c.table.insert(transport, &o.client, o.back.as_ref())
         }
         other => other,

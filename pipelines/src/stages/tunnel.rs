@@ -3,14 +3,66 @@
 
 use super::connection::Connections;
 use super::icmp;
+use crate::snapshot::{NextHop, Server};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::checksum::ttl_decrement;
+use lcs_dataplane::checksum::{Sum, ttl_decrement};
 use lcs_dataplane::headers::{Kind, ethernet, ipv4, ipv6, protocol};
-use lcs_dataplane::{DropReason, Verdict};
+use lcs_dataplane::{DropReason, Frame, Verdict};
 use std::net::IpAddr;
 
 /// TTL of the outer header: enough to reach the tunnel's end (RFC 2003 §3.1).
 const OUTER_TTL: u8 = 64;
+
+/// The outer header from the director to one server, for IPv4 in IPv4: what is the same for every packet is written once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Outer {
+    header: [u8; ipv4::HEADER],
+    sum: Sum,
+}
+
+impl Outer {
+    /// The header toward `server`, if that is what its packets get.
+    pub(crate) fn new(server: &Server) -> Option<Outer> {
+        let (Some(IpAddr::V4(from)), IpAddr::V4(to)) = (server.tunnel_source, server.address) else { return None };
+        let mut header = [0; ipv4::HEADER];
+        if !ipv4::write(&mut header, 0, 0, 0, 0, OUTER_TTL, protocol::IPIP, from, to) {
+            return None;
+        }
+        // Length and checksum are each packet's own.
+        header[2..4].fill(0);
+        header[10..12].fill(0);
+        Some(Outer { header, sum: Sum::ZERO.bytes(&header) })
+    }
+
+    /// Does to a simple IPv4 frame ([`Batch::simple`]) that ends at `end` what [`encapsulate`] would do; `false`, and nothing
+    /// changed, when there is no room, or the packet would exceed the MTU.
+    #[inline(always)]
+    pub(crate) fn put(&self, frame: &mut Frame, end: u16, hop: &NextHop, ident: u16) -> bool {
+        const OVERHEAD: u16 = ipv4::HEADER as u16;
+        let total = end.wrapping_sub(ethernet::HEADER as u16).wrapping_add(OVERHEAD);
+        if total > hop.mtu || total < OVERHEAD || frame.headroom() < ipv4::HEADER || frame.len() < 54 {
+            return false;
+        }
+        // Ethernet padding must not travel inside the tunnel.
+        if !frame.set_len(end) || !frame.push_front(OVERHEAD) {
+            return false;
+        }
+        let Some(b) = frame.bytes_mut().first_chunk_mut::<54>() else { return false };
+        let (tos, df) = (b[35], b[40] & (ipv4::DF >> 8) as u8);
+        b[42] = b[42].wrapping_sub(1);
+        let inner = u16::from_ne_bytes([b[44], b[45]]);
+        b[44..46].copy_from_slice(&ttl_decrement().apply(inner).to_ne_bytes());
+        b[..12].copy_from_slice(&hop.addresses);
+        b[12..14].copy_from_slice(&ethernet::ethertype::IPV4.to_be_bytes());
+        let ([l, m], [id, ent]) = (total.to_be_bytes(), ident.to_be_bytes());
+        let first = [self.header[0], tos, l, m, id, ent, df, 0];
+        let sum = self.sum.number(u16::from(tos)).number(total).number(ident).number(u16::from(df) << 8);
+        b[14..22].copy_from_slice(&first);
+        b[22..34].copy_from_slice(&self.header[8..]);
+        b[24..26].copy_from_slice(&sum.checksum().to_ne_bytes());
+        true
+    }
+}
 
 /// Puts the outer header in front of frame `i`, whose flow goes to a server behind a tunnel.
 ///

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod completions;
 pub mod conns;
+pub mod demo;
 pub mod init;
 pub mod perf;
 pub mod reload;
