@@ -22,6 +22,7 @@ pub(super) struct Section<'t, 'i> {
     table: &'t DeTable<'i>,
     problems: &'t Problems<'i>,
     known: RefCell<Vec<&'static str>>,
+    required: RefCell<Vec<(&'static str, &'static str)>>,
 }
 
 /// A value with its place.
@@ -56,7 +57,7 @@ impl<'t, 'i> Section<'t, 'i> {
         table: &'t DeTable<'i>,
         problems: &'t Problems<'i>,
     ) -> Self {
-        Section { title: title.into(), span, table, problems, known: RefCell::default() }
+        Section { title: title.into(), span, table, problems, known: RefCell::default(), required: RefCell::default() }
     }
 
     /// A table from a value; reports a value of another kind.
@@ -238,16 +239,20 @@ impl<'t, 'i> Section<'t, 'i> {
         })
     }
 
-    /// Reports every key that was not asked for.
+    /// Reports every key that was not asked for, and those that are missing.
     pub(super) fn finish(&self) {
         let known = self.known.borrow();
+        let mut meant = Vec::new();
         for (key, _) in self.table.iter() {
             let name = key.get_ref().as_ref();
             if known.contains(&name) {
                 continue;
             }
             let mend = match nearest(name, &known) {
-                Some(near) => format!("did you mean `{near}`?"),
+                Some(near) => {
+                    meant.push(near);
+                    format!("did you mean `{near}`?")
+                }
                 None => {
                     let mut sorted = known.clone();
                     sorted.sort_unstable();
@@ -257,16 +262,19 @@ impl<'t, 'i> Section<'t, 'i> {
             };
             self.problem(key.span(), format!("unknown key `{name}` in {}", self.title), mend);
         }
+        for (key, mend) in self.required.borrow().iter() {
+            // A key that is misspelt is not missing besides.
+            if !self.table.contains_key(*key) && !meant.contains(key) {
+                // A table's span may be its whole text: the mark belongs to its beginning.
+                let span = self.span.start..self.span.start + 1;
+                self.problem(span, format!("{} has no `{key}`", self.title), *mend);
+            }
+        }
     }
 
-    /// Reports a key that must be given and is not.
-    pub(super) fn require(&self, key: &str, mend: &str) {
-        if self.table.contains_key(key) {
-            return;
-        }
-        // A table's span may be its whole text: the mark belongs to its beginning.
-        let span = self.span.start..self.span.start + 1;
-        self.problem(span, format!("{} has no `{key}`", self.title), mend);
+    /// A key that must be given; [`Section::finish`] reports it where it is not.
+    pub(super) fn require(&self, key: &'static str, mend: &'static str) {
+        self.required.borrow_mut().push((key, mend));
     }
 }
 
