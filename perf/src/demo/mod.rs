@@ -7,3 +7,4 @@ pub mod load;
 pub mod narrator;
 pub mod report;
 pub mod root;
+pub mod rootless;

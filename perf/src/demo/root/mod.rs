@@ -3,7 +3,7 @@
 pub mod director;
 pub mod play;
 pub mod scene;
-mod spread;
+pub(super) mod spread;
 
 use std::io;
 use std::net::SocketAddr;
