@@ -162,8 +162,7 @@ impl Run {
             problems.push(format!("{} frames found no buffer", net[self.site.director].overruns));
         }
         let Run { seed, described: site, .. } = self;
-        let outcome =
-            Outcome { seed, site, connections, answered, failed, bytes, frames, drops, seconds, problems };
+        let outcome = Outcome { seed, site, connections, answered, failed, bytes, frames, drops, seconds, problems };
         (outcome, self.site.net.take_capture())
     }
 

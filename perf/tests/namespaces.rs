@@ -12,7 +12,6 @@ use lcs_perf::demo::narrator::Narrator;
 use lcs_perf::demo::root::director::Director;
 use lcs_perf::demo::root::play::play;
 use lcs_perf::demo::root::scene::{Scene, Setup};
-use lcs_pipelines::command::Event;
 use lcs_pipelines::snapshot::Forward;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -80,7 +79,7 @@ fn datagrams_and_their_fragments_come_back_from_every_server() {
         for ipv6 in [false, true] {
             let setup = setup(forward, ipv6);
             let scene = Scene::build(setup, setup.plan()).unwrap().with_datagrams();
-            let director = Director::start(&scene);
+            let mut director = Director::start(&scene).unwrap();
             let _echoes = Echo::everywhere(&scene);
             let mut servers = BTreeSet::new();
             for _ in 0..6 {
@@ -94,7 +93,7 @@ fn datagrams_and_their_fragments_come_back_from_every_server() {
                         }
                         let _ = socket.set_read_timeout(Some(Duration::from_millis(500)));
                         let lost = there_and_back(&socket, scene.service(), length);
-                        assert!(lost.is_ok() || director.report().icmp_sent > 0, "{lost:?}");
+                        assert!(lost.is_ok() || director.stats().unwrap().total.icmp_sent > 0, "{lost:?}");
                         socket.set_read_timeout(Some(PATIENCE)).unwrap();
                     }
                     match there_and_back(&socket, scene.service(), length) {
@@ -103,7 +102,7 @@ fn datagrams_and_their_fragments_come_back_from_every_server() {
                             "{length} bytes through {} over {}: {error}; {:?}",
                             setup.name(),
                             setup.ip(),
-                            director.report()
+                            director.stats().unwrap().total
                         ),
                     };
                 }
@@ -126,11 +125,11 @@ fn a_smaller_mtu_behind_the_director_is_told_to_the_sender() {
                 let plan = Plan { arms: Arms::Two, ..Plan::default() };
                 let scene = Scene::build(setup, plan).unwrap();
                 scene.bed().director().rtnl().set_mtu(narrow, 1400).unwrap();
-                let director = Director::start(&scene);
+                let mut director = Director::start(&scene).unwrap();
                 let outcome = client(scene.bed().client(), scene.service(), |connection| {
                     if upload { connection.put("/up/200000") } else { connection.get("/down/200000", false) }
                 });
-                let report = director.report();
+                let report = director.stats().unwrap().total;
                 assert!(outcome.is_ok(), "{} {ipv6} upload {upload}: {outcome:?} {report:?}", setup.name());
                 assert!(report.icmp_sent > 0, "{report:?}");
             }
@@ -148,9 +147,9 @@ fn an_upload_through_a_tunnel_completes() {
         for server_ipv6 in [false, true] {
             let setup = Setup { forward: Forward::Tunnel, ipv6, server_ipv6 };
             let scene = Scene::build(setup, setup.plan()).unwrap();
-            let director = Director::start(&scene);
+            let mut director = Director::start(&scene).unwrap();
             let outcome = client(scene.bed().client(), scene.service(), |connection| connection.put("/up/200000"));
-            let report = director.report();
+            let report = director.stats().unwrap().total;
             assert!(outcome.is_ok(), "{setup:?}: {outcome:?} {report:?}");
             assert!(report.icmp_sent > 0, "{report:?}");
         }
@@ -169,9 +168,9 @@ fn a_smaller_mtu_on_the_way_to_the_client_is_told_to_the_server() {
             let setup = setup(forward, ipv6);
             let scene = Scene::build(setup, setup.plan()).unwrap();
             let far = far_client(&scene, 1300);
-            let director = Director::start(&scene);
+            let mut director = Director::start(&scene).unwrap();
             let outcome = client(&far, scene.service(), |connection| connection.get("/down/200000", false));
-            assert!(outcome.is_ok(), "{} {ipv6}: {outcome:?} {:?}", setup.name(), director.report());
+            assert!(outcome.is_ok(), "{} {ipv6}: {outcome:?} {:?}", setup.name(), director.stats().unwrap().total);
         }
     }
 }
@@ -237,7 +236,7 @@ fn an_interface_that_goes_down_and_comes_back_costs_no_request() {
         let host = scene.bed().director();
         // Else the kernel forgets IPv6 addresses with the link, as it does on any host.
         host.namespace().sysctl("net/ipv6/conf/eth0/keep_addr_on_down", "1").unwrap();
-        let _director = Director::start(&scene);
+        let _director = Director::start(&scene).unwrap();
         // The interface itself, then the other end of its cable.
         for (end, link) in [(host, ETH0), (scene.bed().switch(), "director")] {
             let tally = under_load(&scene, |load| {
@@ -261,22 +260,18 @@ fn checksums_left_to_an_offload_are_completed_and_told() {
         for ipv6 in [false, true] {
             let setup = setup(forward, ipv6);
             let scene = Scene::build(setup, setup.plan()).unwrap();
-            let director = Director::start(&scene);
+            let mut director = Director::start(&scene).unwrap();
             // At the client, and at the switch's port, which would finish the frames in its stead.
             for (host, link) in [(scene.bed().client(), ETH0), (scene.bed().switch(), "director")] {
                 host.ethtool().set_offload(link, Offload::TxChecksum, true).unwrap();
             }
             let tally = under_load(&scene, |_| ());
             assert_eq!(tally.failed, 0, "{tally:?}");
-            let report = director.report();
-            let told: Vec<_> = director.events();
+            let report = director.stats().unwrap().total;
+            let told: Vec<_> = director.status().unwrap().notices.into_iter().map(|notice| notice.text).collect();
             assert!(report.checksums_completed > 50, "{} {ipv6} {report:?} {told:?}", setup.name());
             let client = scene.bed().client_address(0, ipv6);
-            assert!(
-                told.iter().any(|event| matches!(event,
-                    Event::PartialChecksums { interface: 0, source } if *source == Some(client))),
-                "{told:?}"
-            );
+            assert!(told.iter().any(|text| text.contains(&client.to_string()) && text.contains("eth0")), "{told:?}");
         }
     }
 }

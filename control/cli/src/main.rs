@@ -6,7 +6,9 @@ mod endpoint;
 mod outcome;
 
 use clap::{Parser, Subcommand};
-use commands::{check, completions, conns, init, reload, rs, run, stats, status, trace, vs, weight};
+use commands::{
+    check, completions, conns, demo, init, perf, reload, replay, rs, run, stats, status, trace, vs, weight,
+};
 use outcome::Outcome;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +62,9 @@ enum Command {
     Weight(weight::Args),
     Drain(weight::DrainArgs),
     Trace(trace::Args),
+    Demo(demo::Args),
+    Replay(replay::Args),
+    Perf(perf::Args),
     Completions(completions::Args),
 }
 
@@ -78,6 +83,9 @@ fn main() -> ExitCode {
         Command::Weight(args) => weight::run(&common, args),
         Command::Drain(args) => weight::drain(&common, args),
         Command::Trace(args) => trace::run(&common, args),
+        Command::Demo(args) => demo::run(&common, &args),
+        Command::Replay(args) => replay::run(&common, &args),
+        Command::Perf(args) => perf::run(&common, &args),
         Command::Completions(args) => completions::run::<Cli>(&args),
     };
     outcome::end(outcome, &common)

@@ -22,6 +22,9 @@ pub enum Error {
     /// The director cannot run.
     #[error(transparent)]
     Run(#[from] lcs_control::run::RunError),
+    /// It was tried and failed.
+    #[error("{0}")]
+    Failed(String),
     /// The terminal or pipe is gone.
     #[error(transparent)]
     Output(#[from] io::Error),
@@ -46,7 +49,7 @@ impl Error {
             Error::Client(ClientError::Refused(_)) => "refused",
             Error::Client(_) => "connection",
             Error::Invalid(_) => "invalid",
-            Error::Run(_) => "failed",
+            Error::Run(_) | Error::Failed(_) => "failed",
             Error::Output(_) => "output",
         }
     }
@@ -58,7 +61,7 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         // `lcs stats | head` is no failure.
         Err(Error::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => return ExitCode::SUCCESS,
-        Err(Error::Client(ClientError::Broken(e))) if e.kind() == io::ErrorKind::BrokenPipe => {
+        Err(Error::Client(ClientError::Output(e))) if e.kind() == io::ErrorKind::BrokenPipe => {
             return ExitCode::SUCCESS;
         }
         Err(error) => error,

@@ -267,11 +267,9 @@ fn routes(root: &Section<'_, '_>) -> Vec<Route> {
             section.problem(to.span, what, "write address/length, such as \"198.51.100.0/24\" or \"::/0\"");
             continue;
         };
-        if let Some(via) = &via {
-            if via.value.is_ipv4() != net.addr().is_ipv4() {
-                let what = format!("the router {} is not of the family of {net}", via.value);
-                section.problem(via.span.clone(), what, "give a router of the same family");
-            }
+        if let Some(via) = via.as_ref().filter(|v| v.value.is_ipv4() != net.addr().is_ipv4()) {
+            let what = format!("the router {} is not of the family of {net}", via.value);
+            section.problem(via.span.clone(), what, "give a router of the same family");
         }
         let route = Route { to: net.trunc(), via: via.map(|v| v.value) };
         if routes.iter().any(|r| r.to == route.to) {

@@ -8,7 +8,7 @@ use crate::protocol::{
     Applied, Connections, Failure, FailureCode, Response, Services, Status, TraceEnd, Traced, WorkerStatus,
 };
 use lcs_dataplane::ring::SendError;
-use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, Report, TraceFilter};
+use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, TraceFilter};
 
 impl<W: Workers, S: Steering> Control<W, S> {
     /// Sends one command; remembers what its acknowledgement is for.
@@ -103,7 +103,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
                     !self.tell(*w, Command::Report(report), Sent::Operation(ticket))
                 });
                 if reports.iter().all(Option::is_some) {
-                    let reports: Vec<Box<Report>> = reports.iter_mut().filter_map(Option::take).collect();
+                    let reports: Vec<report::Boxed> = reports.iter_mut().filter_map(Option::take).collect();
                     let purpose = *purpose;
                     self.gathered(ticket, purpose, reports);
                     return;
@@ -144,7 +144,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
         }
     }
 
-    fn gathered(&mut self, ticket: Ticket, purpose: Purpose, reports: Vec<Box<Report>>) {
+    fn gathered(&mut self, ticket: Ticket, purpose: Purpose, reports: Vec<report::Boxed>) {
         let response = match purpose {
             Purpose::Stats => Some(Response::Stats(Box::new(report::stats(&self.model, &reports, self.now)))),
             Purpose::Services => {
@@ -166,8 +166,8 @@ impl<W: Workers, S: Steering> Control<W, S> {
         }
     }
 
-    fn status(&self, reports: &[Box<Report>]) -> Status {
-        let worker = |(worker, r): (usize, &Box<Report>)| WorkerStatus {
+    fn status(&self, reports: &[report::Boxed]) -> Status {
+        let worker = |(worker, r): (usize, &report::Boxed)| WorkerStatus {
             worker,
             core: self.about.cores.get(worker).copied().flatten(),
             generation: r.generation,
@@ -262,11 +262,12 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }
             }
             Event::PartialChecksums { interface, source } => {
-                self.note_of((1, u64::from(interface)), |_| {
+                self.note_of((1, u64::from(interface)), |control| {
                     let from = source.map_or("somebody".to_owned(), |s| s.to_string());
+                    let name = control.model.interfaces().get(usize::from(interface)).map_or("?", |i| &i.name);
                     format!(
-                        "{from} leaves its checksums to an offload (interface {interface}); they are completed in \
-                         software. `ethtool -K INTERFACE tx off` at the sender's end makes that unnecessary"
+                        "{from} leaves its checksums to an offload (seen on {name}); they are completed in software. \
+                         `ethtool -K INTERFACE tx off` at the sender's end makes that unnecessary"
                     )
                 });
             }

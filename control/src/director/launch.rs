@@ -90,6 +90,7 @@ pub fn memory_environment(configuration: &Configuration) -> Environment {
     };
     Environment {
         interfaces: configuration.port.interfaces.iter().enumerate().map(interface).collect(),
+        given: configuration.director.addresses.clone(),
         addresses: configuration.director.addresses.clone(),
     }
 }

@@ -25,7 +25,7 @@ use crate::model::{Change, Environment, Learned, Model};
 use crate::netlink::Target;
 use crate::protocol::{Failure, FailureCode, Notice, Request, Response};
 use ipnet::IpNet;
-use lcs_pipelines::command::{Command, Report};
+use lcs_pipelines::command::Command;
 use lcs_pipelines::snapshot::Interface;
 use operation::{Operation, Pending, Purpose, Sent};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -107,7 +107,7 @@ pub struct Control<W, S> {
     /// Workers that have not acknowledged the end of the last trace.
     untraced: usize,
     drain_at: Duration,
-    spare_reports: Vec<Box<Report>>,
+    spare_reports: Vec<report::Boxed>,
     replies: VecDeque<Reply>,
     notices: VecDeque<Notice>,
     unread: VecDeque<Notice>,
@@ -291,8 +291,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
 
     /// The director's own addresses are these now, besides those that the configuration gives.
     pub fn learn_addresses(&mut self, learned: &[IpAddr]) {
-        let given = self.running.as_ref().map_or(&[][..], |c| &c.director.addresses).to_vec();
-        self.model.learn_addresses(&given, learned);
+        self.model.learn_addresses(learned);
     }
 
     /// The interfaces have other link-layer addresses or another MTU now.

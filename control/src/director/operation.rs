@@ -1,8 +1,9 @@
 //! Operations: requests that wait for workers.
 
+use super::report;
 use crate::model::{Change, Model};
 use crate::protocol::{Connection, ConnectionFilter};
-use lcs_pipelines::command::{FlowView, Report, TraceFilter};
+use lcs_pipelines::command::{FlowView, TraceFilter};
 use std::time::Duration;
 
 /// What is to be made of the workers' reports.
@@ -23,7 +24,7 @@ pub(super) enum Operation {
     /// For this many workers to have taken a weight.
     Weight { missing: usize, changes: Vec<Change> },
     /// For every worker's report.
-    Gather { purpose: Purpose, reports: Vec<Option<Box<Report>>>, unasked: Vec<usize> },
+    Gather { purpose: Purpose, reports: Vec<Option<report::Boxed>>, unasked: Vec<usize> },
     /// For pages of flows, worker by worker.
     List(Box<Listing>),
     /// For frames to pass.

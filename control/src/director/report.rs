@@ -8,6 +8,9 @@ use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{Report, ServerStats};
 use std::time::Duration;
 
+/// A worker's report, as it travels through its ring and back.
+pub(super) type Boxed = Box<Report>;
+
 /// Adds `more` to `sum`.
 pub(crate) fn add_cost(sum: &mut StageCost, more: &StageCost) {
     sum.calls += more.calls;
@@ -29,7 +32,7 @@ fn add_server(sum: &mut ServerStats, more: &ServerStats) {
 }
 
 /// A server's counts over all workers.
-fn server_stats(reports: &[Box<Report>], slot: u16) -> ServerStats {
+fn server_stats(reports: &[Boxed], slot: u16) -> ServerStats {
     let mut sum = ServerStats::default();
     for stats in reports.iter().filter_map(|r| r.servers.get(usize::from(slot))) {
         add_server(&mut sum, stats);
@@ -38,7 +41,7 @@ fn server_stats(reports: &[Box<Report>], slot: u16) -> ServerStats {
 }
 
 /// Connections of a server over all workers.
-pub(super) fn flows_of(reports: &[Box<Report>], slot: u16) -> u64 {
+pub(super) fn flows_of(reports: &[Boxed], slot: u16) -> u64 {
     let of = |r: &Report| r.servers.get(usize::from(slot)).map_or(0, |s| u64::from(s.active) + u64::from(s.inactive));
     reports.iter().map(|r| of(r)).sum()
 }
@@ -119,7 +122,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 /// Everything that was counted.
-pub(super) fn stats(model: &Model, reports: &[Box<Report>], uptime: Duration) -> Stats {
+pub(super) fn stats(model: &Model, reports: &[Boxed], uptime: Duration) -> Stats {
     let all: Vec<&Report> = reports.iter().map(|r| &**r).collect();
     Stats {
         uptime: uptime.as_secs_f64(),
@@ -131,11 +134,11 @@ pub(super) fn stats(model: &Model, reports: &[Box<Report>], uptime: Duration) ->
 }
 
 /// The services and what was counted for them.
-pub(super) fn services(model: &Model, reports: &[Box<Report>]) -> Vec<ServiceReport> {
+pub(super) fn services(model: &Model, reports: &[Boxed]) -> Vec<ServiceReport> {
     model.view().iter().map(|view| service(view, reports)).collect()
 }
 
-fn service(view: &ServiceView<'_>, reports: &[Box<Report>]) -> ServiceReport {
+fn service(view: &ServiceView<'_>, reports: &[Boxed]) -> ServiceReport {
     let mut sum = ServerStats::default();
     let servers = view
         .servers

@@ -5,6 +5,7 @@
 //! server's life. The model knows no thread and no socket; the director tells it what the workers have reported.
 
 mod difference;
+mod learn;
 mod next_hops;
 mod slots;
 mod view;
@@ -13,10 +14,8 @@ pub use difference::{Change, Kind};
 pub use view::{Counts, ServerView, ServiceView, SteeringSets};
 
 use crate::config::{Admin, Neighbour, Route, Server, Service, check, endpoint_text};
-use crate::netlink::Target;
 use difference::published_port;
-use ipnet::IpNet;
-use lcs_pipelines::snapshot::{self, Endpoint, Forward, Interface, NextHop, ServerState, Snapshot, Timeouts, WhenFull};
+use lcs_pipelines::snapshot::{self, Endpoint, Forward, Interface, ServerState, Snapshot, Timeouts, WhenFull};
 pub use next_hops::Learned;
 use next_hops::NextHops;
 use slots::Slots;
@@ -29,7 +28,9 @@ use std::sync::Arc;
 pub struct Environment {
     /// The port's interfaces, in its numbering.
     pub interfaces: Vec<Interface>,
-    /// The director's own addresses. The first one of a family is where its tunnels begin.
+    /// Addresses where its tunnels begin, whatever the kernel would take; the first one of a family counts.
+    pub given: Vec<IpAddr>,
+    /// All of the director's own addresses.
     pub addresses: Vec<IpAddr>,
 }
 
@@ -201,7 +202,7 @@ impl Model {
                 state: if up { ServerState::Up } else { ServerState::Draining },
                 next_hop: entry.row,
                 tunnel_source: (s.forward == Forward::Tunnel)
-                    .then(|| self.next_hops.source(entry.row).or_else(|| self.own_address(s.address)))
+                    .then(|| self.tunnel_source(entry.row, s.address))
                     .flatten(),
             });
         }
@@ -217,6 +218,12 @@ impl Model {
             timeouts: self.timeouts,
             when_full: self.when_full,
         }
+    }
+
+    /// Where a tunnel to `server` begins: where the configuration says, else where the kernel would send from.
+    fn tunnel_source(&self, row: u16, server: IpAddr) -> Option<IpAddr> {
+        let given = self.environment.given.iter().copied().find(|a| a.is_ipv4() == server.is_ipv4());
+        given.or_else(|| self.next_hops.source(row)).or_else(|| self.own_address(server))
     }
 
     /// The director's address of the family of `like`.
@@ -559,78 +566,6 @@ impl Model {
         self.services.settle(generation);
         self.servers.settle(generation);
         self.next_hops.settle(generation);
-    }
-
-    /// What next hops are wanted for, with their rows: servers and routers.
-    pub fn targets(&self) -> impl Iterator<Item = (u16, Target)> {
-        self.next_hops.targets()
-    }
-
-    /// Counts up when [`Model::targets`] change.
-    pub fn targets_version(&self) -> u64 {
-        self.next_hops.version()
-    }
-
-    /// What a row leads to.
-    pub fn target(&self, row: u16) -> Option<Target> {
-        self.next_hops.target(row)
-    }
-
-    /// Learns the next hop toward a target; returns its row when the workers must be told.
-    pub fn learn_next_hop(&mut self, target: Target, learned: Learned) -> Option<u16> {
-        let (row, changed, moved) = self.next_hops.learn(target, learned)?;
-        if moved {
-            // Where a tunnel begins is told with a snapshot only.
-            self.touch();
-            return None;
-        }
-        self.published = None;
-        changed.then_some(row)
-    }
-
-    /// The next hop of a row.
-    pub fn next_hop(&self, row: u16) -> Option<NextHop> {
-        self.next_hops.hop(row)
-    }
-
-    /// Why a row has no next hop, and what to do about it; `None` when it has one.
-    pub fn problem(&self, row: u16) -> Option<&str> {
-        self.next_hops.problem(row)
-    }
-
-    /// Learns a route toward clients: through a router, on the link itself (`Some(None)`), or that there is none.
-    ///
-    /// # Errors
-    /// How many routes can be learned, when this is one more.
-    pub fn learn_route(&mut self, to: IpNet, via: Option<Option<Target>>) -> Result<(), usize> {
-        if self.next_hops.learn_route(to, via)? {
-            self.touch();
-        }
-        Ok(())
-    }
-
-    /// The director's own addresses are these now, besides those that the configuration gives.
-    pub fn learn_addresses(&mut self, given: &[IpAddr], learned: &[IpAddr]) {
-        let mut addresses = given.to_vec();
-        addresses.extend(learned.iter().filter(|a| !given.contains(a)));
-        if addresses != self.environment.addresses {
-            self.environment.addresses = addresses;
-            self.touch();
-        }
-    }
-
-    /// The port's interfaces have other link-layer addresses or another MTU now; their number stays.
-    pub fn learn_interfaces(&mut self, interfaces: Vec<Interface>) {
-        if interfaces != self.environment.interfaces && interfaces.len() == self.environment.interfaces.len() {
-            self.environment.interfaces.clone_from(&interfaces);
-            self.next_hops.set_interfaces(interfaces);
-            self.touch();
-        }
-    }
-
-    /// The port's interfaces.
-    pub fn interfaces(&self) -> &[Interface] {
-        &self.environment.interfaces
     }
 }
 

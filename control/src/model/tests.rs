@@ -1,12 +1,13 @@
 use super::*;
 use crate::config::Protocol;
-use lcs_pipelines::snapshot::Scheduler;
+use lcs_pipelines::snapshot::{NextHop, Scheduler};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 pub(crate) fn environment() -> Environment {
     Environment {
         interfaces: vec![Interface { name: "eth0".into(), mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1500 }],
+        given: vec![],
         addresses: vec!["10.0.0.254".parse().unwrap(), "2001:db8::fe".parse().unwrap()],
     }
 }
@@ -200,6 +201,13 @@ fn a_tunnel_without_an_address_to_begin_at_is_refused() {
     m.apply(&[service("web", 1, vec![s])]).unwrap();
     let server = m.snapshot().servers[0].clone().unwrap();
     assert_eq!((server.tunnel_source, server.port), (Some(IpAddr::from([10, 0, 0, 254])), 0));
+    // The kernel would send from another address; and then the configuration says which.
+    let other = Some(IpAddr::from([10, 0, 0, 253]));
+    m.learn_next_hop(IpAddr::from([10, 0, 0, 1]).into(), Learned { source: other, ..Learned::default() });
+    assert_eq!(m.snapshot().servers[0].as_ref().unwrap().tunnel_source, other);
+    m.environment.given = vec![IpAddr::from([10, 0, 0, 252])];
+    m.touch();
+    assert_eq!(m.snapshot().servers[0].as_ref().unwrap().tunnel_source, Some(IpAddr::from([10, 0, 0, 252])));
 }
 
 /// A server as a flow knows it: who it is for, and where its packets go.

@@ -187,7 +187,8 @@ impl Director {
         } else {
             format!(" on cores {}", lcs_hwconf::cores::format_list(&cores))
         };
-        (self.log)(&format!("{count} workers{on}; control socket {socket}"));
+        let workers = if count == 1 { "worker" } else { "workers" };
+        (self.log)(&format!("{count} {workers}{on}; control socket {socket}"));
         let result = self.turn(&mut control, opened.follower, rest).await;
         threads.stop();
         (self.log)(match &result {

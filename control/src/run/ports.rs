@@ -35,7 +35,11 @@ pub(super) fn open(configuration: &Configuration) -> Result<AfXdp, String> {
     };
     let rtnl = Rtnl::open().map_err(|e| e.to_string())?;
     let mut attached = Vec::new();
-    let mut environment = Environment { addresses: configuration.director.addresses.clone(), ..Default::default() };
+    let mut environment = Environment {
+        given: configuration.director.addresses.clone(),
+        addresses: configuration.director.addresses.clone(),
+        ..Default::default()
+    };
     for name in &settings.interfaces {
         let interface = lcs_hwconf::links::interface(name).map_err(|e| e.to_string())?;
         if interface.receive_queues as usize != workers {

@@ -31,6 +31,9 @@ pub enum ClientError {
     /// The connection broke.
     #[error("the director has gone away: {0}")]
     Broken(io::Error),
+    /// What was answered could not be passed on.
+    #[error("the output cannot be written: {0}")]
+    Output(io::Error),
     /// The answer makes no sense.
     #[error("the director's answer is not understood ({0}); use the `lcs` of the director's version")]
     Strange(String),
@@ -51,7 +54,11 @@ impl Client {
     /// # Errors
     /// When nobody answers at `path`.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
+        let connected = match super::abstract_address(path) {
+            Some(address) => address.and_then(|address| UnixStream::connect_addr(&address)),
+            None => UnixStream::connect(path),
+        };
+        let stream = connected.map_err(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => ClientError::NotAllowed { path: path.to_owned() },
             _ => ClientError::NotReachable { path: path.to_owned(), error },
         })?;
@@ -80,7 +87,7 @@ impl Client {
         self.send(request, None)?;
         loop {
             let (response, more) = self.receive()?;
-            each(response).map_err(ClientError::Broken)?;
+            each(response).map_err(ClientError::Output)?;
             if !more {
                 return Ok(());
             }
@@ -93,7 +100,11 @@ impl Client {
         line.push(b'\n');
         let stream = self.stream.get_mut();
         stream.set_read_timeout(patience).map_err(ClientError::Broken)?;
-        stream.write_all(&line).map_err(ClientError::Broken)
+        match stream.write_all(&line) {
+            // A director that has too many clients says so and closes, without hearing more: its answer is there.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.map_err(ClientError::Broken),
+        }
     }
 
     fn receive(&mut self) -> Result<(Response, bool), ClientError> {

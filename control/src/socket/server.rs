@@ -55,8 +55,8 @@ pub enum SocketError {
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
-    /// Device and inode of our socket, so that another director's is not removed.
-    identity: (u64, u64),
+    /// Device and inode of our socket, so that another director's is not removed; none for an abstract one.
+    identity: Option<(u64, u64)>,
 }
 
 impl Server {
@@ -66,6 +66,15 @@ impl Server {
     /// When another director answers at `path`, or it cannot be made.
     pub fn open(path: &Path) -> Result<(Server, mpsc::Receiver<Incoming>), SocketError> {
         let io = |error| SocketError::Io { path: path.to_owned(), error };
+        if let Some(address) = super::abstract_address(path) {
+            let listener = address.and_then(|address| bind_abstract(&address)).map_err(|error| match error.kind() {
+                io::ErrorKind::AddrInUse => SocketError::Taken(path.to_owned()),
+                _ => io(error),
+            })?;
+            // The owner of this process's directory in /proc is the process's user.
+            let user = fs::metadata("/proc/self").map_err(io)?.uid();
+            return Ok((Server { path: path.to_owned(), identity: None }, serve_on(listener, Some(user))));
+        }
         match fs::symlink_metadata(path) {
             Ok(m) if !m.file_type().is_socket() => return Err(SocketError::Occupied(path.to_owned())),
             Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
@@ -89,21 +98,32 @@ impl Server {
             let _ = fs::remove_file(&beside);
             io(e)
         })?;
-        let (requests, incoming) = mpsc::channel(REQUESTS);
-        tokio::task::spawn_local(accept(listener, requests));
-        Ok((Server { path: path.to_owned(), identity }, incoming))
+        Ok((Server { path: path.to_owned(), identity: Some(identity) }, serve_on(listener, None)))
     }
+}
+
+/// Begins to serve; clients of users other than `only`, where one is given, and root are cut off.
+fn serve_on(listener: UnixListener, only: Option<u32>) -> mpsc::Receiver<Incoming> {
+    let (requests, incoming) = mpsc::channel(REQUESTS);
+    tokio::task::spawn_local(accept(listener, only, requests));
+    incoming
+}
+
+fn bind_abstract(address: &std::os::unix::net::SocketAddr) -> io::Result<UnixListener> {
+    let listener = std::os::unix::net::UnixListener::bind_addr(address)?;
+    listener.set_nonblocking(true)?;
+    UnixListener::from_std(listener)
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|m| Some((m.dev(), m.ino())) == self.identity) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-async fn accept(listener: UnixListener, requests: mpsc::Sender<Incoming>) {
+async fn accept(listener: UnixListener, only: Option<u32>, requests: mpsc::Sender<Incoming>) {
     let room = Arc::new(Semaphore::new(CLIENTS));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -111,6 +131,9 @@ async fn accept(listener: UnixListener, requests: mpsc::Sender<Incoming>) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        if only.is_some_and(|user| !stream.peer_cred().is_ok_and(|peer| peer.uid() == user || peer.uid() == 0)) {
+            continue;
+        }
         let requests = requests.clone();
         let permit = Arc::clone(&room).try_acquire_owned();
         tokio::task::spawn_local(async move {
@@ -148,8 +171,8 @@ async fn serve(read: OwnedReadHalf, mut write: OwnedWriteHalf, requests: mpsc::S
         }
         let request = match parse(&line) {
             Ok(request) => request,
-            Err(answer) => {
-                say(&mut write, &answer).await?;
+            Err(failure) => {
+                say(&mut write, &refusal(failure.code, failure.message)).await?;
                 continue;
             }
         };
@@ -180,19 +203,19 @@ async fn serve(read: OwnedReadHalf, mut write: OwnedWriteHalf, requests: mpsc::S
     }
 }
 
-fn parse(line: &[u8]) -> Result<Request, Answer> {
+fn parse(line: &[u8]) -> Result<Request, Failure> {
     #[derive(serde::Deserialize)]
     struct Head {
         version: u32,
     }
-    let bad = |e: serde_json::Error| refusal(FailureCode::BadRequest, format!("this is no request: {e}"));
+    let bad = |e: serde_json::Error| Failure::new(FailureCode::BadRequest, format!("this is no request: {e}"));
     let head: Head = serde_json::from_slice(line).map_err(bad)?;
     if head.version != VERSION {
         let message = format!(
             "the client speaks version {}, the director version {VERSION}; use the `lcs` of the director's version",
             head.version
         );
-        return Err(refusal(FailureCode::Version, message));
+        return Err(Failure::new(FailureCode::Version, message));
     }
     serde_json::from_slice::<Call>(line).map(|c| c.request).map_err(bad)
 }
@@ -235,4 +258,35 @@ async fn next_line(read: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -
         }
     };
     timeout(PATIENCE, rest).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Response;
+    use crate::socket::Client;
+
+    #[test]
+    fn an_abstract_socket_is_reached_by_its_name_and_taken_once() {
+        let path = PathBuf::from(format!("@lcs-test-{}", std::process::id()));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, async {
+            let (_server, mut incoming) = Server::open(&path).unwrap();
+            assert!(matches!(Server::open(&path), Err(SocketError::Taken(_))));
+            let name = path.clone();
+            let client = std::thread::spawn(move || Client::connect(&name).unwrap().call(Request::Status));
+            let call = incoming.recv().await.unwrap();
+            assert_eq!(call.request, Request::Status);
+            let answer = Response::Services(crate::protocol::Services { services: Vec::new() });
+            let answer = Answer { version: VERSION, more: false, ok: Some(answer), error: None };
+            call.answers.send(answer).await.unwrap();
+            // The task that writes it runs on this thread.
+            while !client.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(matches!(client.join().unwrap().unwrap(), Response::Services(_)));
+        });
+        assert!(!path.exists());
+        assert!(Client::connect(&path).is_err());
+    }
 }

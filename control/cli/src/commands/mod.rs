@@ -3,8 +3,11 @@
 pub mod check;
 pub mod completions;
 pub mod conns;
+pub mod demo;
 pub mod init;
+pub mod perf;
 pub mod reload;
+pub mod replay;
 pub mod rs;
 pub mod run;
 pub mod stats;

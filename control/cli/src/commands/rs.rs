@@ -4,8 +4,9 @@ use crate::Common;
 use crate::endpoint::{Endpoint, ServerName, word};
 use crate::outcome::{Error, Outcome, change};
 use lcs_control::config::Admin;
-use lcs_control::protocol::{Request, Response, ServerSettings};
+use lcs_control::protocol::{Failure, FailureCode, Request, Response, ServerSettings};
 use lcs_control::render;
+use lcs_control::socket::ClientError;
 use lcs_pipelines::snapshot::Forward;
 
 /// List and change real servers while the director runs.
@@ -126,7 +127,8 @@ fn list(common: &Common, service: Option<&str>) -> Outcome {
     if let (Response::Services(all), Some(name)) = (&response, service)
         && all.services.is_empty()
     {
-        return Err(Error::Usage(format!("there is no service {name}; `lcs vs list` shows those that there are")));
+        let message = format!("there is no service {name}; `lcs vs list` shows those that there are");
+        return Err(ClientError::Refused(Failure::new(FailureCode::NotFound, message)).into());
     }
     crate::outcome::print(common, &response, |r| match r {
         Response::Services(all) => render::servers(&all.services),

@@ -76,15 +76,24 @@ impl Director {
         Ok(Director { client, stop: Some(stop), thread: Some(thread), log })
     }
 
-    /// Waits until nothing stands between the director and its servers.
+    /// Waits until nothing stands between the director and its servers, and every worker has been told.
     fn wait_for_servers(mut self) -> Result<Self, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let services = self.services()?;
-            let problem = services.iter().flat_map(|s| &s.servers).find_map(|s| s.problem.as_ref());
-            let Some(problem) = problem else { return Ok(self) };
+            let problem = services.iter().flat_map(|s| &s.servers).find_map(|s| s.problem.clone());
+            let problem = match problem {
+                Some(problem) => problem,
+                None => {
+                    let status = self.status()?;
+                    if status.workers.iter().all(|worker| worker.generation == status.generation) {
+                        return Ok(self);
+                    }
+                    "a worker does not have the latest state yet".into()
+                }
+            };
             if Instant::now() > deadline {
-                return Err(Error::Late { what: "the way to every server", log: problem.clone() });
+                return Err(Error::Late { what: "the way to every server", log: problem });
             }
             thread::sleep(Duration::from_millis(5));
         }

@@ -3,7 +3,7 @@
 pub mod director;
 pub mod play;
 pub mod scene;
-pub(super) mod spread;
+pub(crate) mod spread;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,0 +1,133 @@
+//! The `lcs` commands as a shell sees them: what they print, and their exit codes.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+fn lcs(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lcs")).args(args).current_dir(folder).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("lcs-commands-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+const CONFIGURATION: &str = "[director]\nsocket = \"lcs.sock\"\n[workers]\nflows = 64\n[port]\nkind = \"memory\"\n\
+    buffers = 256\ninterfaces = [\"eth0\"]\n[[services]]\nname = \"web\"\naddress = \"192.0.2.1\"\nport = 80\n\
+    servers = [{ name = \"s1\", address = \"10.0.0.1\" }]\n";
+
+struct Director {
+    child: Child,
+    folder: PathBuf,
+}
+
+impl Director {
+    fn start(folder: PathBuf) -> Self {
+        std::fs::write(folder.join("lcs.toml"), CONFIGURATION).unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lcs"))
+            .args(["run", "-c", "lcs.toml"])
+            .current_dir(&folder)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("control socket") {
+            line.clear();
+            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "the director has ended");
+        }
+        // What it says from now on must not block it.
+        std::thread::spawn(move || std::io::copy(&mut lines, &mut std::io::sink()));
+        Director { child, folder }
+    }
+
+    fn lcs(&self, args: &[&str]) -> Output {
+        let mut all = vec!["--socket", "lcs.sock"];
+        all.extend(args);
+        lcs(&self.folder, &all)
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let mut all = args.to_vec();
+        all.push("--json");
+        let output = self.lcs(&all);
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+impl Drop for Director {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn exit_codes_tell_usage_from_failure_from_absence() {
+    let folder = folder("codes");
+    assert_eq!(code(&lcs(&folder, &["frobnicate"])), 2);
+    assert_eq!(code(&lcs(&folder, &["weight", "web", "1"])), 2);
+    let absent = lcs(&folder, &["status", "--socket", "none.sock"]);
+    assert_eq!(code(&absent), 3);
+    assert!(text(&absent.stderr).contains("Start it with `lcs run -c FILE`"), "{}", text(&absent.stderr));
+    std::fs::write(folder.join("bad.toml"), CONFIGURATION.replace("port = 80", "prot = 80")).unwrap();
+    let bad = lcs(&folder, &["check", "-c", "bad.toml"]);
+    assert_eq!(code(&bad), 1);
+    assert!(text(&bad.stderr).contains("--> bad.toml:12:1") && text(&bad.stderr).contains("did you mean `port`?"));
+    let bad = lcs(&folder, &["check", "-c", "bad.toml", "--json"]);
+    let report: Value = serde_json::from_slice(&bad.stdout).unwrap();
+    assert_eq!((&report["error"]["kind"], &report["error"]["problems"][0]["line"]), (&"invalid".into(), &12.into()));
+    assert_eq!(code(&lcs(&folder, &["run", "-c", "bad.toml"])), 1);
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
+fn the_example_of_init_passes_check() {
+    let folder = folder("init");
+    let example = lcs(&folder, &["init"]);
+    std::fs::write(folder.join("lcs.toml"), &example.stdout).unwrap();
+    let checked = lcs(&folder, &["check", "-c", "lcs.toml"]);
+    assert_eq!(code(&checked), 0, "{}", text(&checked.stderr));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(text(&lcs(&folder, &["completions", shell]).stdout).contains("weight"));
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
+fn a_running_director_is_watched_and_changed() {
+    let director = Director::start(folder("run"));
+    assert_eq!(director.json(&["status"])["counts"]["servers"], 1);
+    let applied = director.lcs(&["weight", "web/s1", "5"]);
+    let said = text(&applied.stdout);
+    assert!(said.contains("~ web/s1: weight 1 → 5\napplied on 1 worker\n") && said.contains("not written"), "{said}");
+    assert_eq!(director.json(&["rs", "list", "web"])["services"][0]["servers"][0]["weight"], 5);
+    assert_eq!(code(&director.lcs(&["rs", "add", "web/s2", "10.0.0.2:8080", "--weight", "2"])), 0);
+    assert_eq!(code(&director.lcs(&["vs", "add", "dns", "192.0.2.53:53", "--protocol", "udp", "--forward", "dr"])), 0);
+    assert_eq!(director.json(&["vs", "list"])["services"].as_array().unwrap().len(), 2);
+    assert_eq!(code(&director.lcs(&["drain", "web/s2", "--wait"])), 0);
+    assert_eq!(director.json(&["rs", "list", "web"])["services"][0]["servers"][1]["state"], "draining");
+    let refused = director.lcs(&["rs", "add", "web/s3", "2001:db8::1"]);
+    assert_eq!(code(&refused), 1);
+    assert!(text(&refused.stderr).contains("is IPv6, and its service web is IPv4"), "{}", text(&refused.stderr));
+    assert!(director.json(&["conns"])["connections"].as_array().unwrap().is_empty());
+    assert_eq!(director.json(&["stats"])["total"]["received"], 0);
+    let reloaded = text(&director.lcs(&["reload"]).stdout);
+    for line in ["- dns:", "- web/s2:", "~ web/s1: weight 5 → 1"] {
+        assert!(reloaded.contains(line), "{reloaded}");
+    }
+}
