@@ -233,7 +233,7 @@ fn load(plan: &Plan, phase: &Rc<Cell<u32>>) -> HttpClient {
             let path = format!("/{}/{k}/{size}", phase.get());
             if k == 1 { http::Request::post(&path, size / 4) } else { http::Request::get(&path) }
         };
-        let closing = if n % 2 == 0 { Closing::Client } else { Closing::Server };
+        let closing = if n.is_multiple_of(2) { Closing::Client } else { Closing::Server };
         Some(Script { closing, ..Script::new(to, (0..REQUESTS).map(request).collect()) })
     };
     HttpClient::new(PARALLEL, script).keep_answers().from(BEGIN + WARM_UP)
@@ -267,11 +267,7 @@ fn text(plan: &Plan) -> String {
             if interface == 1 { "inside" } else { "outside" }
         );
         let port = if plan.two_armed() { format!("port = {port}, ") } else { String::new() };
-        let _ = writeln!(
-            servers,
-            "  {{ name = \"s{}\", address = \"{address}\", {port}weight = {weight} }},",
-            n + 1
-        );
+        let _ = writeln!(servers, "  {{ name = \"s{}\", address = \"{address}\", {port}weight = {weight} }},", n + 1);
     }
     let sources = plan.sources();
     let sources = if sources.is_empty() { String::new() } else { format!("sources = [{}]\n", list(&sources)) };

@@ -8,8 +8,9 @@
 //!          ┘                     └─                    D ──┘
 //! ```
 //!
-//! The service is 192.0.2.100 and 2001:db8::64, port 80; clients are .1, .2, … of 198.51.100.0/24 seen from the
-//! service's link as on-link neighbours (192.0.2.0/24 in truth); servers are `s1`, `s2`, ….
+//! The service is 192.0.2.100 and 2001:db8::64, port 80. Clients are 192.0.2.1, .2, … and servers `s1`, `s2`, … are
+//! 10.0.0.11, .12, … with two arms and 192.0.2.11, .12, … with one; over IPv6 the same in 2001:db8::/64 and
+//! 2001:db8:1::/64.
 
 use super::director::Director;
 use super::host::Host;
@@ -248,8 +249,8 @@ impl<M: Meter + 'static> Site<M> {
         let snapshot = plan.snapshot();
         let director = Director::new(workers);
         let director = if plan.scatter {
-            let mut random = Random::new(plan.seed ^ 0x5ca7_7e2);
-            director.steered(Box::new(move |_, _| random.next() as usize >> 8))
+            let mut random = Random::new(plan.seed ^ 0x5ca7_7e20);
+            director.steered(Box::new(move |_, _| random.draw() as usize >> 8))
         } else {
             director
         };
@@ -366,11 +367,7 @@ impl<M: Meter + 'static> Site<M> {
     }
 }
 
-fn workers<M: Meter + Clone>(
-    plan: &Plan,
-    meter: &M,
-    snapshot: &Snapshot,
-) -> Vec<Worker<MemoryPort, Layer4, M>> {
+fn workers<M: Meter + Clone>(plan: &Plan, meter: &M, snapshot: &Snapshot) -> Vec<Worker<MemoryPort, Layer4, M>> {
     let count = plan.workers.max(1);
     let counts = Arc::new(SharedCounts::new(usize::from(count), plan.weights.len()));
     let snapshot = Arc::new(snapshot.clone());
