@@ -98,13 +98,13 @@ fn requests_are_answered_over_both_families_and_each_way_of_closing() {
 fn bad_link(seed: u64) -> Pair {
     let tcp = TcpSettings {
         receive_buffer: [2_000, 16_384, 200_000][seed as usize % 3],
-        nagle: seed % 2 == 0,
+        nagle: seed.is_multiple_of(2),
         ack_delay: if seed % 4 < 2 { 10 * MILLISECOND } else { 0 },
         timestamps: seed % 5 < 2,
         reno: seed % 7 < 3,
         ..TcpSettings::default()
     };
-    let target = to(if seed % 2 == 0 { V4 } else { V6 });
+    let target = to(if seed.is_multiple_of(2) { V4 } else { V6 });
     let scripts = (0..10)
         .map(|i| {
             let requests = vec![Request::get(&format!("/x/{}", i * 3_000)), Request::post("/y/1", i * 2_000)];

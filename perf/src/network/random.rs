@@ -23,20 +23,20 @@ impl Random {
 
     /// The next 64 bits.
     #[inline]
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)
     }
 
     /// A sequence of its own, so that what one part draws does not shift what another gets.
     pub fn fork(&mut self) -> Random {
-        Random(self.next())
+        Random(self.draw())
     }
 
     /// A number below `n`; 0 when `n` is 0. The bias is below `n` / 2⁶⁴.
     #[inline]
     pub fn below(&mut self, n: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+        ((u128::from(self.draw()) * u128::from(n)) >> 64) as u64
     }
 
     /// A number in `low..=high`; `low` when the range is empty.
@@ -47,7 +47,7 @@ impl Random {
     /// True with this probability (0 to 1). Nothing is drawn for 0.
     #[inline]
     pub fn chance(&mut self, probability: f64) -> bool {
-        probability > 0.0 && ((self.next() >> 11) as f64) < probability * (1u64 << 53) as f64
+        probability > 0.0 && ((self.draw() >> 11) as f64) < probability * (1u64 << 53) as f64
     }
 }
 
@@ -59,7 +59,7 @@ mod tests {
     fn gives_the_published_sequence() {
         // The first outputs for seed 1234567 as the reference implementation prints them (Vigna, splitmix64.c).
         let mut r = Random::new(1_234_567);
-        let got: Vec<u64> = (0..3).map(|_| r.next()).collect();
+        let got: Vec<u64> = (0..3).map(|_| r.draw()).collect();
         assert_eq!(got, [6457827717110365317, 3203168211198807973, 9817491932198370423]);
     }
 

@@ -8,8 +8,9 @@
 //!          ┘                     └─                    D ──┘
 //! ```
 //!
-//! The service is 192.0.2.100 and 2001:db8::64, port 80; clients are .1, .2, … of 198.51.100.0/24 seen from the
-//! service's link as on-link neighbours (192.0.2.0/24 in truth); servers are `s1`, `s2`, ….
+//! The service is 192.0.2.100 and 2001:db8::64, port 80. Clients are 192.0.2.1, .2, … and servers `s1`, `s2`, … are
+//! 10.0.0.11, .12, … with two arms and 192.0.2.11, .12, … with one; over IPv6 the same in 2001:db8::/64 and
+//! 2001:db8:1::/64.
 
 use super::director::Director;
 use super::host::Host;
@@ -137,25 +138,46 @@ impl Plan {
         text.parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
     }
 
-    /// What the control thread would publish. `next_hops` are the servers', by number.
-    pub fn snapshot(&self, server_macs: &[MacAddr]) -> Snapshot {
-        let arm = u8::from(self.two_armed());
-        let interface = |n: u8| Interface { name: format!("port{n}"), mac: director_mac(n), mtu: 1500 };
-        let mut s = Snapshot { generation: 1, timeouts: self.timeouts.clone(), ..Snapshot::default() };
-        s.interfaces = (0..=arm).map(interface).collect();
-        s.next_hops = server_macs.iter().map(|m| NextHop::new(*m, director_mac(arm), arm, 1500)).collect();
-        let vip = self.service();
-        s.own.insert(vip.ip());
-        s.own.extend((0..=usize::from(arm)).map(|link| self.own(link)));
-        let tunnel_source = if self.servers_v6() { "2001:db8::fd" } else { "192.0.2.253" };
-        let tunnel_source: Option<IpAddr> = tunnel_source.parse().ok().filter(|_| self.forward == Forward::Tunnel);
-        s.own.extend(tunnel_source);
-        let sources = match self.forward {
+    /// Interfaces of the director: the clients', and with two arms the servers'.
+    pub fn arms(&self) -> u8 {
+        1 + u8::from(self.two_armed())
+    }
+
+    /// The director's own addresses, where its tunnels begin and its servers' gateway is.
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        let tunnel = if self.servers_v6() { "2001:db8::fd" } else { "192.0.2.253" };
+        let tunnel = tunnel.parse().ok().filter(|_| self.forward == Forward::Tunnel);
+        tunnel.into_iter().chain((0..usize::from(self.arms())).map(|link| self.own(link))).collect()
+    }
+
+    /// Full NAT: the director's addresses toward the servers.
+    pub fn sources(&self) -> Vec<IpAddr> {
+        match self.forward {
             Forward::FullNat => {
                 vec![self.address("10.0.0.200", "2001:db8:1::c8"), self.address("10.0.0.201", "2001:db8:1::c9")]
             }
             _ => vec![],
-        };
+        }
+    }
+
+    /// A server's link-layer address, and the director's interface that it is on.
+    pub fn neighbour(&self, server: usize) -> (MacAddr, u8) {
+        (server_settings(self, server).mac, self.arms() - 1)
+    }
+
+    /// What the control thread would publish.
+    pub fn snapshot(&self) -> Snapshot {
+        let interface = |n: u8| Interface { name: format!("port{n}"), mac: director_mac(n), mtu: 1500 };
+        let mut s = Snapshot { generation: 1, timeouts: self.timeouts, ..Snapshot::default() };
+        s.interfaces = (0..self.arms()).map(interface).collect();
+        let servers = (0..self.weights.len()).map(|n| self.neighbour(n));
+        s.next_hops = servers.map(|(mac, arm)| NextHop::new(mac, director_mac(arm), arm, 1500)).collect();
+        let vip = self.service();
+        s.own.insert(vip.ip());
+        let own = self.own_addresses();
+        let tunnel_source = own.first().copied().filter(|_| self.forward == Forward::Tunnel);
+        s.own.extend(own);
+        let sources = self.sources();
         s.own.extend(&sources);
         let port = if self.two_armed() { SERVER_PORT } else { 0 };
         for (n, weight) in self.weights.iter().enumerate() {
@@ -186,7 +208,8 @@ impl Plan {
     }
 }
 
-fn director_mac(interface: u8) -> MacAddr {
+/// Link-layer address of an interface of the director, as `lcs_control::director::launch::memory_environment` has it.
+pub fn director_mac(interface: u8) -> MacAddr {
     MacAddr([0x02, 0x6c, 0x63, 0x73, 0, interface + 1])
 }
 
@@ -210,16 +233,24 @@ pub struct Site<M: Meter + 'static> {
 }
 
 impl<M: Meter + Clone + 'static> Site<M> {
-    /// Builds a site with these clients; each gets a host of its own.
+    /// Builds a site with these clients; each gets a host of its own. The director works by [`Plan::snapshot`], and
+    /// [`Site::publish`] changes that.
     pub fn build(plan: Plan, meter: M, clients: Vec<HttpClient>) -> Self {
+        let workers = workers(&plan, &meter, &plan.snapshot());
+        Site::with_workers(plan, workers, clients)
+    }
+}
+
+impl<M: Meter + 'static> Site<M> {
+    /// As [`Site::build`], with workers that somebody else has set up and tells what to do. Their ports have
+    /// [`Plan::arms`] interfaces with the addresses of [`director_mac`].
+    pub fn with_workers(plan: Plan, workers: Vec<Worker<MemoryPort, Layer4, M>>, clients: Vec<HttpClient>) -> Self {
         let mut net = Network::new(plan.seed);
-        let arms = 1 + u8::from(plan.two_armed());
-        let macs: Vec<MacAddr> = (0..plan.weights.len()).map(|n| server_settings(&plan, n).mac).collect();
-        let snapshot = plan.snapshot(&macs);
-        let director = Director::new(workers(&plan, arms, &meter, &snapshot));
+        let snapshot = plan.snapshot();
+        let director = Director::new(workers);
         let director = if plan.scatter {
-            let mut random = Random::new(plan.seed ^ 0x5ca7_7e2);
-            director.steered(Box::new(move |_, _| random.next() as usize >> 8))
+            let mut random = Random::new(plan.seed ^ 0x5ca7_7e20);
+            director.steered(Box::new(move |_, _| random.draw() as usize >> 8))
         } else {
             director
         };
@@ -336,12 +367,7 @@ impl<M: Meter + Clone + 'static> Site<M> {
     }
 }
 
-fn workers<M: Meter + Clone>(
-    plan: &Plan,
-    arms: u8,
-    meter: &M,
-    snapshot: &Snapshot,
-) -> Vec<Worker<MemoryPort, Layer4, M>> {
+fn workers<M: Meter + Clone>(plan: &Plan, meter: &M, snapshot: &Snapshot) -> Vec<Worker<MemoryPort, Layer4, M>> {
     let count = plan.workers.max(1);
     let counts = Arc::new(SharedCounts::new(usize::from(count), plan.weights.len()));
     let snapshot = Arc::new(snapshot.clone());
@@ -349,7 +375,7 @@ fn workers<M: Meter + Clone>(
     let mut lanes = lanes.into_iter();
     (0..count)
         .map(|worker| {
-            let port = MemoryPort::new(arms, 2048);
+            let port = MemoryPort::new(plan.arms(), 2048);
             let settings = connection::Settings {
                 flows: plan.flows,
                 fragments: 64,

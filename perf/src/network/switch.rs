@@ -36,10 +36,9 @@ impl Node for Switch {
 
     fn receive(&mut self, nic: usize, frame: Vec<u8>, _now: Nanos, out: &mut Outbox) -> Option<Nanos> {
         let source = ethernet::source(&frame);
-        if !source.is_group() && self.learned.get(&source) != Some(&nic) {
-            if self.learned.len() < LEARNED || self.learned.contains_key(&source) {
-                self.learned.insert(source, nic);
-            }
+        let news = !source.is_group() && self.learned.get(&source) != Some(&nic);
+        if news && (self.learned.len() < LEARNED || self.learned.contains_key(&source)) {
+            self.learned.insert(source, nic);
         }
         let destination = ethernet::destination(&frame);
         match self.learned.get(&destination) {

@@ -309,7 +309,7 @@ impl Held {
 }
 
 /// Costs and drops, from what the workers counted.
-fn costs(scenario: &mut Scenario, stats: &WorkerStats) {
+pub(in crate::demo) fn costs(scenario: &mut Scenario, stats: &WorkerStats) {
     let is_port = |stage: &&Stage| matches!(stage.name.as_str(), "receive" | "transmit");
     scenario.stages = stats
         .stages

@@ -251,6 +251,13 @@ impl HttpClient {
         self
     }
 
+    /// The same client, beginning its first connection at this time.
+    #[must_use]
+    pub fn from(mut self, time: Nanos) -> Self {
+        self.next_start = time;
+        self
+    }
+
     /// The same client, keeping every [`Answer`].
     #[must_use]
     pub fn keep_answers(mut self) -> Self {
