@@ -4,7 +4,7 @@
 //! what tests and the simulator call; [`Worker::run`] turns it on a thread with the real clock until told to stop.
 
 use crate::batch::{BURST, Batch};
-use crate::cycles::{Meter, StageCost, Stopwatch, tsc, tsc_hz};
+use crate::cycles::{Meter, Sampler, StageCost, Stopwatch, tsc, tsc_hz};
 use crate::frame::Frame;
 use crate::port::Port;
 use crate::ring::{Handover, Numbered, WorkerEnd};
@@ -64,7 +64,7 @@ pub struct Counters {
     pub busy_turns: u64,
     /// Turns of the loop with none.
     pub idle_turns: u64,
-    /// Cycles of the busy turns.
+    /// Cycles of the busy turns, extrapolated where turns are sampled (see [`crate::cycles`]).
     pub busy_cycles: u64,
     /// Times the worker slept.
     pub sleeps: u64,
@@ -139,6 +139,7 @@ pub struct Worker<P, L: Pipeline, M> {
     rings: Option<WorkerEnd<L::Command, L::Acknowledgement, L::Event>>,
     handover: Option<Handover>,
     idle: Idle,
+    sampler: Sampler,
 }
 
 impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
@@ -153,6 +154,7 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
             rings: None,
             handover: None,
             idle: Idle::Poll,
+            sampler: Sampler::default(),
         }
     }
 
@@ -211,10 +213,11 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
     /// Returns how many frames there were.
     #[inline]
     pub fn poll(&mut self, now: Nanos) -> usize {
-        let Worker { port, pipeline, meter, batch, counters, handover, .. } = self;
-        let mut watch = Stopwatch::start(meter);
+        let Worker { port, pipeline, meter, batch, counters, handover, sampler, .. } = self;
+        let mut watch = sampler.start(meter);
         let begin = watch.reading();
         let n = port.receive(&mut batch.frames, &mut batch.rx);
+        sampler.seen(n);
         let mut total = n;
         if n > 0 {
             watch.lap(&mut counters.receive, n);
@@ -238,7 +241,7 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         }
         if total > 0 {
             counters.busy_turns += 1;
-            counters.busy_cycles += watch.reading().wrapping_sub(begin);
+            counters.busy_cycles += watch.reading().wrapping_sub(begin).wrapping_mul(watch.weight());
         } else {
             counters.idle_turns += 1;
         }
@@ -307,27 +310,24 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
 #[inline]
 fn transmit<P: Port>(port: &mut P, batch: &mut Batch, counters: &mut Counters, handover: Option<&Handover>) {
     let n = batch.len.min(BURST);
-    let (mut bytes, mut sent_bytes, mut sent) = (0, 0, 0);
+    let (mut bytes, mut unsent_bytes, mut unsent) = (0, 0, 0);
     for i in 0..n {
-        let frame = std::mem::take(&mut batch.frames[i]);
-        let len = frame.len();
+        let len = batch.frames[i].len();
         bytes += len;
-        if batch.verdict[i] != Verdict::Forward {
+        let frame = std::mem::take(&mut batch.frames[i]);
+        if batch.verdict[i] == Verdict::Forward {
+            let Err(frame) = port.transmit(batch.tx[i], frame) else { continue };
+            refused(port, frame, counters);
+        } else {
             end(port, batch, i, frame, counters, handover);
-            continue;
         }
-        match port.transmit(batch.tx[i], frame) {
-            Ok(()) => {
-                sent += 1;
-                sent_bytes += len;
-            }
-            Err(frame) => refused(port, frame, counters),
-        }
+        unsent += 1;
+        unsent_bytes += len;
     }
     port.flush();
     counters.received_bytes += bytes as u64;
-    counters.forwarded += sent;
-    counters.forwarded_bytes += sent_bytes as u64;
+    counters.forwarded += (n - unsent) as u64;
+    counters.forwarded_bytes += (bytes - unsent_bytes) as u64;
 }
 
 #[cold]

@@ -95,8 +95,8 @@ pub fn plain(frame: &[u8], verify: bool) -> Option<Plain> {
         tcp_flags: b[47],
         ttl: b[22],
         end: end as u16,
-        addresses: u64::from_ne_bytes([b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33]]),
-        ports: u32::from_ne_bytes([b[34], b[35], b[36], b[37]]),
+        addresses: word64(b, 26),
+        ports: u32::from_ne_bytes(load(b, 34)),
     })
 }
 
@@ -149,19 +149,25 @@ pub fn plain6(frame: &[u8]) -> Option<Plain6> {
         tcp_flags: b[67],
         hop_limit: b[21],
         end: u16::try_from(end).ok()?,
-        ports: u32::from_ne_bytes([b[54], b[55], b[56], b[57]]),
+        ports: u32::from_ne_bytes(load(b, 54)),
     })
 }
 
+/// `N` bytes from `at` on, as one load. (Bytes gathered one by one are kept apart by the compiler where some are used alone.)
 #[inline(always)]
-fn word64<const N: usize>(b: &[u8; N], at: usize) -> u64 {
-    u64::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3], b[at + 4], b[at + 5], b[at + 6], b[at + 7]])
+fn load<const N: usize, const M: usize>(b: &[u8; M], at: usize) -> [u8; N] {
+    *b[at..].first_chunk().unwrap_or(&[0; N])
+}
+
+#[inline(always)]
+fn word64<const M: usize>(b: &[u8; M], at: usize) -> u64 {
+    u64::from_ne_bytes(load(b, at))
 }
 
 #[inline(always)]
 fn header_checksum_ok(b: &[u8; 54]) -> bool {
     let (s, carry) = word64(b, 14).overflowing_add(word64(b, 22));
-    let (s, more) = s.overflowing_add(u64::from(u32::from_ne_bytes([b[30], b[31], b[32], b[33]])));
+    let (s, more) = s.overflowing_add(u64::from(u32::from_ne_bytes(load(b, 30))));
     // Carries come round: two of them at most, and then the sum is far from overflowing again.
     let s = (s & 0xffff_ffff) + (s >> 32) + u64::from(carry) + u64::from(more);
     let (half, carry) = (s as u32).overflowing_add((s >> 32) as u32);

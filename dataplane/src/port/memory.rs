@@ -66,12 +66,20 @@ impl Drop for Pool {
     }
 }
 
+/// A frame in a ring. (A tuple would let the compiler put the interface first and shift the frame off its alignment.)
+#[derive(Debug)]
+#[repr(C)]
+struct Queued {
+    frame: Frame,
+    interface: u8,
+}
+
 /// An in-process port with one pool and up to 255 interfaces.
 #[derive(Debug)]
 pub struct MemoryPort {
     // Declared before the pool: frames in the rings must not outlive the slab.
-    rx: VecDeque<(u8, Frame)>,
-    tx: Vec<(u8, Frame)>,
+    rx: VecDeque<Queued>,
+    tx: Vec<Queued>,
     pool: Pool,
     interfaces: u8,
     tx_limit: usize,
@@ -112,14 +120,14 @@ impl MemoryPort {
             return false;
         }
         write(frame.bytes_mut());
-        self.rx.push_back((interface, frame));
+        self.rx.push_back(Queued { frame, interface });
         true
     }
 
     /// Hands every transmitted frame to `sink` (interface, bytes), frees its buffer, and returns how many there were.
     pub fn take_sent(&mut self, mut sink: impl FnMut(u8, &[u8])) -> usize {
         let n = self.tx.len();
-        for (interface, frame) in self.tx.drain(..) {
+        for Queued { frame, interface } in self.tx.drain(..) {
             sink(interface, frame.bytes());
             self.pool.give(frame);
         }
@@ -147,9 +155,9 @@ impl Port for MemoryPort {
     fn receive(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST]) -> usize {
         let n = self.rx.len().min(BURST);
         for (place, interface) in frames.iter_mut().zip(interfaces).take(n) {
-            let Some((from, frame)) = self.rx.pop_front() else { break };
-            *interface = from;
-            *place = frame;
+            let Some(queued) = self.rx.pop_front() else { break };
+            *interface = queued.interface;
+            *place = queued.frame;
         }
         n
     }
@@ -159,7 +167,7 @@ impl Port for MemoryPort {
         if self.tx.len() >= self.tx_limit || interface >= self.interfaces {
             return Err(frame);
         }
-        self.tx.push((interface, frame));
+        self.tx.push(Queued { frame, interface });
         Ok(())
     }
 

@@ -13,15 +13,29 @@ use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
 #[inline]
 pub(crate) fn forward(c: &mut Connections, batch: &mut Batch, hits: Places, now: u32) {
     let mut rest = hits.bits();
-    loop {
-        rest = simple_run(c, batch, rest, now);
-        if rest == 0 {
-            return;
-        }
+    while rest != 0 {
         let i = rest.trailing_zeros() as usize % BURST;
-        batch.verdict[i] = forward_one(c, batch, i, now);
-        rest &= rest - 1;
+        let left = match path(c, batch, i) {
+            NAT_V4 => simple_run::<NAT_V4>(c, batch, rest, now),
+            NAT_V6 => simple_run::<NAT_V6>(c, batch, rest, now),
+            DIRECT_V4 => simple_run::<DIRECT_V4>(c, batch, rest, now),
+            DIRECT_V6 => simple_run::<DIRECT_V6>(c, batch, rest, now),
+            TUNNEL_V4 => simple_run::<TUNNEL_V4>(c, batch, rest, now),
+            _ => rest,
+        };
+        if left == rest {
+            batch.verdict[i] = forward_one(c, batch, i, now);
+            rest &= rest - 1;
+        } else {
+            rest = left;
+        }
     }
+}
+
+/// How a frame's flow is forwarded, as the bits of [`PATH`]; 0 for a frame that is not simple.
+#[inline(always)]
+fn path(c: &Connections, batch: &Batch, i: usize) -> u32 {
+    if batch.simple >> i & 1 == 0 { 0 } else { c.table.get(Place(batch.flow[i]).flow()).summary() & PATH }
 }
 
 /// The bits of a flow's summary that choose the path of its packets: protocol, state, and how they are forwarded.
@@ -32,20 +46,23 @@ const DIRECT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, 0)
 const DIRECT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::V6);
 const TUNNEL_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TUNNEL);
 
-/// Forwards the simple frames of established connections ([`Batch::simple`]: every offset is known and the state stays), up to
-/// the first frame that needs more. Returns the places that are left. What it does is what [`forward_one`] would do.
-#[inline(always)]
-fn simple_run(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
+/// Forwards the simple frames ([`Batch::simple`]: every offset is known and the state stays) of established connections
+/// that go the way `HOW`, up to the first frame that is different. Returns the places that are left. What it does is what
+/// [`forward_one`] would do.
+#[inline(never)]
+fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
     let Connections { table, traffic, hops, outers, ident, .. } = c;
     let (flows, v6) = table.flows_mut();
     let (traffic, hops, outers) = (&mut traffic[..], &**hops, &outers[..]);
-    let simple = batch.simple;
-    let mut rest = places;
+    let later = places & !batch.simple;
+    let mut rest = places & batch.simple;
+    // Up to the first frame that is not simple.
+    if later != 0 {
+        rest &= (later & later.wrapping_neg()) - 1;
+    }
+    let beyond = places & !rest;
     while rest != 0 {
         let i = rest.trailing_zeros() as usize % BURST;
-        if simple >> i & 1 == 0 {
-            break;
-        }
         let place = Place(batch.flow[i]);
         let side = place.side();
         let Some(flow) = flows.get_mut(place.flow() as usize) else { break };
@@ -54,8 +71,11 @@ fn simple_run(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> 
         let len = end.wrapping_sub(ethernet::HEADER as u16);
         let server = usize::from(flow.server);
         let (true, true, Some(traffic)) = (hop.resolved, len <= hop.mtu, traffic.get_mut(server)) else { break };
+        if flow.summary() & PATH != HOW {
+            break;
+        }
         let frame = &mut batch.frames[i];
-        match flow.summary() & PATH {
+        match HOW {
             NAT_V4 => {
                 let Some(b) = frame.bytes_mut().first_chunk_mut::<54>() else { break };
                 b[..12].copy_from_slice(&hop.addresses);
@@ -102,7 +122,7 @@ fn simple_run(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> 
         batch.verdict[i] = Verdict::Forward;
         rest &= rest - 1;
     }
-    rest
+    rest | beyond
 }
 
 /// Any frame of a known flow.

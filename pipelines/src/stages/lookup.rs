@@ -21,7 +21,7 @@ pub(crate) fn lookup(
     misses: &mut Places,
 ) {
     let finder = c.table.finder();
-    for i in v4.iter().chain(v6.iter()) {
+    for i in Places::from_bits(v4.bits() | v6.bits()).iter() {
         match finder.candidate(batch.hash[i]) {
             Some(place) => {
                 batch.flow[i] = place.0;
