@@ -20,7 +20,7 @@ pub struct Frame {
     len: u16,
     capacity: u16,
     /// Nothing; with it, moving a frame is one 16-byte load and store.
-    spare: u16,
+    _spare: u16,
 }
 
 // SAFETY: a frame is the only handle on its buffer, and the buffer is plain memory that outlives the
@@ -29,7 +29,7 @@ unsafe impl Send for Frame {}
 
 impl Default for Frame {
     fn default() -> Self {
-        Frame { head: NonNull::dangling(), offset: 0, len: 0, capacity: 0, spare: 0 }
+        Frame { head: NonNull::dangling(), offset: 0, len: 0, capacity: 0, _spare: 0 }
     }
 }
 
@@ -43,7 +43,7 @@ impl Frame {
     #[inline]
     pub unsafe fn from_raw(head: NonNull<u8>, capacity: u16, offset: u16, len: u16) -> Self {
         debug_assert!(offset as usize + len as usize <= capacity as usize);
-        Frame { head, offset, len, capacity, spare: 0 }
+        Frame { head, offset, len, capacity, _spare: 0 }
     }
 
     /// Start of the buffer (not of the frame): what a port recognises its buffer by.

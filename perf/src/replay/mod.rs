@@ -322,6 +322,10 @@ fn make_up(snapshot: &mut Snapshot, report: &mut Report) {
             report.made_up_next_hops
         ));
     }
+    // Whose link-layer address a captured frame must have is not known: an interface without one takes every frame.
+    for interface in &mut snapshot.interfaces {
+        interface.mac = MacAddr::default();
+    }
     if macs > 0 {
         report.notes.push(format!("those of {macs} of the director's interfaces were, too (02:00:00:ff:…)"));
     }
