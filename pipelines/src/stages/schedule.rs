@@ -459,8 +459,10 @@ mod tests {
         choices(&snapshot, &mut s, &counts, 1);
         // As after some 10⁹ choices: the deadlines near the end of their range.
         let queue = std::mem::take(&mut s.states[0].queue);
-        s.states[0].queue =
-            queue.into_iter().map(|Reverse((d, o, server))| Reverse((d + (u64::MAX - 20 * SCALE), o, server))).collect();
+        s.states[0].queue = queue
+            .into_iter()
+            .map(|Reverse((d, o, server))| Reverse((d + (u64::MAX - 20 * SCALE), o, server)))
+            .collect();
         assert_eq!(tally(&choices(&snapshot, &mut s, &counts, 4000), 2), [3000, 1000]);
     }
 
