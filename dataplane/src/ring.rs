@@ -103,6 +103,8 @@ pub struct Handover {
     lanes: Vec<Option<Lane>>,
     arrivals: Vec<Arrival>,
     next: usize,
+    /// Frames that were longer than a buffer of the port that took them.
+    too_long: u64,
 }
 
 impl std::fmt::Debug for Handover {
@@ -115,7 +117,7 @@ impl Handover {
     /// Lanes between `workers` workers; element `i` of the result belongs to worker `i`.
     pub fn mesh(workers: usize) -> Vec<Handover> {
         let mut ends: Vec<Handover> = (0..workers)
-            .map(|_| Handover { lanes: (0..workers).map(|_| None).collect(), arrivals: vec![], next: 0 })
+            .map(|_| Handover { lanes: (0..workers).map(|_| None).collect(), arrivals: vec![], next: 0, too_long: 0 })
             .collect();
         for from in 0..workers {
             for to in (0..workers).filter(|&to| to != from) {
@@ -147,6 +149,11 @@ impl Handover {
         lane.full.try_send(handed).is_ok()
     }
 
+    /// Frames taken since the last call that were longer than a buffer of the port, and are gone.
+    pub fn take_too_long(&mut self) -> u64 {
+        std::mem::take(&mut self.too_long)
+    }
+
     /// Fills `frames` with what other workers have handed over, in buffers of `port`; the lanes take turns.
     pub fn receive<P: Port, const N: usize>(
         &mut self,
@@ -157,20 +164,26 @@ impl Handover {
         let mut n = 0;
         for turn in 0..self.arrivals.len() {
             let arrival = &self.arrivals[(self.next + turn) % self.arrivals.len()];
-            while n < N {
+            // With no buffer free, frames wait in their lane, and a full lane is counted by its sender.
+            while n < N
+                && !arrival.full.is_empty()
+                && let Some(mut frame) = port.allocate()
+            {
                 let handed = match arrival.full.try_recv() {
                     Ok(handed) => handed,
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                };
-                if let Some(mut frame) = port.allocate() {
-                    if frame.set_len(handed.len) {
-                        frame.bytes_mut().copy_from_slice(&handed.bytes[..usize::from(handed.len)]);
-                        interfaces[n] = handed.interface;
-                        frames[n] = frame;
-                        n += 1;
-                    } else {
+                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => {
                         port.release(frame);
+                        break;
                     }
+                };
+                if frame.set_len(handed.len) {
+                    frame.bytes_mut().copy_from_slice(&handed.bytes[..usize::from(handed.len)]);
+                    interfaces[n] = handed.interface;
+                    frames[n] = frame;
+                    n += 1;
+                } else {
+                    self.too_long += 1;
+                    port.release(frame);
                 }
                 let _ = arrival.empty.try_send(handed);
             }
@@ -184,6 +197,25 @@ impl Handover {
 mod tests {
     use super::*;
     use crate::port::memory::MemoryPort;
+
+    #[test]
+    fn with_no_buffer_free_frames_wait_and_are_not_lost() {
+        let mut ends = Handover::mesh(2);
+        let (mut b, a) = (ends.pop().unwrap(), ends.pop().unwrap());
+        assert!(a.send(1, 0, b"one") && a.send(1, 0, b"two"));
+        let mut port = MemoryPort::new(1, 1);
+        let mut frames: [Frame; 32] = Default::default();
+        let mut interfaces = [0; 32];
+        for want in [b"one", b"two"] {
+            assert_eq!(b.receive(&mut port, &mut frames, &mut interfaces), 1);
+            assert_eq!(frames[0].bytes(), want);
+            port.release(std::mem::take(&mut frames[0]));
+        }
+        // Longer than this port's buffers: counted, not lost without a word.
+        assert!(a.send(1, 0, &[0; HANDOVER_FRAME]));
+        assert_eq!(b.receive(&mut port, &mut frames, &mut interfaces), 0);
+        assert_eq!((b.take_too_long(), b.take_too_long(), port.pool().free), (1, 0, 1));
+    }
 
     #[test]
     fn a_frame_reaches_the_other_worker_and_a_full_lane_refuses() {

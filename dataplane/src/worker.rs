@@ -229,6 +229,11 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         }
         if let Some(lanes) = handover {
             let n = lanes.receive(port, &mut batch.frames, &mut batch.rx);
+            let lost = lanes.take_too_long();
+            if lost > 0 {
+                counters.taken_over += lost;
+                counters.dropped[DropReason::NoBuffer as usize] += lost;
+            }
             if n > 0 {
                 watch.lap(&mut counters.receive, n);
                 counters.taken_over += n as u64;

@@ -217,9 +217,8 @@ fn worker_of(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Option<u
         }
         Kind::Fragment4 | Kind::Fragment6 => c.fragments.owner(&fragment::identity(batch, i)?),
         Kind::Icmp4 | Kind::Icmp6 => {
-            let (embedded, transport) = super::icmp::embedded_key(batch, i)?;
-            // The embedded packet went the other way.
-            Some(owner_of_packet(c, embedded.destination(), embedded.source(), transport))
+            let (key, transport) = super::icmp::connection_key(batch, i)?;
+            Some(owner_of_packet(c, key.source(), key.destination(), transport))
         }
         _ => None,
     }

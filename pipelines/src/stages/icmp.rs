@@ -49,10 +49,31 @@ impl IcmpLimit {
     }
 }
 
-/// Key and transport protocol of the packet that an ICMP error embeds.
-pub(crate) fn embedded_key(batch: &Batch, i: usize) -> Option<(Key, u8)> {
+/// Key and transport protocol of packets from the side that an ICMP error comes from, of the connection that it is about: the embedded
+/// packet's, reversed; for an error about a tunnel packet of ours, that of the client's packet inside.
+pub(crate) fn connection_key(batch: &Batch, i: usize) -> Option<(Key, u8)> {
     let e = Embedded::find(batch, i)?;
-    Some((e.key, e.transport))
+    if matches!(e.transport, protocol::IPIP | protocol::IPV6) {
+        return tunnelled_key(batch, i, &e);
+    }
+    Some((Key::new(e.key.destination(), e.key.source())?, e.transport))
+}
+
+/// Key and transport protocol of the packet inside the tunnel packet that an error embeds.
+fn tunnelled_key(batch: &Batch, i: usize, e: &Embedded) -> Option<(Key, u8)> {
+    let inner = batch.frames[i].bytes().get(e.l4..usize::from(batch.end[i]))?;
+    let (header, transport, source, destination) = if e.transport == protocol::IPIP {
+        let ip = ipv4::Ipv4::parse_embedded(inner).ok()?;
+        (ip.header_len(), ip.protocol(), IpAddr::V4(ip.source()), IpAddr::V4(ip.destination()))
+    } else {
+        let ip = ipv6::Ipv6::parse_embedded(inner).ok()?;
+        let chain = ip.chain().ok()?;
+        (chain.offset, chain.protocol, IpAddr::V6(ip.source()), IpAddr::V6(ip.destination()))
+    };
+    let ports = inner.get(header..)?.first_chunk::<4>()?;
+    let source = SocketAddr::new(source, u16::from_be_bytes([ports[0], ports[1]]));
+    let destination = SocketAddr::new(destination, u16::from_be_bytes([ports[2], ports[3]]));
+    Some((Key::new(source, destination)?, transport))
 }
 
 /// Where the packet that an error embeds stands in the frame.
@@ -272,22 +293,9 @@ fn from_tunnel(c: &mut Connections, batch: &mut Batch, i: usize, e: &Embedded, n
     let outer_v6 = batch.kind[i] == Kind::Icmp6;
     let (l3, l4, end) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]), usize::from(batch.end[i]));
     let b = batch.frames[i].bytes();
-    let Some(inner) = b.get(e.l4..end) else { return unrelated };
-    let parsed = if e.transport == protocol::IPIP {
-        ipv4::Ipv4::parse_embedded(inner)
-            .ok()
-            .map(|ip| (ip.header_len(), ip.protocol(), IpAddr::V4(ip.source()), IpAddr::V4(ip.destination())))
-    } else {
-        ipv6::Ipv6::parse_embedded(inner).ok().and_then(|ip| {
-            let chain = ip.chain().ok()?;
-            Some((chain.offset, chain.protocol, IpAddr::V6(ip.source()), IpAddr::V6(ip.destination())))
-        })
-    };
-    let Some((header, transport, source, destination)) = parsed else { return unrelated };
-    let Some(ports) = inner.get(header..).and_then(|p| p.first_chunk::<4>()) else { return unrelated };
-    let source = SocketAddr::new(source, u16::from_be_bytes([ports[0], ports[1]]));
-    let destination = SocketAddr::new(destination, u16::from_be_bytes([ports[2], ports[3]]));
-    let place = Key::new(source, destination).and_then(|k| c.table.find(&k, transport));
+    let Some((key, transport)) = tunnelled_key(batch, i, e) else { return unrelated };
+    let destination = key.destination();
+    let place = c.table.find(&key, transport);
     let Some(place) = place.filter(|p| c.table.get(p.flow()).flags.has(FlowFlags::TUNNEL)) else { return unrelated };
     // Someone who guesses an inner packet must at least know which server it went to.
     let snapshot = c.snapshot.clone();

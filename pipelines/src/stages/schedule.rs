@@ -135,6 +135,13 @@ impl Schedulers {
                         })
                     }));
                 }
+                // Long before the deadlines reach the end of their range, all go back by the earliest.
+                if let Some(&Reverse((earliest, _, _))) = state.queue.peek()
+                    && earliest > u64::MAX / 2
+                {
+                    let later = state.queue.drain().map(|Reverse((d, o, s))| Reverse((d - earliest, o, s)));
+                    state.queue = later.collect::<Vec<_>>().into();
+                }
                 let Some(mut first) = state.queue.peek_mut() else { return NO_SLOT };
                 let Reverse((deadline, _, server)) = *first;
                 state.order = state.order.wrapping_add(1);
@@ -444,6 +451,19 @@ mod tests {
         assert!(s.set_weight(&snapshot, 1, 0) && s.set_weight(&snapshot, 2, 0));
         assert_eq!(choices(&snapshot, &mut s, &counts, 1), [NO_SLOT]);
         assert!(!s.set_weight(&snapshot, 9, 1));
+    }
+
+    #[test]
+    fn weighted_round_robin_keeps_its_shares_after_any_number_of_choices() {
+        let (snapshot, mut s, counts) = service(Scheduler::Wrr, &[3, 1]);
+        choices(&snapshot, &mut s, &counts, 1);
+        // As after some 10⁹ choices: the deadlines near the end of their range.
+        let queue = std::mem::take(&mut s.states[0].queue);
+        s.states[0].queue = queue
+            .into_iter()
+            .map(|Reverse((d, o, server))| Reverse((d + (u64::MAX - 20 * SCALE), o, server)))
+            .collect();
+        assert_eq!(tally(&choices(&snapshot, &mut s, &counts, 4000), 2), [3000, 1000]);
     }
 
     #[test]

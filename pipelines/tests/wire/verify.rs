@@ -7,7 +7,8 @@ fn be16(b: &[u8], at: usize) -> usize {
 }
 
 /// Checks lengths, versions and checksums of an Ethernet frame that carries one whole IP packet (or ARP). Transport checksums of
-/// fragments are not looked at; those of the packet inside an ICMP error only where it is whole.
+/// fragments are not looked at; those of the packet inside an ICMP error only where it is whole. Without `transport`, neither are those
+/// that the director leaves as they came: of TCP and UDP, and of what an ICMP error quotes.
 ///
 /// # Errors
 /// What is wrong, in words.
@@ -97,7 +98,7 @@ fn ip(p: &[u8], v4: bool, transport: bool, quoted: bool) -> Result<(), String> {
                 return Err("ICMP checksum".into());
             }
             let error = if protocol == 1 { matches!(body[0], 3 | 11 | 12) } else { body[0] < 128 };
-            if error && !quoted {
+            if error && !quoted && transport {
                 return ip(&body[8..], body[8..].first().is_some_and(|b| b >> 4 == 4), transport, true)
                     .map_err(|e| format!("packet quoted in an ICMP error: {e}"));
             }
