@@ -1,6 +1,6 @@
 //! The flow table: one worker's connections. Bounded, preallocated, shared with nobody.
 //!
-//! Three parts, see `DESIGN.md` beside this file: an [`index`] of 64-byte buckets from a connection's key to
+//! Three parts, see `DESIGN.md` beside this file: an index of 64-byte buckets from a connection's key to
 //! its place, the [`Flow`] entries of one cache line each, and the addresses of IPv6 flows beside them.
 
 mod entry;

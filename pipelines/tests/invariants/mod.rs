@@ -229,20 +229,20 @@ fn command(world: &mut World, which: u8, argument: u8) {
         1 => {
             let mut hop =
                 NextHop::new(MacAddr([2, 0, 0, 0, 1, argument]), MacAddr(interface_mac(1)), argument % 3, 1280);
-            hop.resolved = argument % 2 == 0;
+            hop.resolved = argument.is_multiple_of(2);
             Command::SetNextHop { row: server, hop }
         }
         2 => {
             let filter = TraceFilter {
-                drops_only: argument % 2 == 0,
-                port: (argument % 3 == 0).then_some(80),
+                drops_only: argument.is_multiple_of(2),
+                port: (argument.is_multiple_of(3)).then_some(80),
                 ..Default::default()
             };
             Command::Trace { filter, frames: u32::from(argument) }
         }
         3 => {
             if let Some(Some(s)) = world.snapshot.servers.get_mut(usize::from(server)) {
-                s.state = if argument % 2 == 0 { ServerState::Up } else { ServerState::Draining };
+                s.state = if argument.is_multiple_of(2) { ServerState::Up } else { ServerState::Draining };
             }
             return world.install();
         }
