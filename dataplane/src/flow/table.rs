@@ -273,7 +273,6 @@ pub struct FlowTable {
     free: u32,
     fresh: u32,
     used: usize,
-    removals: u64,
 }
 
 /// A table's slices at hand, for the duration of one loop over a batch: what is behind `&FlowTable` would be
@@ -386,7 +385,6 @@ impl FlowTable {
             free: NIL,
             fresh: 0,
             used: 0,
-            removals: 0,
         }
     }
 
@@ -504,12 +502,6 @@ impl FlowTable {
     #[inline(always)]
     pub fn flows_mut(&mut self) -> (&mut [Flow], AddressesV6<'_>) {
         (&mut self.flows, AddressesV6 { clients: &self.clients_v6, interned: &self.interned.addresses })
-    }
-
-    /// Flows removed so far, modulo 2⁶⁴: a place that was found is good as long as this stands still.
-    #[inline]
-    pub fn removals(&self) -> u64 {
-        self.removals
     }
 
     /// Finds the flow and side of a key by looking at every candidate.
@@ -669,7 +661,6 @@ impl FlowTable {
         entry.next = self.free;
         self.free = flow;
         self.used -= 1;
-        self.removals = self.removals.wrapping_add(1);
     }
 
     /// The keys of both sides of a flow; `None` when the entry is free or out of range.
