@@ -100,4 +100,15 @@ impl ClassSet {
     pub const fn without(self, class: Class) -> Self {
         Self(self.0 & !(1 << class as u8))
     }
+
+    /// What both have.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// Whether the two share nothing.
+    pub const fn is_apart(self, other: Self) -> bool {
+        self.0 & other.0 == 0
+    }
 }

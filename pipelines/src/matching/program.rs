@@ -25,6 +25,8 @@ pub struct Program {
     terms: Vec<(VarId, Runner)>,
     index: Index,
     regexes: Option<Regexes>,
+    /// The classes that each alternative of the first rule looks at.
+    first: Vec<ClassSet>,
 }
 
 /// Compiles a rule set, or names the rule that cannot be compiled and why.
@@ -38,6 +40,7 @@ pub fn compile(rules: &RuleSet) -> Result<Program, CompileError> {
     let index = Index::new(&mut lowered).map_err(|(_, problem)| whole_set(problem, last))?;
     let regexes = Regexes::new(&lowered.patterns).map_err(|problem| whole_set(problem, last))?;
     let classes: Vec<Class> = lowered.variables.iter().map(Class::of).collect();
+    let first = first_rule(&index, |literal| classes[lowered.terms[literal.term()].0.0 as usize]);
     Ok(Program {
         rules: rules.rules.iter().map(|rule| (rule.name.clone(), rule.action.clone())).collect(),
         ids: lowered.variables.iter().cloned().zip((0..).map(VarId)).collect(),
@@ -47,7 +50,19 @@ pub fn compile(rules: &RuleSet) -> Result<Program, CompileError> {
         terms: lowered.terms.iter().map(|(variable, test)| (*variable, Runner::new(test))).collect(),
         index,
         regexes,
+        first,
     })
+}
+
+/// The classes of the first rule's alternatives; none if it could not be multiplied out.
+fn first_rule(index: &Index, class: impl Fn(Literal) -> Class) -> Vec<ClassSet> {
+    let mut sets = Vec::new();
+    for clause in index.clauses.iter().filter(|clause| clause.rule == 0) {
+        let Body::Literals(start, end) = clause.body else { return Vec::new() };
+        let literals = &index.literals[start as usize..end as usize];
+        sets.push(literals.iter().fold(ClassSet::NONE, |set, literal| set.with(class(*literal))));
+    }
+    sets
 }
 
 /// A value that a request has: which variable, and a token by which the [`Facts`] find the value again.
@@ -165,6 +180,14 @@ impl Program {
     /// Name and action of a rule that [`Program::decide`] named.
     pub fn rule(&self, index: u32) -> Option<(&str, &Action)> {
         self.rules.get(index as usize).map(|(name, action)| (&**name, action))
+    }
+
+    /// Whether it is plain without looking that the first rule is neither true nor false yet, so that
+    /// [`Program::decide`] could only ask for more.
+    pub fn must_wait(&self, complete: ClassSet) -> bool {
+        let complete = complete.with(Class::Connection);
+        self.first.iter().any(|classes| classes.is_apart(complete.and(self.used)))
+            && !self.first.iter().any(|classes| classes.and(complete) == *classes)
     }
 
     /// Which rule fires, as far as can be said.
