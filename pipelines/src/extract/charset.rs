@@ -75,7 +75,7 @@ impl Charset {
             _ => {}
         }
         const OPENING: &[u8] = b"<?xml";
-        if !document.starts_with(&OPENING[..OPENING.len().min(document.len())]) {
+        if document.is_empty() || !document.starts_with(&OPENING[..OPENING.len().min(document.len())]) {
             return Ok(Some((Self::Utf8, 0)));
         }
         let head = &document[..document.len().min(MAX_DECLARATION)];
