@@ -1,5 +1,7 @@
 //! The rule language's meaning, written as plainly as it can be: one rule after the other, three values.
 
+#![allow(dead_code, reason = "each test that includes this uses a part of it")]
+
 use std::net::IpAddr;
 
 use lcs_pipelines::matching::ir::{Expr, Relation, RuleSet, Term, Value, Variable};
