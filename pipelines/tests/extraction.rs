@@ -62,8 +62,7 @@ impl Worker {
         let mut length = 0;
         loop {
             let end = length == request.len();
-            let outcome =
-                extraction.advance(&self.program, &self.plan, &mut scratch, &Client, &request[..length], end);
+            let outcome = extraction.advance(&self.program, &self.plan, &mut scratch, &Client, &request[..length], end);
             if end || outcome != Ok(Outcome::NeedMore) {
                 return (outcome, length);
             }
@@ -88,7 +87,9 @@ impl Worker {
 
 fn post(body: &str) -> String {
     let length = body.len();
-    format!("POST /purchase.cgi HTTP/1.1\r\nHost: viva\r\nContent-Type: TEXT/XML\r\nContent-Length: {length}\r\n\r\n{body}")
+    format!(
+        "POST /purchase.cgi HTTP/1.1\r\nHost: viva\r\nContent-Type: TEXT/XML\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
 }
 
 const PURCHASE: &str = "<purchase><customerName>CCL</customerName><customerID>111222333</customerID>\
@@ -164,33 +165,49 @@ fn decisions_come_as_early_as_they_can() {
 fn variables_of_a_head() {
     let is = |variable: Variable, value: &str| term(variable, Relation::Eq, text(value));
     let cases = [
-        ("GET /a/b?x=1&y=a%20b+c&%7a=q&x=2 HTTP/1.1\r\nHost: EXAMPLE.com:8080\r\nX-One: \t v 1 \t\r\nx-one: 2\r\n\r\n", vec![
-            is(Variable::Url, "/a/b?x=1&y=a%20b+c&%7a=q&x=2"),
-            is(Variable::Path, "/a/b"),
-            is(Variable::Query("x".into()), "1"),
-            is(Variable::Query("y".into()), "a b c"),
-            is(Variable::Query("z".into()), "q"),
-            is(Variable::Host, "example.COM"),
-            is(Variable::Header("X-ONE".into()), "v 1"),
-            is(Variable::Method, "GET"),
-            is(Variable::HttpVersion, "1.1"),
-            term(Variable::HttpVersion, Relation::Ge, number("1.1")),
-        ]),
-        ("GET http://user@other:80/p?q HTTP/1.1\r\nHost: ignored\r\n\r\n", vec![
-            is(Variable::Url, "/p?q"),
-            is(Variable::Host, "other"),
-        ]),
+        (
+            "GET /a/b?x=1&y=a%20b+c&%7a=q&x=2 HTTP/1.1\r\nHost: EXAMPLE.com:8080\r\nX-One: \t v 1 \t\r\nx-one: 2\r\n\r\n",
+            vec![
+                is(Variable::Url, "/a/b?x=1&y=a%20b+c&%7a=q&x=2"),
+                is(Variable::Path, "/a/b"),
+                is(Variable::Query("x".into()), "1"),
+                is(Variable::Query("y".into()), "a b c"),
+                is(Variable::Query("z".into()), "q"),
+                is(Variable::Host, "example.COM"),
+                is(Variable::Header("X-ONE".into()), "v 1"),
+                is(Variable::Method, "GET"),
+                is(Variable::HttpVersion, "1.1"),
+                term(Variable::HttpVersion, Relation::Ge, number("1.1")),
+            ],
+        ),
+        (
+            "GET http://user@other:80/p?q HTTP/1.1\r\nHost: ignored\r\n\r\n",
+            vec![is(Variable::Url, "/p?q"), is(Variable::Host, "other")],
+        ),
         ("GET http://other HTTP/1.1\r\nHost: other\r\n\r\n", vec![is(Variable::Path, "/")]),
-        ("OPTIONS * HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n", vec![
-            is(Variable::Url, "*"),
-            term(Variable::Host, Relation::In, Value::Network("2001:db8::/32".parse().unwrap())),
-        ]),
-        ("\r\nCONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n", vec![is(Variable::Host, "h"), is(Variable::Method, "CONNECT")]),
-        ("GET / HTTP/1.0\r\nX-Forwarded-For: 10.1.2.3\r\nEmpty:\r\n\r\n", vec![
-            term(Variable::Header("x-forwarded-for".into()), Relation::In, Value::Network("10.0.0.0/8".parse().unwrap())),
-            is(Variable::Header("empty".into()), ""),
-            Expr::Not(Box::new(term(Variable::Host, Relation::Exists, Value::Nothing))),
-        ]),
+        (
+            "OPTIONS * HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n",
+            vec![
+                is(Variable::Url, "*"),
+                term(Variable::Host, Relation::In, Value::Network("2001:db8::/32".parse().unwrap())),
+            ],
+        ),
+        (
+            "\r\nCONNECT h:443 HTTP/1.1\r\nHost: h\r\n\r\n",
+            vec![is(Variable::Host, "h"), is(Variable::Method, "CONNECT")],
+        ),
+        (
+            "GET / HTTP/1.0\r\nX-Forwarded-For: 10.1.2.3\r\nEmpty:\r\n\r\n",
+            vec![
+                term(
+                    Variable::Header("x-forwarded-for".into()),
+                    Relation::In,
+                    Value::Network("10.0.0.0/8".parse().unwrap()),
+                ),
+                is(Variable::Header("empty".into()), ""),
+                Expr::Not(Box::new(term(Variable::Host, Relation::Exists, Value::Nothing))),
+            ],
+        ),
     ];
     for (request, conditions) in cases {
         for condition in conditions {
@@ -270,7 +287,8 @@ fn smuggling_is_refused() {
         ("Host: a:80x", ExtractError::Host),
         ("Host: [::1", ExtractError::Host),
     ];
-    let worker = Worker::new([term(Variable::Header("never".into()), Relation::Exists, Value::Nothing), Expr::always()]);
+    let worker =
+        Worker::new([term(Variable::Header("never".into()), Relation::Exists, Value::Nothing), Expr::always()]);
     for (fields, error) in heads {
         let host = if fields.starts_with("Host") { "" } else { "Host: a\r\n" };
         let request = format!("POST / HTTP/1.1\r\n{host}{fields}\r\n\r\n{rest}");
@@ -318,9 +336,11 @@ fn limits_have_their_reasons() {
     assert_eq!(run("A".repeat(100)), Err(ExtractError::NotHttp));
     let large = |body: String| {
         let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: text/xml\r\n";
-        let chunks: String = body.as_bytes().chunks(1000).map(|chunk| {
-            format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap())
-        }).collect();
+        let chunks: String = body
+            .as_bytes()
+            .chunks(1000)
+            .map(|chunk| format!("{:x}\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap()))
+            .collect();
         let whole = run(format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()));
         assert_eq!(run(format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")), whole);
         whole
@@ -332,7 +352,8 @@ fn limits_have_their_reasons() {
     assert_eq!(large("<a>".repeat(300)), Err(ExtractError::Depth));
     assert_eq!(large("<!DOCTYPE a [<!ENTITY b 'b'>]><a>&b;</a>".into()), Err(ExtractError::XmlEntity));
     assert_eq!(large(String::new()), Ok(Outcome::Rule(1)));
-    let gzip = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: text/xml\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\n";
+    let gzip =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: text/xml\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\n";
     assert_eq!(run(gzip.into()), Err(ExtractError::BodyEncoded));
 }
 
@@ -344,7 +365,13 @@ fn bodies_in_every_wrapping() {
     let utf16 = |unit: fn(u16) -> [u8; 2]| marked.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
     let latin1 = "<?xml version='1.0' encoding='ISO-8859-1'?><a><b>M_ller &amp; &#x20ac;</b></a>";
     let latin1: Vec<u8> = latin1.bytes().map(|b| if b == b'_' { 0xfc } else { b }).collect();
-    for body in [utf8.as_bytes().to_vec(), marked.clone().into_bytes(), utf16(u16::to_be_bytes), utf16(u16::to_le_bytes), latin1] {
+    for body in [
+        utf8.as_bytes().to_vec(),
+        marked.clone().into_bytes(),
+        utf16(u16::to_be_bytes),
+        utf16(u16::to_le_bytes),
+        latin1,
+    ] {
         let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/xml\r\n";
         let plain = [format!("{head}Content-Length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
         assert_eq!(worker.all(Protocol::Http, &plain), Ok(Outcome::Rule(0)), "{body:?}");
@@ -365,9 +392,12 @@ fn json_bodies() {
     let worker = Worker::new([term(Variable::Json(path), Relation::Gt, number("50000")), Expr::always()]);
     let post = |body: &str| {
         let length = body.len();
-        format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{body}")
+        format!(
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
     };
-    let body = |amount: &str| post(&format!(r#"{{"purchase": {{"item": [{{"subTotal": 1}}, {{"subTotal": {amount}}}]}}}}"#));
+    let body =
+        |amount: &str| post(&format!(r#"{{"purchase": {{"item": [{{"subTotal": 1}}, {{"subTotal": {amount}}}]}}}}"#));
     assert_eq!(worker.http(&body("50000.5")), Ok(Outcome::Rule(0)));
     assert_eq!(worker.http(&body("50000")), Ok(Outcome::Rule(1)));
     assert_eq!(worker.http(&body("\"60000\"")), Ok(Outcome::Rule(0)));
@@ -390,7 +420,12 @@ fn a_head_says_how_the_connection_goes_on() {
 }
 
 /// A conversation: what the client sends, what it is told before the decision, the outcome, and the server's part.
-fn converse(worker: &Worker, protocol: Protocol, client: &str, piece: usize) -> (String, Result<Outcome, ExtractError>, Extraction) {
+fn converse(
+    worker: &Worker,
+    protocol: Protocol,
+    client: &str,
+    piece: usize,
+) -> (String, Result<Outcome, ExtractError>, Extraction) {
     let mut extraction = Extraction::new(protocol);
     let mut scratch = worker.program.scratch();
     let (mut told, mut length) = (String::new(), 0);
@@ -407,7 +442,12 @@ fn converse(worker: &Worker, protocol: Protocol, client: &str, piece: usize) -> 
 }
 
 /// Plays the server: its replies, and what it must be sent after each.
-fn replay(extraction: &Extraction, client: &str, server: &[(&str, &str)], piece: usize) -> Result<String, ExtractError> {
+fn replay(
+    extraction: &Extraction,
+    client: &str,
+    server: &[(&str, &str)],
+    piece: usize,
+) -> Result<String, ExtractError> {
     let mut replay = extraction.replay();
     for (said, sent) in server {
         let mut bytes = said.as_bytes();
@@ -497,7 +537,11 @@ fn logins_are_routed_by_their_name() {
             "al\"ice {2}\r\n",
         ),
         ("b LOGIN {6+}\r\nal\"ice pw\r\n", vec![("* OK hi\r\n", "")], "b LOGIN {6+}\r\nal\"ice pw\r\n"),
-        ("b AUTHENTICATE PLAIN AGFsImljZQBwdw==\r\n", vec![("* OK hi\r\n", "")], "b AUTHENTICATE PLAIN AGFsImljZQBwdw==\r\n"),
+        (
+            "b AUTHENTICATE PLAIN AGFsImljZQBwdw==\r\n",
+            vec![("* OK hi\r\n", "")],
+            "b AUTHENTICATE PLAIN AGFsImljZQBwdw==\r\n",
+        ),
         (
             "b authenticate plain\r\nAGFsImljZQBwdw==\r\n",
             vec![("* OK hi\r\n", "b authenticate plain\r\n"), ("+\r\n", "")],

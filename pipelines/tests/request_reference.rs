@@ -33,13 +33,8 @@ struct Element {
 fn element() -> impl Strategy<Value = Element> {
     let name = prop_oneof![3 => "[ab]", 1 => "[ab]{2}"];
     let text = prop_oneof![Just(String::new()), " ?[0-9]{1,2}", "[x&<>\"\u{e9} ]{0,4}"];
-    let leaf = (name, prop::option::of("[x&\"\u{e9}]{0,3}"), text, any::<u8>()).prop_map(|(name, attribute, text, style)| Element {
-        name,
-        attribute,
-        text,
-        children: Vec::new(),
-        style,
-    });
+    let leaf = (name, prop::option::of("[x&\"\u{e9}]{0,3}"), text, any::<u8>())
+        .prop_map(|(name, attribute, text, style)| Element { name, attribute, text, children: Vec::new(), style });
     leaf.prop_recursive(5, 30, 4, |inner| {
         (inner.clone(), prop::collection::vec(inner, 0..4)).prop_map(|(mut parent, children)| {
             parent.children = children;
@@ -85,9 +80,11 @@ fn parse(document: &str) -> Element {
     let mut reader = quick_xml::Reader::from_str(document);
     let new = |start: &quick_xml::events::BytesStart<'_>| Element {
         name: start.local_name().as_ref().to_owned(),
-        attribute: start.attributes().map(Result::unwrap).find(|a| a.key.as_ref() == "k").map(|a| {
-            quick_xml::escape::unescape(&a.value).unwrap().into_owned()
-        }),
+        attribute: start
+            .attributes()
+            .map(Result::unwrap)
+            .find(|a| a.key.as_ref() == "k")
+            .map(|a| quick_xml::escape::unescape(&a.value).unwrap().into_owned()),
         text: String::new(),
         children: Vec::new(),
         style: 0,
@@ -179,8 +176,22 @@ fn lookup(root: &Element, path: &DocPath) -> Owned {
     })
 }
 
-const PATHS: [&str; 14] =
-    ["a", "a/b", "//b", "a/b[2]", "a//a", "//a/b", "//a[2]", "b/@k", "//b/@k", "a/a/b", "//a//b[1]", "aa", "//ab", "a//b[2]/a"];
+const PATHS: [&str; 14] = [
+    "a",
+    "a/b",
+    "//b",
+    "a/b[2]",
+    "a//a",
+    "//a/b",
+    "//a[2]",
+    "b/@k",
+    "//b/@k",
+    "a/a/b",
+    "//a//b[1]",
+    "aa",
+    "//ab",
+    "a//b[2]/a",
+];
 
 fn term() -> impl Strategy<Value = Term> {
     let xml = prop::sample::select(&PATHS[..]).prop_map(|path| Variable::Xml(DocPath::parse(path).unwrap()));

@@ -233,7 +233,9 @@ impl ChunkState {
             (Self::Trailer { seen, empty }, b'\r') => Self::TrailerLf { seen: seen + 1, last: empty },
             // A trailer line may not begin with a blank: that would be a folded field.
             (Self::Trailer { empty: true, .. }, b' ' | b'\t' | b':') => return bad,
-            (Self::Trailer { seen, .. }, b'\t' | b' '..=0x7e | 0x80..) => Self::Trailer { seen: seen + 1, empty: false },
+            (Self::Trailer { seen, .. }, b'\t' | b' '..=0x7e | 0x80..) => {
+                Self::Trailer { seen: seen + 1, empty: false }
+            }
             (Self::TrailerLf { last: true, .. }, b'\n') => return Ok(None),
             (Self::TrailerLf { seen, .. }, b'\n') => Self::Trailer { seen: seen + 1, empty: true },
             _ => return bad,

@@ -79,13 +79,16 @@ impl Charset {
             return Ok(Some((Self::Utf8, 0)));
         }
         let head = &document[..document.len().min(MAX_DECLARATION)];
-        let Some(close) = memchr::memmem::find(head, b"?>") else {
+        let Some(close) = head.windows(2).position(|pair| pair == b"?>") else {
             return match document.len() >= MAX_DECLARATION || end {
                 true => Err(ExtractError::XmlSyntax),
                 false => Ok(None),
             };
         };
-        let Some(at) = memchr::memmem::find(&head[..close], b"encoding") else { return Ok(Some((Self::Utf8, 0))) };
+        const NAME: &[u8] = b"encoding";
+        let Some(at) = head[..close].windows(NAME.len()).position(|name| name == NAME) else {
+            return Ok(Some((Self::Utf8, 0)));
+        };
         let rest = head[at + 8..close].trim_ascii_start();
         let rest = rest.strip_prefix(b"=").ok_or(ExtractError::XmlSyntax)?.trim_ascii_start();
         let (Some(&quote @ (b'"' | b'\'')), Some(name)) = (rest.first(), rest.get(1..)) else {

@@ -257,7 +257,10 @@ mod tests {
             ("HTTP/1.1 200 OK\nA: b\r\n\r\n", ExtractError::LineEnd),
             ("HTTP/2 200\r\n\r\n", ExtractError::NotResponse),
             ("HTTP/1.1 20\r\n\r\n", ExtractError::NotResponse),
-            ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", ExtractError::LengthAndEncoding),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                ExtractError::LengthAndEncoding,
+            ),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", ExtractError::Length),
             ("HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", ExtractError::Encoding),
             ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n", ExtractError::FoldedHeader),

@@ -53,7 +53,9 @@ enum Key {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Container {
-    Object { framed: bool },
+    Object {
+        framed: bool,
+    },
     /// Of values that are each its owner's member of this name.
     Array(Key),
 }
@@ -186,7 +188,8 @@ impl JsonScanner {
             },
             b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
                 let rest = &document[self.at..];
-                let length = rest.iter().position(|b| !matches!(b, b'+' | b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E'));
+                let length =
+                    rest.iter().position(|b| !matches!(b, b'+' | b'-' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E'));
                 match length {
                     None if !end => return Ok(Err(Starved)),
                     length => self.at + length.unwrap_or(rest.len()),

@@ -3,6 +3,7 @@
 //! Sans-io: everything here is a function of bytes and its own small state. One byte at a time gives the same as all at
 //! once; what is read is bounded by [`Limits`]; every refusal has its own [`ExtractError`].
 
+mod blocks;
 mod body;
 mod error;
 mod follow;

@@ -5,8 +5,8 @@
 
 use hashbrown::HashMap;
 
-use crate::matching::ir::{Axis, DocPath};
 use crate::matching::VarId;
+use crate::matching::ir::{Axis, DocPath};
 
 /// Levels of nesting that a document may have.
 pub const MAX_DEPTH: usize = 256;

@@ -419,14 +419,8 @@ impl Extraction {
             self.finish();
             return Ok(true);
         }
-        let mut sink = Sink {
-            found: &mut self.found,
-            decoded: &mut self.decoded,
-            source,
-            base,
-            wanted: &self.wanted,
-            hit: false,
-        };
+        let mut sink =
+            Sink { found: &mut self.found, decoded: &mut self.decoded, source, base, wanted: &self.wanted, hit: false };
         let ends = whole && !cut;
         let scan = match self.phase {
             Phase::Xml => self.xml.scan(&plan.xml, inspected, ends, &mut sink)?,

@@ -35,14 +35,8 @@ pub(super) fn values(
     let mut length = 0_usize;
     loop {
         length = document.len().min(length.saturating_add(piece));
-        let mut sink = Sink {
-            found: &mut found,
-            decoded: &mut decoded,
-            source: Source::Buffer,
-            base: 0,
-            wanted: &[],
-            hit: false,
-        };
+        let mut sink =
+            Sink { found: &mut found, decoded: &mut decoded, source: Source::Buffer, base: 0, wanted: &[], hit: false };
         let end = length == document.len();
         let mut scanned = scan(&plan, &document[..length], end, &mut sink)?;
         while scanned == Scan::Hit {

@@ -22,6 +22,27 @@ pub(super) struct List {
     pub(super) end: u32,
 }
 
+/// An alternative in a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Posting {
+    pub(super) rule: u32,
+    clause: u32,
+}
+
+/// Mark on a clause number: being in this list proves the alternative.
+const CERTAIN: u32 = 1 << 31;
+
+impl Posting {
+    pub(super) fn clause(self) -> usize {
+        (self.clause & !CERTAIN) as usize
+    }
+
+    /// Whether whoever was led to this list need not look at the alternative any more.
+    pub(super) fn is_certain(self) -> bool {
+        self.clause & CERTAIN != 0
+    }
+}
+
 /// One alternative of one rule: true if all its literals are.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clause {
@@ -76,8 +97,7 @@ pub(super) struct Index {
     pub(super) clauses: Vec<Clause>,
     pub(super) literals: Vec<Literal>,
     pub(super) trees: Vec<super::lower::Tree>,
-    /// Clause numbers.
-    pub(super) postings: Vec<u32>,
+    pub(super) postings: Vec<Posting>,
     /// By variable; `None` if nothing is filed under it.
     pub(super) matchers: Vec<Option<Box<Matcher>>>,
     /// Variables of the class `Connection` that have a matcher, by head.
@@ -250,16 +270,37 @@ impl Builder<'_> {
         kind + when + 2 * count.max(1).ilog2()
     }
 
-    fn list(&mut self, mut clauses: Vec<u32>) -> List {
-        clauses.sort_unstable_by_key(|&id| (self.index.clauses[id as usize].rule, id));
-        clauses.dedup();
+    fn list(&mut self, clauses: Vec<u32>) -> List {
+        let all = &self.index.clauses;
+        let rule = |clause: u32| all[(clause & !CERTAIN) as usize].rule;
+        let mut postings: Vec<_> = clauses.into_iter().map(|clause| Posting { rule: rule(clause), clause }).collect();
+        postings.sort_unstable_by_key(|posting| (posting.rule, posting.clause));
+        postings.dedup_by_key(|posting| posting.clause);
         let start = self.index.postings.len() as u32;
-        self.index.postings.append(&mut clauses);
+        self.index.postings.append(&mut postings);
         List { start, end: self.index.postings.len() as u32 }
     }
 
     fn head(&self, list: List) -> u32 {
-        self.index.clauses[self.index.postings[list.start as usize] as usize].rule
+        self.index.postings[list.start as usize].rule
+    }
+
+    /// The clause, marked if nothing remains to be verified once its anchor is known to be true.
+    fn marked(&self, id: u32, anchor: &Anchor) -> u32 {
+        let Body::Literals(start, end) = self.index.clauses[id as usize].body else { return id };
+        let literals = &self.index.literals[start as usize..end as usize];
+        let certain = match anchor {
+            Anchor::Term(term) => literals.len() == 1 && !matches!(self.lowered.terms[*term].1, Test::Regex(_)),
+            // All ranges of one variable were intersected into the anchor.
+            Anchor::Ranges(_) => {
+                let first = literals.first().map(|l| self.lowered.terms[l.term()].0);
+                literals.iter().all(|l| {
+                    let (variable, test) = &self.lowered.terms[l.term()];
+                    !l.negated() && Some(*variable) == first && matches!(test, Test::Numbers(_))
+                })
+            }
+        };
+        if certain { id | CERTAIN } else { id }
     }
 
     fn groups(&mut self, members: BTreeMap<Option<Literal>, Vec<u32>>) -> Vec<Group> {
@@ -329,9 +370,10 @@ impl Builder<'_> {
     fn matcher(&mut self, members: &[(u32, Anchor)]) -> Result<Matcher, Problem> {
         let mut keys = Keys::default();
         for (id, anchor) in members {
+            let id = self.marked(*id, anchor);
             match anchor {
-                Anchor::Ranges(ranges) => keys.ranges.extend(ranges.as_slice().iter().map(|range| (*range, *id))),
-                Anchor::Term(term) => keys.add(&self.lowered.terms[*term].1, self.lowered, *id),
+                Anchor::Ranges(ranges) => keys.ranges.extend(ranges.as_slice().iter().map(|range| (*range, id))),
+                Anchor::Term(term) => keys.add(&self.lowered.terms[*term].1, self.lowered, id),
             }
         }
         let head = members.iter().map(|(id, _)| self.index.clauses[*id as usize].rule).min().unwrap_or(0);

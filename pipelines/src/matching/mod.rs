@@ -16,7 +16,9 @@ mod test;
 mod trie;
 
 pub use class::{Class, ClassSet};
-pub use ir::{Action, DocPath, Expr, GroupId, QueueId, Relation, Rule, RuleSet, ServerId, Stickiness, Term, Value, Variable};
+pub use ir::{
+    Action, DocPath, Expr, GroupId, QueueId, Relation, Rule, RuleSet, ServerId, Stickiness, Term, Value, Variable,
+};
 pub use lower::{CompileError, MAX_RULES, Problem, VarId};
 pub use number::Number;
 pub use program::{Decision, Facts, Found, Program, Scratch, compile};

@@ -5,7 +5,7 @@
 //! wait for bytes are kept per variable, of which only the first matters: nothing below it may fire yet.
 
 use super::class::{Class, ClassSet};
-use super::index::{Body, Clause, Index, List};
+use super::index::{Body, Index, List};
 use super::ir::{Action, RuleSet, Variable};
 use super::lower::{CompileError, Literal, Lowered, Problem, Tree, VarId};
 use super::regexes::Regexes;
@@ -334,11 +334,16 @@ impl<F: Facts> Run<'_, F> {
     /// Looks for the first alternative of a list that is not false, and on through the same rule's if it waits.
     fn list(&mut self, list: List) {
         let program = self.program;
-        for &id in &program.index.postings[list.start as usize..list.end as usize] {
-            let Clause { rule, body } = program.index.clauses[id as usize];
+        for &posting in &program.index.postings[list.start as usize..list.end as usize] {
+            let rule = posting.rule;
             if self.beyond(rule) {
                 return;
             }
+            if posting.is_certain() {
+                self.fires = rule;
+                return;
+            }
+            let body = program.index.clauses[posting.clause()].body;
             match self.body(body) {
                 Truth::False => {}
                 Truth::True => {

@@ -102,7 +102,12 @@ impl Trie {
 }
 
 fn search(sorted: &[u8], byte: u8) -> Option<usize> {
-    if sorted.len() <= 8 { sorted.iter().position(|&b| b == byte) } else { sorted.binary_search(&byte).ok() }
+    // Counting has no branch to mispredict, and few nodes have many children.
+    let place = match sorted.len() {
+        0..=32 => sorted.iter().map(|&b| usize::from(b < byte)).sum(),
+        _ => sorted.partition_point(|&b| b < byte),
+    };
+    (sorted.get(place) == Some(&byte)).then_some(place)
 }
 
 #[cfg(test)]

@@ -123,7 +123,10 @@ enum Argument<'l> {
     Text(&'l [u8]),
     /// Between its quotes, with backslashes.
     Quoted(&'l [u8]),
-    Literal { length: usize, waits: bool },
+    Literal {
+        length: usize,
+        waits: bool,
+    },
 }
 
 /// The first argument (RFC 3501 section 9, `astring`).

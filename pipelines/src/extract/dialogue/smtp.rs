@@ -41,9 +41,13 @@ impl Dialogue {
                 _ => None,
             };
             match (path, is(b"MAIL"), self.smtp) {
-                (None, ..) => reply.extend_from_slice(b"501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>\r\n"),
+                (None, ..) => {
+                    reply.extend_from_slice(b"501 5.5.4 Syntax: MAIL FROM:<address> or RCPT TO:<address>\r\n")
+                }
                 (_, _, State { greeted: None, .. }) => reply.extend_from_slice(b"503 5.5.1 Say HELO first\r\n"),
-                (_, true, State { from: Some(_), .. }) => reply.extend_from_slice(b"503 5.5.1 Sender already given\r\n"),
+                (_, true, State { from: Some(_), .. }) => {
+                    reply.extend_from_slice(b"503 5.5.1 Sender already given\r\n")
+                }
                 (_, false, State { from: None, .. }) => reply.extend_from_slice(b"503 5.5.1 Say MAIL first\r\n"),
                 (Some(path), true, _) => {
                     let from = span_in(line, text, path);
