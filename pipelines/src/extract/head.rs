@@ -4,6 +4,7 @@
 //! understand differently is refused with its own reason.
 
 use memchr::{memchr, memmem};
+use wide::u8x16;
 
 use super::body::{Framing, FramingFields};
 use super::error::{ExtractError, MAX_HEADERS, Span};
@@ -340,7 +341,10 @@ pub(super) fn split_field(line: &[u8]) -> Result<(&[u8], (usize, usize)), Extrac
     if matches!(line[0], b' ' | b'\t') {
         return Err(ExtractError::FoldedHeader);
     }
-    let colon = line.iter().position(|&b| !is_token(b)).ok_or(ExtractError::HeaderName)?;
+    let colon = match common_name(line) {
+        Some(colon) => colon,
+        None => line.iter().position(|&b| !is_token(b)).ok_or(ExtractError::HeaderName)?,
+    };
     if colon == 0 || line[colon] != b':' {
         return Err(ExtractError::HeaderName);
     }
@@ -356,6 +360,22 @@ pub(super) fn split_field(line: &[u8]) -> Result<(&[u8], (usize, usize)), Extrac
         return Err(if carriage_return { ExtractError::LineEnd } else { ExtractError::HeaderValue });
     }
     Ok((&line[..colon], (from, to)))
+}
+
+/// Length of a name that is followed by a colon, if both stand in the line's first sixteen bytes and the name is made
+/// of letters, digits and hyphens. Nearly all are.
+#[inline]
+fn common_name(line: &[u8]) -> Option<usize> {
+    let bytes = u8x16::new(*line.first_chunk()?);
+    let within = |bytes: u8x16, first: u8, last: u8| {
+        let offset = bytes - u8x16::splat(first);
+        offset.min(u8x16::splat(last - first)).simd_eq(offset)
+    };
+    let letter = within(bytes | u8x16::splat(0x20), b'a', b'z');
+    let usual = letter | within(bytes, b'0', b'9') | bytes.simd_eq(u8x16::splat(b'-'));
+    let colon = bytes.simd_eq(u8x16::splat(b':')).to_bitmask().trailing_zeros();
+    let first_unusual = (!usual.to_bitmask()).trailing_zeros();
+    (colon == first_unusual && colon < 16).then_some(colon as usize)
 }
 
 /// Whether a field value has a control character other than a tab. Eight bytes at a time, since nearly none has.
@@ -379,6 +399,15 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn names_are_seen_as_tokens(line in prop::collection::vec(prop::sample::select(&b"azAZ09-_:: @[`{/\x80"[..]), 1..24)) {
+            let end = line.iter().position(|&b| !is_token(b));
+            if let Some(colon) = common_name(&line) {
+                prop_assert_eq!(Some(colon), end);
+                prop_assert_eq!(line[colon], b':');
+            }
+        }
+
         #[test]
         fn control_characters_are_seen(value in prop::collection::vec(any::<u8>(), 0..40)) {
             let plain = value.iter().any(|&b| b.is_ascii_control() && b != b'\t');

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::ir::{Expr, Relation, RuleSet, Term, Value, Variable};
 use super::number::Number;
-use super::regexes::PatternSyntax;
+use super::regexes::{Pattern, PatternSyntax};
 use super::test::{Case, Ranges, Test};
 
 /// Rules that one set may have.
@@ -288,7 +288,7 @@ impl Lowered {
             (Relation::Prefix, Value::Text(text)) => Test::Prefix(fold(text), case),
             (Relation::Suffix, Value::Text(text)) => Test::Suffix(fold(text), case),
             (Relation::Contains, Value::Text(text)) => Test::Contains(fold(text), case),
-            (Relation::Regex, Value::Text(text)) => Test::Regex(self.pattern(text, case == Case::Folded)?),
+            (Relation::Regex, Value::Text(text)) => self.pattern(text, case == Case::Folded)?,
             (_, Value::Number(_)) => return wrong("a number", "write it in quotes"),
             (_, Value::Network(_)) => return wrong("a network", "use `in`"),
             (_, Value::List(_)) => return wrong("a list", "write one term for each"),
@@ -296,15 +296,23 @@ impl Lowered {
         }])
     }
 
-    fn pattern(&mut self, text: &[u8], ignore_case: bool) -> Result<u32, Problem> {
+    fn pattern(&mut self, text: &[u8], ignore_case: bool) -> Result<Test, Problem> {
         let key = (Box::from(text), ignore_case);
         if let Some(&id) = self.pattern_ids.get(&key) {
-            return Ok(id);
+            return Ok(Test::Regex(id));
         }
-        self.patterns.push(PatternSyntax::new(text, ignore_case)?);
-        let id = self.patterns.len() as u32 - 1;
-        self.pattern_ids.insert(key, id);
-        Ok(id)
+        Ok(match PatternSyntax::parse(text, ignore_case)? {
+            Pattern::Prefix(text) => Test::Prefix(text, Case::Exact),
+            Pattern::Suffix(text) => Test::Suffix(text, Case::Exact),
+            Pattern::Equal(text) => Test::Texts(vec![text], Case::Exact),
+            Pattern::Contains(text) => Test::Contains(text, Case::Exact),
+            Pattern::Syntax(syntax) => {
+                let id = self.patterns.len() as u32;
+                self.patterns.push(syntax);
+                self.pattern_ids.insert(key, id);
+                Test::Regex(id)
+            }
+        })
     }
 }
 

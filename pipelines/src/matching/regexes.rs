@@ -3,10 +3,13 @@
 //! Running ten thousand patterns side by side makes states of ten thousand positions. Instead each pattern is filed
 //! under a literal that its matches cannot lack; the substring and prefix matchers find the few candidates, and the DFA
 //! is started at the candidate's own start state (`Anchored::Pattern`), so a state holds one pattern's positions only.
+//! A literal at an anchored beginning is compared by itself and the automaton runs on what follows: ten thousand
+//! patterns that differ in their first words become one. Patterns that are nothing but a literal are no regexes at all.
 
+use hashbrown::HashMap;
 use regex_automata::hybrid::dfa::{Cache, Config, DFA};
 use regex_automata::nfa::thompson;
-use regex_automata::{Anchored, Input, MatchKind};
+use regex_automata::{Anchored, Input, MatchKind, PatternID};
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
@@ -28,9 +31,22 @@ const MIN_LITERAL: usize = 2;
 /// One parsed pattern.
 #[derive(Debug)]
 pub(super) struct PatternSyntax {
+    /// Literal that the text must begin with.
+    prefix: Box<[u8]>,
+    /// What follows it, or may stand anywhere if the pattern is not anchored.
     hir: Hir,
     anchored: bool,
     pub(super) filter: Filter,
+}
+
+/// A pattern, or the plain comparison that it is.
+#[derive(Debug)]
+pub(super) enum Pattern {
+    Prefix(Box<[u8]>),
+    Suffix(Box<[u8]>),
+    Equal(Box<[u8]>),
+    Contains(Box<[u8]>),
+    Syntax(PatternSyntax),
 }
 
 /// What a text must have for a pattern to be worth running: one of the literals.
@@ -44,7 +60,7 @@ pub(super) enum Filter {
 }
 
 impl PatternSyntax {
-    pub(super) fn new(text: &[u8], ignore_case: bool) -> Result<Self, Problem> {
+    pub(super) fn parse(text: &[u8], ignore_case: bool) -> Result<Pattern, Problem> {
         let bad = |message: String| Problem::Regex(message);
         let text = std::str::from_utf8(text).map_err(|_| bad("it is not UTF-8".into()))?;
         let hir = ParserBuilder::new()
@@ -63,9 +79,33 @@ impl PatternSyntax {
             .configure(nfa_config(PATTERN_LIMIT))
             .build_from_hir(&hir)
             .map_err(|error| bad(error.to_string()))?;
+        let literal = |hir: &Hir| match hir.kind() {
+            HirKind::Literal(literal) => Some(Box::from(&literal.0[..])),
+            _ => None,
+        };
+        let is = |hir: &Hir, look| matches!(hir.kind(), HirKind::Look(l) if *l == look);
+        let parts = match hir.kind() {
+            HirKind::Concat(parts) => &parts[..],
+            _ => std::slice::from_ref(&hir),
+        };
+        let plain = match parts {
+            [text] => literal(text).map(Pattern::Contains),
+            [start, text] if is(start, Look::Start) => literal(text).map(Pattern::Prefix),
+            [text, end] if is(end, Look::End) => literal(text).map(Pattern::Suffix),
+            [start, text, end] if is(start, Look::Start) && is(end, Look::End) => literal(text).map(Pattern::Equal),
+            _ => None,
+        };
+        if let Some(plain) = plain {
+            return Ok(plain);
+        }
         let anchored = hir.properties().look_set_prefix().contains(Look::Start);
         let filter = filter(&hir, anchored);
-        Ok(Self { hir, anchored, filter })
+        let prefix = match parts {
+            [start, text, ..] if is(start, Look::Start) => literal(text),
+            _ => None,
+        };
+        let rest = if prefix.is_some() { Hir::concat(parts[2..].to_vec()) } else { hir };
+        Ok(Pattern::Syntax(Self { prefix: prefix.unwrap_or_default(), hir: rest, anchored, filter }))
     }
 }
 
@@ -75,31 +115,48 @@ fn nfa_config(limit: usize) -> thompson::Config {
 
 /// The automaton.
 #[derive(Debug)]
-pub(super) struct Regexes(DFA);
+pub(super) struct Regexes {
+    dfa: DFA,
+    /// By pattern: what the text must begin with, and which of the automaton's patterns must follow.
+    patterns: Vec<(Box<[u8]>, PatternID)>,
+}
 
 impl Regexes {
-    pub(super) fn new(patterns: &[PatternSyntax]) -> Result<Option<Self>, Problem> {
-        if patterns.is_empty() {
+    pub(super) fn new(syntaxes: &[PatternSyntax]) -> Result<Option<Self>, Problem> {
+        if syntaxes.is_empty() {
             return Ok(None);
         }
+        let too_many = |error: &dyn std::fmt::Display| Problem::RegexSize(error.to_string());
         let anywhere = Hir::repetition(regex_syntax::hir::Repetition {
             min: 0,
             max: None,
             greedy: false,
             sub: Box::new(Hir::dot(regex_syntax::hir::Dot::AnyByte)),
         });
-        let hirs: Vec<Hir> = patterns
-            .iter()
-            .map(|pattern| match pattern.anchored {
-                true => pattern.hir.clone(),
-                false => Hir::concat(vec![anywhere.clone(), pattern.hir.clone()]),
-            })
-            .collect();
+        let mut hirs: Vec<Hir> = Vec::new();
+        let mut ids: HashMap<(String, bool), PatternID> = HashMap::new();
+        let mut patterns = Vec::with_capacity(syntaxes.len());
+        for syntax in syntaxes {
+            let key = (syntax.hir.to_string(), syntax.anchored);
+            let id = match ids.get(&key) {
+                Some(id) => *id,
+                None => {
+                    let id = PatternID::try_from(hirs.len()).map_err(|error| too_many(&error))?;
+                    hirs.push(match syntax.anchored {
+                        true => syntax.hir.clone(),
+                        false => Hir::concat(vec![anywhere.clone(), syntax.hir.clone()]),
+                    });
+                    ids.insert(key, id);
+                    id
+                }
+            };
+            patterns.push((syntax.prefix.clone(), id));
+        }
         let nfa = thompson::Compiler::new()
             .configure(nfa_config(NFA_LIMIT))
             .build_many_from_hir(&hirs)
-            .map_err(|error| Problem::RegexSize(error.to_string()))?;
-        DFA::builder()
+            .map_err(|error| too_many(&error))?;
+        let dfa = DFA::builder()
             .configure(
                 Config::new()
                     .match_kind(MatchKind::All)
@@ -108,20 +165,24 @@ impl Regexes {
                     .skip_cache_capacity_check(true),
             )
             .build_from_nfa(nfa)
-            .map(|dfa| Some(Self(dfa)))
-            .map_err(|error| Problem::RegexSize(error.to_string()))
+            .map_err(|error| too_many(&error))?;
+        Ok(Some(Self { dfa, patterns }))
     }
 
     pub(super) fn cache(&self) -> Cache {
-        self.0.create_cache()
+        self.dfa.create_cache()
     }
 
     /// Whether the pattern matches somewhere in the text.
     pub(super) fn matches(&self, cache: &mut Cache, pattern: u32, text: &[u8]) -> bool {
-        let Ok(pattern) = regex_automata::PatternID::try_from(pattern as usize) else { return false };
-        let input = Input::new(text).anchored(Anchored::Pattern(pattern)).earliest(true);
+        let (prefix, id) = &self.patterns[pattern as usize];
+        if !text.starts_with(prefix) {
+            return false;
+        }
+        // The whole text is given, so that what looks back from the rest sees the prefix.
+        let input = Input::new(text).range(prefix.len()..).anchored(Anchored::Pattern(*id)).earliest(true);
         // No quit bytes are configured and the cache may be cleared as often as need be, so this cannot fail.
-        matches!(self.0.try_search_fwd(cache, &input), Ok(Some(_)))
+        matches!(self.dfa.try_search_fwd(cache, &input), Ok(Some(_)))
     }
 }
 
@@ -282,7 +343,10 @@ mod tests {
     use super::*;
 
     fn parsed(text: &str) -> PatternSyntax {
-        PatternSyntax::new(text.as_bytes(), false).unwrap()
+        match PatternSyntax::parse(text.as_bytes(), false).unwrap() {
+            Pattern::Syntax(syntax) => syntax,
+            plain => panic!("{text} is {plain:?}"),
+        }
     }
 
     fn one(text: &str, case: Case) -> Vec<(Box<[u8]>, Case)> {
@@ -299,29 +363,55 @@ mod tests {
         assert_eq!(parsed("(?i)^/Admin").filter, Filter::Prefix(one("/admin", Case::Folded)));
         assert_eq!(parsed("foo|[0-9]+").filter, Filter::Any);
         assert_eq!(parsed("(abc)*").filter, Filter::Any);
-        assert_eq!(parsed("(?m)^abc").filter, Filter::Contains(one("abc", Case::Exact)));
+        assert_eq!(parsed("[^a]abc").filter, Filter::Contains(one("abc", Case::Exact)));
     }
 
     #[test]
     fn patterns_run_one_by_one_and_honour_anchors() {
         let patterns: Vec<_> =
-            ["^/purchase", "purchase$", "a.c", "(?i)ÄB|xyz", "^$", "\\bfoo\\b"].iter().map(|p| parsed(p)).collect();
+            ["^/purchase\\b", "[a-z]purchase$", "a.c", "(?i)ÄB|xyz", "^$", "\\bfoo\\b", "^/\\bfoo", "^/\\Boo"]
+                .iter()
+                .map(|p| parsed(p))
+                .collect();
         let regexes = Regexes::new(&patterns).unwrap().unwrap();
         let mut cache = regexes.cache();
         let mut hits = |text: &[u8]| -> Vec<u32> {
-            (0..6).filter(|&pattern| regexes.matches(&mut cache, pattern, text)).collect()
+            (0..8).filter(|&pattern| regexes.matches(&mut cache, pattern, text)).collect()
         };
-        assert_eq!(hits(b"/purchase"), [0, 1]);
+        assert_eq!(hits(b"/purchase"), [0]);
+        assert_eq!(hits(b"/purchases"), [0_u32; 0]);
+        assert_eq!(hits(b"/repurchase"), [1]);
         assert_eq!(hits(b"/x/purchase.cgi"), [0_u32; 0]);
         assert_eq!(hits(b"xx a\xffc XYZ"), [2, 3]);
         assert_eq!(hits(b""), [4]);
-        assert_eq!(hits(b"/foo/"), [5]);
+        assert_eq!(hits(b"/foo/"), [5, 6]);
+    }
+
+    #[test]
+    fn a_plain_literal_is_no_regex() {
+        let plain = |text: &str| PatternSyntax::parse(text.as_bytes(), false).unwrap();
+        assert!(matches!(plain("^/purchase"), Pattern::Prefix(text) if *text == *b"/purchase"));
+        assert!(matches!(plain("\\.gif$"), Pattern::Suffix(text) if *text == *b".gif"));
+        assert!(matches!(plain("^/$"), Pattern::Equal(text) if *text == *b"/"));
+        assert!(matches!(plain("lcs1"), Pattern::Contains(text) if *text == *b"lcs1"));
+        assert!(matches!(plain("(?m)^lcs1"), Pattern::Syntax(_)));
+        assert!(matches!(plain("(?i)lcs1"), Pattern::Syntax(_)));
+    }
+
+    #[test]
+    fn patterns_that_differ_in_their_first_words_share_an_automaton() {
+        let patterns: Vec<_> = (0..1000).map(|n| parsed(&format!("^/app{n}/[a-z]+$"))).collect();
+        let regexes = Regexes::new(&patterns).unwrap().unwrap();
+        assert_eq!(regexes.dfa.pattern_len(), 1);
+        let mut cache = regexes.cache();
+        assert!(regexes.matches(&mut cache, 17, b"/app17/abc"));
+        assert!(!regexes.matches(&mut cache, 17, b"/app18/abc") && !regexes.matches(&mut cache, 17, b"/app17/ab3"));
     }
 
     #[test]
     fn bad_patterns_are_refused() {
         for text in ["(", "[a", "a{1000}{1000}", "(?u)\\b"] {
-            assert!(matches!(PatternSyntax::new(text.as_bytes(), false), Err(Problem::Regex(_))), "{text}");
+            assert!(matches!(PatternSyntax::parse(text.as_bytes(), false), Err(Problem::Regex(_))), "{text}");
         }
     }
 }

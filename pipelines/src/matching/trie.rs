@@ -1,7 +1,12 @@
 //! Which of many prefixes (or, read backwards, suffixes) a text has: a radix tree in two flat arrays.
 
+use wide::u8x16;
+
 use super::index::List;
 use super::test::Case;
+
+/// Bytes searched at a time.
+const LANE: usize = 16;
 
 /// From which end a text is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +19,7 @@ pub(super) enum Direction {
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Vec<Node>,
-    /// First byte of each node's label.
+    /// First byte of each node's label, and [`LANE`] more.
     firsts: Vec<u8>,
     labels: Vec<u8>,
     case: Case,
@@ -61,6 +66,7 @@ impl Trie {
             }
             trie.nodes[node].children = (first_child as u32, trie.nodes.len() as u32);
         }
+        trie.firsts.resize(trie.nodes.len() + LANE, 0);
         trie
     }
 
@@ -83,14 +89,14 @@ impl Trie {
                 return;
             }
             let (start, end) = (node.children.0 as usize, node.children.1 as usize);
-            let Some(child) = search(&self.firsts[start..end], at(depth)) else { return };
-            node = self.nodes[start + child];
+            let Some(child) = search(&self.firsts, start, end, at(depth)) else { return };
+            node = self.nodes[child];
             let label = &self.labels[node.label.0 as usize..node.label.1 as usize];
             if label.len() > text.len() - depth {
                 return;
             }
             let same = match (self.direction, self.case) {
-                (Direction::Forward, Case::Exact) => text[depth..depth + label.len()] == *label,
+                (Direction::Forward, Case::Exact) if label.len() > 8 => text[depth..depth + label.len()] == *label,
                 _ => (1..label.len()).all(|i| at(depth + i) == label[i]),
             };
             if !same {
@@ -101,13 +107,19 @@ impl Trie {
     }
 }
 
-fn search(sorted: &[u8], byte: u8) -> Option<usize> {
-    // Counting has no branch to mispredict, and few nodes have many children.
-    let place = match sorted.len() {
-        0..=32 => sorted.iter().map(|&b| usize::from(b < byte)).sum(),
-        _ => sorted.partition_point(|&b| b < byte),
-    };
-    (sorted.get(place) == Some(&byte)).then_some(place)
+/// Where in `bytes[range]`, which holds no byte twice, a byte stands. `bytes` goes on for at least a lane behind it.
+fn search(bytes: &[u8], start: usize, end: usize, byte: u8) -> Option<usize> {
+    let mut at = start;
+    while at < end {
+        let lane = bytes.get(at..at + LANE).and_then(|lane| <[u8; LANE]>::try_from(lane).ok())?;
+        let hits = u8x16::new(lane).simd_eq(u8x16::splat(byte)).to_bitmask();
+        let hit = at + hits.trailing_zeros() as usize;
+        if hits != 0 {
+            return (hit < end).then_some(hit);
+        }
+        at += LANE;
+    }
+    None
 }
 
 #[cfg(test)]
