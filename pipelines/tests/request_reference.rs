@@ -131,7 +131,7 @@ fn parse(document: &str) -> Element {
 }
 
 /// Elements that a path names, in document order.
-fn select<'e>(below: &'e [Element], steps: &[lcs_pipelines::matching::ir::Step], out: &mut Vec<*const Element>) {
+fn select(below: &[Element], steps: &[lcs_pipelines::matching::ir::Step], out: &mut Vec<*const Element>) {
     use lcs_pipelines::matching::ir::Axis;
     let [step, rest @ ..] = steps else { return };
     let mut nth = 0;

@@ -4,7 +4,7 @@ use memchr::memchr;
 
 use super::body::{BodyFollower, Framing, FramingFields};
 use super::error::ExtractError;
-use super::head::{Method, is_token, split_field};
+use super::head::{Method, has_control, is_token, split_field};
 
 /// Bytes of a response head, those of 1xx responses before it included.
 pub const MAX_RESPONSE_HEAD: u32 = 64 << 10;
@@ -35,6 +35,9 @@ pub struct ResponseFollower {
     kept: [u8; KEPT],
     /// Bytes of the current line so far, of which the first [`KEPT`] are kept.
     line: u32,
+    /// The current line has a control character beyond what is kept, or ends (so far) in CR.
+    control: bool,
+    carriage_return: bool,
     close: bool,
 }
 
@@ -58,6 +61,8 @@ impl ResponseFollower {
             head: 0,
             kept: [0; KEPT],
             line: 0,
+            control: false,
+            carriage_return: false,
             close: false,
         }
     }
@@ -96,10 +101,13 @@ impl ResponseFollower {
                         self.take_line(part, part.len())?;
                     } else {
                         self.keep(part)?;
+                        if self.control {
+                            return Err(ExtractError::HeaderValue);
+                        }
                         let (kept, line) = (self.kept, self.line as usize);
                         self.take_line(&kept[..line.min(KEPT)], line)?;
                     }
-                    self.line = 0;
+                    (self.line, self.control, self.carriage_return) = (0, false, false);
                 }
             }
         }
@@ -124,9 +132,12 @@ impl ResponseFollower {
         let more = part.len().min(KEPT - from);
         self.kept[from..from + more].copy_from_slice(&part[..more]);
         self.line += part.len() as u32;
+        let [before @ .., last] = part else { return Ok(()) };
+        self.control |= self.carriage_return || has_control(before) || (*last != b'\r' && has_control(&[*last]));
+        self.carriage_return = *last == b'\r';
         // The CR of a longer line than is kept must still be seen.
-        if self.line as usize > KEPT && !part.is_empty() {
-            self.kept[KEPT - 1] = part[part.len() - 1];
+        if self.line as usize > KEPT {
+            self.kept[KEPT - 1] = *last;
         }
         Ok(())
     }
@@ -136,15 +147,18 @@ impl ResponseFollower {
         let [line @ .., b'\r'] = line else { return Err(ExtractError::LineEnd) };
         let whole = line.len() + 1 == length;
         if self.state == State::StatusLine {
+            if has_control(line) {
+                return Err(ExtractError::NotResponse);
+            }
             return self.status_line(line);
         }
         if line.is_empty() {
             self.state = self.head_ended()?;
             return Ok(());
         }
-        if !whole && line.iter().all(|&b| is_token(b)) {
+        if length > KEPT && line[..KEPT - 1].iter().all(|&b| is_token(b)) {
             // A name too long to be remembered is none of those that matter.
-            return Ok(());
+            return if has_control(line) { Err(ExtractError::HeaderValue) } else { Ok(()) };
         }
         let (name, (from, to)) = split_field(line)?;
         if name.eq_ignore_ascii_case(b"connection") {

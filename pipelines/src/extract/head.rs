@@ -88,28 +88,23 @@ pub fn request_line(buffer: &[u8]) -> Result<Option<RequestLine>, ExtractError> 
     while start < 2 * LEADING_LINES && buffer[start..].starts_with(b"\r\n") {
         start += 2;
     }
-    let line = match memchr(b'\n', &buffer[start..]) {
-        Some(length) => &buffer[start..start + length],
-        None => {
-            return match &buffer[start..] {
-                [] | [b'\r'] => Ok(None),
-                // Say early that this is no HTTP: what has arrived must at least begin as a method.
-                part => {
-                    let method = part.iter().position(|&b| !is_token(b)).unwrap_or(part.len());
-                    let ended = part.get(method).is_some_and(|&b| b == b' ' && method > 0);
-                    let legal = method <= MAX_METHOD && (ended || method == part.len());
-                    if legal { Ok(None) } else { Err(ExtractError::NotHttp) }
-                }
-            };
-        }
-    };
+    // Say early that this is no HTTP: what has arrived must at least begin as a method.
+    let rest = &buffer[start..];
+    let method_end = rest.iter().position(|&b| !is_token(b)).unwrap_or(rest.len());
+    let method = &rest[..method_end];
+    match rest.get(method_end) {
+        _ if method.len() > MAX_METHOD => return Err(ExtractError::NotHttp),
+        None => return Ok(None),
+        Some(b' ') if !method.is_empty() => {}
+        // Half of an empty line.
+        Some(b'\r') if rest.len() == 1 && start < 2 * LEADING_LINES => return Ok(None),
+        Some(_) => return Err(ExtractError::NotHttp),
+    }
+    let Some(length) = memchr(b'\n', rest) else { return Ok(None) };
+    let line = &rest[..length];
     let [line @ .., b'\r'] = line else { return Err(ExtractError::LineEnd) };
     let end = start + line.len() + 2;
-    let method_end = memchr(b' ', line).ok_or(ExtractError::NotHttp)?;
-    let (method, rest) = line.split_at(method_end);
-    if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|&b| is_token(b)) {
-        return Err(ExtractError::NotHttp);
-    }
+    let rest = &line[method_end..];
     let target_end = memchr(b' ', &rest[1..]).ok_or(ExtractError::NotHttp)? + 1;
     let (target, version) = (&rest[1..target_end], &rest[target_end + 1..]);
     let minor = match version {
@@ -379,7 +374,7 @@ fn common_name(line: &[u8]) -> Option<usize> {
 }
 
 /// Whether a field value has a control character other than a tab. Eight bytes at a time, since nearly none has.
-fn has_control(value: &[u8]) -> bool {
+pub(super) fn has_control(value: &[u8]) -> bool {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
     let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;

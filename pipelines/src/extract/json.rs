@@ -112,7 +112,7 @@ impl JsonScanner {
             const MARK: &[u8] = b"\xef\xbb\xbf";
             if document.starts_with(MARK) {
                 self.consume(MARK.len());
-            } else if MARK.starts_with(document) && !document.is_empty() {
+            } else if MARK.starts_with(document) {
                 return Ok(Err(Starved));
             }
             self.expect = Expect::Value;

@@ -6,6 +6,7 @@ use super::body::{BodyFollower, Framing};
 use super::charset::{Charset, Transcoder};
 use super::dialogue::{Dialogue, Event, Replay, Text};
 use super::error::{ExtractError, Span};
+use super::fields::{decode_form, document_kind, needs_decoding, read_cookies};
 use super::head::{Head, HeadParser};
 use super::json::JsonScanner;
 use super::packet::Connection;
@@ -545,58 +546,5 @@ impl Extraction {
         self.complete = ClassSet::ALL;
         self.phase = Phase::Known;
         Ok(true)
-    }
-}
-
-/// Whether a body of this media type is one that rules can look into.
-fn document_kind(media_type: &[u8]) -> Option<Class> {
-    let end = memchr(b';', media_type).unwrap_or(media_type.len());
-    let name = media_type[..end].trim_ascii();
-    let slash = memchr(b'/', name)?;
-    let subtype = &name[slash + 1..];
-    let is = |kind: &[u8], suffix: &[u8]| {
-        let ends = subtype.len() > suffix.len() && subtype[subtype.len() - suffix.len()..].eq_ignore_ascii_case(suffix);
-        subtype.eq_ignore_ascii_case(kind) || ends
-    };
-    if is(b"xml", b"+xml") {
-        Some(Class::Xml)
-    } else if is(b"json", b"+json") {
-        Some(Class::Json)
-    } else {
-        None
-    }
-}
-
-/// RFC 6265 section 4.2.1, read as leniently as servers do.
-fn read_cookies(value: Span, buffer: &[u8], mut put: impl FnMut(&[u8], Span)) {
-    let mut at = value.start as usize;
-    for pair in value.of(buffer).split(|&b| b == b';') {
-        let start = at + (pair.len() - pair.trim_ascii_start().len());
-        at += pair.len() + 1;
-        let pair = pair.trim_ascii();
-        if let Some(equals) = memchr(b'=', pair) {
-            put(&pair[..equals], Span::new(start + equals + 1, start + pair.len()));
-        }
-    }
-}
-
-fn needs_decoding(text: &[u8]) -> bool {
-    memchr::memchr2(b'%', b'+', text).is_some()
-}
-
-/// Appends text with `+` and `%XX` decoded; a `%` that begins no such pair stands for itself.
-fn decode_form(text: &[u8], out: &mut Vec<u8>) {
-    let hex = |at: usize| text.get(at).and_then(|&b| (b as char).to_digit(16));
-    let mut at = 0;
-    while at < text.len() {
-        match (text[at], hex(at + 1), hex(at + 2)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high << 4 | low) as u8);
-                at += 2;
-            }
-            (b'+', ..) => out.push(b' '),
-            (byte, ..) => out.push(byte),
-        }
-        at += 1;
     }
 }

@@ -49,15 +49,16 @@ impl HelloReader {
                 return Err(ExtractError::NotTls);
             }
             // One record with all of it, or all of it known to be too long, needs no copy.
-            if self.taken == 0 && length >= 4 {
-                if let Some(&[_, a, b, c]) = record.get(..4) {
-                    let message = 4 + usize::from(a) * 65536 + usize::from(b) * 256 + usize::from(c);
-                    if message > limit {
-                        return Err(ExtractError::HelloTooLarge);
-                    }
-                    if message <= length {
-                        return Ok((record.len() >= message).then_some(HelloPlace::Buffer(Span::new(5, 5 + message))));
-                    }
+            if self.taken == 0
+                && length >= 4
+                && let Some(&[_, a, b, c]) = record.get(..4)
+            {
+                let message = 4 + usize::from(a) * 65536 + usize::from(b) * 256 + usize::from(c);
+                if message > limit {
+                    return Err(ExtractError::HelloTooLarge);
+                }
+                if message <= length {
+                    return Ok((record.len() >= message).then_some(HelloPlace::Buffer(Span::new(5, 5 + message))));
                 }
             }
             if self.taken + 5 + length > limit {

@@ -12,7 +12,7 @@ use super::lower::{Condition, Literal, Lowered, Problem, VarId};
 use super::number::Number;
 use super::ranges::{Networks, RangePlan, RangeTree};
 use super::regexes::Filter;
-use super::test::{Case, Ranges, Test};
+use super::terms::{Case, Ranges, Test};
 use super::trie::{Direction, Trie};
 
 /// A run of [`Index::postings`]: alternatives in rule order.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::ir::{Expr, Relation, RuleSet, Term, Value, Variable};
 use super::number::Number;
 use super::regexes::{Pattern, PatternSyntax};
-use super::test::{Case, Ranges, Test};
+use super::terms::{Case, Ranges, Test};
 
 /// Rules that one set may have.
 pub const MAX_RULES: usize = 1 << 20;

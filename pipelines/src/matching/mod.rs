@@ -12,7 +12,7 @@ pub mod number;
 mod program;
 mod ranges;
 mod regexes;
-mod test;
+mod terms;
 mod trie;
 
 pub use class::{Class, ClassSet};
@@ -23,4 +23,4 @@ pub use lower::{CompileError, MAX_RULES, Problem, VarId};
 pub use number::Number;
 pub use program::{Decision, Facts, Found, Program, Scratch, compile};
 pub use regexes::{CACHE_CAPACITY, NFA_LIMIT, PATTERN_LIMIT};
-pub use test::Field;
+pub use terms::Field;

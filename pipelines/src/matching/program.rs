@@ -9,7 +9,7 @@ use super::index::{Body, Index, List};
 use super::ir::{Action, RuleSet, Variable};
 use super::lower::{CompileError, Literal, Lowered, Problem, Tree, VarId};
 use super::regexes::Regexes;
-use super::test::{Field, Runner};
+use super::terms::{Field, Runner};
 use hashbrown::HashMap;
 use regex_automata::hybrid::dfa::Cache;
 
@@ -421,25 +421,25 @@ impl<F: Facts> Run<'_, F> {
         if let Some(list) = matcher.exists {
             self.list(list);
         }
-        if let Some(numbers) = &matcher.numbers {
-            if let Some(number) = field.number() {
-                numbers.walk(number, |list| self.list(list));
-            }
+        if let Some(numbers) = &matcher.numbers
+            && let Some(number) = field.number()
+        {
+            numbers.walk(number, |list| self.list(list));
         }
-        if let Some(networks) = &matcher.networks {
-            if let Some(address) = field.address() {
-                networks.walk(address, |list| self.list(list));
-            }
+        if let Some(networks) = &matcher.networks
+            && let Some(address) = field.address()
+        {
+            networks.walk(address, |list| self.list(list));
         }
         let Field::Text(text) = field else { return };
-        if !matcher.texts.is_empty() {
-            if let Some(&list) = matcher.texts.get(text) {
-                self.list(list);
-            }
+        if !matcher.texts.is_empty()
+            && let Some(&list) = matcher.texts.get(text)
+        {
+            self.list(list);
         }
         if text.len() <= matcher.longest_folded {
             let mut fold = std::mem::take(&mut self.scratch.fold);
-            let list = matcher.folded_texts.get(super::test::folded(text, &mut fold)).copied();
+            let list = matcher.folded_texts.get(super::terms::folded(text, &mut fold)).copied();
             self.scratch.fold = fold;
             if let Some(list) = list {
                 self.list(list);

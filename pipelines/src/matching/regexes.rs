@@ -14,7 +14,7 @@ use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 use super::lower::Problem;
-use super::test::Case;
+use super::terms::Case;
 
 /// Bytes that the automaton of all regexes together may take.
 pub const NFA_LIMIT: usize = 128 << 20;
@@ -257,10 +257,11 @@ fn exact(hir: &Hir) -> Option<(Vec<Vec<u8>>, Case)> {
         HirKind::Class(class) => {
             let bytes = class_bytes(class)?;
             // `[Aa]` is the letter in any case.
-            if let [upper, lower] = bytes[..] {
-                if upper.is_ascii_uppercase() && upper.to_ascii_lowercase() == lower {
-                    return Some((vec![vec![lower]], Case::Folded));
-                }
+            if let [upper, lower] = bytes[..]
+                && upper.is_ascii_uppercase()
+                && upper.to_ascii_lowercase() == lower
+            {
+                return Some((vec![vec![lower]], Case::Folded));
             }
             Some((bytes.into_iter().map(|byte| vec![byte]).collect(), Case::Exact))
         }

@@ -3,7 +3,7 @@
 use wide::u8x16;
 
 use super::index::List;
-use super::test::Case;
+use super::terms::Case;
 
 /// Bytes searched at a time.
 const LANE: usize = 16;

@@ -6,9 +6,12 @@
 //! up to its first child element, blanks around it removed, the five predefined entities and character references
 //! decoded. Of several values for one path the first counts. Declared entities are refused, never expanded.
 
+mod skip;
+mod text;
+
 use memchr::memchr;
 
-use super::blocks::{BLOCK, markup};
+use self::text::{decode, find, trimmed};
 use super::error::ExtractError;
 use super::paths::{MAX_DEPTH, PathPlan, Tracker};
 use super::place::{Scan, Sink};
@@ -242,152 +245,6 @@ impl XmlScanner {
         }
     }
 
-    /// One past the `>` of the start tag at `at`; remembers how far it got.
-    #[inline]
-    fn tag_end(&mut self, document: &[u8], at: usize) -> Result<Option<usize>, ExtractError> {
-        let mut from = self.scanned.max(at + 1);
-        loop {
-            if self.quote == 0 {
-                while from < document.len() && !TAG_STOP[document[from] as usize] {
-                    from += 1;
-                }
-                match document.get(from) {
-                    None => break,
-                    Some(b'>') => {
-                        self.scanned = at;
-                        return Ok(Some(from + 1));
-                    }
-                    Some(b'<') => return Err(ExtractError::XmlSyntax),
-                    Some(&quote) => self.quote = quote,
-                }
-            } else {
-                let Some(length) = memchr(self.quote, &document[from..]) else { break };
-                from += length;
-                self.quote = 0;
-            }
-            from += 1;
-        }
-        self.scanned = document.len();
-        Ok(None)
-    }
-
-    /// Passes over elements that are on no path, counting only how deep they nest.
-    fn skip(&mut self, document: &[u8]) -> Result<Step, ExtractError> {
-        loop {
-            if self.scanned == self.at && document.len() - self.at >= 2 * BLOCK {
-                self.skip_blocks(document)?;
-                if self.skipped == 0 {
-                    return Ok(Step::On);
-                }
-            }
-            if document.get(self.at) != Some(&b'<') {
-                let from = self.scanned.max(self.at);
-                let Some(length) = memchr(b'<', &document[from..]) else { return self.starve(document.len()) };
-                self.at = from + length;
-                self.scanned = self.at;
-            }
-            match document.get(self.at + 1) {
-                None => return self.starve(self.at),
-                Some(b'/') => {
-                    // The rest of the tag passes for text, of which nothing is kept.
-                    self.skipped -= 1;
-                    self.at += 2;
-                    self.scanned = self.at;
-                    if self.skipped == 0 {
-                        return Ok(Step::On);
-                    }
-                }
-                Some(b'!' | b'?') => {
-                    return self.skip_declaration(document);
-                }
-                Some(_) => {
-                    let Some(to) = self.tag_end(document, self.at)? else { return Ok(Step::Starved) };
-                    self.skipped += usize::from(document[to - 2] != b'/');
-                    if self.tracker.depth() + self.skipped > MAX_DEPTH {
-                        return Err(ExtractError::Depth);
-                    }
-                    self.at = to;
-                    self.scanned = to;
-                }
-            }
-        }
-    }
-
-    /// The same for plain tags and text, a block at a time. Leaves off before anything else: a declaration, a quoted
-    /// attribute, the last block.
-    fn skip_blocks(&mut self, document: &[u8]) -> Result<(), ExtractError> {
-        let deepest = MAX_DEPTH.saturating_sub(self.tracker.depth());
-        let mut skipped = self.skipped;
-        // Where what has not been dealt with begins: the open tag if there is one.
-        let mut at = self.at;
-        let mut in_tag = false;
-        let (blocks, _) = document[self.at..].as_chunks::<BLOCK>();
-        // One block less than there is, so that a byte after each mark can be looked at.
-        let last = blocks.len() - 1;
-        'blocks: for (place, block) in blocks[..last].iter().enumerate() {
-            let base = self.at + place * BLOCK;
-            let marks = markup(block);
-            let mut rest = !0;
-            loop {
-                let marked = if in_tag { marks.stop } else { marks.open } & rest;
-                if marked == 0 {
-                    break;
-                }
-                let bit = marked.trailing_zeros();
-                rest = (!1_u64) << bit;
-                let mark = base + bit as usize;
-                if in_tag {
-                    match document[mark] {
-                        b'>' => {
-                            in_tag = false;
-                            at = mark + 1;
-                            skipped += usize::from(document[mark - 1] != b'/');
-                            if skipped > deepest {
-                                return Err(ExtractError::Depth);
-                            }
-                        }
-                        b'<' => return Err(ExtractError::XmlSyntax),
-                        _ => break 'blocks,
-                    }
-                    continue;
-                }
-                at = mark;
-                match document[mark + 1] {
-                    b'/' => {
-                        skipped -= 1;
-                        at = mark + 2;
-                        if skipped == 0 {
-                            break 'blocks;
-                        }
-                    }
-                    b'!' | b'?' => break 'blocks,
-                    _ => in_tag = true,
-                }
-            }
-            if !in_tag {
-                at = at.max(base + BLOCK);
-            }
-        }
-        (self.at, self.scanned, self.skipped) = (at, at, skipped);
-        Ok(())
-    }
-
-    fn skip_declaration(&mut self, document: &[u8]) -> Result<Step, ExtractError> {
-        let rest = &document[self.at..];
-        let (opening, closing): (&[u8], &[u8]) = match rest {
-            [b'<', b'?', ..] => (b"<?", b"?>"),
-            [b'<', b'!', b'-', b'-', ..] => (b"<!--", b"-->"),
-            [b'<', b'!', b'-'] | [b'<', b'!'] => return self.starve(self.at),
-            _ if rest.starts_with(b"<![CDATA[") => (b"<![CDATA[", b"]]>"),
-            _ if b"<![CDATA[".starts_with(rest) => return self.starve(self.at),
-            _ => return Err(ExtractError::XmlSyntax),
-        };
-        match find(document, self.scanned.max(self.at + opening.len()), closing) {
-            Ok(to) => self.consume(to),
-            Err(scanned) => self.starve(scanned),
-        }
-    }
-
     fn capture_text(
         &mut self,
         document: &[u8],
@@ -492,71 +349,6 @@ enum Step {
     On,
     Starved,
     Closed,
-}
-
-/// Bytes that matter inside a start tag.
-static TAG_STOP: [bool; 256] = {
-    let mut table = [false; 256];
-    table[b'>' as usize] = true;
-    table[b'<' as usize] = true;
-    table[b'"' as usize] = true;
-    table[b'\'' as usize] = true;
-    table
-};
-
-/// One past the needle, which ends in `>`, or from where to look once there is more.
-fn find(document: &[u8], from: usize, needle: &[u8]) -> Result<usize, usize> {
-    let from = from.min(document.len());
-    let mut at = from;
-    while let Some(length) = memchr(b'>', &document[at..]) {
-        at += length + 1;
-        if document[from..at].ends_with(needle) {
-            return Ok(at);
-        }
-    }
-    Err(from.max((document.len() + 1).saturating_sub(needle.len())))
-}
-
-fn trimmed(bytes: &[u8], from: usize, to: usize) -> (usize, usize) {
-    let text = &bytes[from..to];
-    let start = from + (text.len() - text.trim_ascii_start().len());
-    (start, start + bytes[start..to].trim_ascii_end().len())
-}
-
-/// Appends text with its references decoded: the predefined entities, `&#10;`, `&#xA;`.
-fn decode(text: &[u8], out: &mut Vec<u8>) -> Result<(), ExtractError> {
-    let mut rest = text;
-    while let Some(ampersand) = memchr(b'&', rest) {
-        out.extend_from_slice(&rest[..ampersand]);
-        rest = &rest[ampersand + 1..];
-        // The longest reference is `#x10FFFF`.
-        let end = rest.iter().take(10).position(|&b| b == b';').ok_or(ExtractError::XmlEntity)?;
-        let (name, after) = (&rest[..end], &rest[end + 1..]);
-        let character = match name {
-            b"amp" => '&',
-            b"lt" => '<',
-            b"gt" => '>',
-            b"quot" => '"',
-            b"apos" => '\'',
-            [b'#', b'x', digits @ ..] => reference(digits, 16).ok_or(ExtractError::XmlEntity)?,
-            [b'#', digits @ ..] => reference(digits, 10).ok_or(ExtractError::XmlEntity)?,
-            _ => return Err(ExtractError::XmlEntity),
-        };
-        out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-        rest = after;
-    }
-    out.extend_from_slice(rest);
-    Ok(())
-}
-
-fn reference(digits: &[u8], radix: u32) -> Option<char> {
-    if digits.is_empty() {
-        return None;
-    }
-    let number = digits
-        .iter()
-        .try_fold(0_u32, |sum, &digit| sum.checked_mul(radix)?.checked_add((digit as char).to_digit(radix)?))?;
-    char::from_u32(number).filter(|&c| c != '\0')
 }
 
 #[cfg(test)]
