@@ -98,6 +98,8 @@ pub struct Extraction {
     head: Option<Head>,
     charset: Option<Charset>,
     transcoder: Option<Transcoder>,
+    /// The body cannot be read beyond what has been copied of it.
+    broken: Option<ExtractError>,
     follower: BodyFollower,
     /// How much of the buffer has gone through the follower.
     followed: usize,
@@ -151,6 +153,7 @@ impl Extraction {
             head: None,
             charset: None,
             transcoder: None,
+            broken: None,
             follower: BodyFollower::Done,
             followed: 0,
             wanted: Vec::with_capacity(16),
@@ -177,6 +180,7 @@ impl Extraction {
         self.head = None;
         self.charset = None;
         self.transcoder = None;
+        self.broken = None;
         self.followed = 0;
         self.wanted.clear();
         self.hello_reader = HelloReader::default();
@@ -399,12 +403,12 @@ impl Extraction {
         }
         let copied = head.framing == Framing::Chunked || self.transcoder.is_some();
         if copied {
-            self.copy_body(buffer)?;
+            self.copy_body(buffer);
         }
         // A body of known length in UTF-8 is read where it stands.
         let mark = if self.charset.is_some() && !copied { self.followed - head.length } else { 0 };
         let (document, source, base, whole) = if copied {
-            (&self.body[..], Source::Body, 0, self.follower.is_done())
+            (&self.body[..], Source::Body, 0, self.follower.is_done() && self.broken.is_none())
         } else {
             let length = match head.framing {
                 Framing::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
@@ -433,9 +437,12 @@ impl Extraction {
                 self.finish();
                 Ok(true)
             }
-            Scan::NeedMore if inspected.len() >= limit => Err(ExtractError::BodyTooLarge),
-            Scan::NeedMore if end => Err(ExtractError::Truncated),
-            Scan::NeedMore => Ok(false),
+            Scan::NeedMore => match self.broken {
+                _ if inspected.len() >= limit => Err(ExtractError::BodyTooLarge),
+                Some(error) => Err(error),
+                None if end => Err(ExtractError::Truncated),
+                None => Ok(false),
+            },
         }
     }
 
@@ -452,7 +459,7 @@ impl Extraction {
         };
         let chunked = head.framing == Framing::Chunked;
         if chunked {
-            self.copy_body(buffer)?;
+            self.copy_body(buffer);
         }
         let (document, whole) = match head.framing {
             Framing::Length(length) => {
@@ -462,7 +469,9 @@ impl Extraction {
             _ => (&self.body[..], self.follower.is_done()),
         };
         let document = &document[..document.len().min(limit)];
-        let Some((charset, mark)) = Charset::detect(document, whole, declared)? else { return Ok(false) };
+        let Some((charset, mark)) = Charset::detect(document, whole, declared)? else {
+            return self.broken.map_or(Ok(false), Err);
+        };
         self.charset = Some(charset);
         if charset != Charset::Utf8 {
             self.transcoder = Some(Transcoder::new(charset));
@@ -470,7 +479,10 @@ impl Extraction {
         if chunked {
             let raw = std::mem::take(&mut self.body);
             match &mut self.transcoder {
-                Some(transcoder) => transcoder.feed(&raw[mark..], &mut self.body)?,
+                Some(transcoder) => {
+                    let failed = transcoder.feed(&raw[mark..], &mut self.body).err();
+                    self.broken = failed.or(self.broken);
+                }
                 None => {
                     self.body = raw;
                     self.body.drain(..mark);
@@ -485,16 +497,20 @@ impl Extraction {
         Ok(true)
     }
 
-    /// Copies what has arrived of the body, without its chunks and as UTF-8.
-    fn copy_body(&mut self, buffer: &[u8]) -> Result<(), ExtractError> {
+    /// Copies what has arrived of the body, without its chunks and as UTF-8. An answer may stand before what is broken.
+    fn copy_body(&mut self, buffer: &[u8]) {
+        if self.broken.is_some() {
+            return;
+        }
         let (body, transcoder) = (&mut self.body, &mut self.transcoder);
         let mut failed = None;
-        let taken = self.follower.feed(&buffer[self.followed..], |data| match transcoder {
-            Some(transcoder) => failed = transcoder.feed(data, body).err().or(failed),
+        let fed = self.follower.feed(&buffer[self.followed..], |data| match transcoder {
+            _ if failed.is_some() => {}
+            Some(transcoder) => failed = transcoder.feed(data, body).err(),
             None => body.extend_from_slice(data),
-        })?;
-        self.followed += taken;
-        failed.map_or(Ok(()), Err)
+        });
+        self.followed += fed.as_ref().map_or(0, |taken| *taken);
+        self.broken = failed.or(fed.err());
     }
 
     fn read_hello(&mut self, plan: &Plan, buffer: &[u8]) -> Result<bool, ExtractError> {
