@@ -1,1 +1,4 @@
 //! Configuration, services, weights, next hops and the control socket.
+#![forbid(unsafe_code)]
+
+pub mod rules;

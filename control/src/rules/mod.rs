@@ -1,0 +1,34 @@
+//! The rule language: text in, a checked rule set out, and what an editor and the command line show
+//! of it. `control/RULES.md` describes the language for its users.
+//!
+//! [`parse`] reads a set against a [`Context`]; [`format`] prints it.
+//! Nothing here runs per packet: the compiled program in `pipelines` does that.
+
+mod ast;
+mod context;
+mod decimal;
+mod diagnostic;
+mod lists;
+mod parse;
+mod parse_action;
+mod parse_term;
+mod parse_variable;
+mod pattern;
+mod print;
+mod scan;
+mod span;
+mod suggest;
+
+pub use ast::{
+    Action, AddressRelation, Condition, DefaultRule, Kind, MAX_CONNECTIONS, Operand, Protocol, Relation, Rule, RuleSet,
+    Selector, Step, Stickiness, Term, Test, TextRelation, Trivia, Variable,
+};
+pub use context::{Context, ListsIn, MAX_LIST_BYTES, MAX_LIST_ENTRIES, Names, NoLists, ReadList};
+pub use decimal::Decimal;
+pub use diagnostic::{Diagnostic, Errors, Mistake};
+pub use parse::{MAX_DEPTH, MAX_FILE, MAX_RULES, MAX_TERMS, parse};
+pub use parse_variable::{MAX_BIT, MAX_INDEX, MAX_STEPS};
+pub use pattern::{MAX_PATTERN_BYTES, MAX_PATTERN_DEPTH};
+pub use print::format;
+pub use scan::MAX_TEXT;
+pub use span::{LineIndex, Position, Span};
