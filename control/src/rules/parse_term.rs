@@ -170,16 +170,9 @@ impl Parser<'_> {
         };
         let relation_span = Span::new(at, self.scanner.at());
         let (literals, list) = self.values(false)?;
-        if let Compare::Number(_) = compare {
-            if list || literals.iter().any(|l| l.list) {
-                let span = Span::new(relation_span.start, self.scanner.at());
-                return self.fail_with(
-                    Mistake::WrongType,
-                    span,
-                    "a relation takes one value",
-                    "write in (…) or in @file",
-                );
-            }
+        if matches!(compare, Compare::Number(_)) && (list || literals.iter().any(|l| l.list)) {
+            let span = Span::new(relation_span.start, self.scanner.at());
+            return self.fail_with(Mistake::WrongType, span, "a relation takes one value", "write in (…) or in @file");
         }
         match variable.kind() {
             Kind::Flag => self.fail_with(

@@ -283,11 +283,13 @@ impl Parser<'_> {
         if own_text && anywhere {
             return self.expected("a name");
         }
-        while !own_text {
-            self.step(xml, anywhere, selector)?;
-            anywhere = self.scanner.eat_here("//").is_some();
-            if !anywhere && self.scanner.eat_here("/").is_none() {
-                break;
+        if !own_text {
+            loop {
+                self.step(xml, anywhere, selector)?;
+                anywhere = self.scanner.eat_here("//").is_some();
+                if !anywhere && self.scanner.eat_here("/").is_none() {
+                    break;
+                }
             }
         }
         let test = if self.scanner.looking_at("]") {

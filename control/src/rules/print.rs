@@ -56,7 +56,7 @@ fn rule_text(rule: &Rule) -> String {
     if line.chars().count() <= WIDTH {
         return line;
     }
-    let parts: Vec<String> = parts.iter().map(|part| operand(part)).collect();
+    let parts: Vec<String> = parts.iter().map(operand).collect();
     format!("{name}if ({}) {{\n    {}\n}}", parts.join(&format!("\n    {operator} ")), rule.action)
 }
 
