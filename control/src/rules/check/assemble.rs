@@ -13,7 +13,7 @@ use super::super::eval::Attributes;
 use super::atom::{Atoms, Carrier, Literal, Truths};
 use super::body::{Wanted, build};
 use super::cell::{Presence, Value, solve};
-use super::machine::{Machine, Regex};
+use super::machine::Machine;
 use super::ranges::Addresses;
 use super::view::{Component, View};
 use super::witness_text::{Answer, Domain};
@@ -34,7 +34,7 @@ pub struct Assembler<'a> {
 type Cells = BTreeMap<usize, Vec<Literal>>;
 
 fn type_machine(pattern: &str) -> Option<Arc<Machine>> {
-    Regex::new(&[pattern.to_owned()], false).ok().map(|regex| Arc::new(Machine::Regex(Box::new(regex))))
+    Machine::regex(&[pattern.to_owned()], false).ok().map(Arc::new)
 }
 
 /// `return` what is not an answer.

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::super::ast::{AddressRelation, Condition, Kind, Protocol, Relation, Term, Test, TextRelation, Variable};
 use super::super::decimal::Decimal;
 use super::super::eval::Attribute;
-use super::machine::{Literals, Machine, Place, Regex};
-use super::number_machine::NumberMachine;
+use super::machine::{Machine, Place};
 use super::ranges::{Addresses, Ranges};
 use super::view::View;
 use super::witness_text::Domain;
@@ -58,8 +57,10 @@ pub struct TextSet {
     pub machine: Result<Arc<Machine>, String>,
     /// All of them, if they are few and case counts.
     pub listed: Option<Vec<Vec<u8>>>,
-    /// What each begins with, if it is known; case counts.
+    /// What each begins with, as far as it is known; case counts.
     pub prefix: Vec<u8>,
+    /// What each ends with, as far as it is known; case counts.
+    pub suffix: Vec<u8>,
 }
 
 /// One distinct term.
@@ -418,53 +419,70 @@ fn truths(variable: &Variable, test: &Test) -> (Truths, Option<(Relation, Decima
 
 fn text_set(relation: TextRelation, texts: &[String], fold: bool) -> TextSet {
     let bytes = || texts.iter().map(|t| t.as_bytes());
-    let literals = |place| Ok(Arc::new(Machine::Literals(Literals::new(bytes(), place, fold))));
-    let shared = || {
-        let mut prefix = texts.first().map_or(&b""[..], |t| t.as_bytes());
-        for text in bytes() {
-            let same = prefix.iter().zip(text).take_while(|(a, b)| a == b).count();
-            prefix = &prefix[..same];
-        }
-        if fold { Vec::new() } else { prefix.to_vec() }
+    let literals = |place| Ok(Arc::new(Machine::literals(bytes(), place, fold)));
+    let known = |texts: &mut dyn Iterator<Item = Vec<u8>>| if fold { Vec::new() } else { shared_start(texts) };
+    let starts = || known(&mut bytes().map(<[u8]>::to_vec));
+    let ends = || {
+        let mut end = known(&mut bytes().map(|text| text.iter().rev().copied().collect()));
+        end.reverse();
+        end
     };
-    match relation {
+    let none = Vec::new;
+    let (machine, listed, prefix, suffix) = match relation {
         TextRelation::Equal | TextRelation::In | TextRelation::NotEqual => {
             let listed = (!fold && texts.len() <= MAX_LISTED).then(|| bytes().map(<[u8]>::to_vec).collect());
-            TextSet { machine: literals(Place::Whole), listed, prefix: shared() }
+            (literals(Place::Whole), listed, starts(), ends())
         }
-        TextRelation::Prefix => TextSet { machine: literals(Place::Start), listed: None, prefix: shared() },
-        TextRelation::Suffix => TextSet { machine: literals(Place::End), listed: None, prefix: Vec::new() },
-        TextRelation::Contains => TextSet { machine: literals(Place::Anywhere), listed: None, prefix: Vec::new() },
+        TextRelation::Prefix => (literals(Place::Start), None, starts(), none()),
+        TextRelation::Suffix => (literals(Place::End), None, none(), ends()),
+        TextRelation::Contains => (literals(Place::Anywhere), None, none(), none()),
         TextRelation::Regex => {
-            let machine = Regex::new(texts, fold).map(|regex| Arc::new(Machine::Regex(Box::new(regex))));
-            let prefix = match texts {
-                [one] if !fold => anchored_prefix(one),
-                _ => Vec::new(),
+            let (prefix, suffix) = match texts {
+                [one] if !fold => anchored(one),
+                _ => (none(), none()),
             };
-            TextSet { machine, listed: None, prefix }
+            (Machine::regex(texts, fold).map(Arc::new), None, prefix, suffix)
         }
-    }
+    };
+    TextSet { machine, listed, prefix, suffix }
 }
 
-/// The literal with which every text that the pattern matches begins.
-fn anchored_prefix(pattern: &str) -> Vec<u8> {
-    use regex_syntax::hir::{HirKind, Look};
-    let parser = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern);
-    let Ok(hir) = parser else { return Vec::new() };
-    let HirKind::Concat(parts) = hir.kind() else { return Vec::new() };
-    match parts.as_slice() {
-        [look, literal, ..] if *look.kind() == HirKind::Look(Look::Start) => match literal.kind() {
-            HirKind::Literal(literal) => literal.0.to_vec(),
-            _ => Vec::new(),
-        },
-        _ => Vec::new(),
+/// What all texts begin with.
+fn shared_start(texts: &mut dyn Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let Some(mut shared) = texts.next() else { return Vec::new() };
+    for text in texts {
+        let same = shared.iter().zip(&text).take_while(|(a, b)| a == b).count();
+        shared.truncate(same);
     }
+    shared
+}
+
+/// The literals with which every text that the pattern matches begins and ends.
+fn anchored(pattern: &str) -> (Vec<u8>, Vec<u8>) {
+    use regex_syntax::hir::{Hir, HirKind, Look};
+    let none = (Vec::new(), Vec::new());
+    let parser = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern);
+    let Ok(hir) = parser else { return none };
+    let HirKind::Concat(parts) = hir.kind() else { return none };
+    let literal = |part: &Hir| match part.kind() {
+        HirKind::Literal(literal) => literal.0.to_vec(),
+        _ => Vec::new(),
+    };
+    let prefix = match parts.as_slice() {
+        [look, next, ..] if *look.kind() == HirKind::Look(Look::Start) => literal(next),
+        _ => Vec::new(),
+    };
+    let suffix = match parts.as_slice() {
+        [.., last, look] if *look.kind() == HirKind::Look(Look::End) => literal(last),
+        _ => Vec::new(),
+    };
+    (prefix, suffix)
 }
 
 /// The automaton that asks a number's question of a text.
 pub fn number_machine(atom: &Atom) -> Option<Arc<Machine>> {
     let (relation, value) = atom.comparison?;
-    Some(Arc::new(Machine::Number(NumberMachine::new(relation, value))))
+    Some(Arc::new(Machine::number(relation, value)))
 }
 
 impl Atom {

@@ -150,9 +150,7 @@ fn text(
     if may_be_absent {
         return Answer::Yes(Value::Absent);
     }
-    if prefixes_differ(atoms, literals) {
-        return Answer::No;
-    }
+    let Some((prefix, suffix)) = frame(atoms, literals) else { return Answer::No };
     if let Some(listed) = listed(atoms, literals) {
         let fits = listed.iter().find(|text| content(&components, domain, text));
         return fits.map_or(Answer::No, |text| Answer::Yes(Value::Text(text.clone())));
@@ -160,8 +158,18 @@ fn text(
     match shortest(&components, domain) {
         Answer::Yes(text) => Answer::Yes(Value::Text(text)),
         Answer::No => Answer::No,
-        Answer::Undecided(why) => Answer::Undecided(why),
+        // Too large to search; perhaps beginning and end are all that is asked.
+        Answer::Undecided(why) => {
+            let text = [prefix, suffix].concat();
+            if content(&components, domain, &text) { Answer::Yes(Value::Text(text)) } else { Answer::Undecided(why) }
+        }
     }
+}
+
+/// Whether one of `guesses` satisfies all terms of one carrier: a quick look before a search.
+pub fn any_fits(atoms: &Atoms, carrier: usize, literals: &[Literal], guesses: &[Vec<u8>]) -> bool {
+    let Ok(components) = components(atoms, literals, &[]) else { return false };
+    guesses.iter().any(|text| content(&components, atoms.carriers[carrier].domain(), text))
 }
 
 /// Only numbers are asked for: no automaton is needed.
@@ -219,22 +227,35 @@ fn components(atoms: &Atoms, literals: &[Literal], extra: &[Component]) -> Resul
     Ok(components)
 }
 
-/// Whether two terms ask for beginnings of which neither continues the other.
-fn prefixes_differ(atoms: &Atoms, literals: &[Literal]) -> bool {
-    let mut longest: &[u8] = b"";
+/// What every text that satisfies a group of terms begins and ends with; none if that contradicts
+/// itself.
+pub fn frame(atoms: &Atoms, literals: &[Literal]) -> Option<(Vec<u8>, Vec<u8>)> {
+    let (mut prefix, mut suffix): (&[u8], &[u8]) = (b"", b"");
     for literal in literals.iter().filter(|l| l.positive()) {
         let atom = &atoms.atoms[literal.atom()];
+        let Truths::Text(set) = &atom.truths else { continue };
+        let view = view(&atom.variable);
         // A path is the beginning of its URL.
-        if let (Truths::Text(set), View::Whole | View::Path) = (&atom.truths, view(&atom.variable)) {
-            let (short, long) =
-                if set.prefix.len() < longest.len() { (&set.prefix[..], longest) } else { (longest, &set.prefix[..]) };
-            if !long.starts_with(short) {
-                return true;
-            }
-            longest = long;
+        if matches!(view, View::Whole | View::Path) {
+            prefix = longer(prefix, &set.prefix, |long, short| long.starts_with(short))?;
+        }
+        if view == View::Whole {
+            suffix = longer(suffix, &set.suffix, |long, short| long.ends_with(short))?;
         }
     }
-    false
+    Some((prefix.to_vec(), suffix.to_vec()))
+}
+
+/// The longer of two, if it continues the other.
+fn longer<'a>(a: &'a [u8], b: &'a [u8], continues: impl Fn(&[u8], &[u8]) -> bool) -> Option<&'a [u8]> {
+    let (long, short) = if a.len() < b.len() { (b, a) } else { (a, b) };
+    continues(long, short).then_some(long)
+}
+
+/// Whether what two groups of terms ask for at the beginning and the end of a text cannot both be.
+pub fn frames_differ(a: &(Vec<u8>, Vec<u8>), b: &(Vec<u8>, Vec<u8>)) -> bool {
+    longer(&a.0, &b.0, |long, short| long.starts_with(short)).is_none()
+        || longer(&a.1, &b.1, |long, short| long.ends_with(short)).is_none()
 }
 
 /// The texts to which one term limits the carrier, if there is such a term.

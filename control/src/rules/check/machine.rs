@@ -9,6 +9,8 @@ use regex_automata::util::primitives::StateID;
 use regex_automata::util::{start, syntax};
 use regex_automata::{Anchored, MatchKind};
 
+use super::super::ast::Relation;
+use super::super::decimal::Decimal;
 use super::super::pattern::{MAX_PATTERN_BYTES, MAX_PATTERN_DEPTH};
 use super::number_machine::NumberMachine;
 
@@ -23,9 +25,16 @@ pub enum Fate {
     Never,
 }
 
-/// A deterministic automaton. States are numbers that mean something to the automaton only.
+/// A deterministic automaton, with the bytes that it may treat differently.
 #[derive(Debug)]
-pub enum Machine {
+pub struct Machine {
+    kind: Kind,
+    split: ByteSplit,
+}
+
+/// States are numbers that mean something to the automaton only.
+#[derive(Debug)]
+enum Kind {
     /// Literal texts.
     Literals(Literals),
     /// Regular expressions.
@@ -35,48 +44,74 @@ pub enum Machine {
 }
 
 impl Machine {
+    fn new(kind: Kind) -> Self {
+        let mut split = ByteSplit::new();
+        match &kind {
+            Kind::Literals(literals) => literals.split(&mut split),
+            Kind::Regex(regex) => split.by(|byte| u16::from(regex.dfa.byte_classes().get(byte))),
+            Kind::Number(_) => NumberMachine::split(&mut split),
+        }
+        Machine { kind, split }
+    }
+
+    /// Any of these texts, there.
+    pub fn literals<'a>(texts: impl Iterator<Item = &'a [u8]>, place: Place, fold: bool) -> Self {
+        Self::new(Kind::Literals(Literals::new(texts, place, fold)))
+    }
+
+    /// Any of these patterns, or why they cannot be had (too large, as a rule).
+    pub fn regex(patterns: &[String], fold: bool) -> Result<Self, String> {
+        Ok(Self::new(Kind::Regex(Box::new(Regex::new(patterns, fold)?))))
+    }
+
+    /// A comparison with a number.
+    pub fn number(relation: Relation, constant: Decimal) -> Self {
+        Self::new(Kind::Number(NumberMachine::new(relation, constant)))
+    }
+
     pub fn start(&self) -> u32 {
-        match self {
-            Machine::Literals(_) => 0,
-            Machine::Regex(regex) => regex.start,
-            Machine::Number(number) => number.start(),
+        match &self.kind {
+            Kind::Literals(_) => 0,
+            Kind::Regex(regex) => regex.start,
+            Kind::Number(number) => number.start(),
         }
     }
 
     pub fn step(&self, state: u32, byte: u8) -> u32 {
-        match self {
-            Machine::Literals(literals) => literals.step(state, byte),
-            Machine::Regex(regex) => regex.step(state, byte),
-            Machine::Number(number) => number.step(state, byte),
+        match &self.kind {
+            Kind::Literals(literals) => literals.step(state, byte),
+            Kind::Regex(regex) => regex.step(state, byte),
+            Kind::Number(number) => number.step(state, byte),
         }
     }
 
     /// Whether the text that ends here is accepted.
     pub fn accepts(&self, state: u32) -> bool {
-        match self {
-            Machine::Literals(literals) => literals.accepts(state),
-            Machine::Regex(regex) => regex.accepts(state),
-            Machine::Number(number) => number.accepts(state),
+        match &self.kind {
+            Kind::Literals(literals) => literals.accepts(state),
+            Kind::Regex(regex) => regex.accepts(state),
+            Kind::Number(number) => number.accepts(state),
         }
     }
 
     pub fn fate(&self, state: u32) -> Fate {
-        match self {
-            Machine::Literals(_) | Machine::Regex(_) if state == ALWAYS => Fate::Always,
-            Machine::Literals(_) if state == NEVER => Fate::Never,
-            Machine::Regex(regex) if state != ALWAYS && regex.is_dead(state) => Fate::Never,
-            Machine::Number(number) => number.fate(state),
+        match &self.kind {
+            Kind::Literals(_) | Kind::Regex(_) if state == ALWAYS => Fate::Always,
+            Kind::Literals(_) if state == NEVER => Fate::Never,
+            Kind::Regex(regex) if regex.is_dead(state) => Fate::Never,
+            Kind::Number(number) => number.fate(state),
             _ => Fate::Open,
         }
     }
 
-    /// Splits the bytes that this automaton may treat differently.
-    pub fn split(&self, split: &mut ByteSplit) {
-        match self {
-            Machine::Literals(literals) => literals.split(split),
-            Machine::Regex(regex) => split.by(|byte| u16::from(regex.dfa.byte_classes().get(byte))),
-            Machine::Number(_) => NumberMachine::split(split),
-        }
+    /// Whether a text that comes here is outside what the automaton decides.
+    pub fn left_out(&self, state: u32) -> bool {
+        matches!(self.kind, Kind::Number(_)) && NumberMachine::left_out(state)
+    }
+
+    /// The bytes that this automaton may treat differently.
+    pub fn split(&self) -> &ByteSplit {
+        &self.split
     }
 
     /// Whether `text` is accepted.
@@ -100,7 +135,7 @@ pub enum Place {
 /// Any of a set of literals, as a trie (for the whole text and its start) or as a trie with failure
 /// links after Aho and Corasick 1975 (for its end and anywhere).
 #[derive(Debug)]
-pub struct Literals {
+struct Literals {
     place: Place,
     fold: bool,
     next: Vec<HashMap<u8, u32>>,
@@ -110,7 +145,7 @@ pub struct Literals {
 }
 
 impl Literals {
-    pub fn new<'a>(texts: impl Iterator<Item = &'a [u8]>, place: Place, fold: bool) -> Self {
+    fn new<'a>(texts: impl Iterator<Item = &'a [u8]>, place: Place, fold: bool) -> Self {
         let mut trie = Literals { place, fold, next: vec![HashMap::new()], fail: vec![0], ends: vec![false] };
         for text in texts {
             let mut at = 0usize;
@@ -202,7 +237,7 @@ impl Literals {
 
 /// Any of a set of patterns, found anywhere unless anchored.
 #[derive(Debug)]
-pub struct Regex {
+struct Regex {
     dfa: dense::DFA<Vec<u32>>,
     start: u32,
 }
@@ -211,8 +246,7 @@ pub struct Regex {
 pub const MAX_DFA_BYTES: usize = 8 << 20;
 
 impl Regex {
-    /// Builds the automaton, or says why it cannot be had (it would be too large, as a rule).
-    pub fn new(patterns: &[String], fold: bool) -> Result<Self, String> {
+    fn new(patterns: &[String], fold: bool) -> Result<Self, String> {
         let config = dense::Config::new()
             .match_kind(MatchKind::All)
             .start_kind(StartKind::Unanchored)
@@ -261,22 +295,49 @@ impl Regex {
 #[derive(Debug, Clone)]
 pub struct ByteSplit {
     class: [u16; 256],
+    count: u16,
 }
 
 impl ByteSplit {
     /// All bytes alike.
     pub fn new() -> Self {
-        ByteSplit { class: [0; 256] }
+        ByteSplit { class: [0; 256], count: 1 }
     }
 
     /// Splits further: bytes with different answers are told apart from now on.
     pub fn by(&mut self, answer: impl Fn(u8) -> u16) {
-        let mut known: HashMap<(u16, u16), u16> = HashMap::new();
+        let mut answers = [0u16; 256];
+        let mut order: Vec<u16> = Vec::with_capacity(256);
         for byte in 0..=255u8 {
-            let fresh = known.len() as u16;
-            let class = &mut self.class[usize::from(byte)];
-            *class = *known.entry((*class, answer(byte))).or_insert(fresh);
+            answers[usize::from(byte)] = answer(byte);
+            order.push(answers[usize::from(byte)]);
         }
+        order.sort_unstable();
+        order.dedup();
+        if order.len() == 1 {
+            return;
+        }
+        let wide = answers.map(|answer| order.partition_point(|a| *a < answer) as u16);
+        self.meet(&ByteSplit { class: wide, count: order.len() as u16 });
+    }
+
+    /// Splits further: bytes that `other` tells apart are told apart from now on.
+    pub fn meet(&mut self, other: &ByteSplit) {
+        if other.count == 1 {
+            return;
+        }
+        // Both numberings are dense, so the pair of them is a small table.
+        let mut table = vec![u16::MAX; usize::from(self.count) * usize::from(other.count)];
+        let mut fresh = 0;
+        for (class, theirs) in self.class.iter_mut().zip(&other.class) {
+            let slot = &mut table[usize::from(*class) * usize::from(other.count) + usize::from(*theirs)];
+            if *slot == u16::MAX {
+                *slot = fresh;
+                fresh += 1;
+            }
+            *class = *slot;
+        }
+        self.count = fresh;
     }
 
     /// One byte of each class, the most readable one, in order of readability.
@@ -307,7 +368,7 @@ mod tests {
     use super::*;
 
     fn literals(texts: &[&str], place: Place, fold: bool) -> Machine {
-        Machine::Literals(Literals::new(texts.iter().map(|t| t.as_bytes()), place, fold))
+        Machine::literals(texts.iter().map(|t| t.as_bytes()), place, fold)
     }
 
     #[test]
@@ -332,7 +393,7 @@ mod tests {
     #[test]
     fn regex_machines_agree_with_the_matcher() {
         for pattern in ["^/purchase", "gif$", "a.c", "^$", "", "(ab|cd)+x", "^[^?]*\\.jpe?g(\\?|$)", "\\bab\\b"] {
-            let machine = Machine::Regex(Box::new(Regex::new(&[pattern.to_owned()], false).unwrap()));
+            let machine = Machine::regex(&[pattern.to_owned()], false).unwrap();
             let matcher = super::super::super::pattern::compile(pattern, false).unwrap();
             for text in [
                 "",

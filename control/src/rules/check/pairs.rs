@@ -1,11 +1,12 @@
 //! Which pairs of rules could overlap, judged carrier by carrier and remembered, so that a thousand rules
 //! do not cost a million full decisions.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 use super::super::ast::Protocol;
 use super::assemble::Assembler;
-use super::atom::{Atoms, Formula, Literal, join};
+use super::atom::{Atoms, Formula, Literal, Truths, join};
+use super::cell::{Value, any_fits, frame, frames_differ};
 use super::witness_text::Answer;
 
 /// Alternatives into which a condition is multiplied out; wider ones are judged as a whole.
@@ -25,8 +26,18 @@ pub struct Overlaps<'a> {
     /// By rule; none where there are too many.
     rules: Vec<Option<Vec<Alternative>>>,
     /// Groups of terms of one carrier, numbered.
-    groups: Vec<Vec<Literal>>,
+    groups: Vec<Group>,
     known: HashMap<(usize, usize), bool>,
+}
+
+/// The terms of one alternative about one carrier.
+struct Group {
+    literals: Vec<Literal>,
+    /// What texts that satisfy them begin and end with.
+    frame: (Vec<u8>, Vec<u8>),
+    /// A text that satisfies them, once it was looked for.
+    sample: Option<Vec<u8>>,
+    asked: bool,
 }
 
 impl<'a> Overlaps<'a> {
@@ -51,10 +62,11 @@ impl<'a> Overlaps<'a> {
             .iter()
             .filter(|(_, literals)| literals.iter().any(|l| l.positive()))
             .find_map(|(carrier, _)| self.atoms.carriers[*carrier].protocol());
-        let groups = &mut self.groups;
+        let (groups, atoms) = (&mut self.groups, self.atoms);
         let cells = by_carrier.into_iter().map(|(carrier, literals)| {
             let number = *numbers.entry(literals.clone()).or_insert_with(|| {
-                groups.push(literals);
+                let frame = frame(atoms, &literals).unwrap_or_default();
+                groups.push(Group { literals, frame, sample: None, asked: false });
                 groups.len() - 1
             });
             (carrier, number)
@@ -78,32 +90,59 @@ impl<'a> Overlaps<'a> {
 
 fn cells_fit(
     assembler: &mut Assembler<'_>,
-    groups: &[Vec<Literal>],
+    groups: &mut [Group],
     known: &mut HashMap<(usize, usize), bool>,
     left: &[(usize, usize)],
     right: &[(usize, usize)],
 ) -> bool {
     let (mut i, mut j) = (0, 0);
     while let (Some(x), Some(y)) = (left.get(i), right.get(j)) {
-        if x.0 == y.0 {
-            let key = (x.1.min(y.1), x.1.max(y.1));
-            let fits = x.1 == y.1
-                || *known.entry(key).or_insert_with(|| match join(&groups[key.0], &groups[key.1]) {
-                    Some(both) => assembler.decide(x.0, &both) != Answer::No,
-                    None => false,
-                });
-            if !fits {
-                return false;
-            }
+        if x.0 == y.0 && x.1 != y.1 && !groups_fit(assembler, groups, known, x.0, (x.1.min(y.1), x.1.max(y.1))) {
+            return false;
         }
-        match x.0.cmp(&y.0) {
-            std::cmp::Ordering::Less => i += 1,
-            std::cmp::Ordering::Greater => j += 1,
-            std::cmp::Ordering::Equal => {
-                i += 1;
-                j += 1;
+        let (next_i, next_j) = (i + usize::from(x.0 <= y.0), j + usize::from(x.0 >= y.0));
+        (i, j) = (next_i, next_j);
+    }
+    true
+}
+
+/// Whether two groups of terms about one carrier can hold together, as far as is certain.
+fn groups_fit(
+    assembler: &mut Assembler<'_>,
+    groups: &mut [Group],
+    known: &mut HashMap<(usize, usize), bool>,
+    carrier: usize,
+    pair: (usize, usize),
+) -> bool {
+    if frames_differ(&groups[pair.0].frame, &groups[pair.1].frame) {
+        return false;
+    }
+    if let Some(known) = known.get(&pair) {
+        return *known;
+    }
+    let atoms = assembler.atoms;
+    let fits = match join(&groups[pair.0].literals, &groups[pair.1].literals) {
+        None => false,
+        Some(both) => {
+            let text = both.iter().any(|l| matches!(atoms.atoms[l.atom()].truths, Truths::Text(_)));
+            text && any_fits(atoms, carrier, &both, &guesses(assembler, groups, carrier, pair))
+                || assembler.decide(carrier, &both) != Answer::No
+        }
+    };
+    known.insert(pair, fits);
+    fits
+}
+
+/// Texts that may satisfy both groups: what satisfies one, and one after the other.
+fn guesses(assembler: &mut Assembler<'_>, groups: &mut [Group], carrier: usize, pair: (usize, usize)) -> Vec<Vec<u8>> {
+    for at in [pair.0, pair.1] {
+        if !groups[at].asked {
+            groups[at].asked = true;
+            if let Answer::Yes(Value::Text(text)) = assembler.decide(carrier, &groups[at].literals) {
+                groups[at].sample = Some(text);
             }
         }
     }
-    true
+    let (Some(a), Some(b)) = (&groups[pair.0].sample, &groups[pair.1].sample) else { return Vec::new() };
+    vec![a.clone(), b.clone(), [&a[..], b].concat(), [&b[..], a].concat()]
 }

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use super::machine::{ByteSplit, Fate, Machine};
-use super::number_machine::NumberMachine;
 
 /// Which part of the carrying text a test reads.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,7 +81,7 @@ impl Component {
     }
 
     fn left_out(&self, state: State) -> bool {
-        matches!(self.machine.as_deref(), Some(Machine::Number(_)) if NumberMachine::left_out(state.inner))
+        self.machine.as_ref().is_some_and(|m| m.left_out(state.inner))
     }
 
     pub fn step(&self, state: State, byte: u8) -> State {
@@ -189,7 +188,7 @@ impl Component {
     /// Splits the bytes that this component may treat differently.
     pub fn split(&self, split: &mut ByteSplit) {
         if let Some(machine) = &self.machine {
-            machine.split(split);
+            split.meet(machine.split());
         }
         let special: &[u8] = match self.view {
             View::Whole => b"",

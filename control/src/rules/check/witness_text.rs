@@ -1,6 +1,9 @@
 //! The shortest text that satisfies tests side by side, or the proof that there is none.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher as _;
+use std::sync::OnceLock;
+
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::machine::ByteSplit;
 use super::view::{Component, State};
@@ -76,14 +79,33 @@ impl Domain {
         end != REFUSED && self.may_end(end)
     }
 
-    fn split(self, split: &mut ByteSplit) {
-        // Each byte's answer from every state tells it apart fully enough.
-        for state in 0..8 {
-            split.by(|byte| match self.step(state, byte) {
-                REFUSED => 99,
-                next => next as u16,
-            });
-        }
+    /// The bytes that this domain may treat differently.
+    fn split(self) -> &'static ByteSplit {
+        const KINDS: [Domain; 7] = [
+            Domain::Url,
+            Domain::FieldValue,
+            Domain::Token,
+            Domain::Version,
+            Domain::XmlText,
+            Domain::JsonText,
+            Domain::Word,
+        ];
+        static SPLITS: OnceLock<Vec<ByteSplit>> = OnceLock::new();
+        let splits = SPLITS.get_or_init(|| {
+            let split = |domain: &Domain| {
+                let mut split = ByteSplit::new();
+                // A byte's answers from every state tell it apart fully enough.
+                for state in 0..8 {
+                    split.by(|byte| match domain.step(state, byte) {
+                        REFUSED => 99,
+                        next => next as u16,
+                    });
+                }
+                split
+            };
+            KINDS.iter().map(split).collect()
+        });
+        &splits[KINDS.iter().position(|kind| *kind == self).unwrap_or(0)]
     }
 }
 
@@ -122,71 +144,154 @@ pub fn content(components: &[Component], domain: Domain, text: &[u8]) -> bool {
     domain.allows(text) && components.iter().all(ends)
 }
 
+/// A component's states, numbered as they are met, and its steps, remembered.
+struct Walk<'a> {
+    component: &'a Component,
+    numbers: HashMap<State, u32>,
+    states: Vec<State>,
+    content: Vec<bool>,
+    /// By state and byte class; `UNSEEN` until asked.
+    next: Vec<u32>,
+    width: usize,
+}
+
+const UNSEEN: u32 = u32::MAX;
+const HOPELESS: u32 = u32::MAX - 1;
+
+impl<'a> Walk<'a> {
+    fn new(component: &'a Component, width: usize) -> Self {
+        let mut walk = Walk {
+            component,
+            numbers: HashMap::new(),
+            states: Vec::new(),
+            content: Vec::new(),
+            next: Vec::new(),
+            width,
+        };
+        walk.number(component.start());
+        walk
+    }
+
+    fn number(&mut self, state: State) -> u32 {
+        let fresh = self.states.len() as u32;
+        let number = *self.numbers.entry(state).or_insert(fresh);
+        if number == fresh {
+            self.states.push(state);
+            self.content.push(self.component.content(state));
+            self.next.resize(self.next.len() + self.width, UNSEEN);
+        }
+        number
+    }
+
+    fn step(&mut self, state: u32, class: usize, byte: u8) -> u32 {
+        let at = state as usize * self.width + class;
+        if self.next[at] == UNSEEN {
+            let to = self.component.step(self.states[state as usize], byte);
+            self.next[at] = if self.component.hopeless(to) { HOPELESS } else { self.number(to) };
+        }
+        self.next[at]
+    }
+}
+
+/// The joint states met so far, without repetition, each with the one that it came from.
+struct Joint {
+    stride: usize,
+    keys: Vec<u32>,
+    from: Vec<(u32, u8)>,
+    table: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+}
+
+impl Joint {
+    fn new(stride: usize) -> Self {
+        let hasher = DefaultHashBuilder::default();
+        Joint { stride, keys: Vec::new(), from: Vec::new(), table: HashTable::new(), hasher }
+    }
+
+    fn key(&self, at: u32) -> &[u32] {
+        &self.keys[at as usize * self.stride..][..self.stride]
+    }
+
+    fn insert(&mut self, key: &[u32], from: u32, byte: u8) {
+        let hash = self.hasher.hash_one(key);
+        let Joint { keys, table, stride, hasher, .. } = self;
+        let key_of = |at: u32| &keys[at as usize * *stride..][..*stride];
+        if table.find(hash, |at| key_of(*at) == key).is_some() {
+            return;
+        }
+        table.insert_unique(hash, self.from.len() as u32, |at| hasher.hash_one(key_of(*at)));
+        self.keys.extend_from_slice(key);
+        self.from.push((from, byte));
+    }
+
+    fn text(&self, mut at: u32) -> Vec<u8> {
+        let mut text = Vec::new();
+        while at != 0 {
+            let (from, byte) = self.from[at as usize];
+            text.push(byte);
+            at = from;
+        }
+        text.reverse();
+        text
+    }
+}
+
 /// The shortest text of `domain` with which every component is content.
 pub fn shortest(components: &[Component], domain: Domain) -> Answer<Vec<u8>> {
-    let mut split = ByteSplit::new();
-    domain.split(&mut split);
+    let mut split = domain.split().clone();
     components.iter().for_each(|c| c.split(&mut split));
     let bytes = split.representatives();
-
-    type Key = (u32, Box<[State]>);
-    let first: Key = (0, components.iter().map(Component::start).collect());
-    // Breadth first: `queue` holds every state with the place it came from.
-    let mut queue: Vec<(Key, usize, u8)> = vec![(first.clone(), 0, 0)];
-    let mut seen: HashMap<Key, ()> = HashMap::from([(first, ())]);
+    let mut walks: Vec<Walk<'_>> = components.iter().map(|c| Walk::new(c, bytes.len())).collect();
+    if components.iter().any(|c| c.hopeless(c.start())) {
+        return Answer::No;
+    }
+    // Breadth first, so that the first text that will do is a shortest one.
+    let mut joint = Joint::new(components.len() + 1);
+    let mut key = vec![0; components.len() + 1];
+    joint.insert(&key, 0, 0);
     let mut at = 0;
-    while at < queue.len() {
-        let ((domain_state, states), _, _) = queue[at].clone();
-        if domain.may_end(domain_state) && components.iter().zip(&states).all(|(c, s)| c.content(*s)) {
-            return Answer::Yes(path(&queue, at));
+    while (at as usize) < joint.from.len() {
+        let here = joint.key(at).to_vec();
+        let states = &here[1..];
+        if domain.may_end(here[0]) && walks.iter().zip(states).all(|(walk, state)| walk.content[*state as usize]) {
+            return Answer::Yes(joint.text(at));
         }
-        for byte in &bytes {
-            let next_domain = domain.step(domain_state, *byte);
-            if next_domain == REFUSED {
+        for (class, byte) in bytes.iter().enumerate() {
+            key[0] = domain.step(here[0], *byte);
+            if key[0] == REFUSED {
                 continue;
             }
-            let next: Box<[State]> = components.iter().zip(&states).map(|(c, s)| c.step(*s, *byte)).collect();
-            if components.iter().zip(&next).any(|(c, s)| c.hopeless(*s)) {
-                continue;
+            let possible = walks.iter_mut().zip(states).zip(&mut key[1..]).all(|((walk, state), next)| {
+                *next = walk.step(*state, class, *byte);
+                *next != HOPELESS
+            });
+            if possible {
+                joint.insert(&key, at, *byte);
             }
-            let key = (next_domain, next);
-            if seen.insert(key.clone(), ()).is_none() {
-                if queue.len() == MAX_STATES {
-                    return Answer::Undecided(format!("the texts' automata have more than {MAX_STATES} joint states"));
-                }
-                queue.push((key, at, *byte));
-            }
+        }
+        if joint.from.len() > MAX_STATES {
+            return Answer::Undecided(format!("the texts' automata have more than {MAX_STATES} joint states"));
         }
         at += 1;
     }
     Answer::No
 }
 
-fn path<K>(queue: &[(K, usize, u8)], mut at: usize) -> Vec<u8> {
-    let mut text = Vec::new();
-    while at != 0 {
-        text.push(queue[at].2);
-        at = queue[at].1;
-    }
-    text.reverse();
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::super::machine::{Literals, Machine, Place, Regex};
+    use super::super::machine::{Machine, Place};
     use super::super::view::View;
     use super::*;
 
     fn literal(view: View, place: Place, text: &str, positive: bool) -> Component {
-        let machine = Machine::Literals(Literals::new([text.as_bytes()].into_iter(), place, false));
+        let machine = Machine::literals([text.as_bytes()].into_iter(), place, false);
         Component { view, machine: Some(Arc::new(machine)), positive }
     }
 
     fn regex(view: View, pattern: &str, positive: bool) -> Component {
-        let machine = Machine::Regex(Box::new(Regex::new(&[pattern.to_owned()], false).unwrap()));
+        let machine = Machine::regex(&[pattern.to_owned()], false).unwrap();
         Component { view, machine: Some(Arc::new(machine)), positive }
     }
 
