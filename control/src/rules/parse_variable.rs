@@ -150,8 +150,8 @@ impl Parser<'_> {
     fn member(&mut self, of: &str) -> Parsed<String> {
         let start = self.scanner.at();
         let name = if self.scanner.here("\"") {
-            let literal = self.scanner.literal(false);
-            self.scan(literal)?.map(|l| l.text).unwrap_or_default()
+            let name = self.scanner.quoted_name();
+            self.scan(name)?
         } else {
             self.scanner.run_here(|c| c.is_ascii_alphanumeric() || "_-.".contains(c)).0.to_owned()
         };
@@ -218,8 +218,8 @@ impl Parser<'_> {
         let start = self.scanner.at();
         let attribute = self.scanner.eat_here("@").is_some();
         let name = if !xml && self.scanner.here("\"") {
-            let literal = self.scanner.literal(false);
-            self.scan(literal)?.map(|l| l.text).unwrap_or_default()
+            let name = self.scanner.quoted_name();
+            self.scan(name)?
         } else {
             self.scanner.run_here(is_step).0.to_owned()
         };

@@ -241,6 +241,11 @@ impl<'a> Scanner<'a> {
         Ok(Some(Literal { text: text.to_owned(), quoted: false, list, ignore_case: false, span }))
     }
 
+    /// A name in quotes, which stand here: what follows it is not part of it.
+    pub fn quoted_name(&mut self) -> Result<String, ScanError> {
+        self.quoted('"', false)
+    }
+
     /// A bare value: up to what ends one, or a `]` that it did not open.
     fn bare(&mut self) -> &'a str {
         let open = std::cell::Cell::new(0usize);
