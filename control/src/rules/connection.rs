@@ -267,6 +267,30 @@ impl Attributes for Connection {
     }
 }
 
+impl Message {
+    /// What the client sends, without what it waits for in between; nothing for TLS.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let line =
+            |before: &str, text: &[u8], after: &str| [before.as_bytes(), text, after.as_bytes(), b"\r\n"].concat();
+        match self {
+            Message::None | Message::Tls { .. } => Vec::new(),
+            Message::Http(request) => request.to_bytes(),
+            Message::Smtp { from, to } => {
+                let mut out = line("EHLO client.example.com", b"", "");
+                if let Some(from) = from {
+                    out.extend(line("MAIL FROM:<", from, ">"));
+                }
+                if let Some(to) = to {
+                    out.extend(line("RCPT TO:<", to, ">"));
+                }
+                out
+            }
+            Message::Pop(user) | Message::Ftp(user) => line("USER ", user, ""),
+            Message::Imap(user) => line("a1 LOGIN ", user, " password"),
+        }
+    }
+}
+
 impl HttpRequest {
     /// The first header field of that name.
     pub fn header(&self, name: &str) -> Option<&[u8]> {

@@ -21,9 +21,11 @@ mod parse_term;
 mod parse_variable;
 mod pattern;
 mod print;
+mod sample;
 mod scan;
 mod span;
 mod suggest;
+mod table;
 
 pub use ast::{
     Action, AddressRelation, Condition, DefaultRule, Kind, MAX_CONNECTIONS, Operand, Protocol, Relation, Rule, RuleSet,
@@ -43,3 +45,4 @@ pub use pattern::{MAX_PATTERN_BYTES, MAX_PATTERN_DEPTH};
 pub use print::format;
 pub use scan::MAX_TEXT;
 pub use span::{LineIndex, Position, Span};
+pub use table::{Expected, MAX_CASES, TestCase, TestFailure, TestReport, parse_table, test_table};

@@ -43,16 +43,7 @@ pub fn parse(source: &str, context: &Context<'_>) -> Result<RuleSet, Errors> {
         let error = Diagnostic::new(Mistake::Limit, context.file, &lines, Span::default(), message);
         return Err(Errors(vec![error]));
     }
-    let mut parser = Parser {
-        scanner: Scanner::new(source),
-        context,
-        lines,
-        numbers: HashMap::new(),
-        texts: HashMap::new(),
-        networks: HashMap::new(),
-        depth: 0,
-        terms: 0,
-    };
+    let mut parser = Parser::within(source, 0, context, &lines);
     let mut set = RuleSet { file: context.file.to_owned(), ..RuleSet::default() };
     let mut errors = Vec::new();
     while !parser.scanner.done() {
@@ -83,6 +74,22 @@ pub fn parse(source: &str, context: &Context<'_>) -> Result<RuleSet, Errors> {
 }
 
 impl<'a> Parser<'a> {
+    /// A parser that begins at `at` of a text and counts lines as the text does.
+    pub(super) fn within(text: &'a str, at: usize, context: &'a Context<'a>, lines: &LineIndex) -> Self {
+        let mut scanner = Scanner::new(text);
+        scanner.set(at);
+        Parser {
+            scanner,
+            context,
+            lines: lines.clone(),
+            numbers: HashMap::new(),
+            texts: HashMap::new(),
+            networks: HashMap::new(),
+            depth: 0,
+            terms: 0,
+        }
+    }
+
     pub(super) fn error(&self, mistake: Mistake, span: Span, message: impl Into<String>) -> Diagnostic {
         Diagnostic::new(mistake, self.context.file, &self.lines, span, message)
     }

@@ -97,7 +97,7 @@ impl Parser<'_> {
         }
     }
 
-    fn plain_variable(&mut self, function: &str) -> Parsed<Variable> {
+    pub(super) fn plain_variable(&mut self, function: &str) -> Parsed<Variable> {
         self.scanner.skip();
         let start = self.scanner.at();
         match self.variable()? {

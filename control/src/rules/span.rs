@@ -1,5 +1,7 @@
 //! Places in a rule file: byte spans, and the line and column that a reader sees.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 /// A half-open range of byte offsets in the rule file.
@@ -35,8 +37,8 @@ pub struct Position {
 /// Where the lines of a text begin, so that an offset becomes a [`Position`] in logarithmic time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LineIndex {
-    text: String,
-    starts: Vec<usize>,
+    text: Arc<str>,
+    starts: Arc<[usize]>,
 }
 
 impl LineIndex {
@@ -44,7 +46,7 @@ impl LineIndex {
     pub fn new(text: &str) -> Self {
         let mut starts = vec![0];
         starts.extend(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1));
-        LineIndex { text: text.to_owned(), starts }
+        LineIndex { text: text.into(), starts: starts.into() }
     }
 
     /// The line and column of a byte offset. An offset past the end is the end.

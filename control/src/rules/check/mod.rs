@@ -33,6 +33,11 @@ use pairs::Overlaps;
 use search::Search;
 use witness_text::Answer;
 
+/// The smallest document in which given paths have given values, if there is one.
+pub(super) fn build_document(xml: bool, wanted: &[body::Wanted<'_>]) -> Option<super::document::Node> {
+    body::build(xml, wanted, true)
+}
+
 /// What the checker is asked.
 #[derive(Debug, Clone)]
 pub struct CheckOptions {

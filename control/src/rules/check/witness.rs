@@ -1,7 +1,7 @@
 //! A witness as the client would send it.
 
 use super::super::ast::Variable;
-use super::super::connection::{Connection, HttpRequest, Message};
+use super::super::connection::{Connection, Message};
 use super::super::eval::{Attribute, Attributes};
 use super::report::Witness;
 
@@ -15,7 +15,7 @@ impl Witness {
         shown.sort();
         shown.dedup();
         let attributes = shown.into_iter().map(|variable| (variable.to_string(), value(connection.get(variable))));
-        let bytes = spoken(&connection.message);
+        let bytes = connection.message.to_bytes();
         let request = match &connection.message {
             Message::None => "(a connection that says nothing these rules read)".to_owned(),
             Message::Tls { sni, alpn } => {
@@ -38,26 +38,6 @@ fn value(attribute: Attribute<'_>) -> String {
         Attribute::Flag(flag) => flag.to_string(),
         Attribute::Text(text) => text.escape_ascii().to_string(),
         Attribute::Absent | Attribute::Unknown => "absent".into(),
-    }
-}
-
-fn spoken(message: &Message) -> Vec<u8> {
-    let line = |before: &str, text: &[u8], after: &str| [before.as_bytes(), text, after.as_bytes(), b"\r\n"].concat();
-    match message {
-        Message::None | Message::Tls { .. } => Vec::new(),
-        Message::Http(request) => HttpRequest::to_bytes(request),
-        Message::Smtp { from, to } => {
-            let mut out = line("EHLO client.example.com", b"", "");
-            if let Some(from) = from {
-                out.extend(line("MAIL FROM:<", from, ">"));
-            }
-            if let Some(to) = to {
-                out.extend(line("RCPT TO:<", to, ">"));
-            }
-            out
-        }
-        Message::Pop(user) | Message::Ftp(user) => line("USER ", user, ""),
-        Message::Imap(user) => line("a1 LOGIN ", user, " password"),
     }
 }
 
