@@ -313,3 +313,16 @@ fn reports_read_well_and_serialize() {
     assert_eq!(json["findings"][0]["kind"], "potential-conflict");
     assert_eq!(json["findings"][0]["places"][1]["line"], 2);
 }
+
+#[test]
+fn presence_of_header_bits_is_taken_for_granted() {
+    assert_eq!(pair("exists(bitmatch(64, 8, 0xff)) && bitmatch(64, 8, 0xff) == 3", "ip.ttl == 3"), [AbsoluteConflict]);
+    assert_eq!(kinds(&check("a: if (!exists(bitmatch(64, 8, 0xff))) reject\n")), [(Unsatisfiable, vec![0])]);
+}
+
+#[test]
+fn element_text_has_no_blanks_around_it() {
+    assert_eq!(kinds(&check("a: if (xml.a == \" x\") reject\n")), [(Unsatisfiable, vec![0])]);
+    assert_eq!(kinds(&check("a: if (xml.a/@b == \" x\") reject\n")), []);
+    assert!(witness("contains(xml.a, \"x y\")", "exists(url)").ends_with("<a>x y</a>"));
+}

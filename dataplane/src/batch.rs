@@ -45,6 +45,8 @@ pub struct Batch {
     pub flow: [u32; BURST],
     /// Places whose frame is being traced, one bit each.
     pub traced: u32,
+    /// The frames were handed over by a sibling: they are this worker's, whatever steering says.
+    pub from_sibling: bool,
 }
 
 impl Default for Batch {
@@ -66,6 +68,7 @@ impl Default for Batch {
             hash: [0; BURST],
             flow: [NO_FLOW; BURST],
             traced: 0,
+            from_sibling: false,
         }
     }
 }
@@ -73,11 +76,12 @@ impl Default for Batch {
 impl Batch {
     /// Begins a batch of `len` frames that a port has put in place.
     #[inline]
-    pub fn start(&mut self, len: usize) {
+    pub fn start(&mut self, len: usize, from_sibling: bool) {
         self.len = len.min(BURST);
         self.verdict = [Verdict::Drop(DropReason::NotForUs); BURST];
         self.flow = [NO_FLOW; BURST];
         self.traced = 0;
+        self.from_sibling = from_sibling;
     }
 
     /// Decides to drop frame `i`.
@@ -101,22 +105,11 @@ impl Default for Places {
 }
 
 impl Places {
-    /// Appends place `i`. Places beyond [`BURST`] are not kept.
-    #[inline]
+    /// Appends place `i`. A list holds each place once, so there is always room.
+    #[inline(always)]
     pub fn push(&mut self, i: usize) {
-        if let Some(place) = self.items.get_mut(self.len) {
-            *place = i as u8;
-            self.len += 1;
-        }
-    }
-
-    /// Appends place `i` when `keep`, without a branch.
-    #[inline]
-    pub fn push_if(&mut self, i: usize, keep: bool) {
-        if let Some(place) = self.items.get_mut(self.len) {
-            *place = i as u8;
-            self.len += usize::from(keep);
-        }
+        self.items[self.len & (BURST - 1)] = i as u8;
+        self.len += 1;
     }
 
     /// How many.
@@ -132,7 +125,7 @@ impl Places {
     }
 
     /// The places, each below [`BURST`].
-    #[inline]
+    #[inline(always)]
     pub fn iter(&self) -> impl Iterator<Item = usize> + '_ {
         // The mask changes nothing and spares every user the bounds check.
         self.items[..self.len.min(BURST)].iter().map(|&i| usize::from(i) & (BURST - 1))

@@ -66,17 +66,17 @@ impl Sum {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn fold32(sum: u64) -> u64 {
     (sum & 0xffff_ffff) + (sum >> 32)
 }
 
-#[inline]
+/// Folds by adding halves with the carry brought round: 64 to 32 bits, then 32 to 16 by one rotation.
+#[inline(always)]
 fn fold(sum: u64) -> u16 {
-    let s = (sum & 0xffff_ffff) + (sum >> 32);
-    let s = (s & 0xffff) + (s >> 16);
-    let s = (s & 0xffff) + (s >> 16);
-    ((s & 0xffff) + (s >> 16)) as u16
+    let (half, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let half = half.wrapping_add(u32::from(carry));
+    (half.wrapping_add(half.rotate_left(16)) >> 16) as u16
 }
 
 /// What a set of replaced words adds to a checksum: the sum of `~m + m'` of RFC 1624 equation 3, folded.
@@ -149,6 +149,13 @@ impl Difference {
         !((s + (s >> 16)) as u16)
     }
 
+    /// [`Difference::apply`] for an IPv4 header whose TTL is decremented as well.
+    #[inline(always)]
+    pub fn apply_with_ttl(self, checksum: u16) -> u16 {
+        let s = u32::from(!checksum) + u32::from(self.0) + u32::from(ttl_decrement().0);
+        !fold(u64::from(s))
+    }
+
     /// As [`Difference::apply`], for UDP, where 0 in the field means that there is no checksum (RFC 768).
     #[inline]
     pub fn apply_udp(self, checksum: u16) -> u16 {
@@ -163,7 +170,7 @@ impl Difference {
 }
 
 /// Decrements a TTL in the 16-bit word (memory order) that it shares with the protocol, as a difference for the header checksum.
-#[inline]
+#[inline(always)]
 pub fn ttl_decrement() -> Difference {
     // The TTL is the first (high) byte of the word: subtracting 0x0100 in network order.
     Difference(!0x0100u16.to_be())
@@ -231,6 +238,7 @@ mod tests {
             data[0] -= 1;
             let after = Sum::ZERO.bytes(&data).checksum();
             let got = ttl_decrement().apply(before);
+            prop_assert_eq!(Difference::NONE.apply_with_ttl(before), got);
             // 0 and 0xffff are the same number; only an all-zero header could tell them apart.
             prop_assert!(got == after || (got ^ after) == 0xffff && (got == 0 || after == 0));
         }

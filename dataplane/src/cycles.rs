@@ -34,6 +34,38 @@ impl Meter for NoMeter {
     }
 }
 
+/// Charges stages one after the other: the reading that ends one begins the next.
+#[derive(Debug)]
+pub struct Stopwatch<'m, M> {
+    meter: &'m mut M,
+    last: u64,
+}
+
+impl<'m, M: Meter> Stopwatch<'m, M> {
+    /// Starts now.
+    #[inline(always)]
+    pub fn start(meter: &'m mut M) -> Self {
+        let last = meter.read();
+        Stopwatch { meter, last }
+    }
+
+    /// The last reading.
+    #[inline(always)]
+    pub fn reading(&self) -> u64 {
+        self.last
+    }
+
+    /// Charges `cost` with what has passed since the last reading, for `packets` packets. Returns that, in cycles.
+    #[inline(always)]
+    pub fn lap(&mut self, cost: &mut StageCost, packets: usize) -> u64 {
+        let now = self.meter.read();
+        let cycles = now.wrapping_sub(self.last);
+        self.last = now;
+        cost.charge(packets, cycles);
+        cycles
+    }
+}
+
 /// The time-stamp counter, not serialising: a reading may move by some tens of cycles, which a batch averages out.
 #[inline(always)]
 pub fn tsc() -> u64 {

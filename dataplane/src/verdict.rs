@@ -72,6 +72,8 @@ drop_reasons! {
     BadFragment = "bad-fragment",
     /// An ICMP error whose embedded packet is truncated or belongs to no connection of ours.
     IcmpUnrelated = "icmp-unrelated",
+    /// An ICMP message that is cut short or whose checksum is wrong.
+    BadIcmp = "bad-icmp",
     /// A neighbour-discovery or ARP packet that is malformed.
     BadNeighbour = "bad-neighbour",
     /// The transmit ring is full: the device is slower than the worker.

@@ -3,8 +3,9 @@
 //! The loop itself has no policy and no clock of its own: [`Worker::poll`] is one turn at a given time, which is
 //! what tests and the simulator call; [`Worker::run`] turns it on a thread with the real clock until told to stop.
 
-use crate::batch::Batch;
-use crate::cycles::{Meter, StageCost, tsc, tsc_hz};
+use crate::batch::{BURST, Batch};
+use crate::cycles::{Meter, StageCost, Stopwatch, tsc, tsc_hz};
+use crate::frame::Frame;
 use crate::port::Port;
 use crate::ring::{Handover, Numbered, WorkerEnd};
 use crate::verdict::{DropReason, Verdict};
@@ -24,8 +25,9 @@ pub trait Pipeline {
     /// What the pipeline says of its own accord.
     type Event: Send;
 
-    /// Decides on every frame of the batch. `port` is for stages that need buffers of their own.
-    fn process<P: Port>(&mut self, port: &mut P, batch: &mut Batch, now: Nanos);
+    /// Decides on every frame of the batch, and charges its stages on `watch`.
+    /// `port` is for stages that need buffers of their own.
+    fn process<P: Port, M: Meter>(&mut self, port: &mut P, batch: &mut Batch, now: Nanos, watch: &mut Stopwatch<'_, M>);
 
     /// Carries out a command, between two batches. Bounded: a long one must be asked for in parts.
     fn command(&mut self, command: Self::Command, counters: &Counters, now: Nanos) -> Self::Acknowledgement;
@@ -205,95 +207,49 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         self.pipeline.command(command, &self.counters, now)
     }
 
-    /// One turn: receive a burst, process it, transmit; then what others handed over, timers and commands.
-    /// Returns how many frames were received.
+    /// One turn: receive a burst, process it, transmit; then what siblings handed over.
+    /// Returns how many frames there were.
     #[inline]
     pub fn poll(&mut self, now: Nanos) -> usize {
-        let start = self.meter.read();
-        let n = self.port.receive(&mut self.batch.frames, &mut self.batch.rx);
-        if n > 0 {
-            let received = self.meter.read();
-            self.counters.receive.charge(n, received.wrapping_sub(start));
-            self.counters.received += n as u64;
-            self.finish(n, now);
-        }
+        let Worker { port, pipeline, meter, batch, counters, handover, .. } = self;
+        let mut watch = Stopwatch::start(meter);
+        let begin = watch.reading();
+        let n = port.receive(&mut batch.frames, &mut batch.rx);
         let mut total = n;
-        if let Some(handover) = &mut self.handover {
-            let n = handover.receive(&mut self.port, &mut self.batch.frames, &mut self.batch.rx);
+        if n > 0 {
+            watch.lap(&mut counters.receive, n);
+            counters.received += n as u64;
+            batch.start(n, false);
+            pipeline.process(port, batch, now, &mut watch);
+            transmit(port, batch, counters, handover.as_ref());
+            watch.lap(&mut counters.transmit, n);
+        }
+        if let Some(lanes) = handover {
+            let n = lanes.receive(port, &mut batch.frames, &mut batch.rx);
             if n > 0 {
-                self.counters.taken_over += n as u64;
-                self.finish(n, now);
+                watch.lap(&mut counters.receive, n);
+                counters.taken_over += n as u64;
+                batch.start(n, true);
+                pipeline.process(port, batch, now, &mut watch);
+                transmit(port, batch, counters, handover.as_ref());
+                watch.lap(&mut counters.transmit, n);
                 total += n;
             }
         }
         if total > 0 {
-            self.counters.busy_turns += 1;
-            self.counters.busy_cycles += self.meter.read().wrapping_sub(start);
+            counters.busy_turns += 1;
+            counters.busy_cycles += watch.reading().wrapping_sub(begin);
         } else {
-            self.counters.idle_turns += 1;
+            counters.idle_turns += 1;
         }
         total
-    }
-
-    /// Processes and ends the `n` frames that stand in the batch.
-    #[inline]
-    fn finish(&mut self, n: usize, now: Nanos) {
-        self.batch.start(n);
-        self.pipeline.process(&mut self.port, &mut self.batch, now);
-        let before = self.meter.read();
-        let mut bytes = 0;
-        let mut sent_bytes = 0;
-        let mut sent = 0;
-        for i in 0..n {
-            let frame = std::mem::take(&mut self.batch.frames[i]);
-            let len = frame.len() as u64;
-            bytes += len;
-            match self.batch.verdict[i] {
-                Verdict::Forward => match self.port.transmit(self.batch.tx[i], frame) {
-                    Ok(()) => {
-                        sent += 1;
-                        sent_bytes += len;
-                    }
-                    Err(frame) => {
-                        self.counters.dropped[DropReason::TransmitFull as usize] += 1;
-                        self.port.release(frame);
-                    }
-                },
-                verdict => {
-                    self.end(i, verdict, &frame);
-                    self.port.release(frame);
-                }
-            }
-        }
-        self.port.flush();
-        self.counters.received_bytes += bytes;
-        self.counters.forwarded += sent;
-        self.counters.forwarded_bytes += sent_bytes;
-        let after = self.meter.read();
-        self.counters.transmit.charge(n, after.wrapping_sub(before));
-    }
-
-    /// Counts a frame that is not forwarded, and hands it over if that is its end.
-    #[inline(never)]
-    fn end(&mut self, i: usize, verdict: Verdict, frame: &crate::Frame) {
-        match verdict {
-            Verdict::Drop(reason) => self.counters.dropped[reason as usize] += 1,
-            Verdict::Consume | Verdict::Forward => self.counters.consumed += 1,
-            Verdict::Kernel => self.counters.to_kernel += 1,
-            Verdict::HandOver => {
-                let to = usize::from(self.batch.tx[i]);
-                if self.handover.as_ref().is_some_and(|h| h.send(to, self.batch.rx[i], frame.bytes())) {
-                    self.counters.handed_over += 1;
-                } else {
-                    self.counters.dropped[DropReason::HandoverFull as usize] += 1;
-                }
-            }
-        }
     }
 
     /// Timers, commands and events: what is done between two batches. Returns `false` when the control thread is gone.
     pub fn between(&mut self, now: Nanos) -> bool {
         self.pipeline.housekeeping(&mut self.port, now);
+        // Sends what housekeeping made, and lets a port go on with what its device had no room for before.
+        self.port.flush();
         let Some(rings) = &self.rings else { return true };
         for _ in 0..COMMANDS_A_TURN {
             if rings.acknowledgements.is_full() {
@@ -345,6 +301,72 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         }
         self
     }
+}
+
+/// Ends every frame of a batch as its verdict says, and counts it.
+#[inline]
+fn transmit<P: Port>(port: &mut P, batch: &mut Batch, counters: &mut Counters, handover: Option<&Handover>) {
+    let n = batch.len.min(BURST);
+    let (mut bytes, mut sent_bytes, mut sent) = (0, 0, 0);
+    for i in 0..n {
+        let frame = std::mem::take(&mut batch.frames[i]);
+        let len = frame.len() as u64;
+        bytes += len;
+        if batch.verdict[i] == Verdict::Forward {
+            match port.transmit(batch.tx[i], frame) {
+                Ok(()) => {
+                    sent += 1;
+                    sent_bytes += len;
+                }
+                Err(frame) => {
+                    counters.dropped[DropReason::TransmitFull as usize] += 1;
+                    port.release(frame);
+                }
+            }
+        } else {
+            end(port, batch, i, frame, counters, handover);
+        }
+    }
+    port.flush();
+    counters.received_bytes += bytes;
+    counters.forwarded += sent;
+    counters.forwarded_bytes += sent_bytes;
+}
+
+/// Ends a frame that is not forwarded.
+#[inline(never)]
+fn end<P: Port>(
+    port: &mut P,
+    batch: &Batch,
+    i: usize,
+    frame: Frame,
+    counters: &mut Counters,
+    handover: Option<&Handover>,
+) {
+    match batch.verdict[i] {
+        Verdict::Drop(reason) => counters.dropped[reason as usize] += 1,
+        Verdict::Consume | Verdict::Forward => counters.consumed += 1,
+        Verdict::Kernel => match port.to_kernel(batch.rx[i], frame) {
+            Ok(()) => {
+                counters.to_kernel += 1;
+                return;
+            }
+            Err(frame) => {
+                counters.dropped[DropReason::NotForUs as usize] += 1;
+                port.release(frame);
+                return;
+            }
+        },
+        Verdict::HandOver => {
+            let to = usize::from(batch.tx[i]);
+            if handover.is_some_and(|h| h.send(to, batch.rx[i], frame.bytes())) {
+                counters.handed_over += 1;
+            } else {
+                counters.dropped[DropReason::HandoverFull as usize] += 1;
+            }
+        }
+    }
+    port.release(frame);
 }
 
 /// Nanoseconds from the time-stamp counter: one reading and one multiplication, no system call.

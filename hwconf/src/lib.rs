@@ -1,1 +1,18 @@
 //! What the machine is: cores, links, queues, offloads, namespaces.
+//!
+//! Everything is asked of the kernel itself, by netlink, `ioctl`, `/proc` and `/sys`; no external program is run.
+//! What it changes (links, addresses, offloads, namespaces) is changed only when called for by name.
+
+pub mod cores;
+pub mod decapsulator;
+pub mod error;
+pub mod ethtool;
+pub mod links;
+pub mod netns;
+pub mod packet;
+pub mod rtnl;
+mod sys;
+pub mod testbed;
+pub mod tun;
+
+pub use error::{Error, Result};

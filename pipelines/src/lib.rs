@@ -6,4 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod layer4;
 pub mod snapshot;
+pub mod stages;
+mod trace;

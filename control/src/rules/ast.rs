@@ -318,9 +318,10 @@ pub enum Variable {
     Cookie(String),
     /// `1.0` or `1.1`.
     HttpVersion,
-    /// The first element or attribute of an XML body that a path selects.
+    /// The first element or attribute of an XML body that a path selects; of an element its text up to its first
+    /// child, blanks around it removed.
     Xml(Selector),
-    /// The first member of a JSON body that a path selects.
+    /// The first member of a JSON body that a path selects; an array is its member repeated.
     Json(Selector),
     /// The address of `MAIL FROM`.
     SmtpFrom,
@@ -350,7 +351,7 @@ pub enum Variable {
     PortSrc,
     /// The port that the client connected to.
     PortDst,
-    /// Bits of the packet, counted from the first bit of the IP header.
+    /// Bits of the packet, counted from the first bit of the IP header; absent beyond its end.
     Bitmatch {
         /// Where they begin, in bits.
         offset: u32,
@@ -370,6 +371,13 @@ pub enum Variable {
 pub struct Selector {
     /// From the root inwards; at least one.
     pub steps: Vec<Step>,
+}
+
+impl Selector {
+    /// Whether it selects an attribute.
+    pub fn is_attribute(&self) -> bool {
+        self.steps.last().is_some_and(|step| step.attribute)
+    }
 }
 
 /// One step of a path.

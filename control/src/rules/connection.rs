@@ -235,7 +235,8 @@ impl Connection {
             Variable::Query(name) => return query_value(&request.url, name).map(Cow::Owned),
             Variable::Cookie(name) => cookie_value(request.header("cookie")?, name)?,
             Variable::Xml(selector) => match &request.body {
-                Body::Xml(document) => document.select(selector)?,
+                Body::Xml(document) if selector.is_attribute() => document.select(selector)?,
+                Body::Xml(document) => document.select(selector)?.trim_ascii(),
                 _ => return None,
             },
             Variable::Json(selector) => match &request.body {

@@ -106,7 +106,8 @@ impl Sample {
 
     fn http(&self) -> Result<HttpRequest, String> {
         let mut request = HttpRequest::default();
-        let (mut xml, mut json): (Vec<(&Selector, Vec<u8>)>, Vec<(&Selector, Vec<u8>)>) = Default::default();
+        let mut xml: Vec<(&Selector, Vec<u8>)> = Vec::new();
+        let mut json: Vec<(&Selector, Vec<u8>)> = Vec::new();
         let mut cookies: Vec<String> = Vec::new();
         let mut parameters: Vec<String> = Vec::new();
         let mut method = None;

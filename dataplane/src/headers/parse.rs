@@ -22,9 +22,13 @@ pub enum Kind {
     Icmp4,
     /// ICMPv6.
     Icmp6,
-    /// A fragment, first or later, over IPv4.
+    /// The first fragment of a TCP or UDP packet over IPv4, with its ports.
+    First4,
+    /// The first fragment of a TCP or UDP packet over IPv6, with its ports.
+    First6,
+    /// A later fragment over IPv4.
     Fragment4,
-    /// A fragment, first or later, over IPv6.
+    /// A later fragment over IPv6.
     Fragment6,
     /// Another protocol over IPv4.
     Protocol4,
@@ -53,69 +57,71 @@ pub struct Parsed {
     pub ports: u32,
 }
 
+/// The numbers of a plain frame: untagged IPv4 without options, whole, TCP. Its IP header stands at 14, its TCP header at 34.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plain {
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Offset of the end of the IP packet.
+    pub end: u16,
+    /// Source and destination address as they stand in the packet.
+    pub addresses: u64,
+    /// Source and destination port as they stand in the packet.
+    pub ports: u32,
+}
+
+/// Looks whether a frame is the common case, in one bounds check. `None` says only that [`parse`] must look.
+#[inline(always)]
+pub fn plain(frame: &[u8], verify: bool) -> Option<Plain> {
+    let b = frame.first_chunk::<54>()?;
+    let kind = u32::from_be_bytes([b[12], b[13], b[14], b[23]]);
+    let fragment = u16::from_be_bytes([b[20], b[21]]) & (ipv4::MF | ipv4::OFFSET);
+    let end = ethernet::HEADER + usize::from(u16::from_be_bytes([b[16], b[17]]));
+    let data = 34 + usize::from(b[46] >> 4) * 4;
+    let good = kind == 0x0800_4506 && fragment == 0 && data >= 54 && data <= end && end <= frame.len();
+    if !good || (verify && !header_checksum_ok(b)) {
+        return None;
+    }
+    Some(Plain {
+        tcp_flags: b[47],
+        end: end as u16,
+        addresses: u64::from_ne_bytes([b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33]]),
+        ports: u32::from_ne_bytes([b[34], b[35], b[36], b[37]]),
+    })
+}
+
 /// Looks at a frame. `verify` asks for the IPv4 header checksum, for ports that don't verify it.
 ///
 /// # Errors
 /// The reason to drop the frame: too short, contradicting itself, or with a wrong header checksum.
 #[inline]
 pub fn parse(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
-    // The common case in one bounds check: untagged IPv4 without options, whole, TCP or UDP.
-    if let Some(b) = frame.first_chunk::<42>() {
-        let kind = u32::from_be_bytes([b[12], b[13], b[14], 0]);
-        let fragment = u16::from_be_bytes([b[20], b[21]]) & (ipv4::MF | ipv4::OFFSET);
-        if kind == 0x0800_4500 && fragment == 0 && matches!(b[23], protocol::TCP | protocol::UDP) {
-            let total = usize::from(u16::from_be_bytes([b[16], b[17]]));
-            let end = ethernet::HEADER + total;
-            if frame.len() < end {
-                return Err(DropReason::Truncated);
-            }
-            if verify && !header_checksum_ok(b) {
-                return Err(DropReason::BadIpChecksum);
-            }
-            let mut tcp_flags = 0;
-            if b[23] == protocol::TCP {
-                // Data offset at 46, flags at 47.
-                let Some(t) = frame.first_chunk::<54>().filter(|_| end >= 54) else {
-                    return Err(DropReason::Truncated);
-                };
-                let data = usize::from(t[46] >> 4) * 4;
-                if data < 20 {
-                    return Err(DropReason::BadHeader);
-                }
-                if end < 34 + data {
-                    return Err(DropReason::Truncated);
-                }
-                tcp_flags = t[47];
-            } else if end < 42 {
-                return Err(DropReason::Truncated);
-            }
-            return Ok(Parsed {
-                kind: Kind::Transport4,
-                l3: ethernet::HEADER as u8,
-                protocol: b[23],
-                tcp_flags,
-                l4: 34,
-                end: end as u16,
-                addresses: u64::from_ne_bytes([b[26], b[27], b[28], b[29], b[30], b[31], b[32], b[33]]),
-                ports: u32::from_ne_bytes([b[34], b[35], b[36], b[37]]),
-            });
-        }
+    match plain(frame, verify) {
+        Some(p) => Ok(Parsed {
+            kind: Kind::Transport4,
+            l3: ethernet::HEADER as u8,
+            protocol: protocol::TCP,
+            tcp_flags: p.tcp_flags,
+            l4: 34,
+            end: p.end,
+            addresses: p.addresses,
+            ports: p.ports,
+        }),
+        None => parse_any(frame, verify),
     }
-    parse_any(frame, verify)
 }
 
-#[inline]
-fn header_checksum_ok(b: &[u8; 42]) -> bool {
+#[inline(always)]
+fn header_checksum_ok(b: &[u8; 54]) -> bool {
     let w = |at: usize| u64::from(u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]));
     let s = w(14) + w(18) + w(22) + w(26) + w(30);
-    let s = (s & 0xffff_ffff) + (s >> 32);
-    let s = (s & 0xffff) + (s >> 16);
-    let s = (s & 0xffff) + (s >> 16);
-    // Folding once more can only matter for a carry out of the second fold.
-    (s & 0xffff) + (s >> 16) == 0xffff
+    let (half, carry) = (s as u32).overflowing_add((s >> 32) as u32);
+    let half = half.wrapping_add(u32::from(carry));
+    half.wrapping_add(half.rotate_left(16)) >= 0xffff_0000
 }
 
 /// Every other frame.
+#[inline(never)]
 fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
     if frame.len() < ethernet::HEADER {
         return Err(DropReason::Truncated);
@@ -140,8 +146,11 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
             out.end = u16::try_from(l3 + ip.total_len()).map_err(|_| DropReason::BadHeader)?;
             out.protocol = ip.protocol();
             out.addresses = packet[12..].first_chunk().map_or(0, |a| u64::from_ne_bytes(*a));
-            out.kind = if ip.flags() & (ipv4::MF | ipv4::OFFSET) != 0 {
+            let transport = matches!(out.protocol, protocol::TCP | protocol::UDP);
+            out.kind = if ip.flags() & ipv4::OFFSET != 0 {
                 Kind::Fragment4
+            } else if ip.flags() & ipv4::MF != 0 {
+                if transport { Kind::First4 } else { Kind::Protocol4 }
             } else {
                 match out.protocol {
                     protocol::TCP | protocol::UDP => Kind::Transport4,
@@ -158,7 +167,9 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
             out.protocol = chain.protocol;
             // An atomic fragment (offset 0, no more) is a whole packet (RFC 6946).
             out.kind = match (chain.fragment, chain.protocol) {
-                (Some(f), _) if f.offset != 0 || f.more => Kind::Fragment6,
+                (Some(f), _) if f.offset != 0 => Kind::Fragment6,
+                (Some(f), protocol::TCP | protocol::UDP) if f.more => Kind::First6,
+                (Some(f), _) if f.more => Kind::Protocol6,
                 (_, protocol::TCP | protocol::UDP) => Kind::Transport6,
                 (_, protocol::ICMPV6) => Kind::Icmp6,
                 _ => Kind::Protocol6,
@@ -166,8 +177,11 @@ fn parse_any(frame: &[u8], verify: bool) -> Result<Parsed, DropReason> {
         }
         _ => return Ok(out),
     }
-    if matches!(out.kind, Kind::Transport4 | Kind::Transport6) {
-        transport(&mut out, frame)?;
+    match out.kind {
+        Kind::Transport4 | Kind::Transport6 => transport(&mut out, frame)?,
+        // RFC 1858 §3: a first fragment must hold what decides about the packet, here the whole header.
+        Kind::First4 | Kind::First6 => transport(&mut out, frame).map_err(|_| DropReason::BadFragment)?,
+        _ => {}
     }
     Ok(out)
 }

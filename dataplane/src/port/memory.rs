@@ -12,12 +12,19 @@ use std::time::Duration;
 
 /// Bytes of one buffer: an Ethernet frame of MTU 1,500 with room for two IPv6 headers and a tag in front.
 const BUFFER: usize = 2048;
+/// Bytes from one buffer to the next: a line more, so that the headers of a burst don't all fall into the same few sets of the cache.
+const STRIDE: usize = BUFFER + 64;
+
+/// A cache line, so that buffers begin on one.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "read through frames")] [u8; 64]);
 
 /// A slab of buffers and the list of the free ones.
 #[derive(Debug)]
 struct Pool {
     /// Owned through a raw pointer (from a leaked box, freed in `Drop`), because frames alias into it.
-    slab: NonNull<[u8]>,
+    slab: NonNull<[Line]>,
     buffers: usize,
     free: Vec<u32>,
 }
@@ -27,7 +34,7 @@ unsafe impl Send for Pool {}
 
 impl Pool {
     fn new(buffers: usize) -> Self {
-        let slab = Box::leak(vec![0u8; buffers * BUFFER].into_boxed_slice());
+        let slab = Box::leak(vec![Line([0; 64]); buffers * STRIDE / size_of::<Line>()].into_boxed_slice());
         Pool { slab: NonNull::from(slab), buffers, free: (0..buffers as u32).rev().collect() }
     }
 
@@ -36,7 +43,7 @@ impl Pool {
         // SAFETY: `index < buffers`, so the buffer lies inside the slab; it was on the free list, so no
         // frame refers to it; `offset` is at most the buffer's size by the callers' constants.
         Some(unsafe {
-            let head = self.slab.cast::<u8>().add(index as usize * BUFFER);
+            let head = self.slab.cast::<u8>().add(index as usize * STRIDE);
             Frame::from_raw(head, BUFFER as u16, offset, 0)
         })
     }
@@ -46,8 +53,8 @@ impl Pool {
             return;
         }
         let distance = (frame.head().as_ptr() as usize).wrapping_sub(self.slab.cast::<u8>().as_ptr() as usize);
-        let index = distance / BUFFER;
-        assert!(distance.is_multiple_of(BUFFER) && index < self.buffers, "a frame of another port was released here");
+        let index = distance / STRIDE;
+        assert!(distance.is_multiple_of(STRIDE) && index < self.buffers, "a frame of another port was released here");
         self.free.push(index as u32);
     }
 }
@@ -64,7 +71,7 @@ impl Drop for Pool {
 pub struct MemoryPort {
     // Declared before the pool: frames in the rings must not outlive the slab.
     rx: VecDeque<(u8, Frame)>,
-    tx: VecDeque<(u8, Frame)>,
+    tx: Vec<(u8, Frame)>,
     pool: Pool,
     interfaces: u8,
     tx_limit: usize,
@@ -76,7 +83,7 @@ impl MemoryPort {
     pub fn new(interfaces: u8, buffers: usize) -> Self {
         MemoryPort {
             rx: VecDeque::with_capacity(buffers),
-            tx: VecDeque::with_capacity(buffers),
+            tx: Vec::with_capacity(buffers),
             pool: Pool::new(buffers),
             interfaces,
             tx_limit: buffers,
@@ -112,7 +119,7 @@ impl MemoryPort {
     /// Hands every transmitted frame to `sink` (interface, bytes), frees its buffer, and returns how many there were.
     pub fn take_sent(&mut self, mut sink: impl FnMut(u8, &[u8])) -> usize {
         let n = self.tx.len();
-        while let Some((interface, frame)) = self.tx.pop_front() {
+        for (interface, frame) in self.tx.drain(..) {
             sink(interface, frame.bytes());
             self.pool.give(frame);
         }
@@ -132,6 +139,7 @@ impl Port for MemoryPort {
             verifies_ip_checksum: false,
             partial_checksums: false,
             kernel_answers: false,
+            exception_path: false,
         }
     }
 
@@ -150,7 +158,7 @@ impl Port for MemoryPort {
         if self.tx.len() >= self.tx_limit || interface >= self.interfaces {
             return Err(frame);
         }
-        self.tx.push_back((interface, frame));
+        self.tx.push((interface, frame));
         Ok(())
     }
 

@@ -4,7 +4,10 @@
 //! A port belongs to one worker and may span several interfaces (a one-arm director has one, a two-arm
 //! director two); frames of all its interfaces come from one buffer pool, so forwarding never copies.
 
+#[cfg(target_os = "linux")]
+pub mod af_xdp;
 pub mod memory;
+pub mod pcap;
 
 use crate::batch::BURST;
 use crate::frame::Frame;
@@ -21,6 +24,8 @@ pub struct Capabilities {
     pub partial_checksums: bool,
     /// A kernel behind the port answers ARP, NDP and ping for the director's addresses.
     pub kernel_answers: bool,
+    /// [`Port::to_kernel`] works: frames that are not ours can be handed on.
+    pub exception_path: bool,
 }
 
 /// Where a port's buffers are. `free + receiving + transmitting + held == total`, always.
@@ -55,6 +60,15 @@ pub trait Port {
     /// # Errors
     /// Gives the frame back when the transmit ring is full or there is no such interface.
     fn transmit(&mut self, interface: u8, frame: Frame) -> Result<(), Frame>;
+
+    /// Hands a frame that came in on `interface` to the kernel behind the port.
+    ///
+    /// # Errors
+    /// Gives the frame back where there is no such path, or it is full.
+    fn to_kernel(&mut self, interface: u8, frame: Frame) -> Result<(), Frame> {
+        let _ = interface;
+        Err(frame)
+    }
 
     /// Makes everything queued visible to the device, wakes it if it asks for that, and reclaims sent buffers.
     fn flush(&mut self);

@@ -19,8 +19,8 @@ use super::view::{Component, View};
 use super::witness_text::{Answer, Domain};
 
 /// Content types that are read as XML (RFC 7303) and as JSON (RFC 8259).
-const XML_TYPES: &str = r"(?i)^[!-:<-~]+(/|\+)xml([ \t]*;.*)?$";
-const JSON_TYPES: &str = r"(?i)^[!-:<-~]+(/|\+)json([ \t]*;.*)?$";
+const XML_TYPES: &str = r"(?i)^[!-.0-:<-~]*/([!-:<-~]+\+)?xml[ \t]*(;.*)?$";
+const JSON_TYPES: &str = r"(?i)^[!-.0-:<-~]*/([!-:<-~]+\+)?json[ \t]*(;.*)?$";
 
 /// Decides conjunctions; remembers what it decided about single carriers.
 pub struct Assembler<'a> {

@@ -124,6 +124,7 @@ impl Carrier {
             Carrier::Header(_) => Domain::FieldValue,
             Carrier::Variable(Variable::Method) => Domain::Token,
             Carrier::Variable(Variable::HttpVersion) => Domain::Version,
+            Carrier::Variable(Variable::Xml(path)) if path.is_attribute() => Domain::XmlAttribute,
             Carrier::Variable(Variable::Xml(_)) => Domain::XmlText,
             Carrier::Variable(Variable::Json(_)) => Domain::JsonText,
             Carrier::Variable(_) => Domain::Word,

@@ -1,7 +1,7 @@
 //! What one carrier must be: all terms of a conjunction that read the same text, number or address,
 //! decided together.
 
-use super::super::ast::Variable;
+use super::super::ast::{Kind, Variable};
 use super::super::decimal::Decimal;
 use super::atom::{Atoms, Carrier, Literal, Truths, number_machine, view};
 use super::ranges::{Addresses, Ranges};
@@ -51,36 +51,38 @@ pub fn solve(
     extra: &[Component],
 ) -> Answer<Value> {
     let kind = &atoms.carriers[carrier];
-    let truths = |literal: &Literal| &atoms.atoms[literal.atom()].truths;
-    match literals.first().map(truths) {
-        Some(Truths::Up) => {
-            let wanted = literals.iter().all(|l| l.positive());
-            let either = literals.iter().any(|l| l.positive());
-            return if wanted == either { Answer::Yes(Value::Flag(wanted)) } else { Answer::No };
+    let variable = literals.first().map(|literal| &atoms.atoms[literal.atom()].variable);
+    match variable.map(Variable::kind) {
+        Some(Kind::Flag) => {
+            let up = literals.iter().all(|l| l.positive());
+            let down = literals.iter().all(|l| !l.positive());
+            return if up || down { Answer::Yes(Value::Flag(up)) } else { Answer::No };
         }
-        Some(Truths::Integers(_)) => return integer(atoms, kind, literals),
-        Some(Truths::Addresses(_)) => {
+        Some(Kind::Integer { max }) => return integer(atoms, kind, literals, i128::from(max)),
+        Some(Kind::Address) => {
             let mut set = Addresses::all();
             for literal in literals {
-                if let Truths::Addresses(truth) = truths(literal) {
+                if let Truths::Addresses(truth) = &atoms.atoms[literal.atom()].truths {
                     set = set.intersect(&if literal.positive() { truth.clone() } else { truth.complement() });
                 }
             }
             return if set.is_empty() { Answer::No } else { Answer::Yes(Value::Addresses(set)) };
         }
-        _ => {}
+        Some(Kind::Text) | None => {}
     }
     text(atoms, kind, literals, presence, extra)
 }
 
-fn integer(atoms: &Atoms, carrier: &Carrier, literals: &[Literal]) -> Answer<Value> {
+/// A number of the packet or of a group. Packets are taken to be long enough for every `bitmatch`.
+fn integer(atoms: &Atoms, carrier: &Carrier, literals: &[Literal], max: i128) -> Answer<Value> {
     let Carrier::Variable(variable) = carrier else { return Answer::No };
-    let super::super::ast::Kind::Integer { max } = variable.kind() else { return Answer::No };
-    let max = i128::from(max);
     let mut set = Ranges::new(vec![(0, max)]);
     for literal in literals {
-        if let Truths::Integers(truth) = &atoms.atoms[literal.atom()].truths {
-            set = set.intersect(&if literal.positive() { truth.clone() } else { truth.complement(0, max) });
+        match &atoms.atoms[literal.atom()].truths {
+            Truths::Integers(truth) if literal.positive() => set = set.intersect(truth),
+            Truths::Integers(truth) => set = set.intersect(&truth.complement(0, max)),
+            _ if !literal.positive() => return Answer::No,
+            _ => {}
         }
     }
     if let Variable::Bitmatch { mask, .. } = variable {

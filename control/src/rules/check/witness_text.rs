@@ -22,8 +22,10 @@ pub enum Domain {
     Token,
     /// `1.0`, `1.1` and their like.
     Version,
-    /// The text of an XML element or attribute: characters that XML allows, in UTF-8.
+    /// The text of an XML element: characters that XML allows, in UTF-8, without blanks at its ends.
     XmlText,
+    /// The value of an XML attribute.
+    XmlAttribute,
     /// The text of a JSON string, in UTF-8.
     JsonText,
     /// A mail address or a login name: printable, no blanks or angle brackets.
@@ -56,8 +58,15 @@ impl Domain {
                 _ => REFUSED,
             },
             // XML 1.0, 2.2; a carriage return would be read as a line feed (2.11).
-            Domain::XmlText if byte < 0x20 && byte != b'\t' && byte != b'\n' => REFUSED,
-            Domain::XmlText | Domain::JsonText => utf8(state, byte),
+            Domain::XmlText | Domain::XmlAttribute if byte < 0x20 && byte != b'\t' && byte != b'\n' => REFUSED,
+            // 0 at the start, 8 behind a blank, 9 behind another character.
+            Domain::XmlText => match (state, byte) {
+                (0, b' ' | b'\t' | b'\n') => REFUSED,
+                (8 | 9, b' ' | b'\t' | b'\n') => 8,
+                (0 | 8 | 9, _) => visible(utf8(0, byte)),
+                _ => visible(utf8(state, byte)),
+            },
+            Domain::XmlAttribute | Domain::JsonText => utf8(state, byte),
             Domain::Word if byte.is_ascii_graphic() && !b"<>\"\\(){}".contains(&byte) => 1,
             Domain::Token | Domain::Word => REFUSED,
         }
@@ -69,7 +78,8 @@ impl Domain {
             Domain::FieldValue => state != 2,
             Domain::Token | Domain::Word => state == 1,
             Domain::Version => state == 3,
-            Domain::XmlText | Domain::JsonText => state == 0,
+            Domain::XmlText => state == 0 || state == 9,
+            Domain::XmlAttribute | Domain::JsonText => state == 0,
         }
     }
 
@@ -81,12 +91,13 @@ impl Domain {
 
     /// The bytes that this domain may treat differently.
     fn split(self) -> &'static ByteSplit {
-        const KINDS: [Domain; 7] = [
+        const KINDS: [Domain; 8] = [
             Domain::Url,
             Domain::FieldValue,
             Domain::Token,
             Domain::Version,
             Domain::XmlText,
+            Domain::XmlAttribute,
             Domain::JsonText,
             Domain::Word,
         ];
@@ -95,7 +106,7 @@ impl Domain {
             let split = |domain: &Domain| {
                 let mut split = ByteSplit::new();
                 // A byte's answers from every state tell it apart fully enough.
-                for state in 0..8 {
+                for state in 0..10 {
                     split.by(|byte| match domain.step(state, byte) {
                         REFUSED => 99,
                         next => next as u16,
@@ -125,6 +136,11 @@ fn utf8(state: u32, byte: u8) -> u32 {
         (5, 0x90..=0xbf) | (6, 0x80..=0xbf) | (7, 0x80..=0x8f) => 3,
         _ => REFUSED,
     }
+}
+
+/// The state of [`Domain::XmlText`] behind a character, or within one.
+fn visible(utf8: u32) -> u32 {
+    if utf8 == 0 { 9 } else { utf8 }
 }
 
 /// Whether a question has an answer.

@@ -1,0 +1,301 @@
+//! The document and its sections, all but the services.
+
+use super::check::unusable;
+use super::problem::{Collector, Invalid};
+use super::read::{Problems, Section};
+use super::{
+    Configuration, Copy, Director, FLOWS_MAX, Neighbour, Port, PortKind, Route, WORKERS_MAX, Word, Workers, XdpMode,
+    default_socket, services,
+};
+use ipnet::IpNet;
+use lcs_dataplane::flow::TcpState;
+use lcs_dataplane::worker::Idle;
+use lcs_pipelines::snapshot::{Forward, Timeouts, WhenFull};
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::de::{DeTable, DeValue};
+
+/// Flows of one worker where none are given: 64 MiB of entries.
+const FLOWS: usize = 1 << 20;
+/// Fragmented packets of one worker where none are given.
+const FRAGMENTS: usize = 4096;
+/// Buffers of an interface where none are given.
+const BUFFERS: u32 = 4096;
+/// Longest path of a Unix socket: `sun_path` without its final zero.
+const SOCKET_PATH_MAX: usize = 107;
+
+pub(super) fn parse(file: &str, text: &str) -> Result<Configuration, Invalid> {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    let problems: Problems<'_> = RefCell::new(Collector::new(text));
+    for error in &errors {
+        let span = error.span().unwrap_or(0..1);
+        let message = error.message().trim().replace('\n', "; ");
+        problems.borrow_mut().add(span, format!("this is not TOML: {message}"), "see https://toml.io for the notation");
+    }
+    if !errors.is_empty() {
+        return Err(problems.into_inner().finish(file));
+    }
+    let root = Section::new("the configuration", 0..1, document.get_ref(), &problems);
+    let director = director(root.table("director"));
+    let workers = workers(root.table("workers"));
+    let port = port(&root);
+    let timeouts = timeouts(root.table("timeouts"));
+    let neighbours = neighbours(&root, &port);
+    let routes = routes(&root);
+    let services = services::read(&root, &problems);
+    tunnel_sources(&root, &port, &director, &services);
+    root.finish();
+    drop(root);
+    let problems = problems.into_inner();
+    if !problems.is_empty() {
+        return Err(problems.finish(file));
+    }
+    Ok(Configuration { director, workers, port, timeouts, neighbours, routes, services })
+}
+
+fn director(section: Option<Section<'_, '_>>) -> Director {
+    let mut director = Director { socket: default_socket(), addresses: Vec::new() };
+    let Some(section) = section else { return director };
+    if let Some(socket) = section.string("socket") {
+        if socket.value.is_empty() || socket.value.len() > SOCKET_PATH_MAX || socket.value.contains('\0') {
+            let what = format!("the path of a Unix socket has 1 to {SOCKET_PATH_MAX} bytes");
+            section.problem(socket.span, what, "give a shorter path, such as \"/run/lcs.sock\"");
+        }
+        director.socket = PathBuf::from(socket.value);
+    }
+    for address in section.addresses("addresses") {
+        if let Some(why) = unusable(address.value) {
+            section.problem(address.span, format!("{} is {why}", address.value), "give an address of the director");
+        } else if director.addresses.contains(&address.value) {
+            section.problem(address.span, format!("{} is given twice", address.value), "remove one");
+        } else {
+            director.addresses.push(address.value);
+        }
+    }
+    section.finish();
+    director
+}
+
+fn workers(section: Option<Section<'_, '_>>) -> Workers {
+    let mut workers = Workers {
+        cores: Vec::new(),
+        flows: FLOWS,
+        fragments: FRAGMENTS,
+        idle: Idle::Adaptive,
+        when_full: WhenFull::Refuse,
+    };
+    let Some(section) = section else { return workers };
+    if let Some(value) = section.raw("cores") {
+        match cores(value.get_ref()) {
+            Ok(cores) => workers.cores = cores,
+            Err(what) => {
+                let mend = "write a list of different cores, cores = [2, 3] or cores = \"2-5\"; `lscpu -e` shows them";
+                section.problem(value.span(), what, mend);
+            }
+        }
+    }
+    if let Some(flows) = section.number("flows", 1..=FLOWS_MAX as u64) {
+        workers.flows = flows.value as usize;
+    }
+    if let Some(fragments) = section.number("fragments", 1..=1 << 20) {
+        workers.fragments = fragments.value as usize;
+    }
+    if let Some(idle) = section.word("idle") {
+        workers.idle = idle.value;
+    }
+    if let Some(when_full) = section.word("when-full") {
+        workers.when_full = when_full.value;
+    }
+    section.finish();
+    workers
+}
+
+fn cores(value: &DeValue<'_>) -> Result<Vec<usize>, String> {
+    let cores: Vec<usize> = match value {
+        DeValue::String(s) => lcs_hwconf::cores::parse_list(s).map_err(|e| format!("`cores`: {e}"))?,
+        DeValue::Array(list) => list
+            .iter()
+            .map(|v| v.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok()))
+            .collect::<Option<_>>()
+            .ok_or("`cores` has something in it that is no core's number")?,
+        _ => return Err("`cores` is neither a list nor a string".to_owned()),
+    };
+    if cores.is_empty() || cores.len() > WORKERS_MAX {
+        return Err(format!("`cores` names {} cores; 1 to {WORKERS_MAX} are possible", cores.len()));
+    }
+    let mut sorted = cores.clone();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|w| w[0] == w[1]) {
+        Some(twice) => Err(format!("`cores` names core {} twice", twice[0])),
+        None => Ok(cores),
+    }
+}
+
+fn port(root: &Section<'_, '_>) -> Port {
+    let mut port =
+        Port { kind: PortKind::AfXdp, interfaces: Vec::new(), mode: XdpMode::Auto, copy: Copy::Auto, buffers: BUFFERS };
+    let Some(section) = root.table("port") else {
+        root.require("port", "add [port] with interfaces = [\"eth0\"]: those that clients and servers are on");
+        return port;
+    };
+    if let Some(kind) = section.word("kind") {
+        port.kind = kind.value;
+    }
+    match section.strings("interfaces") {
+        Some(list) => {
+            if list.value.is_empty() || list.value.len() > 16 {
+                let what = format!("`interfaces` names {} interfaces; 1 to 16 are possible", list.value.len());
+                section.problem(list.span, what, "name those that clients and servers are on: interfaces = [\"eth0\"]");
+            }
+            for name in list.value {
+                if name.value.is_empty() || name.value.len() > 15 || name.value.contains(['/', ' ', '\0']) {
+                    let what = format!("{:?} is no name of an interface", name.value);
+                    section.problem(name.span, what, "`ip link` shows their names");
+                } else if port.interfaces.contains(&name.value) {
+                    section.problem(name.span, format!("interface {} is named twice", name.value), "remove one");
+                } else {
+                    port.interfaces.push(name.value);
+                }
+            }
+        }
+        None => section.require("interfaces", "add interfaces = [\"eth0\"]: those that clients and servers are on"),
+    }
+    if let Some(mode) = section.word::<XdpMode>("mode") {
+        port.mode = mode.value;
+    }
+    if let Some(copy) = section.word::<Copy>("copy") {
+        port.copy = copy.value;
+        if copy.value == Copy::ZeroCopy && port.mode == XdpMode::Generic {
+            let what = "zero-copy needs the XDP program in the driver, and mode is \"generic\"";
+            section.problem(copy.span, what, "set mode = \"auto\" or copy = \"auto\"");
+        }
+    }
+    if let Some(buffers) = section.number("buffers", 256..=1 << 17) {
+        if buffers.value.is_power_of_two() {
+            port.buffers = buffers.value as u32;
+        } else {
+            let near = buffers.value.next_power_of_two();
+            section.problem(buffers.span, format!("{} is no power of two", buffers.value), format!("write {near}"));
+        }
+    }
+    section.finish();
+    port
+}
+
+fn timeouts(section: Option<Section<'_, '_>>) -> Timeouts {
+    let Some(section) = section else { return Timeouts::default() };
+    let mut timeouts = section.word::<Preset>("preset").map_or(Preset::Ipvs, |p| p.value).timeouts();
+    for state in TcpState::ALL {
+        if let Some(time) = section.duration(state.name()) {
+            timeouts.set(state, time.value);
+        }
+    }
+    section.finish();
+    timeouts
+}
+
+/// Ready-made time-outs.
+#[derive(Debug, Clone, core::marker::Copy, PartialEq, Eq)]
+enum Preset {
+    Ipvs,
+    Rfc5382,
+}
+
+impl Word for Preset {
+    const ALL: &'static [(&'static str, Self)] = &[("ipvs", Preset::Ipvs), ("rfc5382", Preset::Rfc5382)];
+}
+
+impl Preset {
+    fn timeouts(self) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        if self == Preset::Rfc5382 {
+            // RFC 5382 REQ-5: established 2 h 4 min, everything transitory 4 min; RFC 4787 REQ-5: UDP 5 min.
+            for state in TcpState::ALL {
+                timeouts.set(state, Duration::from_secs(240));
+            }
+            timeouts.set(TcpState::Established, Duration::from_secs(7440));
+            timeouts.set(TcpState::Udp, Duration::from_secs(300));
+        }
+        timeouts
+    }
+}
+
+fn neighbours(root: &Section<'_, '_>, port: &Port) -> Vec<Neighbour> {
+    let mut neighbours: Vec<Neighbour> = Vec::new();
+    for section in root.tables("neighbours", "a neighbour") {
+        let address = section.address("address");
+        let mac = section.mac("mac");
+        section.require("address", "add address = \"…\"");
+        section.require("mac", "add mac = \"02:00:00:00:00:01\"");
+        let interface = match section.string("interface") {
+            None => Some(0),
+            Some(name) => {
+                let at = port.interfaces.iter().position(|i| *i == name.value);
+                if at.is_none() {
+                    let mend = format!("name one of [port] interfaces: {}", port.interfaces.join(", "));
+                    section.problem(name.span, format!("there is no interface {}", name.value), mend);
+                }
+                at.map(|i| i as u8)
+            }
+        };
+        section.finish();
+        let (Some(address), Some(mac), Some(interface)) = (address, mac, interface) else { continue };
+        if mac.value.is_group() || mac.value.is_zero() {
+            let what = format!("{} is no single station's link-layer address", mac.value);
+            section.problem(mac.span, what, "give the neighbour's own; `ip neighbour` shows it");
+        }
+        if neighbours.iter().any(|n| n.address == address.value) {
+            section.problem(address.span, format!("neighbour {} is given twice", address.value), "remove one");
+        }
+        neighbours.push(Neighbour { address: address.value, mac: mac.value, interface });
+    }
+    neighbours
+}
+
+fn routes(root: &Section<'_, '_>) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
+    for section in root.tables("routes", "a route") {
+        let to = section.string("to");
+        section.require("to", "add to = \"0.0.0.0/0\" (or another network)");
+        let via = section.address("via");
+        section.finish();
+        let Some(to) = to else { continue };
+        let Ok(net) = to.value.parse::<IpNet>() else {
+            let what = format!("{:?} is no network", to.value);
+            section.problem(to.span, what, "write address/length, such as \"198.51.100.0/24\" or \"::/0\"");
+            continue;
+        };
+        if let Some(via) = &via {
+            if via.value.is_ipv4() != net.addr().is_ipv4() {
+                let what = format!("the router {} is not of the family of {net}", via.value);
+                section.problem(via.span.clone(), what, "give a router of the same family");
+            }
+        }
+        let route = Route { to: net.trunc(), via: via.map(|v| v.value) };
+        if routes.iter().any(|r| r.to == route.to) {
+            section.problem(to.span, format!("there are two routes to {}", route.to), "remove one");
+        }
+        routes.push(route);
+    }
+    routes
+}
+
+/// On a memory port there is no kernel to ask for the addresses where tunnels begin.
+fn tunnel_sources(root: &Section<'_, '_>, port: &Port, director: &Director, services: &[super::Service]) {
+    if port.kind != PortKind::Memory {
+        return;
+    }
+    let of_family = |a: IpAddr| director.addresses.iter().any(|d| d.is_ipv4() == a.is_ipv4());
+    let lacking = |s: &super::Service| {
+        s.servers.iter().find(|r| r.forward == Forward::Tunnel && !of_family(r.address)).map(|r| r.name.clone())
+    };
+    for service in services {
+        if let Some(server) = lacking(service) {
+            let what = format!("the tunnel to server {}/{server} has no address to begin at", service.name);
+            let mend = "add an address of the server's family to [director] addresses";
+            root.problem(0..1, what, mend);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `[[services]]`: reads them, and puts what [`super::check`] finds at its place in the file.
+
+use super::check::{self, Place};
+use super::read::{Placed, Problems, Section};
+use super::{Admin, Protocol, Server, Service, WEIGHT_MAX, endpoint_text};
+use lcs_pipelines::snapshot::{Endpoint, Forward, SLOTS, Scheduler};
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// Where the keys of one service stand.
+#[derive(Default)]
+struct Places(HashMap<(Place, &'static str), Range<usize>>);
+
+impl Places {
+    fn keep<T>(&mut self, place: Place, key: &'static str, value: Option<Placed<T>>) -> Option<T> {
+        let placed = value?;
+        self.0.insert((place, key), placed.span);
+        Some(placed.value)
+    }
+
+    fn at(&self, place: Place, key: &'static str) -> Range<usize> {
+        let fallbacks = [(place, key), (place, "name"), (place, ""), (Place::Service, "")];
+        fallbacks.iter().find_map(|k| self.0.get(k)).cloned().unwrap_or(0..1)
+    }
+}
+
+/// Reads every service of the document.
+pub(super) fn read<'i>(document: &Section<'_, 'i>, problems: &Problems<'i>) -> Vec<Service> {
+    let mut services = Vec::new();
+    let mut names: HashMap<String, usize> = HashMap::new();
+    let mut endpoints: HashMap<Endpoint, (String, usize)> = HashMap::new();
+    for section in document.tables("services", "a service") {
+        let Some((service, places)) = read_service(section) else { continue };
+        for finding in check::service(&service) {
+            problems.borrow_mut().add(places.at(finding.place, finding.key), finding.what, finding.mend);
+        }
+        let at = places.at(Place::Service, "name");
+        let line = problems.borrow().line(at.start);
+        if let Some(first) = names.insert(service.name.clone(), line) {
+            let what = format!("there are two services named {}; the first is in line {first}", service.name);
+            problems.borrow_mut().add(at, what, "give one of them another name");
+        } else if let Some((other, first)) = endpoints.insert(service.endpoint(), (service.name.clone(), line)) {
+            let what = format!(
+                "services {other} (line {first}) and {} are both on {} {}",
+                service.name,
+                service.protocol,
+                endpoint_text(service.address, service.port)
+            );
+            let mend = "give one of them another address, port or protocol, or make their servers one service";
+            problems.borrow_mut().add(places.at(Place::Service, "address"), what, mend);
+        }
+        services.push(service);
+    }
+    let servers: usize = services.iter().map(|s| s.servers.len()).sum();
+    for (what, n) in [("services", services.len()), ("servers", servers)] {
+        if n >= SLOTS {
+            let mend = "remove some, or run several directors";
+            problems.borrow_mut().add(0..1, format!("there are {n} {what}; fewer than {SLOTS} are possible"), mend);
+        }
+    }
+    services
+}
+
+fn read_service(mut section: Section<'_, '_>) -> Option<(Service, Places)> {
+    let mut places = Places::default();
+    places.0.insert((Place::Service, ""), section.span.start..section.span.start + 1);
+    let me = Place::Service;
+    let name = places.keep(me, "name", section.string("name"));
+    if let Some(name) = &name {
+        section.title = format!("service {name}");
+    }
+    section.require("name", "add name = \"…\": commands and reports call it by that");
+    let protocol = places.keep(me, "protocol", section.word("protocol")).unwrap_or(Protocol::Tcp);
+    let address = places.keep(me, "address", section.address("address"));
+    section.require("address", "add address = \"…\": the address that clients connect to");
+    let port = places.keep(me, "port", section.number("port", 0..=65_535));
+    section.require("port", "add port = …: the port that clients connect to; 0 for every port");
+    let scheduler = places.keep(me, "scheduler", section.word("scheduler")).unwrap_or(Scheduler::Wrr);
+    let forward = places.keep(me, "forward", section.word("forward")).unwrap_or(Forward::Nat);
+    let sources = section.addresses("sources");
+    if let Some(first) = sources.first() {
+        places.0.insert((me, "sources"), first.span.clone());
+    }
+    let ports = places.keep(me, "source-ports", section.ports("source-ports"));
+    let mut servers = Vec::new();
+    let mut complete = true;
+    for server in section.tables("servers", "a server") {
+        match read_server(server, servers.len(), forward, &mut places) {
+            Some(server) => servers.push(server),
+            None => complete = false,
+        }
+    }
+    section.finish();
+    if !complete {
+        return None; // what is missing has been said; rules over a part of the servers would mislead
+    }
+    let service = Service {
+        name: name?,
+        protocol,
+        address: address?,
+        port: port? as u16,
+        scheduler,
+        forward,
+        sources: sources.into_iter().map(|s| s.value).collect(),
+        source_ports: ports.unwrap_or(Service::SOURCE_PORTS),
+        servers,
+    };
+    Some((service, places))
+}
+
+fn read_server(mut section: Section<'_, '_>, index: usize, default: Forward, places: &mut Places) -> Option<Server> {
+    let me = Place::Server(index);
+    places.0.insert((me, ""), section.span.start..section.span.start + 1);
+    let name = places.keep(me, "name", section.string("name"));
+    if let Some(name) = &name {
+        section.title = format!("server {name}");
+    }
+    section.require("name", "add name = \"…\": commands and reports call it SERVICE/SERVER");
+    let address = places.keep(me, "address", section.address("address"));
+    section.require("address", "add address = \"…\": the server's own address");
+    let port = places.keep(me, "port", section.number("port", 0..=65_535)).unwrap_or(0) as u16;
+    let weight = places.keep(me, "weight", section.number("weight", 0..=u64::from(WEIGHT_MAX))).unwrap_or(1) as u32;
+    let forward = places.keep(me, "forward", section.word("forward")).unwrap_or(default);
+    let state = places.keep(me, "state", section.word("state")).unwrap_or(Admin::Up);
+    section.finish();
+    Some(Server { name: name?, address: address?, port, weight, forward, state })
+}

@@ -1,0 +1,194 @@
+use super::*;
+use proptest::prelude::*;
+
+const BASE: &str = "[port]\ninterfaces = [\"eth0\"]\n";
+
+fn wrong(text: &str) -> Invalid {
+    Configuration::parse("lcs.toml", text).expect_err("this should be refused")
+}
+
+/// A service in one line, appended to the base; its text is in line 4.
+fn service(keys: &str) -> String {
+    format!("{BASE}[[services]]\n{keys}\n")
+}
+
+#[test]
+fn the_example_is_valid_and_means_what_its_comments_say() {
+    let c = Configuration::parse("example", EXAMPLE).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(c.services.len(), 3);
+    let web = &c.services[0];
+    assert_eq!((web.name.as_str(), web.port, web.scheduler, web.forward), ("web", 80, Scheduler::Wrr, Forward::Nat));
+    assert_eq!((web.servers[0].weight, web.servers[0].port, web.servers[1].weight), (2, 8080, 1));
+    assert_eq!(c.services[1].servers[0].forward, Forward::FullNat);
+    assert_eq!(c.services[1].source_ports, (1024, 65_535));
+    assert_eq!((c.services[2].protocol, c.services[2].servers[1].port), (Protocol::Udp, 0));
+    use lcs_dataplane::flow::TcpState;
+    assert_eq!(c.timeouts.get(TcpState::Established).as_secs(), 900);
+    assert_eq!(c.timeouts.get(TcpState::FinWait).as_secs(), 120);
+    assert_eq!((c.workers.count(), c.workers.flows), (1, 1_000_000));
+}
+
+#[test]
+fn every_mistake_is_shown_at_its_place_with_its_mend() {
+    let table: &[(&str, (usize, usize), &str, &str)] = &[
+        (
+            "[port]\ninterfaces = [\"eth0\"]\nmdoe = \"auto\"",
+            (3, 1),
+            "unknown key `mdoe` in [port]",
+            "did you mean `mode`?",
+        ),
+        ("[port]\ninterfaces = [\"eth0\"\n", (2, 21), "this is not TOML", "toml.io"),
+        ("[port]\ninterfaces = \"eth0\"", (2, 14), "where a list is expected", "interfaces = ["),
+        ("[port]\ninterfaces = [\"eth0\"]\nmode = \"nativ\"", (3, 8), "is none of", "did you mean \"native\"?"),
+        ("[port]\ninterfaces = [\"eth0\"]\nbuffers = 1000", (3, 11), "power of two", "write 1024"),
+        ("[workers]\nflows = 1\n", (1, 1), "has no `port`", "add [port]"),
+        (
+            "[workers]\ncores = [1, 1]\n[port]\ninterfaces = [\"eth0\"]",
+            (2, 9),
+            "names core 1 twice",
+            "list of different cores",
+        ),
+        ("[port]\ninterfaces = [\"eth0\"]\n[timeouts]\nudp = \"5 weeks\"", (4, 7), "no time", "\"15m\""),
+        ("[port]\ninterfaces = [\"eth0\"]\n[timeouts]\nestablshed = 5", (4, 1), "unknown key", "`established`"),
+        ("[port]\ninterfaces = [\"eth0\"]\n[timeouts]\nudp = 0", (4, 7), "out of range", "200ms"),
+    ];
+    for (text, place, what, mend) in table {
+        let invalid = wrong(text);
+        let p = &invalid.problems[0];
+        assert_eq!((p.line, p.column), *place, "{invalid}");
+        assert!(p.what.contains(what) && p.mend.contains(mend), "{invalid}");
+    }
+}
+
+#[test]
+fn every_mistake_in_a_service_is_shown_at_its_place_with_its_mend() {
+    let head = "name = \"web\"\naddress = \"192.0.2.1\"\nport = 80\n";
+    let table: &[(&str, usize, &str, &str)] = &[
+        (
+            "servers = [{ name = \"s1\", address = \"2001:db8::1\" }]",
+            7,
+            "is IPv6, and its service web is IPv4",
+            "tunnel",
+        ),
+        ("forward = \"fullnat\"", 4, "no source address", "add sources"),
+        ("forward = \"fullnat\"\nsources = [\"2001:db8::1\"]", 8, "is IPv6, and service web is IPv4", "same family"),
+        (
+            "forward = \"dr\"\nservers = [{ name = \"s1\", address = \"10.0.0.1\", port = 8080 }]",
+            8,
+            "dr cannot change the port from 80",
+            "leave `port` out",
+        ),
+        ("servers = [{ name = \"s1\", address = \"10.0.0.1\", weight = 65536 }]", 7, "out of range", "0 to 65535"),
+        ("servers = [{ name = \"s1\", address = \"10.0.0.1\", weight = -1 }]", 7, "out of range", "0 to 65535"),
+        ("servers = [{ name = \"a/b\", address = \"10.0.0.1\" }]", 7, "has '/' in it", "letters"),
+        ("servers = [{ name = \"s1\", address = \"192.0.2.1\" }]", 7, "address of its service", "own interface"),
+        ("servers = [{ name = \"s1\" }]", 7, "has no `address`", "add address"),
+        ("servers = [{ address = \"10.0.0.1\" }]", 7, "has no `name`", "SERVICE/SERVER"),
+        ("servers = [{ name = \"s1\", address = \"10.0.0.1:80\" }]", 7, "address with a port", "IPv4 or IPv6"),
+        ("servers = [{ name = \"s1\", address = \"::ffff:10.0.0.1\" }]", 7, "IPv6 coat", "IPv4"),
+        (
+            "servers = [{ name = \"s1\", address = \"10.0.0.1\" },\n { name = \"s1\", address = \"10.0.0.2\" }]",
+            8,
+            "two servers named s1",
+            "another name",
+        ),
+        (
+            "servers = [{ name = \"s1\", address = \"10.0.0.1\" },\n { name = \"s2\", address = \"10.0.0.1\", port = 80 }]",
+            8,
+            "are both 10.0.0.1:80",
+            "sum of their weights",
+        ),
+        ("scheduler = \"random\"", 7, "is none of rr, wrr, lc, wlc", "write one of"),
+        ("source-ports = \"9-1\"", 7, "no range of ports", "first-last"),
+        ("sheduler = \"rr\"", 7, "unknown key `sheduler` in service web", "`scheduler`"),
+    ];
+    for (keys, line, what, mend) in table {
+        let invalid = wrong(&service(&format!("{head}{keys}")));
+        let p = &invalid.problems[0];
+        assert_eq!(p.line, *line, "{invalid}");
+        assert!(p.what.contains(what) && p.mend.contains(mend), "{invalid}");
+    }
+}
+
+#[test]
+fn port_zero_cannot_be_remapped_and_two_services_cannot_share_a_name_or_endpoint() {
+    let any = "name = \"all\"\naddress = \"192.0.2.1\"\nport = 0\n";
+    let i = wrong(&service(&format!("{any}servers = [{{ name = \"s1\", address = \"10.0.0.1\", port = 80 }}]")));
+    assert!(i.problems[0].what.contains("is on every port"), "{i}");
+
+    let two = format!("{}[[services]]\n{any}", service(any));
+    let i = wrong(&two);
+    assert_eq!(i.problems.len(), 1, "{i}");
+    assert!(i.problems[0].what.contains("two services named all; the first is in line 4"), "{i}");
+
+    let i = wrong(&two.replacen("\"all\"", "\"one\"", 1));
+    assert!(i.problems[0].what.contains("services one (line 4) and all are both on tcp 192.0.2.1:*"), "{i}");
+
+    let udp = format!("{}[[services]]\n{any}protocol = \"udp\"\n", service(any).replacen("\"all\"", "\"one\"", 1));
+    Configuration::parse("f", &udp).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_in_the_files_order() {
+    let text = "[workers]\nidle = \"lazy\"\n[port]\ninterfaces = []\n[director]\naddresses = [\"127.0.0.1\"]\n";
+    let lines: Vec<usize> = wrong(text).problems.iter().map(|p| p.line).collect();
+    assert_eq!(lines, [2, 4, 6]);
+}
+
+#[test]
+fn a_tunnel_may_mix_families_and_on_a_memory_port_needs_an_address_to_begin_at() {
+    let keys = "name = \"t\"\naddress = \"192.0.2.1\"\nport = 80\nforward = \"tunnel\"\n\
+                servers = [{ name = \"s1\", address = \"2001:db8::1\" }]";
+    Configuration::parse("f", &service(keys)).unwrap_or_else(|e| panic!("{e}"));
+    let memory = service(keys).replace("[port]\n", "[port]\nkind = \"memory\"\n");
+    assert!(wrong(&memory).problems[0].what.contains("tunnel to server t/s1 has no address to begin at"));
+    let given = format!("[director]\naddresses = [\"2001:db8::ffff\"]\n{memory}");
+    Configuration::parse("f", &given).unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn presets_and_units_of_time_outs() {
+    use lcs_dataplane::flow::TcpState;
+    let c = Configuration::parse("f", &format!("{BASE}[timeouts]\npreset = \"rfc5382\"\nclose = \"500ms\"\nudp = 1.5"));
+    let t = c.unwrap_or_else(|e| panic!("{e}")).timeouts;
+    let of = |s| t.get(s).as_millis();
+    assert_eq!((of(TcpState::Established), of(TcpState::SynReceived)), (7_440_000, 240_000));
+    assert_eq!((of(TcpState::Close), of(TcpState::Udp)), (500, 1500));
+}
+
+#[test]
+fn neighbours_and_routes() {
+    let text = format!(
+        "{BASE}[[neighbours]]\naddress = \"10.0.0.1\"\nmac = \"02:00:00:00:00:01\"\n\
+         [[routes]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.1\"\n[[routes]]\nto = \"10.0.0.9/24\"\n"
+    );
+    let c = Configuration::parse("f", &text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(c.neighbours[0].interface, 0);
+    assert_eq!((c.routes[1].to.to_string().as_str(), c.routes[1].via), ("10.0.0.0/24", None));
+    let i = wrong(&text.replace("0.0.0.0/0", "::/0"));
+    assert!(i.problems[0].what.contains("not of the family"), "{i}");
+    let i = wrong(&text.replace("02:00:00:00:00:01", "01:00:00:00:00:01"));
+    assert!(i.problems[0].what.contains("no single station"), "{i}");
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics_and_a_refusal_says_where(text in "[\\[\\]a-z\"= {},0-9.\n\té-]{0,200}") {
+        let document = format!("{BASE}[[services]]\n{text}");
+        for t in [text.as_str(), document.as_str()] {
+            if let Err(invalid) = Configuration::parse("f", t) {
+                prop_assert!(!invalid.problems.is_empty());
+                prop_assert!(invalid.problems.iter().all(|p| p.line >= 1 && p.column >= 1 && p.width >= 1));
+                prop_assert!(invalid.to_string().contains("mend"));
+            }
+        }
+    }
+
+    #[test]
+    fn damaged_examples_never_panic(at in 0usize..3000, what in "[\"\\[\\]{}=\n0-9a-z]{0,3}") {
+        let mut text = EXAMPLE.to_owned();
+        let at = (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        text.insert_str(at, &what);
+        let _ = Configuration::parse("f", &text).map_err(|e| e.to_string());
+    }
+}

@@ -1,0 +1,204 @@
+//! Reports: what all workers have counted, put together and given names.
+
+use crate::model::{Model, ServiceView};
+use crate::protocol::{Drops, ServerReport, ServiceReport, Stage, Stats, WorkerStats};
+use lcs_dataplane::DropReason;
+use lcs_dataplane::cycles::{StageCost, tsc_hz};
+use lcs_dataplane::flow::TcpState;
+use lcs_pipelines::command::{Report, ServerStats};
+use std::time::Duration;
+
+/// Adds `more` to `sum`.
+pub(crate) fn add_cost(sum: &mut StageCost, more: &StageCost) {
+    sum.calls += more.calls;
+    sum.packets += more.packets;
+    sum.cycles += more.cycles;
+    for (s, m) in sum.histogram.iter_mut().zip(more.histogram) {
+        *s += m;
+    }
+}
+
+fn add_server(sum: &mut ServerStats, more: &ServerStats) {
+    sum.packets_in += more.packets_in;
+    sum.bytes_in += more.bytes_in;
+    sum.packets_out += more.packets_out;
+    sum.bytes_out += more.bytes_out;
+    sum.connections += more.connections;
+    sum.active += more.active;
+    sum.inactive += more.inactive;
+}
+
+/// A server's counts over all workers.
+fn server_stats(reports: &[Box<Report>], slot: u16) -> ServerStats {
+    let mut sum = ServerStats::default();
+    for stats in reports.iter().filter_map(|r| r.servers.get(usize::from(slot))) {
+        add_server(&mut sum, stats);
+    }
+    sum
+}
+
+/// Connections of a server over all workers.
+pub(super) fn flows_of(reports: &[Box<Report>], slot: u16) -> u64 {
+    let of = |r: &Report| r.servers.get(usize::from(slot)).map_or(0, |s| u64::from(s.active) + u64::from(s.inactive));
+    reports.iter().map(|r| of(r)).sum()
+}
+
+/// Several workers' counts as one.
+fn worker_stats(reports: &[&Report]) -> WorkerStats {
+    let mut s = WorkerStats::default();
+    let mut stages: Vec<(String, StageCost)> = vec![("receive".to_owned(), StageCost::default())];
+    let mut transmit = StageCost::default();
+    let mut dropped = vec![0u64; DropReason::COUNT];
+    for r in reports {
+        let c = &r.counters;
+        s.received += c.received;
+        s.received_bytes += c.received_bytes;
+        s.forwarded += c.forwarded;
+        s.forwarded_bytes += c.forwarded_bytes;
+        s.consumed += c.consumed;
+        s.to_kernel += c.to_kernel;
+        s.handed_over += c.handed_over;
+        s.taken_over += c.taken_over;
+        s.busy_turns += c.busy_turns;
+        s.idle_turns += c.idle_turns;
+        s.sleeps += c.sleeps;
+        s.events_lost += c.events_lost;
+        s.cycles += c.busy_cycles;
+        s.flows += r.flows;
+        s.capacity += r.capacity;
+        s.half_open += r.half_open;
+        s.evicted += r.evicted;
+        s.expired += r.expired;
+        s.fragments += r.fragments;
+        s.checksums_completed += r.checksums_completed;
+        s.icmp_sent += r.icmp_sent;
+        for (sum, n) in dropped.iter_mut().zip(&c.dropped) {
+            *sum += n;
+        }
+        for (state, n) in TcpState::ALL.iter().zip(r.states).filter(|(_, n)| *n > 0) {
+            *s.states.entry(state.name().to_owned()).or_default() += n;
+        }
+        add_cost(&mut stages[0].1, &c.receive);
+        add_cost(&mut transmit, &c.transmit);
+        for (name, cost) in &r.stages {
+            match stages.iter_mut().find(|(n, _)| n == name) {
+                Some((_, sum)) => add_cost(sum, cost),
+                None => stages.push((name.clone(), *cost)),
+            }
+        }
+    }
+    stages.push(("transmit".to_owned(), transmit));
+    s.dropped = dropped.iter().sum();
+    s.drops = drops(&dropped);
+    s.cycles_per_packet = ratio(s.cycles, s.received + s.taken_over);
+    let all: u64 = stages.iter().map(|(_, c)| c.cycles).sum();
+    s.stages = stages
+        .into_iter()
+        .map(|(name, cost)| Stage { name, cycles_per_packet: cost.per_packet(), share: ratio(cost.cycles, all), cost })
+        .collect();
+    s
+}
+
+fn drops(counts: &[u64]) -> Vec<Drops> {
+    let mut drops: Vec<Drops> = DropReason::ALL
+        .iter()
+        .zip(counts)
+        .filter(|(_, n)| **n > 0)
+        .map(|(reason, n)| Drops {
+            reason: reason.name().to_owned(),
+            frames: *n,
+            explanation: reason.explanation().to_owned(),
+        })
+        .collect();
+    drops.sort_by_key(|d| std::cmp::Reverse(d.frames));
+    drops
+}
+
+fn ratio(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
+}
+
+/// Everything that was counted.
+pub(super) fn stats(model: &Model, reports: &[Box<Report>], uptime: Duration) -> Stats {
+    let all: Vec<&Report> = reports.iter().map(|r| &**r).collect();
+    Stats {
+        uptime: uptime.as_secs_f64(),
+        tsc_hz: tsc_hz(),
+        total: worker_stats(&all),
+        workers: all.iter().map(|r| worker_stats(&[*r])).collect(),
+        services: services(model, reports),
+    }
+}
+
+/// The services and what was counted for them.
+pub(super) fn services(model: &Model, reports: &[Box<Report>]) -> Vec<ServiceReport> {
+    model.view().iter().map(|view| service(view, reports)).collect()
+}
+
+fn service(view: &ServiceView<'_>, reports: &[Box<Report>]) -> ServiceReport {
+    let mut sum = ServerStats::default();
+    let servers = view
+        .servers
+        .iter()
+        .map(|s| {
+            let stats = server_stats(reports, s.slot);
+            add_server(&mut sum, &stats);
+            let state = if s.removed { "removed".to_owned() } else { s.server.state.to_string() };
+            ServerReport {
+                name: s.server.name.clone(),
+                address: s.server.address,
+                port: s.port,
+                forward: s.server.forward,
+                weight: s.server.weight,
+                state,
+                problem: s.problem.map(str::to_owned),
+                stats,
+            }
+        })
+        .collect();
+    let s = view.service;
+    ServiceReport {
+        name: s.name.clone(),
+        protocol: s.protocol.to_string(),
+        address: s.address,
+        port: s.port,
+        scheduler: s.scheduler,
+        state: if view.removed { "removed" } else { "up" }.to_owned(),
+        servers,
+        stats: sum,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_summed_and_their_stages_merged_by_name() {
+        let report = |n: u64| {
+            let mut r = Box::new(Report::default());
+            r.counters.received = n;
+            r.counters.busy_cycles = n * 50;
+            r.counters.dropped[DropReason::NoServer as usize] = n;
+            r.counters.receive.charge(1, 10);
+            r.counters.transmit.charge(1, 30);
+            let mut cost = StageCost::default();
+            cost.charge(2, 60);
+            r.stages = vec![("classify".into(), cost)];
+            r.states[TcpState::Established as usize] = n;
+            r.servers = vec![ServerStats { active: 1, inactive: 2, ..ServerStats::default() }];
+            r
+        };
+        let reports = [report(1), report(3)];
+        let all: Vec<&Report> = reports.iter().map(|r| &**r).collect();
+        let s = worker_stats(&all);
+        assert_eq!((s.received, s.dropped, s.states["established"]), (4, 4, 4));
+        assert_eq!(s.cycles_per_packet, 50.0);
+        let names: Vec<&str> = s.stages.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names, ["receive", "classify", "transmit"]);
+        assert_eq!((s.stages[1].cost.packets, s.stages[1].cycles_per_packet), (4, 30.0));
+        assert!((s.stages.iter().map(|s| s.share).sum::<f64>() - 1.0).abs() < 1e-9);
+        assert_eq!((s.drops[0].reason.as_str(), s.drops[0].frames), ("no-server", 4));
+        assert_eq!((flows_of(&reports, 0), flows_of(&reports, 9)), (6, 0));
+    }
+}

@@ -1,0 +1,110 @@
+//! What a request changes: live changes to services and servers, in terms of the model.
+
+use crate::config::{Admin, Server, Service, nearest};
+use crate::model::{Change, Model, Refused};
+use crate::protocol::{Failure, FailureCode, ServerSettings, ServiceSettings};
+
+/// Said with every live change.
+pub(super) const NOT_WRITTEN: &str =
+    "this is not written to the configuration file; `lcs reload` goes back to what the file says";
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        let code = match &refused {
+            Refused::NoService(_) | Refused::NoServer(..) => FailureCode::NotFound,
+            _ => FailureCode::Refused,
+        };
+        Failure::new(code, refused.to_string())
+    }
+}
+
+/// The service of this name, to be changed; names the nearest when there is none.
+fn service(model: &Model, name: &str) -> Result<Service, Failure> {
+    if let Some(service) = model.service(name) {
+        return Ok(service.clone());
+    }
+    let services = model.services();
+    let names: Vec<&str> = services.iter().map(|s| s.name.as_str()).collect();
+    let mut failure: Failure = Refused::NoService(name.to_owned()).into();
+    if let Some(near) = nearest(name, &names) {
+        failure.message = format!("there is no service {name}; did you mean {near}?");
+    }
+    Err(failure)
+}
+
+fn server<'s>(service: &'s mut Service, name: &str) -> Result<&'s mut Server, Failure> {
+    let none = Refused::NoServer(service.name.clone(), name.to_owned());
+    service.servers.iter_mut().find(|s| s.name == name).ok_or_else(|| none.into())
+}
+
+pub(super) fn add_service(model: &mut Model, new: &Service) -> Result<Vec<Change>, Failure> {
+    if model.service(&new.name).is_some() {
+        return Err(Refused::ServiceExists(new.name.clone()).into());
+    }
+    Ok(model.put_service(new)?)
+}
+
+pub(super) fn set_service(model: &mut Model, name: &str, set: &ServiceSettings) -> Result<Vec<Change>, Failure> {
+    let mut s = service(model, name)?;
+    s.address = set.address.unwrap_or(s.address);
+    s.port = set.port.unwrap_or(s.port);
+    s.scheduler = set.scheduler.unwrap_or(s.scheduler);
+    s.forward = set.forward.unwrap_or(s.forward);
+    s.source_ports = set.source_ports.unwrap_or(s.source_ports);
+    if let Some(sources) = &set.sources {
+        s.sources.clone_from(sources);
+    }
+    Ok(model.put_service(&s)?)
+}
+
+pub(super) fn remove_service(model: &mut Model, name: &str) -> Result<Vec<Change>, Failure> {
+    service(model, name)?;
+    Ok(model.remove_service(name)?)
+}
+
+pub(super) fn add_server(
+    model: &mut Model,
+    name: &str,
+    new: &str,
+    set: &ServerSettings,
+) -> Result<Vec<Change>, Failure> {
+    let mut s = service(model, name)?;
+    if s.server(new).is_some() {
+        return Err(Refused::ServerExists(name.to_owned(), new.to_owned()).into());
+    }
+    let Some(address) = set.address else {
+        return Err(Failure::new(FailureCode::BadRequest, format!("server {name}/{new} needs an address")));
+    };
+    s.servers.push(Server {
+        name: new.to_owned(),
+        address,
+        port: set.port.unwrap_or(0),
+        weight: set.weight.unwrap_or(1),
+        forward: set.forward.unwrap_or(s.forward),
+        state: set.state.unwrap_or(Admin::Up),
+    });
+    Ok(model.put_service(&s)?)
+}
+
+pub(super) fn set_server(
+    model: &mut Model,
+    name: &str,
+    which: &str,
+    set: &ServerSettings,
+) -> Result<Vec<Change>, Failure> {
+    let mut s = service(model, name)?;
+    let server = server(&mut s, which)?;
+    server.address = set.address.unwrap_or(server.address);
+    server.port = set.port.unwrap_or(server.port);
+    server.weight = set.weight.unwrap_or(server.weight);
+    server.forward = set.forward.unwrap_or(server.forward);
+    server.state = set.state.unwrap_or(server.state);
+    Ok(model.put_service(&s)?)
+}
+
+pub(super) fn remove_server(model: &mut Model, name: &str, which: &str) -> Result<Vec<Change>, Failure> {
+    let mut s = service(model, name)?;
+    server(&mut s, which)?;
+    s.servers.retain(|r| r.name != which);
+    Ok(model.put_service(&s)?)
+}

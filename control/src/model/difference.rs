@@ -1,0 +1,142 @@
+//! What a new configuration changes, in words.
+
+use crate::config::{Server, Service, Word, endpoint_text};
+use lcs_dataplane::flow::TcpState;
+use lcs_pipelines::snapshot::{Timeouts, WhenFull};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What happens to something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It is new.
+    Added,
+    /// It is gone, or goes when its last connection ends.
+    Removed,
+    /// It is different from now on.
+    Changed,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// What happens.
+    pub kind: Kind,
+    /// To what: `web`, `web/s1`, `timeouts.udp`.
+    pub subject: String,
+    /// In detail.
+    pub detail: String,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = match self.kind {
+            Kind::Added => '+',
+            Kind::Removed => '-',
+            Kind::Changed => '~',
+        };
+        write!(f, "{mark} {}: {}", self.subject, self.detail)
+    }
+}
+
+impl Change {
+    pub(super) fn new(kind: Kind, subject: impl Into<String>, detail: impl Into<String>) -> Self {
+        Change { kind, subject: subject.into(), detail: detail.into() }
+    }
+
+    pub(super) fn service_added(s: &Service) -> Self {
+        let endpoint = endpoint_text(s.address, s.port);
+        let detail = format!("{} {endpoint}, {}, {} servers", s.protocol, s.scheduler.word(), s.servers.len());
+        Change::new(Kind::Added, &s.name, detail)
+    }
+
+    pub(super) fn service_removed(s: &Service) -> Self {
+        let endpoint = endpoint_text(s.address, s.port);
+        Change::new(
+            Kind::Removed,
+            &s.name,
+            format!("{} {endpoint}; its connections are kept until they end", s.protocol),
+        )
+    }
+
+    pub(super) fn server_added(service: &Service, s: &Server, revived: bool) -> Self {
+        let again = if revived { "; it was draining and keeps its connections" } else { "" };
+        let detail = format!(
+            "{}, {}, weight {}{again}",
+            endpoint_text(s.address, published_port(service, s)),
+            s.forward.word(),
+            s.weight
+        );
+        Change::new(Kind::Added, format!("{}/{}", service.name, s.name), detail)
+    }
+
+    pub(super) fn server_removed(service: &str, s: &Server) -> Self {
+        let detail = format!("{}; it drains: its connections are kept until they end", s.address);
+        Change::new(Kind::Removed, format!("{service}/{}", s.name), detail)
+    }
+}
+
+/// The port that stands in the snapshot: 0 where the packet's is kept.
+pub(super) fn published_port(service: &Service, server: &Server) -> u16 {
+    match (server.forward.replies_return(), server.port) {
+        (false, _) => 0,
+        (true, 0) => service.port,
+        (true, port) => port,
+    }
+}
+
+fn list<T: fmt::Display>(values: &[T]) -> String {
+    if values.is_empty() {
+        return "none".to_owned();
+    }
+    values.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// What differs between two versions of the same service, its servers aside.
+pub(super) fn service(old: &Service, new: &Service) -> Option<Change> {
+    let mut what = Vec::new();
+    if old.scheduler != new.scheduler {
+        what.push(format!("scheduler {} → {}", old.scheduler.word(), new.scheduler.word()));
+    }
+    if old.sources != new.sources {
+        what.push(format!("sources {} → {}", list(&old.sources), list(&new.sources)));
+    }
+    if old.source_ports != new.source_ports {
+        let ((a, b), (c, d)) = (old.source_ports, new.source_ports);
+        what.push(format!("source ports {a}-{b} → {c}-{d}"));
+    }
+    if old.forward != new.forward {
+        what.push(format!("forward of servers that do not say {} → {}", old.forward.word(), new.forward.word()));
+    }
+    (!what.is_empty()).then(|| Change::new(Kind::Changed, &new.name, what.join(", ")))
+}
+
+/// What differs between two versions of the same server.
+pub(super) fn server(service: &str, old: &Server, new: &Server) -> Option<Change> {
+    let mut what = Vec::new();
+    if old.weight != new.weight {
+        what.push(format!("weight {} → {}", old.weight, new.weight));
+    }
+    if old.state != new.state {
+        what.push(format!("{} → {}", old.state, new.state));
+    }
+    (!what.is_empty()).then(|| Change::new(Kind::Changed, format!("{service}/{}", new.name), what.join(", ")))
+}
+
+/// What differs in the time-outs.
+pub(super) fn timeouts(old: &Timeouts, new: &Timeouts) -> Vec<Change> {
+    TcpState::ALL
+        .into_iter()
+        .filter(|s| old.get(*s) != new.get(*s))
+        .map(|s| {
+            let detail = format!("{} s → {} s", old.get(s).as_secs_f64(), new.get(s).as_secs_f64());
+            Change::new(Kind::Changed, format!("timeouts.{}", s.name()), detail)
+        })
+        .collect()
+}
+
+/// What differs in the policy for a full flow table.
+pub(super) fn when_full(old: WhenFull, new: WhenFull) -> Option<Change> {
+    (old != new).then(|| Change::new(Kind::Changed, "workers.when-full", format!("{} → {}", old.word(), new.word())))
+}

@@ -1,0 +1,200 @@
+//! Answers of the director as text for a terminal.
+
+mod stats;
+mod table;
+
+pub use stats::{since, stats};
+pub use table::{Table, bytes, duration, number, percent, scaled};
+
+use crate::config::{Word, endpoint_text};
+use crate::protocol::{Applied, Connections, Response, ServiceReport, Status, Traced};
+use std::fmt::Write;
+
+/// Any answer.
+pub fn response(response: &Response) -> String {
+    match response {
+        Response::Status(s) => status(s),
+        Response::Stats(s) => stats(s, None),
+        Response::Services(s) => services(&s.services),
+        Response::Connections(c) => connections(c),
+        Response::Applied(a) => applied(a),
+        Response::Trace(t) => traced(t),
+        Response::TraceEnd(e) => match e.lost {
+            0 => format!("{} frames\n", e.frames),
+            lost => format!("{} frames, and {lost} that came faster than they could be shown\n", e.frames),
+        },
+    }
+}
+
+/// What has been changed.
+pub fn applied(a: &Applied) -> String {
+    let mut out = String::new();
+    for change in &a.changes {
+        let _ = writeln!(out, "{change}");
+    }
+    let workers = if a.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", a.workers) };
+    match a.changes.is_empty() {
+        true => out += "nothing to change\n",
+        false => _ = writeln!(out, "applied on {workers}"),
+    }
+    if let Some(note) = &a.note {
+        let _ = writeln!(out, "note: {note}");
+    }
+    out
+}
+
+/// How the director is.
+pub fn status(s: &Status) -> String {
+    let mut out = String::new();
+    let c = s.counts;
+    let _ = writeln!(out, "lcs {}, process {}, running for {}", s.program, s.pid, duration(s.uptime));
+    let _ = writeln!(out, "configuration  {}", s.configuration);
+    for port in &s.port {
+        let _ = writeln!(out, "port           {port}");
+    }
+    let _ = writeln!(out, "services       {} with {} servers", c.services, c.servers);
+    if c.draining_services + c.draining_servers > 0 {
+        let _ = writeln!(
+            out,
+            "draining       {} removed services, {} removed servers (until their connections end)",
+            c.draining_services, c.draining_servers
+        );
+    }
+    out.push('\n');
+    let mut table = Table::new(&[">worker", ">core", ">connections", ">of", ">memory", "state"]);
+    for w in &s.workers {
+        let state = if w.generation >= s.generation { "up to date" } else { "taking the last change" };
+        table.row([
+            w.worker.to_string(),
+            w.core.map_or("any".to_owned(), |c| c.to_string()),
+            number(w.flows as u64),
+            number(w.capacity as u64),
+            bytes(w.memory as u64),
+            state.to_owned(),
+        ]);
+    }
+    out += &table.show();
+    if !s.notices.is_empty() {
+        out += "\nnoticed lately\n";
+        for n in &s.notices {
+            let _ = writeln!(out, "  {} ago: {}", duration(s.uptime - n.at), n.text);
+        }
+    }
+    out
+}
+
+/// Services, one a line.
+pub fn services(services: &[ServiceReport]) -> String {
+    let mut table =
+        Table::new(&["service", "endpoint", "scheduler", ">servers", ">active", ">inactive", ">connections", "state"]);
+    for s in services {
+        table.row([
+            s.name.clone(),
+            format!("{} {}", s.protocol, endpoint_text(s.address, s.port)),
+            s.scheduler.word().to_owned(),
+            s.servers.iter().filter(|r| r.state != "removed").count().to_string(),
+            number(s.stats.active.into()),
+            number(s.stats.inactive.into()),
+            number(s.stats.connections),
+            s.state.clone(),
+        ]);
+    }
+    if table.is_empty() { "no services\n".to_owned() } else { table.show() }
+}
+
+/// Servers, one a line.
+pub fn servers(services: &[ServiceReport]) -> String {
+    let mut table = Table::new(&[
+        "server",
+        "address",
+        "forward",
+        ">weight",
+        ">active",
+        ">inactive",
+        ">connections",
+        ">packets in",
+        ">packets out",
+        "state",
+    ]);
+    let mut problems = String::new();
+    for s in services {
+        for r in &s.servers {
+            let name = format!("{}/{}", s.name, r.name);
+            if let Some(problem) = &r.problem {
+                let _ = writeln!(problems, "{name} is not reachable: {problem}");
+            }
+            table.row([
+                name,
+                if r.port == 0 { r.address.to_string() } else { endpoint_text(r.address, r.port) },
+                r.forward.word().to_owned(),
+                r.weight.to_string(),
+                number(r.stats.active.into()),
+                number(r.stats.inactive.into()),
+                number(r.stats.connections),
+                number(r.stats.packets_in),
+                number(r.stats.packets_out),
+                match &r.problem {
+                    Some(_) => format!("{}, unreachable", r.state),
+                    None => r.state.clone(),
+                },
+            ]);
+        }
+    }
+    if table.is_empty() { "no servers\n".to_owned() } else { table.show() + &problems }
+}
+
+/// Connections, one a line.
+pub fn connections(c: &Connections) -> String {
+    let mut table = Table::new(&[
+        "protocol",
+        "client",
+        "service",
+        "server",
+        "server address",
+        "forward",
+        "state",
+        ">expires",
+        ">in",
+        ">out",
+    ]);
+    for x in &c.connections {
+        let to = match x.local {
+            Some(local) => format!("{local} → {}", x.server_address),
+            None => x.server_address.to_string(),
+        };
+        table.row([
+            x.protocol.clone(),
+            x.client.to_string(),
+            format!("{} {}", x.service, x.virtual_address),
+            x.server.clone(),
+            to,
+            x.forward.word().to_owned(),
+            x.state.name().to_owned(),
+            format!("{:.0} s", x.expires),
+            number(x.packets_in.into()),
+            number(x.packets_out.into()),
+        ]);
+    }
+    let mut out = if table.is_empty() { "no connections\n".to_owned() } else { table.show() };
+    if c.more {
+        let _ =
+            writeln!(out, "there are more than these {}; ask for more with --limit, or filter", c.connections.len());
+    }
+    out
+}
+
+/// One traced frame.
+pub fn traced(t: &Traced) -> String {
+    let r = &t.record;
+    let at = r.at as f64 / 1e9;
+    let mut out = format!("{at:.6} worker {} interface {}: {}\n", t.worker, r.interface, r.frame);
+    let width = r.steps.iter().map(|(stage, _)| stage.len()).max().unwrap_or(0);
+    for (stage, decision) in &r.steps {
+        let _ = writeln!(out, "  {stage:width$}  {decision}");
+    }
+    let _ = writeln!(out, "  ⇒ {}", r.verdict);
+    if let Some(sent) = &r.sent {
+        let _ = writeln!(out, "  sent on {sent}");
+    }
+    out
+}

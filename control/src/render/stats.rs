@@ -1,0 +1,209 @@
+//! `lcs stats`: packets, cycles, drops.
+
+use super::table::{Table, bytes, duration, number, percent, scaled};
+use crate::protocol::{Drops, Stats, WorkerStats};
+use std::fmt::Write;
+
+/// What has happened since `earlier`, which is of the same director. Counts of what is there now stay as they are.
+pub fn since(now: &Stats, earlier: &Stats) -> Stats {
+    let mut s = now.clone();
+    s.uptime = now.uptime - earlier.uptime;
+    subtract(&mut s.total, &earlier.total);
+    for (worker, before) in s.workers.iter_mut().zip(&earlier.workers) {
+        subtract(worker, before);
+    }
+    s
+}
+
+fn subtract(now: &mut WorkerStats, before: &WorkerStats) {
+    for (n, b) in [
+        (&mut now.received, before.received),
+        (&mut now.received_bytes, before.received_bytes),
+        (&mut now.forwarded, before.forwarded),
+        (&mut now.forwarded_bytes, before.forwarded_bytes),
+        (&mut now.consumed, before.consumed),
+        (&mut now.to_kernel, before.to_kernel),
+        (&mut now.handed_over, before.handed_over),
+        (&mut now.taken_over, before.taken_over),
+        (&mut now.dropped, before.dropped),
+        (&mut now.busy_turns, before.busy_turns),
+        (&mut now.idle_turns, before.idle_turns),
+        (&mut now.sleeps, before.sleeps),
+        (&mut now.cycles, before.cycles),
+        (&mut now.evicted, before.evicted),
+        (&mut now.expired, before.expired),
+        (&mut now.icmp_sent, before.icmp_sent),
+        (&mut now.checksums_completed, before.checksums_completed),
+        (&mut now.events_lost, before.events_lost),
+    ] {
+        *n = n.saturating_sub(b);
+    }
+    let packets = now.received + now.taken_over;
+    now.cycles_per_packet = if packets == 0 { 0.0 } else { now.cycles as f64 / packets as f64 };
+    for drops in &mut now.drops {
+        let old = before.drops.iter().find(|d| d.reason == drops.reason).map_or(0, |d| d.frames);
+        drops.frames = drops.frames.saturating_sub(old);
+    }
+    now.drops.retain(|d| d.frames > 0);
+    for stage in &mut now.stages {
+        if let Some(old) = before.stages.iter().find(|s| s.name == stage.name) {
+            stage.cost = stage.cost.since(&old.cost);
+        }
+        stage.cycles_per_packet = stage.cost.per_packet();
+    }
+    let all: u64 = now.stages.iter().map(|s| s.cost.cycles).sum();
+    for stage in &mut now.stages {
+        stage.share = if all == 0 { 0.0 } else { stage.cost.cycles as f64 / all as f64 };
+    }
+}
+
+/// What was counted; with `over`, in so many seconds, so that rates are shown.
+pub fn stats(s: &Stats, over: Option<f64>) -> String {
+    let t = &s.total;
+    let mut out = match over {
+        None => format!("since the start, {} ago", duration(s.uptime)),
+        Some(_) => "in the last interval".to_owned(),
+    };
+    let _ = writeln!(out, "; {} workers; {} cycles a second\n", s.workers.len(), scaled(s.tsc_hz as f64, ""));
+    frames(&mut out, t, over);
+    stages(&mut out, t, s.tsc_hz);
+    drops(&mut out, &t.drops, over);
+    flows(&mut out, t);
+    if s.workers.len() > 1 {
+        workers(&mut out, s, over);
+    }
+    out
+}
+
+fn rate(n: u64, over: Option<f64>) -> String {
+    over.map_or(String::new(), |seconds| scaled(n as f64 / seconds.max(1e-3), "/s"))
+}
+
+fn frames(out: &mut String, t: &WorkerStats, over: Option<f64>) {
+    let mut table = Table::new(&["", ">packets", ">bytes", if over.is_some() { ">rate" } else { "" }]);
+    let rows = [
+        ("received", t.received, Some(t.received_bytes)),
+        ("forwarded", t.forwarded, Some(t.forwarded_bytes)),
+        ("dropped", t.dropped, None),
+        ("for the director itself", t.consumed, None),
+        ("to the kernel", t.to_kernel, None),
+        ("handed over between workers", t.handed_over, None),
+        ("ICMP messages made", t.icmp_sent, None),
+        ("checksums completed", t.checksums_completed, None),
+    ];
+    for (i, (name, packets, of)) in rows.into_iter().enumerate() {
+        if i < 3 || packets > 0 {
+            table.row([name.to_owned(), number(packets), of.map_or(String::new(), bytes), rate(packets, over)]);
+        }
+    }
+    *out += &table.show();
+}
+
+fn stages(out: &mut String, t: &WorkerStats, hz: u64) {
+    let mut table = Table::new(&["stage", ">packets", ">cycles/packet", ">ns/packet", ">share"]);
+    let ns = |cycles: f64| format!("{:.1}", cycles * 1e9 / hz.max(1) as f64);
+    for s in &t.stages {
+        table.row([
+            s.name.clone(),
+            number(s.cost.packets),
+            format!("{:.1}", s.cycles_per_packet),
+            ns(s.cycles_per_packet),
+            percent(s.share),
+        ]);
+    }
+    table.row([
+        "all".to_owned(),
+        number(t.received + t.taken_over),
+        format!("{:.1}", t.cycles_per_packet),
+        ns(t.cycles_per_packet),
+        String::new(),
+    ]);
+    let _ = write!(out, "\n{}", table.show());
+}
+
+fn drops(out: &mut String, drops: &[Drops], over: Option<f64>) {
+    if drops.is_empty() {
+        *out += "\nno drops\n";
+        return;
+    }
+    let mut table = Table::new(&["dropped", ">frames", if over.is_some() { ">rate" } else { "" }, "why"]);
+    for d in drops {
+        table.row([d.reason.clone(), number(d.frames), rate(d.frames, over), d.explanation.clone()]);
+    }
+    let _ = write!(out, "\n{}", table.show());
+}
+
+fn flows(out: &mut String, t: &WorkerStats) {
+    let _ = write!(out, "\nconnections {} of {}", number(t.flows as u64), number(t.capacity as u64));
+    if !t.states.is_empty() {
+        let states: Vec<String> = t.states.iter().map(|(s, n)| format!("{s} {}", number(*n))).collect();
+        let _ = write!(out, " ({})", states.join(", "));
+    }
+    let _ = writeln!(
+        out,
+        "; {} timed out, {} half-open ones gave way, {} fragmented packets followed",
+        number(t.expired),
+        number(t.evicted),
+        t.fragments
+    );
+}
+
+fn workers(out: &mut String, s: &Stats, over: Option<f64>) {
+    let mut table = Table::new(&[
+        ">worker",
+        ">received",
+        ">rate",
+        ">forwarded",
+        ">dropped",
+        ">cycles/packet",
+        ">busy",
+        ">connections",
+    ]);
+    for (i, w) in s.workers.iter().enumerate() {
+        let busy = w.cycles as f64 / (s.tsc_hz.max(1) as f64 * s.uptime.max(1e-3));
+        table.row([
+            i.to_string(),
+            number(w.received),
+            rate(w.received, over.or(Some(s.uptime))),
+            number(w.forwarded),
+            number(w.dropped),
+            format!("{:.1}", w.cycles_per_packet),
+            percent(busy),
+            number(w.flows as u64),
+        ]);
+    }
+    let _ = write!(out, "\n{}", table.show());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Stage;
+    use lcs_dataplane::cycles::StageCost;
+
+    fn at(uptime: f64, n: u64) -> Stats {
+        let mut cost = StageCost::default();
+        for _ in 0..n {
+            cost.charge(1, 40);
+        }
+        let total = WorkerStats {
+            received: n,
+            cycles: n * 60,
+            drops: vec![Drops { reason: "no-server".into(), frames: n / 2, explanation: "x.".into() }],
+            dropped: n / 2,
+            stages: vec![Stage { name: "lookup".into(), cycles_per_packet: 40.0, share: 1.0, cost }],
+            ..WorkerStats::default()
+        };
+        Stats { uptime, tsc_hz: 1_000_000_000, workers: vec![total.clone()], total, services: vec![] }
+    }
+
+    #[test]
+    fn the_difference_of_two_readings_is_what_happened_between_them() {
+        let d = since(&at(12.0, 300), &at(10.0, 100));
+        assert_eq!((d.uptime, d.total.received, d.total.cycles_per_packet), (2.0, 200, 60.0));
+        assert_eq!((d.total.drops[0].frames, d.total.stages[0].cost.packets), (100, 200));
+        let shown = stats(&d, Some(d.uptime));
+        assert!(shown.contains("100 /s") && shown.contains("no-server"), "{shown}");
+        assert!(since(&at(1.0, 5), &at(0.5, 5)).total.drops.is_empty());
+    }
+}

@@ -1,0 +1,225 @@
+//! The testbed: kernel TCP between its hosts, frames as a director must see them, hidden virtual addresses.
+
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use lcs_hwconf::ethtool::Offload;
+use lcs_hwconf::packet::{Direction, PacketSocket};
+use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan, ReturnPath, Testbed};
+use support::{eventually, get, root, serve_http, tcp_checksum_right};
+
+/// What a packet socket saw of a transfer.
+#[derive(Debug, Default)]
+struct Seen {
+    tcp_frames: usize,
+    longest: usize,
+    wrong_checksums: usize,
+}
+
+fn look_at(capture: &PacketSocket) -> Seen {
+    let mut seen = Seen::default();
+    let mut frame = vec![0; 1 << 17];
+    while let Some((length, direction)) = capture.receive(&mut frame).unwrap() {
+        if direction == Direction::Sent {
+            continue;
+        }
+        if let Some(right) = tcp_checksum_right(&frame[..length]) {
+            seen.tcp_frames += 1;
+            seen.wrong_checksums += usize::from(!right);
+            seen.longest = seen.longest.max(length);
+        }
+    }
+    seen
+}
+
+/// A transfer of `length` bytes from the first server to the client through the director's kernel, seen on `legs`.
+fn transfer(bed: &Testbed, ipv6: bool, legs: &[&str], length: usize) -> Vec<Seen> {
+    let captures: Vec<_> =
+        legs.iter().map(|leg| PacketSocket::open(bed.director().namespace(), leg).unwrap()).collect();
+    let (server, port) = (bed.server_address(0, ipv6), if ipv6 { 86 } else { 84 });
+    serve_http(&bed.servers()[0], server, port, length);
+    assert_eq!(get(bed.client(), server, port).unwrap(), ("server1".to_owned(), length));
+    captures.iter().map(look_at).collect()
+}
+
+#[test]
+fn every_frame_at_the_director_fits_the_mtu_and_has_a_full_checksum() {
+    if !root("every_frame_at_the_director_fits_the_mtu_and_has_a_full_checksum") {
+        return;
+    }
+    for arms in [Arms::One, Arms::Two] {
+        let bed = Testbed::build(Plan { arms, ..Plan::default() }).unwrap();
+        bed.set_kernel_forwarding(true).unwrap();
+        let legs: &[&str] = if arms == Arms::One { &[ETH0] } else { &[ETH0, ETH1] };
+        for ipv6 in [false, true] {
+            for seen in transfer(&bed, ipv6, legs, 500_000) {
+                assert!(seen.tcp_frames > 20, "{arms:?}: {seen:?}");
+                assert!(seen.longest <= 1514, "{arms:?}: {seen:?}");
+                assert_eq!(seen.wrong_checksums, 0, "{arms:?}: {seen:?}");
+            }
+        }
+    }
+}
+
+/// The other way round: with a server's offloads on, the same look finds what the testbed protects from.
+#[test]
+fn offloads_at_a_server_are_seen_at_the_director() {
+    if !root("offloads_at_a_server_are_seen_at_the_director") {
+        return;
+    }
+    let bed = Testbed::build(Plan::default()).unwrap();
+    bed.set_kernel_forwarding(true).unwrap();
+    // At the server, and at the switch's port, which would finish the frames in its stead.
+    for (host, link) in [(&bed.servers()[0], ETH0), (bed.switch(), "director")] {
+        for offload in [Offload::TxChecksum, Offload::ScatterGather, Offload::Tso] {
+            host.ethtool().set_offload(link, offload, true).unwrap();
+        }
+    }
+    let seen = &transfer(&bed, false, &[ETH0], 500_000)[0];
+    assert!(seen.longest > 1514, "{seen:?}");
+    assert!(seen.wrong_checksums > 0, "{seen:?}");
+}
+
+#[test]
+fn legs_have_the_mtu_of_the_plan() {
+    if !root("legs_have_the_mtu_of_the_plan") {
+        return;
+    }
+    let bed =
+        Testbed::build(Plan { client_mtu: 1300, director_mtu: 1600, server_mtu: 1700, ..Plan::default() }).unwrap();
+    bed.set_kernel_forwarding(true).unwrap();
+    let mtu = |host: &Host, link| host.rtnl().link(link).unwrap().mtu;
+    assert_eq!(mtu(bed.client(), ETH0), 1300);
+    assert_eq!((mtu(bed.director(), ETH0), mtu(bed.switch(), "director")), (1600, 1600));
+    assert_eq!(mtu(&bed.servers()[2], ETH0), 1700);
+    // The client's segment size is what counts.
+    let seen = &transfer(&bed, true, &[ETH0], 100_000)[0];
+    assert_eq!(seen.longest, 1314, "{seen:?}");
+}
+
+#[test]
+fn all_hosts_are_as_the_table_of_addresses_says() {
+    if !root("all_hosts_are_as_the_table_of_addresses_says") {
+        return;
+    }
+    let bed = Testbed::build(Plan { clients: 3, servers: 2, queues: 2, ..Plan::default() }).unwrap();
+    let addresses =
+        |host: &Host| host.rtnl().addresses(ETH0).unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let client = addresses(bed.client());
+    for expected in ["10.80.0.10/24", "10.80.0.12/24", "fd80::10/64", "fd80::12/64"] {
+        assert!(client.iter().any(|a| a == expected), "{client:?}");
+    }
+    let server = addresses(&bed.servers()[1]);
+    assert!(server.iter().any(|a| a == "10.80.1.11/24") && server.iter().any(|a| a == "fd80:0:0:1::11/64"));
+    assert_eq!(bed.director().rtnl().link(ETH0).unwrap().rx_queues, 2);
+    assert_eq!(bed.director().rtnl().link(ETH0).unwrap().mac, Some([2, 0x80, 0, 0, 0, 1]));
+    for host in bed.hosts() {
+        for link in host.rtnl().links().unwrap() {
+            assert!(link.up && link.running, "{} of {}", link.name, host.name());
+            if link.name != "lo" && link.kind.as_deref() == Some("veth") {
+                assert!(!host.ethtool().offload(&link.name, Offload::TxChecksum).unwrap());
+                assert!(!host.ethtool().offload(&link.name, Offload::Gro).unwrap());
+            }
+        }
+    }
+}
+
+/// With several queues a connection's frames come on one, and connections spread over them.
+#[test]
+fn connections_spread_over_the_directors_queues() {
+    if !root("connections_spread_over_the_directors_queues") {
+        return;
+    }
+    let bed = Testbed::build(Plan { queues: 2, ..Plan::default() }).unwrap();
+    bed.set_kernel_forwarding(true).unwrap();
+    // A veth counts per queue only what its NAPI handles, which GRO switches on and AF_XDP would.
+    bed.director().ethtool().set_offload(ETH0, Offload::Gro, true).unwrap();
+    serve_http(&bed.servers()[0], bed.server_address(0, false), 80, 100);
+    for _ in 0..40 {
+        get(bed.client(), bed.server_address(0, false), 80).unwrap();
+    }
+    let counters = bed.director().ethtool().counters(ETH0).unwrap();
+    for queue in 0..2 {
+        assert!(counters[&format!("rx_queue_{queue}_xdp_packets")] > 20, "{counters:?}");
+    }
+}
+
+/// Which host's hardware address the client finds for `address`, by asking the network.
+fn who_answers(bed: &Testbed, address: IpAddr) -> Option<[u8; 6]> {
+    let namespace = bed.client().namespace();
+    let socket = namespace.run(|| {
+        let unspecified: IpAddr = if address.is_ipv4() { "0.0.0.0".parse().unwrap() } else { "::".parse().unwrap() };
+        std::net::UdpSocket::bind((unspecified, 0)).unwrap()
+    });
+    let socket = socket.unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+    let rtnl = bed.client().rtnl();
+    let mut found = None;
+    // Three questions, one a second, are all that the kernel asks; one answer ends it.
+    let deadline = std::time::Instant::now() + Duration::from_millis(1500);
+    while found.is_none() && std::time::Instant::now() < deadline {
+        let _ = socket.send_to(b"who?", SocketAddr::new(address, 9));
+        let _ = socket.recv(&mut [0; 8]);
+        found = rtnl.neighbours(ETH0).unwrap().into_iter().find(|n| n.address == address).map(|n| n.mac);
+    }
+    found
+}
+
+#[test]
+fn a_hidden_address_is_accepted_but_never_answered_for() {
+    if !root("a_hidden_address_is_accepted_but_never_answered_for") {
+        return;
+    }
+    let bed = Testbed::build(Plan { return_path: ReturnPath::Direct, ..Plan::default() }).unwrap();
+    for ipv6 in [false, true] {
+        let vip = bed.virtual_address(0, ipv6);
+        for server in bed.servers() {
+            server.add_hidden_address(vip).unwrap();
+        }
+        // Three hosts have the address, and no one says so.
+        assert_eq!(who_answers(&bed, vip), None, "{vip}");
+
+        // But each of them answers who comes by its hardware address, as a director's direct routing does.
+        for (at, server) in bed.servers().iter().enumerate() {
+            let mac = server.rtnl().link(ETH0).unwrap().mac.unwrap();
+            bed.client().rtnl().set_neighbour(ETH0, vip, mac).unwrap();
+            serve_http(server, vip, 80, 10);
+            assert_eq!(get(bed.client(), vip, 80).unwrap().0, format!("server{}", at + 1));
+        }
+
+        // With the director in place, it alone is found, though the servers have the address too.
+        let other = bed.virtual_address(1, ipv6);
+        bed.servers().iter().for_each(|server| server.add_hidden_address(other).unwrap());
+        bed.give_virtual_address(other).unwrap();
+        assert_eq!(who_answers(&bed, other), Some([2, 0x80, 0, 0, 0, 1]), "{other}");
+    }
+}
+
+#[test]
+fn an_unhidden_address_is_answered_for() {
+    if !root("an_unhidden_address_is_answered_for") {
+        return;
+    }
+    // The same look as above, where there is something to be found: an address on the server's interface.
+    let bed = Testbed::build(Plan { return_path: ReturnPath::Direct, ..Plan::default() }).unwrap();
+    for ipv6 in [false, true] {
+        let vip = bed.virtual_address(0, ipv6);
+        bed.servers()[1].rtnl().add_address(ETH0, vip.into()).unwrap();
+        assert_eq!(who_answers(&bed, vip), bed.servers()[1].rtnl().link(ETH0).unwrap().mac, "{vip}");
+    }
+}
+
+#[test]
+fn a_dropped_testbed_is_gone() {
+    if !root("a_dropped_testbed_is_gone") {
+        return;
+    }
+    let bed = Testbed::build(Plan::default()).unwrap();
+    let watcher = bed.client().namespace().duplicate().unwrap();
+    let rtnl = lcs_hwconf::rtnl::Rtnl::open_in(&watcher).unwrap();
+    assert!(rtnl.link(ETH0).is_ok());
+    drop(bed);
+    eventually("the end of the client's leg", || rtnl.link(ETH0).is_err());
+}

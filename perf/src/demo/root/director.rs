@@ -1,0 +1,182 @@
+//! The director of a scene: what `lcs run` runs, in the director's namespace, with a configuration from memory; and its
+//! control socket, through which it's asked and changed as by `lcs` commands.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use lcs_control::config::Configuration;
+use lcs_control::protocol::{Applied, Request, Response, ServiceReport, Stats, Status};
+use lcs_control::run::{self, RunError};
+use lcs_control::socket::Client;
+use lcs_hwconf::testbed::Host;
+use tokio::sync::oneshot;
+
+use super::Error;
+use super::scene::Scene;
+
+/// How long the director may take to start and to know every server's link-layer address.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A running director; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Director {
+    client: Client,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<Result<(), RunError>>>,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Director {
+    /// Starts the director of `scene`, and returns when it serves packets and has the way to every server.
+    pub fn start(scene: &Scene) -> Result<Self, Error> {
+        let director = Self::launch(scene)?;
+        director.wait_for_servers()
+    }
+
+    /// Starts the director of `scene`, and returns when it serves packets.
+    pub fn launch(scene: &Scene) -> Result<Self, Error> {
+        let socket = socket_name();
+        let name = "the demo's configuration";
+        let configuration = Configuration::parse(name, &scene.configuration(&socket.to_string_lossy()))
+            .map_err(|e| Error::Director(Box::new(e.into())))?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (tell, ready) = mpsc::sync_channel(1);
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let lines = Arc::clone(&log);
+        let thread = scene.bed().director().spawn("control", move || {
+            let director = run::Director {
+                configuration,
+                source: None,
+                name: name.into(),
+                log: Box::new(move |line| lock(&lines).push(line.to_owned())),
+            };
+            let stop = async {
+                // Dropped or sent: either is the end.
+                let _ = stopped.await;
+            };
+            director.run_until(stop, move || {
+                // Whoever waits for it is there, or has given up.
+                let _ = tell.send(());
+            })
+        })?;
+        // Whether it's ready, has failed (which drops its end) or hangs.
+        if ready.recv_timeout(PATIENCE).is_err() {
+            drop(stop);
+            return Err(match thread.join() {
+                Ok(Err(error)) => Error::Director(Box::new(error)),
+                Ok(Ok(())) => Error::Late { what: "the director's start", log: lock(&log).join("; ") },
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+        }
+        let client = connect(scene.bed().director(), &socket)?;
+        Ok(Director { client, stop: Some(stop), thread: Some(thread), log })
+    }
+
+    /// Waits until nothing stands between the director and its servers.
+    fn wait_for_servers(mut self) -> Result<Self, Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let services = self.services()?;
+            let problem = services.iter().flat_map(|s| &s.servers).find_map(|s| s.problem.as_ref());
+            let Some(problem) = problem else { return Ok(self) };
+            if Instant::now() > deadline {
+                return Err(Error::Late { what: "the way to every server", log: problem.clone() });
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Asks what `lcs` commands ask.
+    pub fn ask(&mut self, request: Request) -> Result<Response, Error> {
+        Ok(self.client.call(request)?)
+    }
+
+    /// `lcs weight`: returns when every worker has taken it.
+    pub fn set_weight(&mut self, service: &str, server: &str, weight: u32) -> Result<Applied, Error> {
+        self.change(Request::Weight { service: service.into(), server: server.into(), weight })
+    }
+
+    /// `lcs rs del`: returns when every worker has taken it.
+    pub fn remove_server(&mut self, service: &str, server: &str) -> Result<Applied, Error> {
+        self.change(Request::RemoveServer { service: service.into(), server: server.into() })
+    }
+
+    fn change(&mut self, request: Request) -> Result<Applied, Error> {
+        match self.ask(request)? {
+            Response::Applied(applied) => Ok(applied),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// `lcs stats`.
+    pub fn stats(&mut self) -> Result<Stats, Error> {
+        match self.ask(Request::Stats)? {
+            Response::Stats(stats) => Ok(*stats),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// `lcs vs`: the services and their servers.
+    pub fn services(&mut self) -> Result<Vec<ServiceReport>, Error> {
+        match self.ask(Request::Services)? {
+            Response::Services(services) => Ok(services.services),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// `lcs status`.
+    pub fn status(&mut self) -> Result<Status, Error> {
+        match self.ask(Request::Status)? {
+            Response::Status(status) => Ok(*status),
+            other => Err(Error::strange(&other)),
+        }
+    }
+
+    /// What the director has logged.
+    pub fn log(&self) -> Vec<String> {
+        lock(&self.log).clone()
+    }
+
+    /// Ends the director.
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.end().map_err(|error| Error::Director(Box::new(error)))
+    }
+
+    fn end(&mut self) -> Result<(), RunError> {
+        drop(self.stop.take());
+        match self.thread.take().map(JoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(outcome)) => outcome,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+impl Drop for Director {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            // Whoever wants the error calls `stop`.
+            let _ = self.end();
+        }
+    }
+}
+
+fn lock(lines: &Mutex<Vec<String>>) -> MutexGuard<'_, Vec<String>> {
+    // A line is pushed whole or not at all.
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A name in the kernel's own space of names for sockets: nothing is left in the file system, however we end. The
+/// space is that of the director's namespace, so that no one outside reaches it.
+fn socket_name() -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    PathBuf::from(format!("@lcs-demo-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+fn connect(director: &Host, socket: &Path) -> Result<Client, Error> {
+    Ok(director.run(|| Client::connect(socket))??)
+}

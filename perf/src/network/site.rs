@@ -1,0 +1,390 @@
+//! A site: clients, a director with the layer-4 pipeline, and real servers, wired and addressed for one way of forwarding.
+//!
+//! ```text
+//! nat, fullnat (two arms)                         dr, tunnel (one arm)
+//!
+//! clients ─┐                     ┌─ servers       clients ─┐
+//!          ├─ switch ─ D ─ switch ┤                         ├─ switch ─ servers
+//!          ┘                     └─                    D ──┘
+//! ```
+//!
+//! The service is 192.0.2.100 and 2001:db8::64, port 80; clients are .1, .2, … of 198.51.100.0/24 seen from the
+//! service's link as on-link neighbours (192.0.2.0/24 in truth); servers are `s1`, `s2`, ….
+
+use super::director::Director;
+use super::host::Host;
+use super::http::{HttpClient, HttpServer};
+use super::link::Faults;
+use super::random::Random;
+use super::stack::{Settings, TcpSettings};
+use super::switch::Switch;
+use super::{BEGIN, Id, LinkId, Network};
+use lcs_dataplane::cycles::Meter;
+use lcs_dataplane::headers::{MacAddr, protocol};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::ring::Handover;
+use lcs_dataplane::worker::Worker;
+use lcs_pipelines::command::{Acknowledgement, Command, Report};
+use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::snapshot::{
+    Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot, Timeouts,
+};
+use lcs_pipelines::stages::connection;
+use lcs_pipelines::stages::schedule::SharedCounts;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Port of the service.
+pub const PORT: u16 = 80;
+/// Port that NAT and full NAT rewrite to, so that a missing rewrite shows.
+pub const SERVER_PORT: u16 = 8080;
+
+/// What a site is.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Seed of its network.
+    pub seed: u64,
+    /// How packets reach the servers.
+    pub forward: Forward,
+    /// Whether clients use IPv6.
+    pub v6: bool,
+    /// Tunnel: whether the outer header is of the other family than the inner.
+    pub cross: bool,
+    /// Weights of the servers, of which there are as many.
+    pub weights: Vec<u32>,
+    /// How a server is chosen.
+    pub scheduler: Scheduler,
+    /// Workers of the director.
+    pub workers: u8,
+    /// Whether frames come to any worker (and are handed over to their owner), instead of all to the first.
+    pub scatter: bool,
+    /// Flows of each worker's table.
+    pub flows: usize,
+    /// Idle time-outs of the director.
+    pub timeouts: Timeouts,
+    /// TCP of the clients.
+    pub client_tcp: TcpSettings,
+    /// TCP of the servers.
+    pub server_tcp: TcpSettings,
+    /// Sockets of a server that wait for clients.
+    pub backlog: usize,
+    /// Faults between clients and director.
+    pub client_faults: Faults,
+    /// Faults between director and servers; with one arm, on the servers' links.
+    pub server_faults: Faults,
+}
+
+impl Plan {
+    /// A site of three servers of weights 1, 2 and 3 and one worker, without faults.
+    pub fn new(forward: Forward, v6: bool) -> Self {
+        Plan {
+            seed: 1,
+            forward,
+            v6,
+            cross: false,
+            weights: vec![1, 2, 3],
+            scheduler: Scheduler::Wrr,
+            workers: 1,
+            scatter: false,
+            flows: 65_536,
+            timeouts: Timeouts::default(),
+            client_tcp: TcpSettings::default(),
+            server_tcp: TcpSettings::default(),
+            backlog: 16,
+            client_faults: Faults::NONE,
+            server_faults: Faults::NONE,
+        }
+    }
+
+    /// Whether clients and servers are on different links.
+    pub fn two_armed(&self) -> bool {
+        self.forward.replies_return()
+    }
+
+    /// Where clients connect to.
+    pub fn service(&self) -> SocketAddr {
+        SocketAddr::new(self.address("192.0.2.100", "2001:db8::64"), PORT)
+    }
+
+    fn address(&self, v4: &str, v6: &str) -> IpAddr {
+        // Constants of this file: they parse.
+        (if self.v6 { v6 } else { v4 }).parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// The director's own address on a link: 0 the clients', 1 the servers'.
+    fn own(&self, link: usize) -> IpAddr {
+        match link {
+            0 => self.address("192.0.2.254", "2001:db8::fe"),
+            _ => self.address("10.0.0.254", "2001:db8:1::fe"),
+        }
+    }
+
+    /// The family of the addresses that the director reaches the servers by.
+    fn servers_v6(&self) -> bool {
+        self.v6 != (self.cross && self.forward == Forward::Tunnel)
+    }
+
+    /// The address that the director knows a server by.
+    pub fn server_address(&self, server: usize) -> IpAddr {
+        let n = server + 11;
+        let text = match (self.two_armed(), self.servers_v6()) {
+            (true, false) => format!("10.0.0.{n}"),
+            (true, true) => format!("2001:db8:1::{n:x}"),
+            (false, false) => format!("192.0.2.{n}"),
+            (false, true) => format!("2001:db8::{n:x}"),
+        };
+        text.parse().unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED))
+    }
+
+    /// What the control thread would publish. `next_hops` are the servers', by number.
+    pub fn snapshot(&self, server_macs: &[MacAddr]) -> Snapshot {
+        let arm = u8::from(self.two_armed());
+        let interface = |n: u8| Interface { name: format!("port{n}"), mac: director_mac(n), mtu: 1500 };
+        let mut s = Snapshot { generation: 1, timeouts: self.timeouts.clone(), ..Snapshot::default() };
+        s.interfaces = (0..=arm).map(interface).collect();
+        s.next_hops = server_macs.iter().map(|m| NextHop::new(*m, director_mac(arm), arm, 1500)).collect();
+        let vip = self.service();
+        s.own.insert(vip.ip());
+        s.own.extend((0..=usize::from(arm)).map(|link| self.own(link)));
+        let tunnel_source = if self.servers_v6() { "2001:db8::fd" } else { "192.0.2.253" };
+        let tunnel_source: Option<IpAddr> = tunnel_source.parse().ok().filter(|_| self.forward == Forward::Tunnel);
+        s.own.extend(tunnel_source);
+        let sources = match self.forward {
+            Forward::FullNat => {
+                vec![self.address("10.0.0.200", "2001:db8:1::c8"), self.address("10.0.0.201", "2001:db8:1::c9")]
+            }
+            _ => vec![],
+        };
+        s.own.extend(&sources);
+        let port = if self.two_armed() { SERVER_PORT } else { 0 };
+        for (n, weight) in self.weights.iter().enumerate() {
+            s.servers.push(Some(Server {
+                name: format!("s{}", n + 1),
+                service: 0,
+                address: self.server_address(n),
+                port,
+                forward: self.forward,
+                weight: *weight,
+                state: ServerState::Up,
+                next_hop: n as u16,
+                tunnel_source,
+            }));
+        }
+        s.by_endpoint.insert((vip.ip(), PORT, protocol::TCP), 0);
+        s.services.push(Some(Service {
+            name: "web".into(),
+            address: vip.ip(),
+            port: PORT,
+            protocol: protocol::TCP,
+            scheduler: self.scheduler,
+            servers: (0..self.weights.len() as u16).collect(),
+            sources,
+            source_ports: (1024, 65_535),
+        }));
+        s
+    }
+}
+
+fn director_mac(interface: u8) -> MacAddr {
+    MacAddr([0x02, 0x6c, 0x63, 0x73, 0, interface + 1])
+}
+
+/// A site that runs.
+pub struct Site<M: Meter + 'static> {
+    /// The network that it stands in.
+    pub net: Network,
+    /// What it was made from.
+    pub plan: Plan,
+    /// The director.
+    pub director: Id<Director<Layer4, M>>,
+    /// The clients.
+    pub clients: Vec<Id<Host>>,
+    /// The servers.
+    pub servers: Vec<Id<Host>>,
+    /// The clients' links.
+    pub client_links: Vec<LinkId>,
+    /// The servers' links.
+    pub server_links: Vec<LinkId>,
+    snapshot: Snapshot,
+}
+
+impl<M: Meter + Clone + 'static> Site<M> {
+    /// Builds a site with these clients; each gets a host of its own.
+    pub fn build(plan: Plan, meter: M, clients: Vec<HttpClient>) -> Self {
+        let mut net = Network::new(plan.seed);
+        let arms = 1 + u8::from(plan.two_armed());
+        let macs: Vec<MacAddr> = (0..plan.weights.len()).map(|n| server_settings(&plan, n).mac).collect();
+        let snapshot = plan.snapshot(&macs);
+        let director = Director::new(workers(&plan, arms, &meter, &snapshot));
+        let director = if plan.scatter {
+            let mut random = Random::new(plan.seed ^ 0x5ca7_7e2);
+            director.steered(Box::new(move |_, _| random.next() as usize >> 8))
+        } else {
+            director
+        };
+        let director = net.add("director", director);
+        let outside = net.add("switch", Switch::new());
+        net.connect(director, outside, Faults::NONE);
+        let inside = if plan.two_armed() {
+            let inside = net.add("inside", Switch::new());
+            net.connect(director, inside, Faults::NONE);
+            inside
+        } else {
+            outside
+        };
+        let mut site = Site {
+            director,
+            clients: vec![],
+            servers: vec![],
+            client_links: vec![],
+            server_links: vec![],
+            snapshot,
+            net,
+            plan,
+        };
+        for n in 0..site.plan.weights.len() {
+            let name = format!("s{}", n + 1);
+            let port = if site.plan.two_armed() { SERVER_PORT } else { PORT };
+            let server = HttpServer::new(&name, port).backlog(site.plan.backlog);
+            let host = site.net.add(&name, Host::new(server_settings(&site.plan, n)).with(server));
+            site.server_links.push(site.net.connect(host, inside, site.plan.server_faults));
+            site.servers.push(host);
+        }
+        for (n, client) in clients.into_iter().enumerate() {
+            let host = Host::new(client_settings(&site.plan, n)).with(client);
+            let host = site.net.add(&format!("client{}", n + 1), host);
+            site.client_links.push(site.net.connect(host, outside, site.plan.client_faults));
+            site.clients.push(host);
+        }
+        site
+    }
+
+    /// What the director works by.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Publishes a changed snapshot to every worker, as the control thread would.
+    pub fn publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.snapshot);
+        self.snapshot.generation += 1;
+        let snapshot = Arc::new(self.snapshot.clone());
+        let now = self.net.now();
+        self.net[self.director].command(|| Command::Install(Arc::clone(&snapshot)), now);
+    }
+
+    /// Sets a server's weight by the command that does only that.
+    pub fn set_weight(&mut self, server: u16, weight: u32) {
+        if let Some(Some(s)) = self.snapshot.servers.get_mut(usize::from(server)) {
+            s.weight = weight;
+        }
+        let now = self.net.now();
+        self.net[self.director].command(|| Command::SetWeight { server, weight }, now);
+    }
+
+    /// Takes a server out of its service; its connections go on.
+    pub fn remove_server(&mut self, server: u16) {
+        self.publish(|s| {
+            for service in s.services.iter_mut().flatten() {
+                service.servers.retain(|&n| n != server);
+            }
+            if let Some(Some(s)) = s.servers.get_mut(usize::from(server)) {
+                s.state = ServerState::Draining;
+            }
+        });
+    }
+
+    /// What each worker has counted.
+    pub fn reports(&mut self) -> Vec<Report> {
+        let now = self.net.now();
+        let answers = self.net[self.director].command(|| Command::Report(Box::default()), now);
+        answers
+            .into_iter()
+            .filter_map(|a| match a {
+                Acknowledgement::Report(report) => Some(*report),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Runs until every client is done; `false` when they are not by then.
+    pub fn finish(&mut self, limit: u64) -> bool {
+        let clients = self.clients.clone();
+        let limit = self.net.now() + limit;
+        let mut at = 0;
+        self.net.run(limit, |net| {
+            while at < clients.len() && net[clients[at]].application::<HttpClient>().finished() {
+                at += 1;
+            }
+            at == clients.len()
+        })
+    }
+}
+
+fn workers<M: Meter + Clone>(
+    plan: &Plan,
+    arms: u8,
+    meter: &M,
+    snapshot: &Snapshot,
+) -> Vec<Worker<MemoryPort, Layer4, M>> {
+    let count = plan.workers.max(1);
+    let counts = Arc::new(SharedCounts::new(usize::from(count), plan.weights.len()));
+    let snapshot = Arc::new(snapshot.clone());
+    let lanes = if count > 1 { Handover::mesh(usize::from(count)) } else { vec![] };
+    let mut lanes = lanes.into_iter();
+    (0..count)
+        .map(|worker| {
+            let port = MemoryPort::new(arms, 2048);
+            let settings = connection::Settings {
+                flows: plan.flows,
+                fragments: 64,
+                seed: plan.seed,
+                worker,
+                workers: count,
+                capabilities: port.capabilities(),
+            };
+            let pipeline = Layer4::new(settings, Arc::clone(&counts), BEGIN);
+            let mut worker = Worker::new(port, pipeline, meter.clone());
+            if let Some(lane) = lanes.next() {
+                worker = worker.with_handover(lane);
+            }
+            worker.command(Command::Install(Arc::clone(&snapshot)), BEGIN);
+            worker
+        })
+        .collect()
+}
+
+fn client_settings(plan: &Plan, n: usize) -> Settings {
+    let n = n + 1;
+    let mut s = Settings::new(0x1000 + n as u32, &[&format!("192.0.2.{n}/24"), &format!("2001:db8::{n:x}/64")]);
+    s.tcp = plan.client_tcp;
+    s.seed ^= plan.seed;
+    s
+}
+
+fn server_settings(plan: &Plan, n: usize) -> Settings {
+    let host = n + 11;
+    let (v4, v6) = if plan.two_armed() {
+        (format!("10.0.0.{host}/24"), format!("2001:db8:1::{host:x}/64"))
+    } else {
+        (format!("192.0.2.{host}/24"), format!("2001:db8::{host:x}/64"))
+    };
+    let mut s = Settings::new(0x2000 + n as u32, &[&v4, &v6]);
+    match plan.forward {
+        // Replies to clients must come back through the director.
+        Forward::Nat => s.gateways = vec![plan.own(1)],
+        // No gateway: only the director can be answered.
+        Forward::FullNat => {}
+        Forward::Dr => s.services = vec![plan.service().ip()],
+        Forward::Tunnel => {
+            s.services = vec![plan.service().ip()];
+            s.decapsulates = true;
+            // What is left for the inner packet.
+            s.mtu = 1500 - if plan.servers_v6() { 40 } else { 20 };
+        }
+    }
+    s.tcp = plan.server_tcp;
+    s.seed ^= plan.seed;
+    s
+}

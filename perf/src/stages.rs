@@ -1,0 +1,600 @@
+//! `lcs perf stages`: what each stage of a pipeline costs, over the memory port, with N established flows in random order.
+//!
+//! The pipeline is the one that `lcs run` uses, worker loop included; only the port is in memory. Frames are written between the timed
+//! parts, so their headers are warm in the cache, as after a device's direct cache access; the flows are as cold as their number makes them.
+
+use crate::summary::Summary;
+use lcs_dataplane::cycles::{Meter, NoMeter, StageCost, Tsc, tsc, tsc_hz};
+use lcs_dataplane::flow::Memory;
+use lcs_dataplane::headers::MacAddr;
+use lcs_dataplane::headers::build::Packet;
+use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::worker::Worker;
+use lcs_pipelines::command::{Acknowledgement, Command, Report};
+use lcs_pipelines::layer4::{Layer4, STAGES};
+use lcs_pipelines::snapshot::{Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
+use lcs_pipelines::stages::connection::Settings;
+use lcs_pipelines::stages::schedule::SharedCounts;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// What to measure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// How packets reach the servers.
+    pub forward: Forward,
+    /// Established flows.
+    pub flows: usize,
+    /// Bytes of a frame on the wire, FCS included (64 is the smallest Ethernet frame).
+    pub size: usize,
+    /// Rounds, each with a figure of its own.
+    pub rounds: usize,
+    /// Packets a round.
+    pub packets: usize,
+    /// Virtual services.
+    pub services: usize,
+    /// Real servers, spread over the services.
+    pub servers: usize,
+    /// IPv6 instead of IPv4.
+    pub ipv6: bool,
+    /// Flows that the table holds; the number of flows and a fifth more when 0.
+    pub capacity: usize,
+    /// Measure the cost of cycle accounting as well: every round runs once with and once without it.
+    pub accounting: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            forward: Forward::Nat,
+            flows: 1_000_000,
+            size: 64,
+            rounds: 21,
+            packets: 200_000,
+            services: 1,
+            servers: 3,
+            ipv6: false,
+            capacity: 0,
+            accounting: false,
+        }
+    }
+}
+
+/// What cannot be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum StagesError {
+    /// A number out of its range.
+    #[error("{what} is {given}; it must be between {least} and {most}")]
+    Range {
+        /// Option.
+        what: &'static str,
+        /// Its value.
+        given: usize,
+        /// Smallest that works.
+        least: usize,
+        /// Largest that works.
+        most: usize,
+    },
+    /// Frames did not come out.
+    #[error("{lost} of {sent} frames were not forwarded ({reasons}); the figures would not be of forwarding")]
+    Lost {
+        /// Frames put in.
+        sent: u64,
+        /// Frames that did not come out.
+        lost: u64,
+        /// Their reasons.
+        reasons: String,
+    },
+}
+
+/// Cost of one stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StageFigure {
+    /// Name.
+    pub name: String,
+    /// TSC cycles for each packet that passed the pipeline (not only those that the stage saw).
+    pub cycles_per_packet: Summary,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Figures {
+    /// What was asked.
+    pub options: Options,
+    /// TSC cycles a second.
+    pub tsc_hz: u64,
+    /// Stages, in the packet's order.
+    pub stages: Vec<StageFigure>,
+    /// Whole worker loop, established flows: TSC cycles a packet.
+    pub cycles_per_packet: Summary,
+    /// The same in nanoseconds.
+    pub ns_per_packet: Summary,
+    /// Millions of packets a second on this core.
+    pub mpps: Summary,
+    /// Whole worker loop, first packets of new flows: TSC cycles each.
+    pub new_flow_cycles: Summary,
+    /// Millions of new flows a second on this core.
+    pub new_flows_mps: f64,
+    /// Longest single turn of the loop while the table was filled, TSC cycles.
+    pub longest_turn_cycles: u64,
+    /// Bytes of state a flow: entry, index, and address for IPv6.
+    pub bytes_per_flow: f64,
+    /// Ratio of the cost with cycle accounting to that without, by round; present when asked for.
+    pub accounting_ratio: Option<Summary>,
+}
+
+/// Frames put on the wire at a time: eight bursts.
+const GROUP: usize = 256;
+/// Addresses of clients begin here.
+const CLIENTS: u32 = 0x0a00_0001;
+const NOW: u64 = 1_000_000_000;
+
+/// Ends of one flow as packets of either side have them.
+#[derive(Clone, Copy)]
+struct Ends {
+    client: u32,
+    server: u32,
+    /// Client's port and, in full NAT, the director's.
+    ports: (u16, u16),
+}
+
+struct Bench<M> {
+    worker: Worker<MemoryPort, Layer4, M>,
+    options: Options,
+    template: Vec<u8>,
+    ends: Vec<Ends>,
+    random: u64,
+}
+
+fn next_random(state: &mut u64) -> u64 {
+    // xorshift64*: the order of flows must be unpredictable to the prefetcher, nothing more.
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
+
+fn service_address(o: &Options, service: usize) -> IpAddr {
+    if o.ipv6 {
+        IpAddr::V6(Ipv6Addr::from(0x2001_0db8_0000_0000_0000_0000_0000_0000_u128 + service as u128))
+    } else {
+        IpAddr::V4(Ipv4Addr::from(0xc612_0000 + service as u32))
+    }
+}
+
+fn server_address(o: &Options, server: usize) -> IpAddr {
+    if o.ipv6 {
+        IpAddr::V6(Ipv6Addr::from(0xfd00_0000_0000_0000_0000_0000_0000_0001_u128 + server as u128))
+    } else {
+        IpAddr::V4(Ipv4Addr::from(0xac10_0001 + server as u32))
+    }
+}
+
+fn client_address(o: &Options, client: u32) -> IpAddr {
+    if o.ipv6 {
+        IpAddr::V6(Ipv6Addr::from(0x2001_0db8_0001_0000_0000_0000_0000_0000_u128 + u128::from(client)))
+    } else {
+        IpAddr::V4(Ipv4Addr::from(client))
+    }
+}
+
+const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// A snapshot with the services and servers that the options ask for.
+pub fn snapshot(o: &Options) -> Snapshot {
+    let mut s = Snapshot {
+        interfaces: vec![Interface { name: "memory0".into(), mac: DIRECTOR, mtu: 1500 }],
+        ..Snapshot::default()
+    };
+    let source =
+        if o.ipv6 { IpAddr::V6(Ipv6Addr::from(0xfd01 << 112 | 1)) } else { IpAddr::V4(Ipv4Addr::new(172, 31, 0, 1)) };
+    for n in 0..o.services {
+        let address = service_address(o, n);
+        s.by_endpoint.insert((address, 80, 6), n as u16);
+        s.own.insert(address);
+        s.services.push(Some(Service {
+            name: format!("service{n}"),
+            address,
+            port: 80,
+            protocol: 6,
+            scheduler: Scheduler::Rr,
+            servers: (0..o.servers).filter(|r| r % o.services == n).map(|r| r as u16).collect(),
+            sources: match (o.forward, source) {
+                (Forward::FullNat, IpAddr::V4(a)) => {
+                    (0..64).map(|k| IpAddr::V4(Ipv4Addr::from(u32::from(a) + k))).collect()
+                }
+                (Forward::FullNat, IpAddr::V6(a)) => {
+                    (0..64).map(|k| IpAddr::V6(Ipv6Addr::from(u128::from(a) + k))).collect()
+                }
+                _ => vec![],
+            },
+            source_ports: (1024, 65535),
+        }));
+    }
+    for r in 0..o.servers {
+        s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, (r >> 8) as u8, r as u8]), DIRECTOR, 0, 1500));
+        s.servers.push(Some(Server {
+            name: format!("server{r}"),
+            service: (r % o.services) as u16,
+            address: server_address(o, r),
+            port: if o.forward.replies_return() { 8080 } else { 0 },
+            forward: o.forward,
+            weight: 1,
+            state: ServerState::Up,
+            next_hop: r as u16,
+            tunnel_source: (o.forward == Forward::Tunnel).then_some(source),
+        }));
+    }
+    s
+}
+
+impl<M: Meter> Bench<M> {
+    fn new(o: &Options, meter: M) -> Self {
+        let port = MemoryPort::new(1, GROUP * 2);
+        let settings = Settings {
+            flows: if o.capacity == 0 { o.flows + o.flows / 5 } else { o.capacity },
+            fragments: 1024,
+            seed: 1,
+            worker: 0,
+            workers: 1,
+            capabilities: port.capabilities(),
+        };
+        let counts = Arc::new(SharedCounts::new(1, o.servers));
+        let mut worker = Worker::new(port, Layer4::new(settings, counts, NOW), meter);
+        worker.command(Command::Install(Arc::new(snapshot(o))), NOW);
+        let (from, to) = (SocketAddr::new(client_address(o, CLIENTS), 1), SocketAddr::new(service_address(o, 0), 80));
+        let template = Packet { destination_mac: DIRECTOR, ..Packet::tcp(from, to, ACK) }.sized(o.size - 4).frame();
+        Bench { worker, options: o.clone(), template, ends: Vec::with_capacity(o.flows), random: 0x1234_5678_9abc_def1 }
+    }
+
+    /// Puts one frame on the wire. Its checksums follow from the template's by the pipeline's own incremental rule, so they are right.
+    fn inject(&mut self, source: SocketAddr, destination: SocketAddr, flags: u8) -> bool {
+        use lcs_dataplane::checksum::{Difference, Sum};
+        let template = &self.template;
+        let v6 = self.options.ipv6;
+        self.worker.port_mut().inject_with(0, template.len(), |b| {
+            b.copy_from_slice(template);
+            let (at, l4, n) = if v6 { (22, 54, 16) } else { (26, 34, 4) };
+            let mut new = [0u8; 36];
+            match (source.ip(), destination.ip()) {
+                (IpAddr::V4(s), IpAddr::V4(d)) => {
+                    new[..4].copy_from_slice(&s.octets());
+                    new[4..8].copy_from_slice(&d.octets());
+                }
+                (IpAddr::V6(s), IpAddr::V6(d)) => {
+                    new[..16].copy_from_slice(&s.octets());
+                    new[16..32].copy_from_slice(&d.octets());
+                }
+                _ => {}
+            }
+            let mut ports = [0u8; 4];
+            ports[..2].copy_from_slice(&source.port().to_be_bytes());
+            ports[2..].copy_from_slice(&destination.port().to_be_bytes());
+            let change = Difference::NONE.replacing(&b[at..at + 2 * n], &new[..2 * n]);
+            let transport =
+                change.replacing(&b[l4..l4 + 4], &ports).replacing(&b[l4 + 12..l4 + 14], &[b[l4 + 12], flags]);
+            b[at..at + 2 * n].copy_from_slice(&new[..2 * n]);
+            b[l4..l4 + 4].copy_from_slice(&ports);
+            b[l4 + 13] = flags;
+            let sum = transport.apply(u16::from_ne_bytes([b[l4 + 16], b[l4 + 17]]));
+            b[l4 + 16..l4 + 18].copy_from_slice(&sum.to_ne_bytes());
+            if !v6 {
+                b[24..26].fill(0);
+                let sum = Sum::ZERO.bytes(&b[14..34]).checksum();
+                b[24..26].copy_from_slice(&sum.to_ne_bytes());
+            }
+        })
+    }
+
+    /// The client's packets of flow `n`: source and destination.
+    fn client_side(&self, n: usize) -> (SocketAddr, SocketAddr) {
+        let o = &self.options;
+        // 50,000 connections a client, as behind a large NAT; neighbouring addresses and ports.
+        let (client, port) = (CLIENTS + (n / 50_000) as u32, 1024 + (n % 50_000) as u16);
+        (SocketAddr::new(client_address(o, client), port), SocketAddr::new(service_address(o, n % o.services), 80))
+    }
+
+    /// Runs the worker over everything on the wire; returns the cycles.
+    fn drain(&mut self, longest: &mut u64) -> u64 {
+        let mut sum = 0;
+        while self.worker.port().waiting() > 0 {
+            let before = tsc();
+            self.worker.poll(NOW);
+            let turn = tsc() - before;
+            *longest = (*longest).max(turn);
+            sum += turn;
+        }
+        sum
+    }
+
+    /// Opens all flows; returns the cycles for each new flow, by group, and the longest turn.
+    fn fill(&mut self) -> Result<(Vec<f64>, u64), StagesError> {
+        let flows = self.options.flows;
+        let (mut costs, mut longest) = (Vec::with_capacity(flows / GROUP + 1), 0);
+        let v6 = self.options.ipv6;
+        let mut n = 0;
+        while n < flows {
+            let group = GROUP.min(flows - n);
+            for k in n..n + group {
+                let (source, destination) = self.client_side(k);
+                let _ = self.inject(source, destination, SYN);
+            }
+            let cycles = self.drain(&mut longest);
+            costs.push(cycles as f64 / group as f64);
+            let (ends, translated) = (&mut self.ends, self.options.forward.replies_return());
+            let sent = self.worker.port_mut().take_sent(|_, b| {
+                let read = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+                let l4 = if v6 { 54 } else { 34 };
+                let port = u16::from_be_bytes([b[l4], b[l4 + 1]]);
+                // Where the packet went: the last four bytes of an address tell servers and clients apart.
+                let (client, server) = if v6 { (read(34), read(50)) } else { (read(26), read(30)) };
+                ends.push(Ends { client, server: if translated { server } else { 0 }, ports: (port, port) });
+            });
+            if sent != group {
+                return Err(self.lost(group as u64, sent as u64));
+            }
+            n += group;
+        }
+        // The second packet of each connection establishes it.
+        let mut n = 0;
+        while n < flows {
+            let group = GROUP.min(flows - n);
+            for k in n..n + group {
+                let (source, destination) = self.client_side(k);
+                let _ = self.inject(source, destination, ACK);
+            }
+            self.drain(&mut 0);
+            self.worker.port_mut().take_sent(|_, _| {});
+            n += group;
+        }
+        Ok((costs, longest))
+    }
+
+    fn lost(&self, sent: u64, got: u64) -> StagesError {
+        use lcs_dataplane::DropReason;
+        let counters = self.worker.counters();
+        let reasons: Vec<String> = DropReason::ALL
+            .iter()
+            .filter(|r| counters.dropped_for(**r) > 0)
+            .map(|r| format!("{r}: {}", counters.dropped_for(*r)))
+            .collect();
+        StagesError::Lost { sent, lost: sent - got, reasons: reasons.join(", ") }
+    }
+
+    /// One round over established flows in random order, from both sides where replies come back. Returns cycles a packet.
+    fn round(&mut self) -> Result<f64, StagesError> {
+        let o = self.options.clone();
+        let (mut cycles, mut packets) = (0, 0);
+        while packets < o.packets {
+            for _ in 0..GROUP {
+                let r = next_random(&mut self.random);
+                let n = ((r >> 33) as usize) % o.flows;
+                let (client, service) = self.client_side(n);
+                let ok = if o.forward.replies_return() && r & 1 == 1 {
+                    let e = self.ends[n];
+                    let server = SocketAddr::new(self.server_of(&e), 8080);
+                    let local = SocketAddr::new(self.local_of(&e, client.ip()), e.ports.1);
+                    self.inject(server, local, ACK)
+                } else {
+                    self.inject(client, service, ACK)
+                };
+                debug_assert!(ok);
+            }
+            cycles += self.drain(&mut 0);
+            let sent = self.worker.port_mut().take_sent(|_, _| {});
+            if sent != GROUP {
+                return Err(self.lost(GROUP as u64, sent as u64));
+            }
+            packets += GROUP;
+        }
+        Ok(cycles as f64 / packets as f64)
+    }
+
+    fn server_of(&self, e: &Ends) -> IpAddr {
+        match server_address(&self.options, 0) {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(e.server)),
+            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a) & !0xffff_ffff | u128::from(e.server))),
+        }
+    }
+
+    fn local_of(&self, e: &Ends, client: IpAddr) -> IpAddr {
+        if self.options.forward != Forward::FullNat {
+            return client;
+        }
+        if self.options.ipv6 {
+            IpAddr::V6(Ipv6Addr::from((0xfd01_u128 << 112) | u128::from(e.client)))
+        } else {
+            IpAddr::V4(Ipv4Addr::from(e.client))
+        }
+    }
+
+    fn report(&mut self) -> Box<Report> {
+        match self.worker.command(Command::Report(Box::default()), NOW) {
+            Acknowledgement::Report(report) => report,
+            _ => Box::default(),
+        }
+    }
+}
+
+fn check(o: &Options) -> Result<(), StagesError> {
+    let in_range = |what, given: usize, least, most| {
+        if (least..=most).contains(&given) { Ok(()) } else { Err(StagesError::Range { what, given, least, most }) }
+    };
+    in_range("--flows", o.flows, 1, 50_000_000)?;
+    in_range("--size", o.size, if o.ipv6 { 78 } else { 64 }, 1518)?;
+    in_range("--rounds", o.rounds, 1, 10_000)?;
+    in_range("--services", o.services, 1, 65_000)?;
+    in_range("--servers", o.servers, o.services, 49_152)?;
+    if o.capacity != 0 {
+        in_range("--capacity", o.capacity, o.flows, 1 << 30)?;
+    }
+    Ok(())
+}
+
+/// Measures. `progress` is told what is being done.
+///
+/// # Errors
+/// Options out of range, or frames that the pipeline did not forward.
+pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, StagesError> {
+    check(o)?;
+    let hz = tsc_hz();
+    progress(&format!("opening {} flows", o.flows));
+    let mut bench = Bench::new(o, Tsc);
+    let (fill, longest) = bench.fill()?;
+    // The second half: the table is as full as it will be.
+    let new_flow_cycles = Summary::of(fill[fill.len() / 2..].to_vec());
+    let mut silent = if o.accounting {
+        progress("opening them again for the run without accounting");
+        let mut silent = Bench::new(o, NoMeter);
+        silent.fill()?;
+        Some(silent)
+    } else {
+        None
+    };
+    bench.round()?;
+    let mut whole = vec![];
+    let mut ratios = vec![];
+    let names: Vec<&str> = std::iter::once("receive").chain(STAGES).chain(std::iter::once("transmit")).collect();
+    let mut stages: Vec<Vec<f64>> = vec![vec![]; names.len()];
+    let costs = |r: &Report| -> Vec<StageCost> {
+        let inner = r.stages.iter().map(|(_, c)| *c);
+        std::iter::once(r.counters.receive).chain(inner).chain(std::iter::once(r.counters.transmit)).collect()
+    };
+    for round in 0..o.rounds {
+        progress(&format!("round {} of {}", round + 1, o.rounds));
+        let before = bench.report();
+        let cost = bench.round()?;
+        let after = bench.report();
+        whole.push(cost);
+        let packets = (after.counters.received - before.counters.received) as f64;
+        for ((into, b), a) in stages.iter_mut().zip(costs(&before)).zip(costs(&after)) {
+            into.push(a.since(&b).cycles as f64 / packets);
+        }
+        if let Some(silent) = &mut silent {
+            // Two more, in the other order, so that drift cancels out.
+            let without = silent.round()?;
+            let without_again = silent.round()?;
+            let again = bench.round()?;
+            ratios.push((cost + again) / (without + without_again));
+        }
+    }
+    let report = bench.report();
+    let bytes = report.memory.map_or(0.0, |m: Memory| {
+        let v6 = if o.ipv6 { m.addresses_v6 } else { 0 };
+        (m.entries + m.index + v6) as f64 / report.capacity as f64
+    });
+    let cycles = Summary::of(whole);
+    let inverse = |s: &Summary| Summary {
+        median: hz as f64 / s.median / 1e6,
+        min: hz as f64 / s.max / 1e6,
+        max: hz as f64 / s.min / 1e6,
+        quartiles: (hz as f64 / s.quartiles.1 / 1e6, hz as f64 / s.quartiles.0 / 1e6),
+        rounds: s.rounds,
+    };
+    Ok(Figures {
+        options: o.clone(),
+        tsc_hz: hz,
+        stages: names
+            .iter()
+            .zip(stages)
+            .map(|(name, v)| StageFigure { name: (*name).to_owned(), cycles_per_packet: Summary::of(v) })
+            .collect(),
+        cycles_per_packet: cycles,
+        ns_per_packet: cycles.scaled(1e9 / hz as f64),
+        mpps: inverse(&cycles),
+        new_flow_cycles,
+        new_flows_mps: hz as f64 / new_flow_cycles.median / 1e6,
+        longest_turn_cycles: longest,
+        bytes_per_flow: bytes,
+        accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
+    })
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let o = &self.options;
+        writeln!(
+            f,
+            "{:?} over {}, {} flows in random order, {} B frames, {} services, {} servers, {} rounds of {} packets",
+            o.forward,
+            if o.ipv6 { "IPv6" } else { "IPv4" },
+            o.flows,
+            o.size,
+            o.services,
+            o.servers,
+            o.rounds,
+            o.packets
+        )?;
+        writeln!(f, "TSC {:.3} GHz; cycles are TSC cycles; median (quartiles)", self.tsc_hz as f64 / 1e9)?;
+        writeln!(f, "\n{:<12} {:>14} {:>20} {:>8}", "stage", "cycles/packet", "quartiles", "share")?;
+        for stage in &self.stages {
+            let s = &stage.cycles_per_packet;
+            let share = 100.0 * s.median / self.cycles_per_packet.median;
+            let quartiles = format!("{:.1} – {:.1}", s.quartiles.0, s.quartiles.1);
+            writeln!(f, "{:<12} {:>14.1} {quartiles:>20} {share:>7.1}%", stage.name, s.median)?;
+        }
+        let s = &self.cycles_per_packet;
+        let quartiles = format!("{:.1} – {:.1}", s.quartiles.0, s.quartiles.1);
+        writeln!(f, "{:<12} {:>14.1} {quartiles:>20} {:>7.1}%", "whole loop", s.median, 100.0)?;
+        writeln!(f, "\n{:.1} ns/packet, {:.2} Mpps on one core", self.ns_per_packet.median, self.mpps.median)?;
+        let n = &self.new_flow_cycles;
+        writeln!(
+            f,
+            "new flow: {:.0} cycles ({:.0} – {:.0}), {:.2} M new flows/s; longest turn while filling {:.0} µs",
+            n.median,
+            n.quartiles.0,
+            n.quartiles.1,
+            self.new_flows_mps,
+            self.longest_turn_cycles as f64 / self.tsc_hz as f64 * 1e6
+        )?;
+        write!(f, "state: {:.1} bytes a flow", self.bytes_per_flow)?;
+        if let Some(r) = &self.accounting_ratio {
+            let percent = |v: f64| (v - 1.0) * 100.0;
+            write!(
+                f,
+                "\ncycle accounting: {:+.1} % ({:+.1} – {:+.1})",
+                percent(r.median),
+                percent(r.quartiles.0),
+                percent(r.quartiles.1)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_forwards_every_frame_of_the_bench() {
+        for forward in [Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel] {
+            for ipv6 in [false, true] {
+                let o = Options {
+                    forward,
+                    flows: 1000,
+                    size: 90,
+                    rounds: 1,
+                    packets: 2000,
+                    services: 2,
+                    servers: 5,
+                    ipv6,
+                    ..Options::default()
+                };
+                let figures = measure(&o, |_| {}).unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
+                assert!(figures.bytes_per_flow <= 128.0, "{figures}");
+                assert_eq!(figures.stages.len(), 7);
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_options_are_named() {
+        let o = Options { size: 20, ..Options::default() };
+        assert!(measure(&o, |_| {}).unwrap_err().to_string().contains("--size is 20"));
+    }
+}

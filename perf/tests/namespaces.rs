@@ -1,0 +1,282 @@
+//! Kernel TCP and UDP through the director, in network namespaces: what the demo plays, and what a network does to it.
+
+mod support;
+
+use lcs_hwconf::ethtool::Offload;
+use lcs_hwconf::rtnl::{Route, VethEnd};
+use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan};
+use lcs_perf::demo::http::Connection;
+use lcs_perf::demo::interrupt::Interrupt;
+use lcs_perf::demo::load::{Load, LoadPlan, Tally};
+use lcs_perf::demo::narrator::Narrator;
+use lcs_perf::demo::root::director::Director;
+use lcs_perf::demo::root::play::play;
+use lcs_perf::demo::root::scene::{Scene, Setup};
+use lcs_pipelines::command::Event;
+use lcs_pipelines::snapshot::Forward;
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+use support::echo::{Echo, socket, there_and_back};
+use support::{PATIENCE, eventually, root};
+
+/// The servers, the clients and the network by themselves: what fails later is the director's doing.
+#[test]
+fn without_a_director_nothing_fails() {
+    if !root("without_a_director_nothing_fails") {
+        return;
+    }
+    for ipv6 in [false, true] {
+        let setup = Setup { forward: Forward::Nat, ipv6, server_ipv6: ipv6 };
+        let scene = Scene::build(setup, setup.plan()).unwrap();
+        scene.bed().set_kernel_forwarding(true).unwrap();
+        let plan = LoadPlan {
+            to: scene.endpoint(1),
+            parallel: 8,
+            requests: 3,
+            sizes: vec![0, 100, 1460, 10_000, 60_000],
+            most: 120,
+            patience: PATIENCE,
+        };
+        let load = scene.bed().client().run(|| Load::start(plan)).unwrap().unwrap();
+        assert!(load.wait(120, PATIENCE, || false));
+        let tally = load.stop().remove(0);
+        assert_eq!((tally.requests, tally.failed), (360, 0), "{tally:?}");
+        assert_eq!(tally.per_server.get("server2"), Some(&360), "{tally:?}");
+        assert_eq!(tally.seen_as.get(&(scene.bed().client_address(0, ipv6), true)), Some(&120), "{tally:?}");
+    }
+}
+
+#[test]
+fn every_scenario_is_played_to_its_end() {
+    if !root("every_scenario_is_played_to_its_end") {
+        return;
+    }
+    for setup in Setup::ALL {
+        let mut said = Vec::new();
+        let scenario = play(setup, &mut Narrator::new(&mut said), &Interrupt::default()).unwrap();
+        let said = String::from_utf8(said).unwrap();
+        assert!(scenario.ok, "{} over {}:\n{said}", setup.name(), setup.ip());
+        assert_eq!(scenario.failed, 0);
+        println!("{said}\n{scenario:?}");
+    }
+}
+
+fn setup(forward: Forward, ipv6: bool) -> Setup {
+    Setup { forward, ipv6, server_ipv6: ipv6 }
+}
+
+/// What a client in `host` gives, that runs one connection to `to`.
+fn client<T: Send>(host: &Host, to: SocketAddr, action: impl FnOnce(&mut Connection) -> T + Send) -> T {
+    host.run(|| action(&mut Connection::open(to, PATIENCE).unwrap())).unwrap()
+}
+
+#[test]
+fn datagrams_and_their_fragments_come_back_from_every_server() {
+    if !root("datagrams_and_their_fragments_come_back_from_every_server") {
+        return;
+    }
+    for forward in [Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel] {
+        for ipv6 in [false, true] {
+            let setup = setup(forward, ipv6);
+            let scene = Scene::build(setup, setup.plan()).unwrap().with_datagrams();
+            let director = Director::start(&scene);
+            let _echoes = Echo::everywhere(&scene);
+            let mut servers = BTreeSet::new();
+            for _ in 0..6 {
+                let socket = socket(scene.bed().client(), ipv6);
+                for length in [0, 1, 1000, 4000, 9000] {
+                    if forward == Forward::Tunnel && length > 1400 {
+                        // A fragment that is too big for the tunnel is lost: IPv6 says so, and the next one is smaller.
+                        // IPv4 without DF would have to be fragmented again, which the director does not do.
+                        if !ipv6 {
+                            continue;
+                        }
+                        let _ = socket.set_read_timeout(Some(Duration::from_millis(500)));
+                        let lost = there_and_back(&socket, scene.service(), length);
+                        assert!(lost.is_ok() || director.report().icmp_sent > 0, "{lost:?}");
+                        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                    }
+                    match there_and_back(&socket, scene.service(), length) {
+                        Ok(server) => servers.insert(server),
+                        Err(error) => panic!(
+                            "{length} bytes through {} over {}: {error}; {:?}",
+                            setup.name(),
+                            setup.ip(),
+                            director.report()
+                        ),
+                    };
+                }
+            }
+            assert_eq!(servers.len(), 3, "{servers:?}");
+        }
+    }
+}
+
+/// Two arms of different MTU: the sender is told by the director itself.
+#[test]
+fn a_smaller_mtu_behind_the_director_is_told_to_the_sender() {
+    if !root("a_smaller_mtu_behind_the_director_is_told_to_the_sender") {
+        return;
+    }
+    for forward in [Forward::Nat, Forward::FullNat] {
+        for ipv6 in [false, true] {
+            for (narrow, upload) in [(ETH1, true), (ETH0, false)] {
+                let setup = setup(forward, ipv6);
+                let plan = Plan { arms: Arms::Two, ..Plan::default() };
+                let scene = Scene::build(setup, plan).unwrap();
+                scene.bed().director().rtnl().set_mtu(narrow, 1400).unwrap();
+                let director = Director::start(&scene);
+                let outcome = client(scene.bed().client(), scene.service(), |connection| {
+                    if upload { connection.put("/up/200000") } else { connection.get("/down/200000", false) }
+                });
+                let report = director.report();
+                assert!(outcome.is_ok(), "{} {ipv6} upload {upload}: {outcome:?} {report:?}", setup.name());
+                assert!(report.icmp_sent > 0, "{report:?}");
+            }
+        }
+    }
+}
+
+/// A tunnel takes 20 or 40 bytes from the path's MTU: the client learns it.
+#[test]
+fn an_upload_through_a_tunnel_completes() {
+    if !root("an_upload_through_a_tunnel_completes") {
+        return;
+    }
+    for ipv6 in [false, true] {
+        for server_ipv6 in [false, true] {
+            let setup = Setup { forward: Forward::Tunnel, ipv6, server_ipv6 };
+            let scene = Scene::build(setup, setup.plan()).unwrap();
+            let director = Director::start(&scene);
+            let outcome = client(scene.bed().client(), scene.service(), |connection| connection.put("/up/200000"));
+            let report = director.report();
+            assert!(outcome.is_ok(), "{setup:?}: {outcome:?} {report:?}");
+            assert!(report.icmp_sent > 0, "{report:?}");
+        }
+    }
+}
+
+/// A router between client and director has a smaller MTU on its far side, and tells the service's address: the director
+/// has to tell the server.
+#[test]
+fn a_smaller_mtu_on_the_way_to_the_client_is_told_to_the_server() {
+    if !root("a_smaller_mtu_on_the_way_to_the_client_is_told_to_the_server") {
+        return;
+    }
+    for forward in [Forward::Nat, Forward::FullNat] {
+        for ipv6 in [false, true] {
+            let setup = setup(forward, ipv6);
+            let scene = Scene::build(setup, setup.plan()).unwrap();
+            let far = far_client(&scene, 1300);
+            let director = Director::start(&scene);
+            let outcome = client(&far, scene.service(), |connection| connection.get("/down/200000", false));
+            assert!(outcome.is_ok(), "{} {ipv6}: {outcome:?} {:?}", setup.name(), director.report());
+        }
+    }
+}
+
+/// A host behind the client, which routes to it over a link of `mtu` bytes. The host itself thinks it has 1,500.
+fn far_client(scene: &Scene, mtu: u32) -> Host {
+    let (router, far) = (scene.bed().client(), Host::create("far").unwrap());
+    let inside = VethEnd { name: ETH0, namespace: Some(far.namespace()), mac: None, mtu: 1500, queues: 1 };
+    let outside = VethEnd { name: "far", namespace: None, mac: None, mtu, queues: 1 };
+    router.rtnl().create_veth(&outside, &inside).unwrap();
+    router.rtnl().set_up("far", true).unwrap();
+    far.rtnl().set_up(ETH0, true).unwrap();
+    router.namespace().sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
+    for (gateway, host, everything) in
+        [("10.80.9.1/24", "10.80.9.2/24", "0.0.0.0/0"), ("fd80:0:0:9::1/64", "fd80:0:0:9::2/64", "::/0")]
+    {
+        let gateway: ipnet::IpNet = gateway.parse().unwrap();
+        router.rtnl().add_address("far", gateway).unwrap();
+        far.rtnl().add_address(ETH0, host.parse().unwrap()).unwrap();
+        let route = Route { to: everything.parse().unwrap(), via: Some(gateway.addr()), dev: Some(ETH0), source: None };
+        far.rtnl().set_route(&route).unwrap();
+        // The director's way back, for its kernel and for the pipeline alike.
+        let client = scene.bed().client_address(0, gateway.addr().is_ipv6());
+        let back = Route { to: gateway.trunc(), via: Some(client), dev: Some(ETH0), source: None };
+        scene.bed().director().rtnl().set_route(&back).unwrap();
+    }
+    for (host, link) in [(&far, ETH0), (router, "far")] {
+        host.ethtool().set_offload(link, Offload::TxChecksum, false).unwrap();
+        host.ethtool().set_offload(link, Offload::Gro, false).unwrap();
+        eventually("a carrier", || host.rtnl().link(link).unwrap().running);
+    }
+    far
+}
+
+/// A load of connections in the background, and what came of it.
+fn under_load(scene: &Scene, action: impl FnOnce(&Load)) -> Tally {
+    let plan = LoadPlan {
+        to: scene.service(),
+        parallel: 8,
+        requests: 3,
+        sizes: vec![0, 100, 1460, 10_000, 60_000],
+        most: u64::MAX,
+        patience: PATIENCE,
+    };
+    let load = scene.bed().client().run(|| Load::start(plan)).unwrap().unwrap();
+    assert!(load.wait(50, PATIENCE, || false), "nothing comes through at the beginning");
+    action(&load);
+    load.next_phase();
+    assert!(load.wait(50, PATIENCE, || false), "nothing comes through at the end");
+    let mut sum = Tally::default();
+    load.stop().iter().for_each(|tally| sum.add(tally));
+    sum
+}
+
+#[test]
+fn an_interface_that_goes_down_and_comes_back_costs_no_request() {
+    if !root("an_interface_that_goes_down_and_comes_back_costs_no_request") {
+        return;
+    }
+    for ipv6 in [false, true] {
+        let setup = setup(Forward::Nat, ipv6);
+        let scene = Scene::build(setup, setup.plan()).unwrap();
+        let host = scene.bed().director();
+        // Else the kernel forgets IPv6 addresses with the link, as it does on any host.
+        host.namespace().sysctl("net/ipv6/conf/eth0/keep_addr_on_down", "1").unwrap();
+        let _director = Director::start(&scene);
+        // The interface itself, then the other end of its cable.
+        for (end, link) in [(host, ETH0), (scene.bed().switch(), "director")] {
+            let tally = under_load(&scene, |load| {
+                end.rtnl().set_up(link, false).unwrap();
+                load.next_phase();
+                assert!(!load.wait(9, Duration::from_millis(300), || false), "the interface is down");
+                end.rtnl().set_up(link, true).unwrap();
+            });
+            assert_eq!(tally.failed, 0, "{tally:?}");
+        }
+    }
+}
+
+/// A client whose kernel leaves its checksums to a device that does not fill them in.
+#[test]
+fn checksums_left_to_an_offload_are_completed_and_told() {
+    if !root("checksums_left_to_an_offload_are_completed_and_told") {
+        return;
+    }
+    for forward in [Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel] {
+        for ipv6 in [false, true] {
+            let setup = setup(forward, ipv6);
+            let scene = Scene::build(setup, setup.plan()).unwrap();
+            let director = Director::start(&scene);
+            // At the client, and at the switch's port, which would finish the frames in its stead.
+            for (host, link) in [(scene.bed().client(), ETH0), (scene.bed().switch(), "director")] {
+                host.ethtool().set_offload(link, Offload::TxChecksum, true).unwrap();
+            }
+            let tally = under_load(&scene, |_| ());
+            assert_eq!(tally.failed, 0, "{tally:?}");
+            let report = director.report();
+            let told: Vec<_> = director.events();
+            assert!(report.checksums_completed > 50, "{} {ipv6} {report:?} {told:?}", setup.name());
+            let client = scene.bed().client_address(0, ipv6);
+            assert!(
+                told.iter().any(|event| matches!(event,
+                    Event::PartialChecksums { interface: 0, source } if *source == Some(client))),
+                "{told:?}"
+            );
+        }
+    }
+}

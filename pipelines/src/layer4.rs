@@ -1,0 +1,219 @@
+//! The pipeline of layer-4 services: classify → lookup → schedule on a miss → forward.
+//!
+//! ```text
+//! classify ─▶ lookup ─┬─ hit ──────────────────▶ forward
+//!                     ├─ miss ─▶ schedule ──────▶   │
+//!                     └─ neither TCP nor UDP ─▶ exceptions
+//! ```
+
+use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report};
+use crate::snapshot::Forward;
+use crate::stages::connection::{Connections, Settings};
+use crate::stages::schedule::SharedCounts;
+use crate::stages::{classify, exceptions, forward, fragment, lookup, schedule};
+use crate::trace::Tracer;
+use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
+use lcs_dataplane::flow::{FlowFlags, Place};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::timer;
+use lcs_dataplane::worker::{Counters, Nanos, Pipeline};
+use std::sync::Arc;
+
+/// Entries looked at for one page of flows, so that listing them delays packets by microseconds only.
+const PAGE: u32 = 1024;
+
+/// Names of the stages, in the packet's order.
+pub const STAGES: [&str; 5] = ["classify", "lookup", "schedule", "exceptions", "forward"];
+
+/// The layer-4 pipeline of one worker.
+#[derive(Debug)]
+pub struct Layer4 {
+    connections: Connections,
+    costs: [StageCost; STAGES.len()],
+    tracer: Tracer,
+}
+
+impl Layer4 {
+    /// A pipeline that knows no service yet; install a snapshot. `counts` is shared by all workers.
+    pub fn new(settings: Settings, counts: Arc<SharedCounts>, now: Nanos) -> Self {
+        Layer4 {
+            connections: Connections::new(settings, counts, timer::tick(now)),
+            costs: Default::default(),
+            tracer: Tracer::default(),
+        }
+    }
+
+    /// Cost of each stage so far, in the order of [`STAGES`].
+    pub fn costs(&self) -> &[StageCost; STAGES.len()] {
+        &self.costs
+    }
+
+    /// Flows in the table.
+    pub fn flows(&self) -> usize {
+        self.connections.table.len()
+    }
+
+    /// Service and server (slots) of the flow that a frame of the last batch belongs to, as [`Batch::flow`] has it; `None` when
+    /// it belongs to none.
+    pub fn chosen(&self, place: Place) -> Option<(u16, u16)> {
+        let table = &self.connections.table;
+        table.keys(place.flow())?;
+        let flow = table.get(place.flow());
+        Some((flow.service, flow.server))
+    }
+
+    fn report(&self, mut report: Box<Report>, counters: &Counters) -> Box<Report> {
+        let c = &self.connections;
+        report.generation = c.snapshot.generation;
+        report.counters.clone_from(counters);
+        report.stages.clear();
+        report.stages.extend(STAGES.iter().zip(&self.costs).map(|(name, cost)| ((*name).to_owned(), *cost)));
+        report.servers.clear();
+        report.servers.extend(c.server_stats());
+        report.states = c.states;
+        report.flows = c.table.len();
+        report.capacity = c.table.capacity();
+        report.half_open = c.timers.half_open();
+        report.evicted = c.evicted;
+        report.expired = c.expired;
+        report.fragments = c.fragments.len();
+        report.checksums_completed = c.checksums_completed;
+        report.icmp_sent = c.icmp_sent;
+        report.memory = Some(c.table.memory());
+        report
+    }
+
+    fn list(&self, mut page: Box<FlowPage>, now: u32) -> Box<FlowPage> {
+        page.flows.clear();
+        let capacity = self.connections.table.capacity() as u32;
+        let end = page.cursor.saturating_add(page.limit.clamp(1, PAGE)).min(capacity);
+        for flow in page.cursor..end {
+            page.flows.extend(self.view(flow, now));
+        }
+        page.cursor = if end >= capacity { FlowPage::END } else { end };
+        page
+    }
+
+    fn view(&self, flow: u32, now: u32) -> Option<FlowView> {
+        let c = &self.connections;
+        let keys = c.table.keys(flow)?;
+        let f = c.table.get(flow);
+        let server = c.snapshot.servers.get(usize::from(f.server)).and_then(Option::as_ref);
+        let idle = now.wrapping_sub(f.last_seen);
+        let left = c.timeouts[f.state as usize].saturating_sub(idle);
+        let virtual_address = keys.client.destination();
+        let server_address = keys.server.map(|k| k.source()).or_else(|| {
+            server.map(|s| {
+                std::net::SocketAddr::new(s.address, if s.port == 0 { virtual_address.port() } else { s.port })
+            })
+        })?;
+        let forward = if f.flags.has(FlowFlags::FULL_NAT) {
+            Forward::FullNat
+        } else if f.flags.has(FlowFlags::TRANSLATED) {
+            Forward::Nat
+        } else if f.flags.has(FlowFlags::TUNNEL) {
+            Forward::Tunnel
+        } else {
+            Forward::Dr
+        };
+        Some(FlowView {
+            protocol: f.protocol,
+            client: keys.client.source(),
+            virtual_address,
+            local: keys.server.map(|k| k.destination()).filter(|l| *l != keys.client.source()),
+            server_address,
+            service: f.service,
+            server: f.server,
+            forward,
+            state: f.state,
+            expires: timer::seconds(left),
+            packets_in: f.packets[Place::CLIENT],
+            packets_out: f.packets[Place::SERVER],
+        })
+    }
+}
+
+impl Pipeline for Layer4 {
+    type Command = Command;
+    type Acknowledgement = Acknowledgement;
+    type Event = Event;
+
+    #[inline]
+    fn process<P: Port, M: Meter>(
+        &mut self,
+        _port: &mut P,
+        batch: &mut Batch,
+        now: Nanos,
+        watch: &mut Stopwatch<'_, M>,
+    ) {
+        let tick = timer::tick(now);
+        let c = &mut self.connections;
+        let [classify_cost, lookup_cost, schedule_cost, exceptions_cost, forward_cost] = &mut self.costs;
+        let n = batch.len;
+
+        let classified = classify::classify(c, batch, tick);
+        watch.lap(classify_cost, n);
+        let tracing = self.tracer.is_on();
+        if tracing {
+            self.tracer.begin(batch, now);
+        }
+
+        let (mut hits, mut misses) = (Places::default(), Places::default());
+        lookup::lookup(c, batch, &classified.v4, &classified.v6, &mut hits, &mut misses);
+        if !hits.is_empty() || !misses.is_empty() {
+            watch.lap(lookup_cost, hits.len() + misses.len());
+        }
+        if tracing {
+            self.tracer.step(c, batch, "lookup");
+        }
+
+        if !misses.is_empty() {
+            schedule::schedule(c, batch, &misses, &mut hits, tick);
+            watch.lap(schedule_cost, misses.len());
+            if tracing {
+                self.tracer.step(c, batch, "schedule");
+            }
+        }
+        if classified.firsts {
+            fragment::remember(c, batch, &mut hits, tick);
+        }
+        if !classified.others.is_empty() {
+            exceptions::exceptions(c, batch, &classified.others, tick);
+            watch.lap(exceptions_cost, classified.others.len());
+        }
+
+        if !hits.is_empty() {
+            forward::forward(c, batch, &hits, tick);
+            watch.lap(forward_cost, hits.len());
+        }
+        if tracing {
+            self.tracer.step(c, batch, "forward");
+            self.tracer.end(c, batch);
+        }
+    }
+
+    fn command(&mut self, command: Command, counters: &Counters, now: Nanos) -> Acknowledgement {
+        let c = &mut self.connections;
+        let done = |ok: bool| if ok { Acknowledgement::Done } else { Acknowledgement::NoSuchSlot };
+        match command {
+            Command::Install(snapshot) => Acknowledgement::Installed(Some(c.install(snapshot))),
+            Command::SetWeight { server, weight } => done(c.set_weight(server, weight)),
+            Command::SetNextHop { row, hop } => done(c.set_next_hop(row, hop)),
+            Command::Report(report) => Acknowledgement::Report(self.report(report, counters)),
+            Command::ListFlows(page) => Acknowledgement::Flows(self.list(page, timer::tick(now))),
+            Command::Trace { filter, frames } => {
+                self.tracer.set(filter, frames);
+                Acknowledgement::Done
+            }
+        }
+    }
+
+    fn housekeeping<P: Port>(&mut self, _port: &mut P, now: Nanos) -> bool {
+        self.connections.expire(timer::tick(now))
+    }
+
+    fn event(&mut self) -> Option<Event> {
+        self.connections.event()
+    }
+}

@@ -1,0 +1,504 @@
+//! A worker's connections: their states, time-outs and counts. Shared by the stages; owned by one worker.
+
+use crate::command::{Event, ServerStats};
+use crate::snapshot::{NextHop, SLOTS, Snapshot, Via};
+use crate::stages::fragment::Fragments;
+use crate::stages::icmp::IcmpLimit;
+use crate::stages::schedule::{Schedulers, SharedCounts};
+use hashbrown::HashMap;
+use lcs_dataplane::DropReason;
+use lcs_dataplane::flow::{FlowFlags, FlowTable, Place, TcpState};
+use lcs_dataplane::headers::MacAddr;
+use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN};
+use lcs_dataplane::port::Capabilities;
+use lcs_dataplane::timer::{Due, Timers};
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Rows of the next-hop table that the control thread fills. The rest are learned from frames of on-link clients.
+pub const CONTROL_ROWS: usize = 49_152;
+/// All rows.
+const ROWS: usize = SLOTS;
+/// Flows looked at by the timers between two batches: some microseconds at most.
+const TIMER_BUDGET: usize = 64;
+/// Events kept for the control thread at most.
+const EVENTS: usize = 256;
+
+/// How a worker is set up.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Flows that its table holds.
+    pub flows: usize,
+    /// Fragmented packets that it follows at once.
+    pub fragments: usize,
+    /// Keys the hashes; the same for all workers where they steer in software.
+    pub seed: u64,
+    /// This worker's number.
+    pub worker: u8,
+    /// Number of workers. Above 1, a frame whose client endpoint belongs to another worker is handed over.
+    pub workers: u8,
+    /// What the port offers.
+    pub capabilities: Capabilities,
+}
+
+/// Traffic of one server, in the hot loop: `[0]` from clients, `[1]` to clients. Half a cache line.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(32))]
+pub(crate) struct Traffic {
+    pub(crate) packets: [u64; 2],
+    pub(crate) bytes: [u64; 2],
+}
+
+/// Connections of one server.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Load {
+    opened: u64,
+    active: u32,
+    inactive: u32,
+}
+
+/// What one worker knows and counts. No other thread reads or writes it, except the published counts.
+#[derive(Debug)]
+pub struct Connections {
+    pub(crate) settings: Settings,
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) table: FlowTable,
+    pub(crate) timers: Timers,
+    pub(crate) timeouts: [u32; TcpState::ALL.len()],
+    /// As many as a `u16` can number, so that no row needs a bounds check.
+    pub(crate) hops: Box<[NextHop; 1 << 16]>,
+    learned: HashMap<(u8, MacAddr), u16>,
+    pub(crate) schedulers: Schedulers,
+    pub(crate) traffic: Vec<Traffic>,
+    loads: Vec<Load>,
+    pub(crate) counts: Arc<SharedCounts>,
+    pub(crate) fragments: Fragments,
+    pub(crate) icmp_limit: IcmpLimit,
+    pub(crate) states: [u64; TcpState::ALL.len()],
+    pub(crate) evicted: u64,
+    pub(crate) expired: u64,
+    pub(crate) icmp_sent: u64,
+    pub(crate) checksums_completed: u64,
+    /// Identification of the next outer IPv4 header.
+    pub(crate) ident: u16,
+    events: VecDeque<Event>,
+    said: HashMap<(u8, u16), u32>,
+}
+
+impl Connections {
+    /// An empty worker at tick `now`, with a snapshot that knows no service.
+    pub fn new(settings: Settings, counts: Arc<SharedCounts>, now: u32) -> Self {
+        let snapshot = Arc::new(Snapshot::default());
+        Connections {
+            table: FlowTable::new(settings.flows, settings.seed),
+            timers: Timers::new(now),
+            timeouts: snapshot.timeouts.ticks(),
+            hops: no_hops(),
+            learned: HashMap::new(),
+            schedulers: Schedulers::default(),
+            traffic: Vec::new(),
+            loads: Vec::new(),
+            counts,
+            fragments: Fragments::new(settings.fragments),
+            icmp_limit: IcmpLimit::new(now),
+            states: [0; TcpState::ALL.len()],
+            evicted: 0,
+            expired: 0,
+            icmp_sent: 0,
+            checksums_completed: 0,
+            ident: 1,
+            events: VecDeque::with_capacity(EVENTS),
+            said: HashMap::new(),
+            snapshot,
+            settings,
+        }
+    }
+
+    /// Uses another snapshot from now on, and returns the old one.
+    pub fn install(&mut self, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.timeouts = snapshot.timeouts.ticks();
+        for (row, hop) in snapshot.next_hops.iter().enumerate().take(CONTROL_ROWS) {
+            self.hops[row] = *hop;
+        }
+        self.traffic.resize(snapshot.servers.len(), Traffic::default());
+        self.loads.resize(snapshot.servers.len(), Load::default());
+        for (slot, server) in snapshot.servers.iter().enumerate() {
+            // A slot that changes hands starts counting from nothing.
+            let before = self.snapshot.servers.get(slot).and_then(Option::as_ref).map(|s| &s.name);
+            if before != server.as_ref().map(|s| &s.name) {
+                self.traffic[slot] = Traffic::default();
+                self.loads[slot].opened = 0;
+            }
+        }
+        self.schedulers.install(&self.snapshot, &snapshot);
+        std::mem::replace(&mut self.snapshot, snapshot)
+    }
+
+    /// Sets one server's weight; `false` when there is no such server.
+    pub fn set_weight(&mut self, server: u16, weight: u32) -> bool {
+        self.schedulers.set_weight(&self.snapshot, server, weight)
+    }
+
+    /// Sets one row of the next hops; `false` when it is not the control thread's to set.
+    pub fn set_next_hop(&mut self, row: u16, hop: NextHop) -> bool {
+        let row = usize::from(row);
+        if row < CONTROL_ROWS {
+            self.hops[row] = hop;
+        }
+        row < CONTROL_ROWS
+    }
+
+    /// The row through which to answer a client: its route's router, or where its frame came from.
+    ///
+    /// # Errors
+    /// [`DropReason::NextHopTableFull`] when the frame comes from one more neighbour than are kept.
+    pub(crate) fn row_to_client(
+        &mut self,
+        client: IpAddr,
+        interface: u8,
+        source: MacAddr,
+        own: MacAddr,
+    ) -> Result<u16, DropReason> {
+        if let Some(Via::NextHop(row)) = self.snapshot.routes.lookup(client) {
+            return Ok(row);
+        }
+        if let Some(row) = self.learned.get(&(interface, source)) {
+            return Ok(*row);
+        }
+        let row = CONTROL_ROWS + self.learned.len();
+        if row >= ROWS {
+            return Err(DropReason::NextHopTableFull);
+        }
+        let mtu = self.snapshot.interfaces.get(usize::from(interface)).map_or(1500, |i| i.mtu);
+        self.hops[row] = NextHop::new(source, own, interface, mtu);
+        self.learned.insert((interface, source), row as u16);
+        Ok(row as u16)
+    }
+
+    /// Tells the control thread something, at most once a second for the same subject. Never waits.
+    pub(crate) fn say(&mut self, subject: (u8, u16), now: u32, event: Event) {
+        const SECOND: u32 = 8;
+        if self.said.get(&subject).is_some_and(|&t| now.wrapping_sub(t) < SECOND) || self.events.len() >= EVENTS {
+            return;
+        }
+        if self.said.len() > 4096 {
+            self.said.clear();
+        }
+        self.said.insert(subject, now);
+        self.events.push_back(event);
+    }
+
+    /// Queues a trace record; `false` when the control thread is behind.
+    pub(crate) fn push_event(&mut self, event: Event) -> bool {
+        let room = self.events.len() < EVENTS;
+        if room {
+            self.events.push_back(event);
+        }
+        room
+    }
+
+    /// The next event for the control thread.
+    pub fn event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Counts a new flow at its server and puts it on its time-out list.
+    pub(crate) fn opened(&mut self, flow: u32, state: TcpState, now: u32) {
+        let entry = self.table.get_mut(flow);
+        entry.state = state;
+        entry.last_seen = now;
+        let (server, active) = (entry.server, is_active(state));
+        entry.flags.set(FlowFlags::ACTIVE, active);
+        entry.flags.set(FlowFlags::HALF_OPEN, state == TcpState::SynReceived);
+        if state == TcpState::SynReceived {
+            self.timers.queue(&mut self.table, flow);
+        } else {
+            let at = now.wrapping_add(self.timeouts[state as usize]);
+            self.timers.schedule(&mut self.table, flow, at);
+        }
+        self.states[state as usize] += 1;
+        if let Some(load) = self.loads.get_mut(usize::from(server)) {
+            load.opened += 1;
+            *(if active { &mut load.active } else { &mut load.inactive }) += 1;
+        }
+        self.publish(server);
+    }
+
+    /// Moves a flow to another state: its count, its list, its deadline.
+    #[inline(never)]
+    pub(crate) fn moved(&mut self, flow: u32, state: TcpState, now: u32) {
+        let entry = self.table.get_mut(flow);
+        let (old, server, queued) = (entry.state, entry.server, entry.flags.has(FlowFlags::HALF_OPEN));
+        let (was, active) = (entry.flags.has(FlowFlags::ACTIVE), is_active(state));
+        entry.state = state;
+        entry.flags.set(FlowFlags::ACTIVE, active);
+        entry.flags.set(FlowFlags::CLOSED, may_be_reopened(state, entry.flags.has(FlowFlags::TRANSLATED)));
+        entry.flags.set(FlowFlags::HALF_OPEN, state == TcpState::SynReceived);
+        self.states[old as usize] -= 1;
+        self.states[state as usize] += 1;
+        if was != active {
+            if let Some(load) = self.loads.get_mut(usize::from(server)) {
+                let (up, down) = if active {
+                    (&mut load.active, &mut load.inactive)
+                } else {
+                    (&mut load.inactive, &mut load.active)
+                };
+                *up += 1;
+                *down = down.saturating_sub(1);
+            }
+            self.publish(server);
+        }
+        // A longer time-out is found when the old one comes up; a shorter one must move now.
+        if state == TcpState::SynReceived {
+            self.timers.cancel(&mut self.table, flow, queued);
+            self.timers.queue(&mut self.table, flow);
+        } else if queued || self.timeouts[state as usize] < self.timeouts[old as usize] {
+            self.timers.cancel(&mut self.table, flow, queued);
+            let at = now.wrapping_add(self.timeouts[state as usize]);
+            self.timers.schedule(&mut self.table, flow, at);
+        }
+    }
+
+    /// Forgets a flow.
+    pub(crate) fn close(&mut self, flow: u32) {
+        let queued = self.table.get(flow).flags.has(FlowFlags::HALF_OPEN);
+        self.timers.cancel(&mut self.table, flow, queued);
+        let server = uncount(&mut self.table, &mut self.loads, &mut self.states, flow);
+        self.publish(server);
+    }
+
+    /// Makes room for a new flow by closing the oldest half-open one; `false` when there is none.
+    pub(crate) fn evict_half_open(&mut self) -> bool {
+        let Some(flow) = self.timers.oldest_half_open() else { return false };
+        self.close(flow);
+        self.evicted += 1;
+        true
+    }
+
+    /// Counters of every server, by slot.
+    pub(crate) fn server_stats(&self) -> impl Iterator<Item = ServerStats> + '_ {
+        self.traffic.iter().zip(&self.loads).map(|(t, l)| ServerStats {
+            packets_in: t.packets[0],
+            bytes_in: t.bytes[0],
+            packets_out: t.packets[1],
+            bytes_out: t.bytes[1],
+            connections: l.opened,
+            active: l.active,
+            inactive: l.inactive,
+        })
+    }
+
+    fn publish(&self, server: u16) {
+        if let Some(load) = self.loads.get(usize::from(server)) {
+            self.counts.publish(self.settings.worker, server, load.active, load.inactive);
+        }
+    }
+
+    /// Serves the time-outs, a bounded number a call. Returns whether there may be more.
+    pub fn expire(&mut self, now: u32) -> bool {
+        let Connections { table, timers, timeouts, loads, states, counts, settings, expired, .. } = self;
+        let mut gone = |table: &mut FlowTable, flow: u32| {
+            let server = uncount(table, loads, states, flow);
+            *expired += 1;
+            if let Some(s) = loads.get(usize::from(server)) {
+                counts.publish(settings.worker, server, s.active, s.inactive);
+            }
+        };
+        let looked = timers.advance(table, now, TIMER_BUDGET, |table, flow| {
+            let entry = table.get(flow);
+            let timeout = timeouts[entry.state as usize];
+            let idle = now.wrapping_sub(entry.last_seen);
+            if idle < timeout {
+                return Due::At(entry.last_seen.wrapping_add(timeout));
+            }
+            gone(table, flow);
+            Due::Expired
+        });
+        let half_open = timeouts[TcpState::SynReceived as usize];
+        let more = timers.advance_half_open(table, now, half_open, TIMER_BUDGET, &mut gone);
+        self.fragments.expire(now);
+        looked == TIMER_BUDGET || more == TIMER_BUDGET
+    }
+}
+
+fn no_hops() -> Box<[NextHop; 1 << 16]> {
+    match vec![NextHop::default(); 1 << 16].into_boxed_slice().try_into() {
+        Ok(hops) => hops,
+        Err(_) => unreachable!("the vector has this length"),
+    }
+}
+
+/// Takes a flow that is on no list out of the counts and the table. Returns its server.
+fn uncount(table: &mut FlowTable, loads: &mut [Load], states: &mut [u64; TcpState::ALL.len()], flow: u32) -> u16 {
+    let entry = table.get(flow);
+    let (server, state, active) = (entry.server, entry.state, entry.flags.has(FlowFlags::ACTIVE));
+    states[state as usize] -= 1;
+    if let Some(load) = loads.get_mut(usize::from(server)) {
+        let count = if active { &mut load.active } else { &mut load.inactive };
+        *count = count.saturating_sub(1);
+    }
+    table.remove(flow);
+    server
+}
+
+fn is_active(state: TcpState) -> bool {
+    matches!(state, TcpState::Established | TcpState::Udp)
+}
+
+/// What a segment means for the connection's state.
+#[derive(Clone, Copy)]
+enum Segment {
+    Syn,
+    Fin,
+    Reset,
+    Other,
+}
+
+const fn segment(flags: u8) -> Segment {
+    if flags & RST != 0 {
+        Segment::Reset
+    } else if flags & SYN != 0 {
+        Segment::Syn
+    } else if flags & FIN != 0 {
+        Segment::Fin
+    } else {
+        Segment::Other
+    }
+}
+
+/// The state after a segment from `side`. `both` says that the director sees both directions.
+///
+/// The director infers and does not police: a segment out of order moves the state as IPVS would move it, so
+/// that a connection is never kept alive, nor cut, by what one side alone may send. RFC 9293 §3.3.2 is the model.
+const fn next(state: TcpState, segment: Segment, side: usize, both: bool) -> TcpState {
+    use TcpState::*;
+    let client = side == Place::CLIENT;
+    match (segment, state) {
+        (_, Udp) => Udp,
+        (Segment::Reset, TimeWait) if !client => TimeWait,
+        (Segment::Reset, _) => Close,
+        (Segment::Syn, Established) => Established,
+        (Segment::Syn, _) if client => SynReceived,
+        (Segment::Syn, None) => SynReceived,
+        (Segment::Syn, s) => s,
+        (Segment::Fin, SynReceived) => TimeWait,
+        (Segment::Fin, Established | None) => {
+            if client && both {
+                CloseWait
+            } else {
+                FinWait
+            }
+        }
+        // The second FIN.
+        (Segment::Fin, FinWait) if client && both => TimeWait,
+        (Segment::Fin, CloseWait) if !client => LastAck,
+        (Segment::Fin, s) => s,
+        (Segment::Other, SynReceived | None) if client => Established,
+        (Segment::Other, LastAck) if client => TimeWait,
+        (Segment::Other, s) => s,
+    }
+}
+
+/// [`next`] for every case: `[both][side][flags & (FIN|SYN|RST)][state]`.
+static NEXT: [[[[TcpState; 9]; 8]; 2]; 2] = {
+    let mut table = [[[[TcpState::None; 9]; 8]; 2]; 2];
+    let mut both = 0;
+    while both < 2 {
+        let mut side = 0;
+        while side < 2 {
+            let mut flags = 0;
+            while flags < 8 {
+                let mut s = 0;
+                while s < 9 {
+                    table[both][side][flags][s] = next(TcpState::ALL[s], segment(flags as u8), side, both == 1);
+                    s += 1;
+                }
+                flags += 1;
+            }
+            side += 1;
+        }
+        both += 1;
+    }
+    table
+};
+
+/// Whether a client's SYN in this state begins another connection on the same ports. `both`: the server's segments are
+/// seen too. Where they are not, the client's FIN is all that will ever be seen of the end, and its port may be in use
+/// again long before the time-out (as IPVS's `conn_reuse_mode` 2 has it).
+fn may_be_reopened(state: TcpState, both: bool) -> bool {
+    match state {
+        TcpState::TimeWait | TcpState::Close | TcpState::LastAck => true,
+        TcpState::FinWait => !both,
+        _ => false,
+    }
+}
+
+/// The state after a segment with these TCP flags from `side`; `both` says that the director sees both directions.
+#[inline(always)]
+pub(crate) fn next_state(state: TcpState, tcp_flags: u8, side: usize, both: bool) -> TcpState {
+    NEXT[usize::from(both)][side & 1][usize::from(tcp_flags & (FIN | SYN | RST))][state as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lcs_dataplane::headers::tcp::flags::ACK;
+
+    /// Walks a connection through (flags, side) and returns the states on the way.
+    fn walk(both: bool, segments: &[(u8, usize)]) -> Vec<TcpState> {
+        let mut state = TcpState::None;
+        segments
+            .iter()
+            .map(|&(flags, side)| {
+                state = next_state(state, flags, side, both);
+                state
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_connection_closed_by_the_client() {
+        use TcpState::*;
+        let s = [(SYN, 0), (SYN | ACK, 1), (ACK, 0), (ACK, 1), (FIN | ACK, 0), (ACK, 1), (FIN | ACK, 1), (ACK, 0)];
+        let want = [SynReceived, SynReceived, Established, Established, CloseWait, CloseWait, LastAck, TimeWait];
+        assert_eq!(walk(true, &s), want);
+    }
+
+    #[test]
+    fn a_connection_closed_by_the_server() {
+        use TcpState::*;
+        let s = [(SYN, 0), (SYN | ACK, 1), (ACK, 0), (FIN | ACK, 1), (ACK, 0), (FIN | ACK, 0), (ACK, 1)];
+        assert_eq!(walk(true, &s), [SynReceived, SynReceived, Established, FinWait, FinWait, TimeWait, TimeWait]);
+    }
+
+    #[test]
+    fn seen_from_one_side_only() {
+        use TcpState::*;
+        let s = [(SYN, 0), (ACK, 0), (ACK, 0), (FIN | ACK, 0), (ACK, 0), (RST, 0)];
+        assert_eq!(walk(false, &s), [SynReceived, Established, Established, FinWait, FinWait, Close]);
+    }
+
+    #[test]
+    fn a_closed_connection_gives_way_to_a_new_one_as_soon_as_its_end_is_seen() {
+        use TcpState::*;
+        let both_sides = [(SYN, 0), (SYN | ACK, 1), (ACK, 0), (FIN | ACK, 0), (FIN | ACK, 1), (ACK, 0)];
+        let reopened: Vec<bool> = walk(true, &both_sides).into_iter().map(|s| may_be_reopened(s, true)).collect();
+        assert_eq!(reopened, [false, false, false, false, true, true]);
+        // The server closes, and waits for the client.
+        assert!(!may_be_reopened(FinWait, true));
+        let one_side = [(SYN, 0), (ACK, 0), (FIN | ACK, 0), (ACK, 0)];
+        let reopened: Vec<bool> = walk(false, &one_side).into_iter().map(|s| may_be_reopened(s, false)).collect();
+        assert_eq!(reopened, [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_reset_closes_and_a_stray_syn_does_not() {
+        use TcpState::*;
+        assert_eq!(
+            walk(true, &[(SYN, 0), (ACK, 0), (SYN, 0), (RST, 1)]),
+            [SynReceived, Established, Established, Close]
+        );
+        assert_eq!(walk(true, &[(SYN, 0), (RST | ACK, 1)]), [SynReceived, Close]);
+    }
+}

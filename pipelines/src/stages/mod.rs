@@ -1,0 +1,22 @@
+//! The stages, in the order in which a packet meets them. One file each.
+//!
+//! | stage | what it decides |
+//! |---|---|
+//! | [`classify`] | what the frame is; whose it is; the hash of its connection |
+//! | [`lookup`] | which known connection it belongs to |
+//! | [`schedule`] | which server a new connection gets |
+//! | [`exceptions`] | ICMP, later fragments, ARP and neighbour discovery |
+//! | [`forward`] | what is rewritten, and where the frame goes |
+//!
+//! [`connection`] is what they share: a worker's connections, their states and time-outs.
+
+pub mod classify;
+pub mod connection;
+pub mod exceptions;
+pub mod forward;
+pub mod fragment;
+pub mod icmp;
+pub mod lookup;
+pub mod neighbour;
+pub mod schedule;
+pub mod tunnel;

@@ -1,0 +1,474 @@
+//! Stage 3, on a miss: which server a new connection gets.
+//!
+//! Least-connection schedulers look at the connections of *all* workers. Each worker publishes its own counts with plain stores
+//! into memory that only it writes; the others read them when they schedule. A count is therefore stale by the time a store takes to
+//! become visible to another core (well under a microsecond), and by connections being opened in the same instant elsewhere: with W
+//! workers, up to W − 1 connections may go to the same least-loaded server before any of the workers sees the others' choice.
+
+use super::connection::Connections;
+use crate::command::Event;
+use crate::snapshot::{Forward, NO_SLOT, Scheduler, Server, ServerState, Service, Snapshot, WhenFull};
+use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::checksum::Difference;
+use lcs_dataplane::flow::{FlowFlags, Key, TableFull, TcpState};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::{Kind, ethernet, protocol};
+use lcs_dataplane::{BURST, DropReason, Verdict};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Connections by worker and server, each cell written by one worker only.
+#[derive(Debug)]
+pub struct SharedCounts {
+    /// `[worker][server]`: active in the high, inactive in the low 32 bits.
+    cells: Vec<Vec<AtomicU64>>,
+}
+
+impl SharedCounts {
+    /// Counts for `workers` workers and server slots below `slots`.
+    pub fn new(workers: usize, slots: usize) -> Self {
+        SharedCounts { cells: (0..workers).map(|_| (0..slots).map(|_| AtomicU64::new(0)).collect()).collect() }
+    }
+
+    pub(crate) fn publish(&self, worker: u8, server: u16, active: u32, inactive: u32) {
+        if let Some(cell) = self.cells.get(usize::from(worker)).and_then(|w| w.get(usize::from(server))) {
+            cell.store(u64::from(active) << 32 | u64::from(inactive), Ordering::Relaxed);
+        }
+    }
+
+    /// Active and inactive connections of a server over all workers.
+    pub fn of(&self, server: u16) -> (u64, u64) {
+        self.cells.iter().filter_map(|w| w.get(usize::from(server))).fold((0, 0), |(a, i), cell| {
+            let v = cell.load(Ordering::Relaxed);
+            (a + (v >> 32), i + (v & 0xffff_ffff))
+        })
+    }
+}
+
+/// The turn of weighted round-robin: earliest deadline first. A server that is chosen gets its next deadline one
+/// `SCALE / weight` later, so choices interleave as evenly as the weights allow.
+type Turn = Reverse<(u64, u32, u16)>;
+
+/// One unit of virtual time for weight 1.
+const SCALE: u64 = 1 << 32;
+
+/// Scheduling state of one service.
+#[derive(Debug, Default)]
+struct State {
+    /// Where round-robin, and ties of least-connection, go on.
+    turn: usize,
+    /// Weighted round-robin's queue; built when it is first needed and after a change of weights.
+    queue: BinaryHeap<Turn>,
+    built: bool,
+    order: u32,
+}
+
+/// Scheduling state of one worker, by service slot.
+#[derive(Debug, Default)]
+pub struct Schedulers {
+    states: Vec<State>,
+    /// Weights by server slot: 0 where the server takes no new connections.
+    weights: Vec<u32>,
+}
+
+fn usable_weight(server: &Server) -> u32 {
+    if server.state == ServerState::Up { server.weight } else { 0 }
+}
+
+impl Schedulers {
+    /// Follows a new snapshot. Services whose servers and weights did not change keep their turn.
+    pub(crate) fn install(&mut self, old: &Snapshot, new: &Snapshot) {
+        let weights: Vec<u32> = new.servers.iter().map(|s| s.as_ref().map_or(0, usable_weight)).collect();
+        self.states.resize_with(new.services.len(), State::default);
+        for (slot, service) in new.services.iter().enumerate() {
+            let Some(service) = service else { continue };
+            let same = old.services.get(slot).and_then(Option::as_ref).is_some_and(|o| {
+                o.scheduler == service.scheduler
+                    && o.servers == service.servers
+                    && o.servers.iter().all(|&s| self.weights.get(usize::from(s)) == weights.get(usize::from(s)))
+            });
+            if !same {
+                self.states[slot].built = false;
+            }
+        }
+        self.weights = weights;
+    }
+
+    pub(crate) fn set_weight(&mut self, snapshot: &Snapshot, server: u16, weight: u32) -> bool {
+        let Some(Some(entry)) = snapshot.servers.get(usize::from(server)) else { return false };
+        let Some(place) = self.weights.get_mut(usize::from(server)) else { return false };
+        *place = if entry.state == ServerState::Up { weight } else { 0 };
+        if let Some(state) = self.states.get_mut(usize::from(entry.service)) {
+            state.built = false;
+        }
+        true
+    }
+
+    /// Chooses a server for a new connection of the service in `slot`; [`NO_SLOT`] when none takes any.
+    pub(crate) fn choose(&mut self, slot: u16, service: &Service, counts: &SharedCounts) -> u16 {
+        let n = service.servers.len();
+        let Some(state) = self.states.get_mut(usize::from(slot)).filter(|_| n > 0) else { return NO_SLOT };
+        let weights = &self.weights;
+        let weight = |s: u16| weights.get(usize::from(s)).copied().unwrap_or(0);
+        match service.scheduler {
+            Scheduler::Rr => {
+                for _ in 0..n {
+                    state.turn = (state.turn + 1) % n;
+                    if weight(service.servers[state.turn]) > 0 {
+                        return service.servers[state.turn];
+                    }
+                }
+                NO_SLOT
+            }
+            Scheduler::Wrr => {
+                if !state.built {
+                    state.built = true;
+                    state.queue.clear();
+                    let from = state.turn;
+                    state.queue.extend((0..n).map(|i| (from + i) % n).filter_map(|i| {
+                        let s = service.servers[i];
+                        (weight(s) > 0).then(|| {
+                            state.order = state.order.wrapping_add(1);
+                            Reverse((SCALE / u64::from(weight(s)), state.order, s))
+                        })
+                    }));
+                }
+                let Some(mut first) = state.queue.peek_mut() else { return NO_SLOT };
+                let Reverse((deadline, _, server)) = *first;
+                state.order = state.order.wrapping_add(1);
+                *first =
+                    Reverse((deadline.saturating_add(SCALE / u64::from(weight(server).max(1))), state.order, server));
+                server
+            }
+            Scheduler::Lc | Scheduler::Wlc => {
+                let weighted = service.scheduler == Scheduler::Wlc;
+                state.turn = (state.turn + 1) % n;
+                let mut best: Option<(u64, u64, u16)> = None;
+                for i in 0..n {
+                    let s = service.servers[(state.turn + i) % n];
+                    let w = match (weight(s), weighted) {
+                        (0, _) => continue,
+                        (w, true) => u64::from(w),
+                        (_, false) => 1,
+                    };
+                    let (active, inactive) = counts.of(s);
+                    // As IPVS: an active connection counts as 256 inactive ones.
+                    let load = active * 256 + inactive;
+                    // load / w < best / best_w, without division.
+                    if best.is_none_or(|(b, bw, _)| u128::from(load) * u128::from(bw) < u128::from(b) * u128::from(w)) {
+                        best = Some((load, w, s));
+                    }
+                }
+                best.map_or(NO_SLOT, |(_, _, s)| s)
+            }
+        }
+    }
+}
+
+/// A new connection between choosing and entering.
+#[derive(Clone, Copy)]
+struct Opening {
+    place: usize,
+    service: u16,
+    server: u16,
+    client: Key,
+    back: Option<Key>,
+}
+
+/// Gives every new connection among `misses` a server and an entry, and appends it to `hits`.
+pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: &Places, hits: &mut Places, now: u32) {
+    // Two passes, so that the index buckets of the server's side are on their way while the others are being chosen.
+    let mut openings: [Option<Opening>; BURST] = [None; BURST];
+    let mut n = 0;
+    for i in misses.iter() {
+        match choose(c, batch, i) {
+            Ok(opening) => {
+                if let Some(back) = &opening.back {
+                    let hash = back.hash(c.table.hasher(), batch.protocol[i]);
+                    c.table.prefetch(hash);
+                    c.table.prefetch_second(hash);
+                }
+                openings[n] = Some(opening);
+                n += 1;
+            }
+            Err(verdict) => batch.verdict[i] = verdict,
+        }
+    }
+    for opening in openings[..n].iter().flatten() {
+        match open(c, batch, opening, now) {
+            Ok(place) => {
+                batch.flow[opening.place] = place;
+                hits.push(opening.place);
+            }
+            Err(reason) => batch.drop(opening.place, reason),
+        }
+    }
+}
+
+/// The packet's key, as it stands in the frame.
+pub(crate) fn key_of(batch: &Batch, i: usize) -> Option<Key> {
+    match batch.kind[i] {
+        Kind::Transport4 | Kind::First4 => Some(Key::V4 { addresses: batch.addresses[i], ports: batch.ports[i] }),
+        Kind::Transport6 | Kind::First6 => {
+            let at = usize::from(batch.l3[i]) + 8;
+            let addresses = *batch.frames[i].bytes().get(at..)?.first_chunk::<32>()?;
+            Some(Key::V6 { addresses, ports: batch.ports[i] })
+        }
+        _ => None,
+    }
+}
+
+fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdict> {
+    let client = key_of(batch, i).ok_or(Verdict::Drop(DropReason::BadHeader))?;
+    let to = client.destination();
+    let transport = batch.protocol[i];
+    let by = &c.snapshot.by_endpoint;
+    let Some(&slot) = by.get(&(to.ip(), to.port(), transport)).or_else(|| by.get(&(to.ip(), 0, transport))) else {
+        return Err(not_ours(c, batch, i));
+    };
+    let flags = batch.tcp_flags[i];
+    if transport == protocol::TCP && flags & (SYN | ACK | RST | FIN) != SYN {
+        return Err(Verdict::Drop(DropReason::NoFlow));
+    }
+    if !may_send(client.source().ip()) {
+        return Err(Verdict::Drop(DropReason::BadSource));
+    }
+    let none = Verdict::Drop(DropReason::NoServer);
+    let snapshot = c.snapshot.clone();
+    let service = snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).ok_or(none)?;
+    let chosen = c.schedulers.choose(slot, service, &c.counts);
+    let server = snapshot.servers.get(usize::from(chosen)).and_then(Option::as_ref).ok_or(none)?;
+    let back = match server.forward {
+        Forward::Dr | Forward::Tunnel => None,
+        Forward::Nat => Key::new(server_endpoint(server, to.port()), client.source()),
+        Forward::FullNat => {
+            let local =
+                free_source(c, service, server, &client, transport).ok_or(Verdict::Drop(DropReason::PortsExhausted))?;
+            Key::new(server_endpoint(server, to.port()), local)
+        }
+    };
+    Ok(Opening { place: i, service: slot, server: chosen, client, back })
+}
+
+/// What becomes of a packet that no service is for.
+fn not_ours(c: &Connections, batch: &Batch, i: usize) -> Verdict {
+    if c.settings.capabilities.exception_path {
+        Verdict::Kernel
+    } else if batch.protocol[i] == protocol::TCP && batch.tcp_flags[i] & SYN == 0 {
+        // Most likely a server's segment of a connection that has timed out here.
+        Verdict::Drop(DropReason::NoFlow)
+    } else {
+        Verdict::Drop(DropReason::NotForUs)
+    }
+}
+
+/// Whether a host may have this source address (RFC 1122 §3.2.1.3, RFC 4291 §2.7).
+fn may_send(a: IpAddr) -> bool {
+    match a {
+        IpAddr::V4(a) => !(a.is_multicast() || a.is_unspecified() || a.is_broadcast() || a.is_loopback()),
+        IpAddr::V6(a) => !(a.is_multicast() || a.is_unspecified() || a.is_loopback()),
+    }
+}
+
+fn server_endpoint(server: &Server, virtual_port: u16) -> SocketAddr {
+    SocketAddr::new(server.address, if server.port == 0 { virtual_port } else { server.port })
+}
+
+/// Source ports tried for a full-NAT connection before it is refused.
+const PORT_TRIES: u64 = 32;
+
+/// A source address and port of the director that is free toward the server, and whose replies are steered to this worker.
+fn free_source(c: &Connections, service: &Service, server: &Server, client: &Key, transport: u8) -> Option<SocketAddr> {
+    let (first, last) = service.source_ports;
+    let ports = u64::from(last.checked_sub(first)?) + 1;
+    if service.sources.is_empty() {
+        return None;
+    }
+    // Where to start follows from the client, so that its connections spread over ports without a counter to guess.
+    let start = client.hash(c.table.hasher(), transport);
+    let workers = u64::from(c.settings.workers.max(1));
+    let to = server_endpoint(server, client.destination().port());
+    (0..PORT_TRIES * workers)
+        .map(|n| {
+            let h = start.wrapping_add(n.wrapping_mul(0x9e37_79b9));
+            let address = service.sources[(h >> 40) as usize % service.sources.len()];
+            SocketAddr::new(address, first + (h % ports) as u16)
+        })
+        .filter(|local| {
+            workers == 1 || super::classify::owner(local.ip(), local.port(), workers as u8) == c.settings.worker
+        })
+        .take(PORT_TRIES as usize)
+        .find(|local| Key::new(to, *local).is_some_and(|key| c.table.find(&key, transport).is_none()))
+}
+
+/// Enters a connection in the table. Returns its place.
+fn open(c: &mut Connections, batch: &Batch, o: &Opening, now: u32) -> Result<u32, DropReason> {
+    let i = o.place;
+    let transport = batch.protocol[i];
+    // An earlier frame of the same batch may have opened it.
+    if let Some(place) = c.table.find_hashed(&o.client, transport, batch.hash[i]) {
+        return Ok(place.0);
+    }
+    let snapshot = c.snapshot.clone();
+    let server = snapshot.servers.get(usize::from(o.server)).and_then(Option::as_ref).ok_or(DropReason::NoServer)?;
+    let row = server.next_hop;
+    if !c.hops[usize::from(row)].resolved {
+        c.say((1, row), now, Event::NeedNextHop(row));
+        return Err(DropReason::NextHopUnresolved);
+    }
+    let frame = batch.frames[i].bytes();
+    let (from, own) = (ethernet::source(frame), ethernet::destination(frame));
+    let to_client = c.row_to_client(o.client.source().ip(), batch.rx[i], from, own)?;
+    let flow = match c.table.insert(transport, &o.client, o.back.as_ref()) {
+        Err(TableFull::Entries) if snapshot.when_full == WhenFull::EvictHalfOpen && c.evict_half_open() => {
+            c.table.insert(transport, &o.client, o.back.as_ref())
+        }
+        other => other,
+    }
+    .map_err(|full| match full {
+        TableFull::Entries | TableFull::Addresses => DropReason::FlowTableFull,
+        TableFull::Index => DropReason::FlowIndexFull,
+        TableFull::TupleInUse => DropReason::TupleInUse,
+    })?;
+    let differences = o.back.as_ref().map(|back| differences(&o.client, back));
+    let entry = c.table.get_mut(flow);
+    entry.service = o.service;
+    entry.server = o.server;
+    entry.next_hop = [to_client, row];
+    if let Some((ip, l4)) = differences {
+        entry.ip_difference = ip.bits();
+        entry.l4_difference = l4.bits();
+    }
+    entry.flags.set(FlowFlags::TRANSLATED, server.forward.replies_return());
+    entry.flags.set(FlowFlags::FULL_NAT, server.forward == Forward::FullNat);
+    entry.flags.set(FlowFlags::TUNNEL, server.forward == Forward::Tunnel);
+    let state = if transport == protocol::TCP { TcpState::SynReceived } else { TcpState::Udp };
+    c.opened(flow, state, now);
+    Ok(lcs_dataplane::flow::Place::new(flow, 0).0)
+}
+
+/// What translation from the client's packets to the server's adds to the IPv4 header's and the transport's checksum.
+fn differences(client: &Key, back: &Key) -> (Difference, Difference) {
+    let ports = |d: Difference, old: u32, new: u32| d.replacing_word32(old, new.rotate_left(16));
+    match (client, back) {
+        (Key::V4 { addresses, ports: p }, Key::V4 { addresses: b, ports: q }) => {
+            // The packet leaves with the back key's destination as source and source as destination.
+            let ip = Difference::NONE.replacing(&addresses.to_ne_bytes(), &b.rotate_left(32).to_ne_bytes());
+            (ip, ports(ip, *p, *q))
+        }
+        (Key::V6 { addresses, ports: p }, Key::V6 { addresses: b, ports: q }) => {
+            let mut swapped = *b;
+            swapped.rotate_left(16);
+            let d = Difference::NONE.replacing(addresses, &swapped);
+            (Difference::NONE, ports(d, *p, *q))
+        }
+        _ => (Difference::NONE, Difference::NONE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(scheduler: Scheduler, weights: &[u32]) -> (Snapshot, Schedulers, SharedCounts) {
+        let mut snapshot = Snapshot::default();
+        snapshot.services.push(Some(Service {
+            name: "web".into(),
+            address: "192.0.2.1".parse().unwrap(),
+            port: 80,
+            protocol: 6,
+            scheduler,
+            servers: (0..weights.len() as u16).collect(),
+            sources: vec![],
+            source_ports: (1, 2),
+        }));
+        for (i, w) in weights.iter().enumerate() {
+            snapshot.servers.push(Some(Server {
+                name: format!("s{i}"),
+                service: 0,
+                address: "10.0.0.1".parse().unwrap(),
+                port: 80,
+                forward: Forward::Nat,
+                weight: *w,
+                state: ServerState::Up,
+                next_hop: 0,
+                tunnel_source: None,
+            }));
+        }
+        let mut schedulers = Schedulers::default();
+        schedulers.install(&Snapshot::default(), &snapshot);
+        (snapshot, schedulers, SharedCounts::new(2, weights.len()))
+    }
+
+    fn choices(snapshot: &Snapshot, s: &mut Schedulers, counts: &SharedCounts, n: usize) -> Vec<u16> {
+        let service = snapshot.services[0].as_ref().unwrap();
+        (0..n).map(|_| s.choose(0, service, counts)).collect()
+    }
+
+    fn tally(choices: &[u16], servers: usize) -> Vec<usize> {
+        (0..servers).map(|s| choices.iter().filter(|&&c| usize::from(c) == s).count()).collect()
+    }
+
+    #[test]
+    fn round_robin_skips_weight_zero() {
+        let (snapshot, mut s, counts) = service(Scheduler::Rr, &[5, 0, 1]);
+        assert_eq!(tally(&choices(&snapshot, &mut s, &counts, 100), 3), [50, 0, 50]);
+    }
+
+    #[test]
+    fn weighted_round_robin_interleaves_by_weight() {
+        let (snapshot, mut s, counts) = service(Scheduler::Wrr, &[3, 2, 1]);
+        let c = choices(&snapshot, &mut s, &counts, 600);
+        assert_eq!(tally(&c, 3), [300, 200, 100]);
+        // No server is chosen more often than its share in any window of one round, give or take one.
+        for window in c.windows(6) {
+            let t = tally(window, 3);
+            assert!((2..=4).contains(&t[0]) && (1..=3).contains(&t[1]) && t[2] <= 2, "{window:?}");
+        }
+        assert!(s.set_weight(&snapshot, 0, 0));
+        assert_eq!(tally(&choices(&snapshot, &mut s, &counts, 300), 3), [0, 200, 100]);
+        assert!(s.set_weight(&snapshot, 1, 0) && s.set_weight(&snapshot, 2, 0));
+        assert_eq!(choices(&snapshot, &mut s, &counts, 1), [NO_SLOT]);
+        assert!(!s.set_weight(&snapshot, 9, 1));
+    }
+
+    #[test]
+    fn least_connection_counts_every_worker() {
+        let (snapshot, mut s, counts) = service(Scheduler::Wlc, &[1, 1]);
+        counts.publish(1, 0, 10, 0); // the other worker's connections
+        assert_eq!(choices(&snapshot, &mut s, &counts, 3), [1, 1, 1]);
+        counts.publish(0, 1, 11, 0);
+        assert_eq!(choices(&snapshot, &mut s, &counts, 1), [0]);
+        let (snapshot, mut s, counts) = service(Scheduler::Wlc, &[3, 1]);
+        let mut load = [0; 2];
+        for _ in 0..400 {
+            let server = choices(&snapshot, &mut s, &counts, 1)[0];
+            load[usize::from(server)] += 1;
+            counts.publish(0, server, load[usize::from(server)], 0);
+        }
+        assert!((295..=305).contains(&load[0]), "{load:?}");
+    }
+
+    #[test]
+    fn least_connection_without_weights() {
+        let (snapshot, mut s, counts) = service(Scheduler::Lc, &[3, 1, 0]);
+        let mut load = [0; 3];
+        for _ in 0..400 {
+            let server = choices(&snapshot, &mut s, &counts, 1)[0];
+            load[usize::from(server)] += 1;
+            counts.publish(0, server, load[usize::from(server)], 0);
+        }
+        assert_eq!(load, [200, 200, 0]);
+    }
+
+    #[test]
+    fn an_unchanged_service_keeps_its_turn() {
+        let (snapshot, mut s, counts) = service(Scheduler::Wrr, &[1, 1]);
+        let before = choices(&snapshot, &mut s, &counts, 1)[0];
+        let again = Snapshot { generation: 2, ..snapshot.clone() };
+        s.install(&snapshot, &again);
+        assert_ne!(choices(&again, &mut s, &counts, 1)[0], before);
+    }
+}

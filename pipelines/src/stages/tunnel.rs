@@ -1,0 +1,89 @@
+//! Tunnel: an outer IP header in front of the client's packet (RFC 2003 IPv4 in IPv4, RFC 2473 IPv4 and IPv6 in IPv6,
+//! RFC 4213 IPv6 in IPv4).
+
+use super::connection::Connections;
+use super::icmp;
+use lcs_dataplane::batch::Batch;
+use lcs_dataplane::checksum::ttl_decrement;
+use lcs_dataplane::headers::{Kind, ethernet, ipv4, ipv6, protocol};
+use lcs_dataplane::{DropReason, Verdict};
+use std::net::IpAddr;
+
+/// TTL of the outer header: enough to reach the tunnel's end (RFC 2003 §3.1).
+const OUTER_TTL: u8 = 64;
+
+/// Puts the outer header in front of frame `i`, whose flow goes to a server behind a tunnel.
+///
+/// TOS: copied, ECN included (RFC 6040 §4.1, normal mode). TTL: the inner one is decremented, the outer one set afresh. DF: copied from an
+/// inner IPv4 header and set for an inner IPv6 packet, which no router may fragment.
+#[allow(clippy::too_many_arguments)]
+#[inline]
+pub(crate) fn encapsulate(
+    c: &mut Connections,
+    batch: &mut Batch,
+    i: usize,
+    server: usize,
+    mtu: u16,
+    interface: u8,
+    addresses: &[u8; 12],
+    now: u32,
+) -> Verdict {
+    let Some(Some(server)) = c.snapshot.servers.get(server) else { return Verdict::Drop(DropReason::NoServer) };
+    let (to, from) = (server.address, server.tunnel_source);
+    let l3 = usize::from(batch.l3[i]);
+    let inner_len = usize::from(batch.end[i]) - l3;
+    let overhead = if to.is_ipv6() { ipv6::HEADER } else { ipv4::HEADER };
+    if inner_len + overhead > usize::from(mtu) {
+        return icmp::too_big(c, batch, i, mtu.saturating_sub(overhead as u16), now);
+    }
+    let inner_v6 = matches!(batch.kind[i], Kind::Transport6 | Kind::First6 | Kind::Fragment6 | Kind::Icmp6);
+    let frame = &mut batch.frames[i];
+    let ttl_at = if inner_v6 { l3 + 7 } else { l3 + 8 };
+    let b = frame.bytes_mut();
+    if b.len() < l3 + 20 {
+        return Verdict::Drop(DropReason::Truncated);
+    }
+    if b[ttl_at] <= 1 {
+        return icmp::ttl_expired(c, batch, i, now);
+    }
+    let (tos, df) = if inner_v6 {
+        (b[l3] << 4 | b[l3 + 1] >> 4, ipv4::DF)
+    } else {
+        (b[l3 + 1], u16::from_be_bytes([b[l3 + 6], b[l3 + 7]]) & ipv4::DF)
+    };
+    // Ethernet padding must not travel inside the tunnel.
+    if frame.len() > l3 + inner_len && !frame.set_len((l3 + inner_len) as u16) {
+        return Verdict::Drop(DropReason::BadHeader);
+    }
+    if !frame.push_front(overhead as u16) {
+        return Verdict::Drop(DropReason::NoHeadroom);
+    }
+    let b = frame.bytes_mut();
+    let inner = l3 + overhead;
+    b[inner + ttl_at - l3] -= 1;
+    if !inner_v6 {
+        let sum = u16::from_ne_bytes([b[inner + 10], b[inner + 11]]);
+        b[inner + 10..inner + 12].copy_from_slice(&ttl_decrement().apply(sum).to_ne_bytes());
+    }
+    // What stands between the addresses and the EtherType (a tag) moves to the front with them.
+    b.copy_within(overhead..overhead + l3, 0);
+    ethernet::set_addresses(b, addresses);
+    let next = if inner_v6 { protocol::IPV6 } else { protocol::IPIP };
+    let (written, ethertype) = match (from, to) {
+        (Some(IpAddr::V4(from)), IpAddr::V4(to)) => {
+            c.ident = c.ident.wrapping_add(1);
+            let done = ipv4::write(&mut b[l3..], tos, inner_len, c.ident, df, OUTER_TTL, next, from, to);
+            (done, ethernet::ethertype::IPV4)
+        }
+        (Some(IpAddr::V6(from)), IpAddr::V6(to)) => {
+            (ipv6::write(&mut b[l3..], tos, inner_len, next, OUTER_TTL, from, to), ethernet::ethertype::IPV6)
+        }
+        _ => (false, 0),
+    };
+    if !written {
+        return Verdict::Drop(DropReason::NextHopUnresolved);
+    }
+    b[l3 - 2..l3].copy_from_slice(&ethertype.to_be_bytes());
+    batch.tx[i] = interface;
+    Verdict::Forward
+}
