@@ -7,7 +7,7 @@ use lcs_hwconf::rtnl::{Route, VethEnd};
 use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan};
 use lcs_perf::demo::http::Connection;
 use lcs_perf::demo::interrupt::Interrupt;
-use lcs_perf::demo::load::{Load, LoadPlan, Tally};
+use lcs_perf::demo::load::{Load, LoadPlan};
 use lcs_perf::demo::narrator::Narrator;
 use lcs_perf::demo::root::director::Director;
 use lcs_perf::demo::root::play::play;
@@ -17,7 +17,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 use support::echo::{Echo, socket, there_and_back};
-use support::{PATIENCE, eventually, root};
+use support::{PATIENCE, eventually, root, under_load};
 
 /// The servers, the clients and the network by themselves: what fails later is the director's doing.
 #[test]
@@ -203,26 +203,6 @@ fn far_client(scene: &Scene, mtu: u32) -> Host {
         eventually("a carrier", || host.rtnl().link(link).unwrap().running);
     }
     far
-}
-
-/// A load of connections in the background, and what came of it.
-fn under_load(scene: &Scene, action: impl FnOnce(&Load)) -> Tally {
-    let plan = LoadPlan {
-        to: scene.service(),
-        parallel: 8,
-        requests: 3,
-        sizes: vec![0, 100, 1460, 10_000, 60_000],
-        most: u64::MAX,
-        patience: PATIENCE,
-    };
-    let load = scene.bed().client().run(|| Load::start(plan)).unwrap().unwrap();
-    assert!(load.wait(50, PATIENCE, || false), "nothing comes through at the beginning");
-    action(&load);
-    load.next_phase();
-    assert!(load.wait(50, PATIENCE, || false), "nothing comes through at the end");
-    let mut sum = Tally::default();
-    load.stop().iter().for_each(|tally| sum.add(tally));
-    sum
 }
 
 #[test]

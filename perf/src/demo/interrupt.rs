@@ -1,14 +1,20 @@
-//! Ctrl-C: the first one asks to end, and everything is taken down in order; the second ends at once.
+//! Ctrl-C: the first one asks to end, and everything is taken down in order; another one ends at once.
 //!
 //! Nothing of the demo outlives its process in any case (see `lcs_hwconf::netns`): this is for a clean end and a summary
 //! of what was done until then.
 
 use std::io;
+use std::process;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
+
+/// Signals that come together are one: `timeout` and some shells signal a process and its group.
+const TOGETHER: Duration = Duration::from_millis(300);
 
 /// The demo was asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,11 +31,18 @@ impl Interrupt {
     /// Takes SIGINT, SIGTERM and SIGHUP for the rest of the process's life.
     pub fn on_signals() -> io::Result<Self> {
         let interrupt = Interrupt::default();
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            // In this order: a signal finds the flag as the one before it left it.
-            flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&interrupt.asked))?;
-            flag::register(signal, Arc::clone(&interrupt.asked))?;
-        }
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+        let told = interrupt.clone();
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            let mut first = None;
+            for signal in signals.forever() {
+                told.set();
+                if first.get_or_insert_with(Instant::now).elapsed() > TOGETHER {
+                    // As a shell says of a process that a signal ended.
+                    process::exit(128 + signal);
+                }
+            }
+        })?;
         Ok(interrupt)
     }
 

@@ -172,9 +172,14 @@ impl Scene {
             Arms::One => format!("\"{ETH0}\""),
             Arms::Two => format!("\"{ETH0}\", \"{ETH1}\""),
         };
+        // One worker a queue.
+        let cores = match self.bed.plan().queues {
+            1 => String::new(),
+            queues => format!("cores = {:?}\n", (0..queues).collect::<Vec<_>>()),
+        };
         let mut text = format!(
             "[director]\nsocket = \"{socket}\"\naddresses = [\"{own4}\", \"{own6}\"]\n\n\
-             [workers]\nflows = 16384\nidle = \"adaptive\"\n\n\
+             [workers]\n{cores}flows = 16384\nidle = \"adaptive\"\n\n\
              [port]\nkind = \"af-xdp\"\ninterfaces = [{interfaces}]\n",
             own4 = self.bed.director_inner_address(false),
             own6 = self.bed.director_inner_address(true),
