@@ -74,6 +74,11 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// Whether a seed's links have faults: all but every eighth do.
+pub fn has_faults(seed: u64) -> bool {
+    !seed.is_multiple_of(8)
+}
+
 /// Runs one seed with about this many connections. With `faults`, links lose, double, reorder, delay and change frames.
 pub fn run(seed: u64, connections: u64, faults: bool) -> Outcome {
     Run::new(seed, connections, faults).play()
@@ -220,6 +225,8 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> Plan {
     plan.workers = random.between(1, 4) as u8;
     plan.scatter = plan.workers > 1;
     plan.backlog = 80;
+    plan.flows = 8192;
+    plan.buffers = 1024;
     plan.client_tcp = tcp(random);
     plan.server_tcp = tcp(random);
     if faults {

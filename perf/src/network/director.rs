@@ -41,7 +41,7 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
             workers,
             steering: Box::new(|_, _| 0),
             gather: 2 * MICROSECOND,
-            period: 50 * MILLISECOND,
+            period: 100 * MILLISECOND,
             overruns: 0,
         }
     }
@@ -54,7 +54,7 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
     }
 
     /// The same director with this time from the arrival of a frame to the turn that receives it, in which others may
-    /// join its burst (2 µs), and this time between turns without frames, for timers and commands (50 ms).
+    /// join its burst (2 µs), and this time between turns without frames, for timers and commands (100 ms).
     #[must_use]
     pub fn timed(mut self, gather: Nanos, period: Nanos) -> Self {
         (self.gather, self.period) = (gather, period.max(1));

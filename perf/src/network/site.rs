@@ -60,6 +60,8 @@ pub struct Plan {
     pub workers: u8,
     /// Whether frames come to any worker (and are handed over to their owner), instead of all to the first.
     pub scatter: bool,
+    /// Buffers of each worker's port.
+    pub buffers: usize,
     /// Flows of each worker's table.
     pub flows: usize,
     /// Idle time-outs of the director.
@@ -88,6 +90,7 @@ impl Plan {
             scheduler: Scheduler::Wrr,
             workers: 1,
             scatter: false,
+            buffers: 2048,
             flows: 65_536,
             timeouts: Timeouts::default(),
             client_tcp: TcpSettings::default(),
@@ -375,7 +378,7 @@ fn workers<M: Meter + Clone>(plan: &Plan, meter: &M, snapshot: &Snapshot) -> Vec
     let mut lanes = lanes.into_iter();
     (0..count)
         .map(|worker| {
-            let port = MemoryPort::new(plan.arms(), 2048);
+            let port = MemoryPort::new(plan.arms(), plan.buffers);
             let settings = connection::Settings {
                 flows: plan.flows,
                 fragments: 64,
