@@ -326,3 +326,171 @@ pub(crate) fn forward_without_ports(
     batch.tx[i] = hop.interface;
     Verdict::Forward
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{Forward, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
+    use crate::stages::connection::Settings;
+    use crate::stages::schedule::{SharedCounts, schedule};
+    use crate::stages::{classify, lookup};
+    use lcs_dataplane::checksum::Sum;
+    use lcs_dataplane::headers::MacAddr;
+    use lcs_dataplane::headers::build::Packet;
+    use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
+    use lcs_dataplane::port::Port;
+    use lcs_dataplane::port::memory::MemoryPort;
+    use proptest::prelude::*;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    const CLIENTS: u16 = 6;
+
+    /// What became of a frame: verdict, interface, bytes.
+    type Outcome = (Verdict, u8, Vec<u8>);
+
+    /// The stages over a port in memory. `general` takes the short cuts away.
+    struct Bench {
+        port: MemoryPort,
+        c: Connections,
+        general: bool,
+    }
+
+    impl Bench {
+        fn new(forward: Forward, v6: bool, general: bool) -> Self {
+            let address = |v4: &str, six: &str| if v6 { six.parse().unwrap() } else { v4.parse().unwrap() };
+            let mut s = Snapshot::default();
+            let service = address("198.51.100.1", "2001:db8:1::1");
+            s.by_endpoint.insert((service, 80, 6), 0);
+            s.services.push(Some(Service {
+                name: "web".into(),
+                address: service,
+                port: 80,
+                protocol: 6,
+                scheduler: Scheduler::Rr,
+                servers: vec![0, 1],
+                sources: vec![address("172.31.0.1", "fd01::1")],
+                source_ports: (1024, 65535),
+            }));
+            // The second server's path takes small packets only.
+            for (n, mtu) in [(0u8, 1500), (1, 100)] {
+                s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, 0, n]), MacAddr([2, 0, 0, 0, 0, 2]), n, mtu));
+                s.servers.push(Some(Server {
+                    name: format!("s{n}"),
+                    service: 0,
+                    address: address(&format!("10.0.0.{n}"), &format!("fd00::{n}")),
+                    port: if forward.replies_return() { 8080 } else { 0 },
+                    forward,
+                    weight: 1,
+                    state: ServerState::Up,
+                    next_hop: u16::from(n),
+                    tunnel_source: (forward == Forward::Tunnel).then(|| address("172.31.0.1", "fd01::1")),
+                }));
+            }
+            let port = MemoryPort::new(2, 64);
+            let capabilities = port.capabilities();
+            let settings = Settings { flows: 64, fragments: 16, seed: 1, worker: 0, workers: 1, capabilities };
+            let mut c = Connections::new(settings, Arc::new(SharedCounts::new(1, 2)), 1);
+            c.install(Arc::new(s));
+            Bench { port, c, general }
+        }
+
+        /// One batch through all stages.
+        fn turn(&mut self, frames: &[Vec<u8>]) -> Vec<Outcome> {
+            let Bench { port, c, general } = self;
+            let mut batch = Batch::default();
+            for f in frames {
+                assert!(port.inject(0, f));
+            }
+            let n = port.receive(&mut batch.frames, &mut batch.rx);
+            batch.start(n, false);
+            let classified = classify::classify(c, &mut batch, 7);
+            if *general {
+                batch.simple = 0;
+            }
+            let (mut hits, mut misses) = Default::default();
+            lookup::lookup(c, &mut batch, classified.v4, classified.v6, &mut hits, &mut misses);
+            schedule(c, &mut batch, misses, &mut hits, 7);
+            forward(c, &mut batch, hits, 7);
+            let out = (0..n).map(|i| (batch.verdict[i], batch.tx[i], batch.frames[i].bytes().to_vec())).collect();
+            for frame in &mut batch.frames[..n] {
+                port.release(std::mem::take(frame));
+            }
+            out
+        }
+
+        /// What the worker has counted: of servers, and of each flow.
+        fn state(&self) -> String {
+            let flows: Vec<_> = (0..CLIENTS.into())
+                .map(|n| self.c.table.get(n))
+                .map(|f| (f.packets, f.state, f.last_seen, f.flags))
+                .collect();
+            format!("{flows:?} {:?} {}", self.c.server_stats().collect::<Vec<_>>(), self.c.ident)
+        }
+    }
+
+    fn client_packet(n: u16, v6: bool, flags: u8) -> Packet {
+        let (from, to) = if v6 {
+            (format!("[2001:db8::{n:x}]:5000"), "[2001:db8:1::1]:80")
+        } else {
+            (format!("192.0.2.{n}:5000"), "198.51.100.1:80")
+        };
+        Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), flags)
+    }
+
+    /// The ends of a TCP frame without options, swapped: those of the answer.
+    fn answer_ends(frame: &[u8], v6: bool) -> (SocketAddr, SocketAddr) {
+        let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+        if v6 {
+            let ip = |at: usize| std::net::IpAddr::from(<[u8; 16]>::try_from(&frame[at..at + 16]).unwrap());
+            (SocketAddr::new(ip(38), port(56)), SocketAddr::new(ip(22), port(54)))
+        } else {
+            let ip = |at: usize| std::net::IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
+            (SocketAddr::new(ip(30), port(36)), SocketAddr::new(ip(26), port(34)))
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        /// The runs over simple frames do, byte for byte and count for count, what the general path does.
+        #[test]
+        fn the_short_way_is_the_long_way(
+            forward in prop::sample::select(vec![Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel]),
+            v6: bool,
+            frames in prop::collection::vec(
+                (0..CLIENTS + 1, any::<bool>(), prop_oneof![4 => Just(ACK), 1 => any::<u8>()], prop_oneof![4 => Just(64u8), 1 => 0u8..3],
+                 54usize..130, 0usize..8, prop::option::weighted(0.2, (12usize..80, any::<u8>())), any::<bool>()),
+                1..32,
+            ),
+        ) {
+            let mut short = Bench::new(forward, v6, false);
+            let mut long = Bench::new(forward, v6, true);
+            let of_all = |flags| -> Vec<Vec<u8>> { (0..CLIENTS).map(|n| client_packet(n, v6, flags).frame()).collect() };
+            let opened = short.turn(&of_all(SYN));
+            prop_assert_eq!(&opened, &long.turn(&of_all(SYN)));
+            prop_assert!(opened.iter().all(|(v, _, _)| *v == Verdict::Forward));
+            prop_assert_eq!(short.turn(&of_all(ACK)), long.turn(&of_all(ACK)));
+            let frames: Vec<Vec<u8>> = frames.into_iter().map(|(n, answer, flags, ttl, size, padding, edit, mend)| {
+                let mut packet = client_packet(n, v6, flags);
+                if answer && forward.replies_return() && n < CLIENTS {
+                    (packet.source, packet.destination) = answer_ends(&opened[usize::from(n)].2, v6);
+                }
+                packet.ttl = ttl;
+                let mut frame = packet.sized(size).frame();
+                frame.extend(std::iter::repeat_n(0xaa, padding));
+                if let Some((at, value)) = edit && at < frame.len() {
+                    frame[at] = value;
+                    if mend && !v6 && frame.len() >= 34 {
+                        frame[24..26].fill(0);
+                        let sum = Sum::ZERO.bytes(&frame[14..34]).checksum();
+                        frame[24..26].copy_from_slice(&sum.to_ne_bytes());
+                    }
+                }
+                frame
+            }).collect();
+            prop_assert_eq!(short.turn(&frames), long.turn(&frames));
+            prop_assert_eq!(short.state(), long.state());
+        }
+    }
+}
