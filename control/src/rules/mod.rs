@@ -1,7 +1,7 @@
 //! The rule language: text in, a checked rule set out, and what an editor and the command line show
 //! of it. `control/RULES.md` describes the language for its users.
 //!
-//! [`parse`] reads a set against a [`Context`]; [`format`] prints it; [`check`] finds conflicts, dead rules and
+//! [`parse`] reads a set against a [`Context`]; [`format()`] prints it; [`check`] finds conflicts, dead rules and
 //! gaps; [`explain`] says why a request takes the rule that it takes.
 //! Nothing here runs per packet: the compiled program in `pipelines` does that.
 
