@@ -7,6 +7,7 @@
 
 mod ast;
 mod check;
+mod compile;
 mod connection;
 mod context;
 mod decimal;
@@ -26,12 +27,14 @@ mod scan;
 mod span;
 mod suggest;
 mod table;
+mod trial;
 
 pub use ast::{
     Action, AddressRelation, Condition, DefaultRule, Kind, MAX_CONNECTIONS, Operand, Protocol, Relation, Rule, RuleSet,
     Selector, Step, Stickiness, Term, Test, TextRelation, Trivia, Variable,
 };
 pub use check::{CheckOptions, Finding, FindingKind, Place, Report, Severity, Witness, check};
+pub use compile::{Numbering, compile, lower};
 pub use connection::{Body, Connection, HttpRequest, Message};
 pub use context::{Context, ListsIn, MAX_LIST_BYTES, MAX_LIST_ENTRIES, Names, NoLists, ReadList};
 pub use decimal::Decimal;
@@ -46,3 +49,4 @@ pub use print::format;
 pub use scan::MAX_TEXT;
 pub use span::{LineIndex, Position, Span};
 pub use table::{Expected, MAX_CASES, TestCase, TestFailure, TestReport, parse_table, test_table};
+pub use trial::{RequestAttributes, Trial};
