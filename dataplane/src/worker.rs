@@ -223,9 +223,7 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
             watch.lap(&mut counters.receive, n);
             counters.received += n as u64;
             batch.start(n, false);
-            pipeline.process(port, batch, now, &mut watch);
-            transmit(port, batch, counters, handover.as_ref());
-            watch.lap(&mut counters.transmit, n);
+            serve(port, pipeline, batch, counters, handover.as_ref(), now, &mut watch);
         }
         if let Some(lanes) = handover {
             let n = lanes.receive(port, &mut batch.frames, &mut batch.rx);
@@ -238,9 +236,7 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
                 watch.lap(&mut counters.receive, n);
                 counters.taken_over += n as u64;
                 batch.start(n, true);
-                pipeline.process(port, batch, now, &mut watch);
-                transmit(port, batch, counters, handover.as_ref());
-                watch.lap(&mut counters.transmit, n);
+                serve(port, pipeline, batch, counters, handover.as_ref(), now, &mut watch);
                 total += n;
             }
         }
@@ -309,6 +305,22 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         }
         self
     }
+}
+
+/// Takes a batch that has been started through the pipeline and to its end.
+#[inline(always)]
+fn serve<P: Port, L: Pipeline, M: Meter>(
+    port: &mut P,
+    pipeline: &mut L,
+    batch: &mut Batch,
+    counters: &mut Counters,
+    handover: Option<&Handover>,
+    now: Nanos,
+    watch: &mut Stopwatch<'_, M>,
+) {
+    pipeline.process(port, batch, now, watch);
+    transmit(port, batch, counters, handover);
+    watch.lap(&mut counters.transmit, batch.len);
 }
 
 /// Ends every frame of a batch as its verdict says, and counts it.
