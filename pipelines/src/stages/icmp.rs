@@ -169,23 +169,25 @@ fn other(c: &Connections, batch: &mut Batch, i: usize, kind: u8) -> Verdict {
     if !addresses.is_some_and(|(from, _)| super::schedule::may_send(c, from)) {
         return Verdict::Drop(DropReason::BadSource); // RFC 1122 §3.2.2.6
     }
-    let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));
+    let (l3, l4, end) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]), usize::from(batch.end[i]));
     let b = batch.frames[i].bytes_mut();
     let mut addresses = [0; 12];
     addresses[..6].copy_from_slice(&ethernet::source(b).0);
     addresses[6..].copy_from_slice(&ethernet::destination(b).0);
     ethernet::set_addresses(b, &addresses);
-    // Swapping the IP addresses leaves both checksums alone; only the type changes.
     let (at, n, ttl) = if v6 { (l3 + 8, 16, l3 + 7) } else { (l3 + 12, 4, l3 + 8) };
-    if b.len() < at + 2 * n || b.len() < l4 + 4 {
+    if b.len() < at + 2 * n || b.len() < end || end < l4 + icmp::HEADER {
         return Verdict::Drop(DropReason::BadIcmp);
     }
     b[at..at + 2 * n].rotate_left(n);
-    let old = u16::from_ne_bytes([b[l4], b[l4 + 1]]);
     b[l4] = if v6 { icmp::v6::ECHO_REPLY } else { icmp::v4::ECHO_REPLY };
-    let new = u16::from_ne_bytes([b[l4], b[l4 + 1]]);
-    let sum = Difference::NONE.replacing_word(old, new).apply(u16::from_ne_bytes([b[l4 + 2], b[l4 + 3]]));
-    b[l4 + 2..l4 + 4].copy_from_slice(&sum.to_ne_bytes());
+    // Anew and not by difference: the reply to a ping of zeros is all zero, the one message whose checksum equation 3
+    // of RFC 1624 gets wrong (0 for 0xffff).
+    let mut pair = [0; 32];
+    if v6 {
+        pair.copy_from_slice(&b[at..at + 2 * n]);
+    }
+    fill_icmp_checksum(&mut b[l4..end], v6.then_some(&pair[..]));
     b[ttl] = 64;
     if !v6 && let Some(mut ip) = b.get_mut(l3..).and_then(|p| ipv4::Ipv4::parse(p).ok()) {
         ip.fill_checksum();
