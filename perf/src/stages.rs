@@ -213,6 +213,7 @@ pub fn snapshot(o: &Options) -> Snapshot {
                 _ => vec![],
             },
             source_ports: (1024, 65535),
+            content: None,
         }));
     }
     for r in 0..o.servers {

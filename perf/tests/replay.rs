@@ -43,6 +43,7 @@ fn snapshot() -> Snapshot {
             servers: vec![0, 1],
             sources: vec![],
             source_ports: (1024, 65_535),
+            content: None,
         })],
         servers: vec![Some(server(0)), Some(server(1))],
         next_hops: vec![NextHop { interface: 1, ..NextHop::default() }],

@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod content;
+pub mod extract;
 pub mod layer4;
+pub mod matching;
 pub mod snapshot;
 pub mod stages;
 mod trace;

@@ -3,12 +3,14 @@
 //! Services, servers and next hops are known by *slots*: small numbers that the control thread gives out and does not
 //! reuse while any flow refers to them, so that a flow stays valid from one snapshot to the next.
 
+use crate::content::Content;
 use hashbrown::{HashMap, HashSet};
 use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::timer;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Services, servers or next hops at most: slots are 16 bits, and the last number means "none".
@@ -63,6 +65,8 @@ pub struct Service {
     pub sources: Vec<IpAddr>,
     /// Full NAT: first and last source port, host order.
     pub source_ports: (u16, u16),
+    /// Where connections are bound by what the client asks for: the rules. `None`: by the client's SYN.
+    pub content: Option<Arc<Content>>,
 }
 
 /// A real server of one service. The same machine in two services is two servers.

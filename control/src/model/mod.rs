@@ -186,6 +186,7 @@ impl Model {
                 servers: if entry.removed { Vec::new() } else { entry.servers.clone() },
                 sources: s.sources.clone(),
                 source_ports: s.source_ports,
+                content: None,
             });
         }
         let mut servers = vec![None; self.servers.span()];

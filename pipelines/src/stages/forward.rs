@@ -371,6 +371,7 @@ mod tests {
                 servers: vec![0, 1],
                 sources: vec![address("172.31.0.1", "fd01::1")],
                 source_ports: (1024, 65535),
+                content: None,
             }));
             // The second server's path takes small packets only.
             for (n, mtu) in [(0u8, 1500), (1, 100)] {

@@ -402,6 +402,7 @@ mod tests {
             servers: (0..weights.len() as u16).collect(),
             sources: vec![],
             source_ports: (1, 2),
+            content: None,
         }));
         for (i, w) in weights.iter().enumerate() {
             snapshot.servers.push(Some(Server {

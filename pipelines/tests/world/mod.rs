@@ -259,6 +259,7 @@ impl World {
             servers: vec![],
             sources,
             source_ports,
+            content: None,
         }));
         Ok(())
     }
