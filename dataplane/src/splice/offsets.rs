@@ -82,6 +82,11 @@ impl Offsets {
         self
     }
 
+    /// The window shift of a side's segments.
+    pub fn shift(&self, side: NumberSpace) -> i8 {
+        self.shifts[side & 1]
+    }
+
     /// The other side's number for a sequence number of `side`.
     #[inline]
     pub fn seq(&self, side: NumberSpace, seq: u32) -> u32 {
