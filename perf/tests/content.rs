@@ -13,9 +13,11 @@ use lcs_perf::network::{Id, Network, Node, Outbox, SECOND};
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-/// Joins client and server, and may change what goes by: its direction (0 from the client), its place behind the
-/// Ethernet header, and its bytes.
-struct Middle(Box<dyn FnMut(usize, &mut Vec<u8>)>);
+/// What may change a frame that goes by, in this direction (0 from the client).
+type Change = Box<dyn FnMut(usize, &mut Vec<u8>)>;
+
+/// Joins client and server.
+struct Middle(Change);
 
 impl Node for Middle {
     fn receive(&mut self, nic: usize, mut frame: Vec<u8>, _: Nanos, out: &mut Outbox) -> Option<Nanos> {

@@ -159,7 +159,9 @@ impl Exchange {
             Class::Web | Class::Member => format!("/shop/{n:x}?page={}", n % 7),
             Class::Lcs1 => format!("/lcs1/{n:x}"),
             Class::Lcs2 => format!("/lcs2/{n:x}"),
-            Class::Images => format!("/pictures/{n:x}.{}?size={}", if n % 2 == 0 { "gif" } else { "jpg" }, n % 5),
+            Class::Images => {
+                format!("/pictures/{n:x}.{}?size={}", if n.is_multiple_of(2) { "gif" } else { "jpg" }, n % 5)
+            }
             Class::Large | Class::Small => format!("/purchase/{n:x}"),
             Class::Down => format!("/down/{n:x}"),
             Class::Forbidden => "/forbidden".into(),

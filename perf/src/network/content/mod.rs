@@ -6,12 +6,14 @@
 
 pub mod client;
 pub mod exchange;
+pub mod reader;
 pub mod rules;
 pub mod server;
 pub mod site;
 
 pub use client::{ContentClient, Ending, Script};
 pub use exchange::{Class, Closing, Exchange, Framing, Method};
+pub use reader::RequestReader;
 pub use rules::{Expectation, Roster};
 pub use server::ContentServer;
 pub use site::{ContentPlan, ContentSite, Health};

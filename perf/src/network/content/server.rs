@@ -1,9 +1,9 @@
 //! The server: it takes exchanges of its own classes, byte for byte as their codes say, and nothing else.
 
-use super::exchange::{CODE_FIELD, Class, Exchange, field};
+use super::exchange::Class;
+use super::reader::RequestReader;
 use crate::network::SECOND;
 use crate::network::host::Application;
-use crate::network::http::message::{MAX_HEAD, head_end};
 use crate::network::random::Random;
 use crate::network::stack::Stack;
 use crate::network::time_wait::Pair;
@@ -81,8 +81,8 @@ struct Connection {
     pair: Option<Pair>,
     heard: Nanos,
     input: Vec<u8>,
-    /// The exchange that comes in: its request, and how much of it has come.
-    incoming: Option<(Exchange, Vec<u8>, usize)>,
+    /// The request that comes in.
+    reader: RequestReader,
     /// What goes out: the response, how much of it is sent, when it may begin.
     outgoing: Option<(Vec<u8>, usize, Nanos)>,
     any: bool,
@@ -145,7 +145,7 @@ impl Application for ContentServer {
             }
             let mut turn = Turn { now, name, classes, served, random, thinks: *thinks };
             if !c.turn(stack.tcp(c.socket), &mut turn) || now >= c.heard + idle {
-                let whole = c.input.is_empty() && c.incoming.is_none() && c.outgoing.is_none();
+                let whole = c.input.is_empty() && !c.reader.within() && c.outgoing.is_none();
                 served.broken += u64::from(!whole);
                 served.empty += u64::from(!c.any);
                 stack.release(c.socket, c.pair, now);
@@ -162,7 +162,7 @@ impl Application for ContentServer {
                 pair: None,
                 heard: now,
                 input: vec![],
-                incoming: None,
+                reader: RequestReader::default(),
                 outgoing: None,
                 any: false,
                 over: false,
@@ -199,7 +199,7 @@ impl Connection {
                     t.served.problems.push(Problem { at: t.now, server: t.name.to_owned(), peer, what });
                 }
                 self.input.clear();
-                (self.incoming, self.outgoing) = (None, None);
+                (self.reader, self.outgoing) = (RequestReader::default(), None);
                 socket.abort();
                 return true;
             }
@@ -238,34 +238,14 @@ impl Connection {
         if self.closes {
             return Err(format!("{} bytes behind the last request", self.input.len()));
         }
-        if self.incoming.is_none() {
-            let Some(end) = head_end(&self.input, 0) else {
-                return if self.input.len() > MAX_HEAD { Err("an endless head".into()) } else { Ok(false) };
-            };
-            let head = &self.input[..end];
-            let shown = || String::from_utf8_lossy(&head[..head.len().min(400)]).into_owned();
-            let code = field(head, CODE_FIELD).and_then(|code| code.parse::<Exchange>().ok());
-            let exchange = code.ok_or_else(|| format!("a request that nobody sent: {:?}", shown()))?;
-            if !t.classes.contains(&exchange.class) {
-                return Err(format!("a request for another group: {exchange}"));
-            }
-            self.incoming = Some((exchange, exchange.request(), 0));
-        }
-        let Some((exchange, request, came)) = &mut self.incoming else { return Ok(false) };
-        let n = self.input.len().min(request.len() - *came);
-        if let Some(at) = (0..n).find(|&i| self.input[i] != request[*came + i]) {
-            return Err(format!("wrong byte at {} of the request {exchange}", *came + at));
-        }
-        *came += n;
-        self.input.drain(..n);
-        if *came < request.len() {
-            return Ok(n > 0);
-        }
+        let before = self.input.len();
+        let Some(exchange) = self.reader.take(&mut self.input, t.classes)? else {
+            return Ok(self.input.len() < before);
+        };
         t.served.exchanges.push(exchange.number);
         self.closes = exchange.server_closes();
         let begins = if t.thinks > 0 { t.now + t.random.below(t.thinks) } else { t.now };
         self.outgoing = Some((exchange.response(t.name), 0, begins));
-        self.incoming = None;
         Ok(true)
     }
 
