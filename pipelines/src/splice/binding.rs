@@ -308,6 +308,7 @@ impl Binding {
         self.buffer.drain(..n);
         self.start = self.start.wrapping_add(n as u32);
         self.cut = 0;
+        self.request = (Method::Other, BodyFollower::Done);
         self.delivered = 0;
         self.sent = 0;
         self.tries = 0;
