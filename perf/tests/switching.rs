@@ -62,6 +62,9 @@ impl Case {
             let monitor = site.net[*host].monitor().unwrap();
             wrong.extend(monitor.findings.iter().take(2).cloned());
         }
+        if site.net[site.clients[0]].monitor().unwrap().beyond > 0 {
+            wrong.push("the client got more than its window".into());
+        }
         if let Err(e) = site.net[site.director].check() {
             wrong.push(e);
         }

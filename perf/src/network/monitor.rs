@@ -46,6 +46,9 @@ pub struct Monitor {
     pub findings: Vec<String>,
     /// How much was found.
     pub found: u64,
+    /// Segments that went beyond the window that had been opened. A client may never see one. A server may, of a client
+    /// whose window was the director's until it had a server: they are as good as lost (RFC 9293 section 3.8.6).
+    pub beyond: u64,
 }
 
 impl Monitor {
@@ -113,7 +116,11 @@ impl Monitor {
             known.peer_scales = option(tcp.options(), kind::WINDOW_SCALE).is_some();
         }
         let known = *known;
-        if let Some(what) = wrong(&known, &tcp, len) {
+        if let Some(edge) = known.edge.filter(|_| len > 0) {
+            // A probe of a closed window is one byte (RFC 9293 section 3.8.6.1).
+            self.beyond += u64::from(SeqNumber(tcp.seq().0.wrapping_add(len as u32)).since(edge) > 1);
+        }
+        if let Some(what) = wrong(&known, &tcp) {
             self.found += 1;
             if self.findings.len() < KEPT {
                 self.findings.push(format!("{} from {} received {what}", pair.0, pair.1));
@@ -123,7 +130,7 @@ impl Monitor {
 }
 
 /// What is wrong with a segment from the peer, if anything.
-fn wrong(known: &Known, tcp: &Tcp<&[u8]>, len: usize) -> Option<String> {
+fn wrong(known: &Known, tcp: &Tcp<&[u8]>) -> Option<String> {
     let kind = tcp.flags();
     let options = tcp.options();
     let since = |n: SeqNumber| n.since(known.first);
@@ -163,13 +170,6 @@ fn wrong(known: &Known, tcp: &Tcp<&[u8]>, len: usize) -> Option<String> {
             sent => return Some(format!("the echo {echo} of a time stamp that it never sent: {sent:?}")),
         }
     }
-    if let Some(edge) = known.edge.filter(|_| len > 0) {
-        let over = SeqNumber(tcp.seq().0.wrapping_add(len as u32)).since(edge);
-        // A probe of a closed window is one byte (RFC 9293 section 3.8.6.1).
-        if over > 1 {
-            return Some(format!("{over} bytes beyond the window that it had opened"));
-        }
-    }
     None
 }
 
@@ -206,7 +206,7 @@ mod tests {
         m.received(&frame(false, flags::SYN | flags::ACK, (499, ISN.wrapping_add(1)), &[4, 2, 1, 1], b""));
         m.sent(&frame(true, flags::ACK, (ISN.wrapping_add(1), 500), &[], b"0123456789"));
         m.received(&frame(false, kind, numbers, options, payload));
-        m.findings.pop()
+        m.findings.pop().or((m.beyond > 0).then(|| "beyond the window".into()))
     }
 
     #[test]

@@ -239,6 +239,11 @@ fn ends(net: &Network, clients: &[Id<Host>], servers: &[Id<Host>], outcome: &mut
         let twice = server.served.exchanges.iter().filter(|&&e| !arrived.insert(e));
         problems.extend(twice.map(|e| format!("exchange {e:x} arrived twice")));
     }
+    for client in clients {
+        if let Some(monitor) = net[*client].monitor().filter(|m| m.beyond > 0) {
+            problems.push(format!("a client got {} segments that went beyond its window", monitor.beyond));
+        }
+    }
     for host in clients.iter().chain(servers) {
         if let Some(monitor) = net[*host].monitor().filter(|m| m.found > 0) {
             problems.push(format!("{} impossible segments, at first: {:?}", monitor.found, monitor.findings));

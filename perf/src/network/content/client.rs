@@ -475,6 +475,12 @@ impl Connection {
         if self.input.len() < end + length {
             return Ok(false);
         }
+        if status == 408 && matches!(self.script.ending, Ending::Stall(_)) {
+            // What a client is told that does not go on; its connection is closed.
+            self.input.drain(..end + length);
+            self.waiting.clear();
+            return Ok(false);
+        }
         match roster.of(exchange.class) {
             Expectation::Director(wanted) if wanted == status => {
                 if status == 302 && field(head, "Location: ") != Some(NEW_PLACE) {
