@@ -4,7 +4,7 @@
 //! in `buffer` until the server has acknowledged it (SPLICING, Collecting the request).
 
 use super::NIL;
-use crate::extract::{BodyFollower, Extraction, Method, Replay};
+use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Replay};
 use lcs_dataplane::worker::Nanos;
 
 /// Retransmission time-out before a round trip is known (RFC 6298 §2.1), and its bounds.
@@ -234,6 +234,23 @@ impl Binding {
         if self.uncut { self.buffer.len() } else { self.cut.min(self.buffer.len() as u64) as usize }
     }
 
+    /// Counts what has come of the decided request's body since the decision as its own.
+    ///
+    /// # Errors
+    /// Where its end can't be told.
+    pub(crate) fn extend(&mut self) -> Result<(), ExtractError> {
+        let body = &mut self.request.1;
+        while !self.uncut && !body.is_done() {
+            let come = usize::try_from(self.cut).ok().and_then(|cut| self.buffer.get(cut..)).unwrap_or(&[]);
+            if come.is_empty() {
+                break;
+            }
+            self.cut += body.feed(come, |_| {})? as u64;
+            self.cut += u64::from(body.skip());
+        }
+        Ok(())
+    }
+
     /// Whether the client's FIN may be sent to the server: after the last request.
     pub(crate) fn sends_fin(&self) -> bool {
         self.phase != Phase::Replay && self.fin && (self.uncut || self.cut >= self.buffer.len() as u64)
@@ -327,6 +344,7 @@ impl Binding {
         self.buffer.drain(..n);
         self.start = self.start.wrapping_add(n as u32);
         self.cut = 0;
+        self.request = (Method::Other, BodyFollower::Done);
         self.delivered = 0;
         self.sent = 0;
         self.tries = 0;

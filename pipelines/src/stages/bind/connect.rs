@@ -204,7 +204,11 @@ impl<P: Port> Desk<'_, P> {
 
     /// A request that is decided and whose server stands: its messages are followed, and what is buffered is sent.
     pub(super) fn begin_delivery(&mut self, flow: u32, b: &mut Binding) {
-        let _ = flow;
+        if let Err(e) = b.extend() {
+            // Its body, of which more has come since the decision, is malformed.
+            self.c.splices.unparsed += 1;
+            return self.give_up_request(flow, b, e.status());
+        }
         b.phase = Phase::Deliver;
         b.sent = 0;
         b.delivered = 0;
