@@ -348,6 +348,13 @@ impl FlowTable {
         self.index.prefetch_second(hash);
     }
 
+    /// Asks for the entry that the `n`-th next flow will take, 0 for the next, as far as that is known.
+    #[inline]
+    pub fn prefetch_free(&self, n: usize) {
+        let flow = if self.free == NIL { self.fresh as usize + n } else { self.free as usize };
+        prefetch_at(self.flows.as_ptr().wrapping_add(flow));
+    }
+
     /// Asks for a flow's entry.
     #[inline(always)]
     pub fn prefetch_flow(&self, place: Place) {
@@ -468,11 +475,27 @@ impl FlowTable {
     /// # Errors
     /// What is full, or that the server's key is in use; the table is as before then.
     pub fn insert(&mut self, protocol: u8, client: &Key, server: Option<&Key>) -> Result<u32, TableFull> {
+        self.insert_hashed(protocol, client, client.hash(&self.hasher, protocol), server)
+    }
+
+    /// As [`FlowTable::insert`], for a client's key whose hash is known.
+    ///
+    /// # Errors
+    /// As [`FlowTable::insert`].
+    pub fn insert_hashed(
+        &mut self,
+        protocol: u8,
+        client: &Key,
+        hash: u64,
+        server: Option<&Key>,
+    ) -> Result<u32, TableFull> {
+        debug_assert_eq!(hash, client.hash(&self.hasher, protocol));
         if self.used == self.flows.len() {
             return Err(TableFull::Entries);
         }
+        let back = server.map_or(0, |key| key.hash(&self.hasher, protocol));
         if let Some(key) = server
-            && self.find(key, protocol).is_some()
+            && self.find_hashed(key, protocol, back).is_some()
         {
             return Err(TableFull::TupleInUse);
         }
@@ -510,13 +533,11 @@ impl FlowTable {
             extra: 0,
         };
         self.used += 1;
-        let hash = client.hash(&self.hasher, protocol);
         if self.index.insert(hash, Place::new(flow, Place::CLIENT).0).is_err() {
             self.release(flow);
             return Err(TableFull::Index);
         }
-        if let Some(key) = server {
-            let back = key.hash(&self.hasher, protocol);
+        if server.is_some() {
             if self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
                 self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
                 self.release(flow);
