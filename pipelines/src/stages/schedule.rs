@@ -182,6 +182,8 @@ struct Opening {
     server: u16,
     client: Key,
     back: Option<Key>,
+    /// Full NAT: where the search for a source goes on if the one in `back` is in use.
+    next_source: u64,
 }
 
 /// Gives every new connection among `misses` a server and an entry, and appends it to `hits`.
@@ -248,17 +250,20 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdi
     let service = snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).ok_or(none)?;
     let chosen = schedulers.choose(slot, service, counts);
     let server = snapshot.servers.get(usize::from(chosen)).and_then(Option::as_ref).ok_or(none)?;
+    let mut next_source = 0;
     let back = match server.forward {
         Forward::Dr | Forward::Tunnel => None,
         // A server of another family can't be reached by translation; the configuration refuses it.
         Forward::Nat => Some(Key::new(server_endpoint(server, to.port()), client.source()).ok_or(none)?),
         Forward::FullNat => {
-            let local = Sources::new(service, batch.hash[i], settings).next();
+            let mut sources = Sources::new(service, batch.hash[i], settings, 0);
+            let local = sources.next();
+            next_source = sources.next;
             let local = local.ok_or(Verdict::Drop(DropReason::PortsExhausted))?;
             Some(Key::new(server_endpoint(server, to.port()), local).ok_or(none)?)
         }
     };
-    Ok(Opening { place: i, service: slot, server: chosen, client, back })
+    Ok(Opening { place: i, service: slot, server: chosen, client, back, next_source })
 }
 
 /// What becomes of a packet that no service is for.
@@ -303,9 +308,9 @@ struct Sources<'s> {
 
 impl<'s> Sources<'s> {
     /// Where to start follows from the client (by its keyed hash), so that its connections spread over sources without
-    /// a counter to guess.
-    fn new(service: &'s Service, hash: u64, settings: &Settings) -> Self {
-        Sources { service, start: hash, next: 0, worker: settings.worker, workers: settings.workers.max(1) }
+    /// a counter to guess. `next` is where an earlier search stopped, or 0.
+    fn new(service: &'s Service, hash: u64, settings: &Settings, next: u64) -> Self {
+        Sources { service, start: hash, next, worker: settings.worker, workers: settings.workers.max(1) }
     }
 }
 
@@ -375,7 +380,7 @@ fn enter(
 ) -> Result<(u32, Option<Key>), DropReason> {
     let (transport, hash) = (batch.protocol[o.place], batch.hash[o.place]);
     let mut back = o.back;
-    let mut tries = 0;
+    let (mut tries, mut next_source) = (1, o.next_source);
     let mut may_evict = c.snapshot.when_full == WhenFull::EvictHalfOpen;
     loop {
         return match c.table.insert_hashed(transport, &o.client, hash, back.as_ref()) {
@@ -385,8 +390,11 @@ fn enter(
                 continue;
             }
             Err(TableFull::TupleInUse) => {
+                if tries >= PORT_TRIES {
+                    return Err(DropReason::PortsExhausted);
+                }
                 tries += 1;
-                back = Some(another_source(c, o, hash, tries)?);
+                back = Some(another_source(c, o, hash, &mut next_source)?);
                 continue;
             }
             Err(TableFull::Entries | TableFull::Addresses) => Err(DropReason::FlowTableFull),
@@ -395,16 +403,17 @@ fn enter(
     }
 }
 
-/// The key of the server's packets with the director's `tries`-th other source.
-fn another_source(c: &Connections, o: &Opening, hash: u64, tries: usize) -> Result<Key, DropReason> {
+/// The key of the server's packets with the director's next source.
+fn another_source(c: &Connections, o: &Opening, hash: u64, next_source: &mut u64) -> Result<Key, DropReason> {
     let service = c.snapshot.services.get(usize::from(o.service)).and_then(Option::as_ref);
     let server = c.snapshot.servers.get(usize::from(o.server)).and_then(Option::as_ref);
     let (Some(service), Some(server)) = (service, server) else { return Err(DropReason::NoServer) };
     if server.forward != Forward::FullNat {
         return Err(DropReason::TupleInUse);
     }
-    // Few are tried twice; the iterator is walked anew so that the common case carries no state.
-    let local = Sources::new(service, hash, &c.settings).nth(tries).ok_or(DropReason::PortsExhausted)?;
+    let mut sources = Sources::new(service, hash, &c.settings, *next_source);
+    let local = sources.next().ok_or(DropReason::PortsExhausted)?;
+    *next_source = sources.next;
     Key::new(server_endpoint(server, o.client.destination().port()), local).ok_or(DropReason::PortsExhausted)
 }
 
