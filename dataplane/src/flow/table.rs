@@ -379,6 +379,18 @@ impl FlowTable {
         self.index.candidate(hash).map(Place)
     }
 
+    /// The place that the second bucket offers for a hash; to be verified as that of [`FlowTable::candidate`].
+    #[inline]
+    pub fn candidate_second(&self, hash: u64) -> Option<Place> {
+        self.index.candidate_second(hash).map(Place)
+    }
+
+    /// The [`Flow::summary`] at a place that has not been verified; 0 where there is no flow.
+    #[inline(always)]
+    pub fn summary(&self, place: Place) -> u32 {
+        self.flows.get(place.flow() as usize).map_or(0, Flow::summary)
+    }
+
     /// Whether `place` is the IPv4 flow and side of a packet.
     #[inline(always)]
     pub fn matches_v4(&self, place: Place, addresses: u64, ports: u32, protocol: u8) -> bool {
