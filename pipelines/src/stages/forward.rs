@@ -7,6 +7,7 @@ use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
+use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
 
 /// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
@@ -70,6 +71,9 @@ const DIRECT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, 0)
 const DIRECT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::V6);
 const TUNNEL_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TUNNEL);
 
+/// Up to this many servers, what is kept for them stays in the first-level cache by itself.
+const NEAR: usize = 64;
+
 /// Forwards the simple frames ([`Batch::simple`]: every offset is known and the state stays) of established connections
 /// that go the way `HOW`, up to the first frame that is different. Returns the places that are left. What it does is what
 /// [`forward_one`] would do.
@@ -85,8 +89,13 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
         rest &= (later & later.wrapping_neg()) - 1;
     }
     let beyond = places & !rest;
+    let far = traffic.len() > NEAR;
     while rest != 0 {
         let i = rest.trailing_zeros() as usize % BURST;
+        if far && let Some(next) = flows.get(Place(batch.flow[(i + 3) % BURST]).flow() as usize) {
+            prefetch_at(traffic.as_ptr().wrapping_add(usize::from(next.server)));
+            prefetch_at(&raw const hops[usize::from(next.next_hop[1])]);
+        }
         let place = Place(batch.flow[i]);
         let side = place.side();
         let Some(flow) = flows.get_mut(place.flow() as usize) else { break };
