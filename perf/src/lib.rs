@@ -3,6 +3,7 @@
 
 pub mod demo;
 pub mod network;
+pub mod pauses;
 pub mod replay;
 pub mod simulate;
 pub mod stages;

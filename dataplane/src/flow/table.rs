@@ -129,7 +129,7 @@ pub struct Memory {
 }
 
 /// Interned IPv6 addresses of services, servers and the director: few, each shared by many flows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Interned {
     addresses: Vec<[u8; 16]>,
     users: Vec<u32>,
@@ -143,6 +143,16 @@ const SAME_AS_CLIENT: u32 = u32::MAX;
 const INTERNED: usize = 1 << 17;
 
 impl Interned {
+    /// With room for all there can be, so that nothing is moved or rehashed when the first packet of a connection brings one more.
+    fn new() -> Self {
+        Interned {
+            addresses: Vec::with_capacity(INTERNED),
+            users: Vec::with_capacity(INTERNED),
+            free: Vec::with_capacity(INTERNED),
+            by_address: HashMap::with_capacity(INTERNED),
+        }
+    }
+
     fn take(&mut self, address: &[u8]) -> Option<u32> {
         let address: [u8; 16] = address.try_into().ok()?;
         if let Some(&id) = self.by_address.get(&address) {
@@ -186,10 +196,8 @@ const NIL: u32 = u32::MAX;
 pub struct FlowTable {
     flows: Slab<Flow>,
     index: Index,
-    /// Client addresses of IPv6 flows; a place of its own, since not every flow has one.
+    /// Client addresses of IPv6 flows, by flow; a slab of its own, since not every flow has one.
     clients_v6: Slab<[u8; 16]>,
-    free_v6: Vec<u32>,
-    used_v6: u32,
     interned: Interned,
     hasher: Hasher,
     free: u32,
@@ -300,9 +308,7 @@ impl FlowTable {
             flows: Slab::zeroed(capacity),
             index: Index::new(capacity * 2),
             clients_v6: Slab::zeroed(capacity),
-            free_v6: Vec::new(),
-            used_v6: 0,
-            interned: Interned::default(),
+            interned: Interned::new(),
             hasher: Hasher::new(seed),
             free: NIL,
             fresh: 0,
@@ -511,19 +517,18 @@ impl FlowTable {
         {
             return Err(TableFull::TupleInUse);
         }
+        let flow = if self.free == NIL { self.fresh } else { self.free };
         let addresses = match (client, server) {
             (Key::V4 { addresses, .. }, Some(Key::V4 { addresses: back, .. })) => [*addresses, *back],
             (Key::V4 { addresses, .. }, _) => [*addresses, 0],
-            (Key::V6 { addresses, .. }, server) => self.reference(addresses, server).ok_or(TableFull::Addresses)?,
-        };
-        let flow = if self.free == NIL {
-            self.fresh += 1;
-            self.fresh - 1
-        } else {
-            self.free
+            (Key::V6 { addresses, .. }, server) => {
+                self.reference(flow, addresses, server).ok_or(TableFull::Addresses)?
+            }
         };
         let entry = &mut self.flows[flow as usize];
-        if self.free != NIL {
+        if self.free == NIL {
+            self.fresh += 1;
+        } else {
             self.free = entry.next;
         }
         *entry = Flow {
@@ -559,8 +564,8 @@ impl FlowTable {
         Ok(flow)
     }
 
-    /// Takes places for the addresses of an IPv6 flow.
-    fn reference(&mut self, client: &[u8; 32], server: Option<&Key>) -> Option<[u64; 2]> {
+    /// Keeps the addresses of IPv6 flow `flow`: the client's at the flow's own place, the others interned.
+    fn reference(&mut self, flow: u32, client: &[u8; 32], server: Option<&Key>) -> Option<[u64; 2]> {
         let service = self.interned.take(&client[16..])?;
         let back = match server {
             Some(Key::V6 { addresses, .. }) => {
@@ -581,12 +586,8 @@ impl FlowTable {
             }
             _ => pair(SAME_AS_CLIENT, SAME_AS_CLIENT),
         };
-        let place = self.free_v6.pop().unwrap_or_else(|| {
-            self.used_v6 += 1;
-            self.used_v6 - 1
-        });
-        self.clients_v6[place as usize].copy_from_slice(&client[..16]);
-        Some([pair(place, service), back])
+        self.clients_v6[flow as usize].copy_from_slice(&client[..16]);
+        Some([pair(flow, service), back])
     }
 
     /// Removes a flow that is on no timer list. Nothing happens when it is free already.
@@ -605,7 +606,6 @@ impl FlowTable {
     fn release(&mut self, flow: u32) {
         let entry = &mut self.flows[flow as usize];
         if entry.is_v6() {
-            self.free_v6.push(entry.addresses[0] as u32);
             for id in [(entry.addresses[0] >> 32) as u32, entry.addresses[1] as u32, (entry.addresses[1] >> 32) as u32]
             {
                 self.interned.give(id);

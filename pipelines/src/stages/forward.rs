@@ -105,7 +105,8 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
         let server = usize::from(flow.server);
         let (true, true, Some(traffic)) = (hop.resolved, len <= hop.mtu, traffic.get_mut(server)) else { break };
         // Over IPv4 the flow may be a candidate that nobody has verified (`forward_found`); with it verified, this is true.
-        let verified = HOW & V6 != 0 || flow.addresses[side] == batch.addresses[i] && flow.ports[side] == batch.ports[i];
+        let verified =
+            HOW & V6 != 0 || flow.addresses[side] == batch.addresses[i] && flow.ports[side] == batch.ports[i];
         if flow.summary() & PATH != HOW || !verified {
             break;
         }
