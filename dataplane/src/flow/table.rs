@@ -554,12 +554,10 @@ impl FlowTable {
             self.release(flow);
             return Err(TableFull::Index);
         }
-        if server.is_some() {
-            if self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
-                self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
-                self.release(flow);
-                return Err(TableFull::Index);
-            }
+        if server.is_some() && self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
+            self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
+            self.release(flow);
+            return Err(TableFull::Index);
         }
         Ok(flow)
     }

@@ -15,6 +15,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Frames whose first line is asked for ahead of the one being read.
 const AHEAD: usize = 4;
 
+/// Index buckets asked for one right after the other. Where the translation of an address takes long (nested page tables), a request
+/// holds up the instructions behind it until its address is known; requests side by side wait together.
+const TOGETHER: usize = 8;
+
 /// What [`classify`] has sorted the frames into. A frame in none of the lists has its verdict.
 #[derive(Debug, Default)]
 pub(crate) struct Classified {
@@ -83,15 +87,18 @@ fn plain_run(
     verify: bool,
 ) -> usize {
     let (mut v4, mut simple, mut others) = (0u32, 0u32, 0u32);
-    let mut i = from;
+    let (mut i, mut asked) = (from, from);
     while i < n.min(BURST) {
         // Beyond the end it asks for the burst's beginning again, which costs less than not asking.
         batch.frames[(i + AHEAD) % BURST].prefetch();
         // What is the same in every plain frame, `Batch::start` has written.
         let Some(p) = plain(batch.frames[i].bytes(), verify) else { break };
         let hash = finder.hasher().v4(p.addresses, p.ports, protocol::TCP);
-        finder.prefetch(hash);
         batch.hash[i] = hash;
+        if i % TOGETHER == TOGETHER - 1 {
+            prefetch_all(&finder, &batch.hash[asked..=i]);
+            asked = i + 1;
+        }
         batch.end[i] = p.end;
         batch.tcp_flags[i] = p.tcp_flags;
         batch.addresses[i] = p.addresses;
@@ -101,10 +108,18 @@ fn plain_run(
         simple |= u32::from(is_simple(p.tcp_flags, p.ttl)) << i;
         i += 1;
     }
+    prefetch_all(&finder, &batch.hash[asked..i]);
     out.v4 = Places::from_bits(out.v4.bits() | v4);
     batch.simple |= simple;
     *foreign |= others;
     i
+}
+
+#[inline(always)]
+fn prefetch_all(finder: &Finder<'_>, hashes: &[u64]) {
+    for hash in hashes {
+        finder.prefetch(*hash);
+    }
 }
 
 /// See [`Batch::simple`].
