@@ -14,10 +14,12 @@ use ipnet::IpNet;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{ServerStats, TraceFilter, TraceRecord};
+use lcs_pipelines::content::Switching;
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 /// Version of what is said. A client of another version is told so.
 pub const VERSION: u32 = 1;
@@ -129,6 +131,13 @@ pub enum Request {
         /// Name of the server.
         server: String,
     },
+    /// Give a service that is switched by content other rules.
+    LoadRules {
+        /// Its name.
+        service: String,
+        /// Absolute path of the rule file, which the director reads.
+        file: PathBuf,
+    },
     /// Read the configuration file again.
     Reload,
     /// Trace the next frames that match.
@@ -184,6 +193,9 @@ pub struct ServerSettings {
     /// Whether it takes new connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<Admin>,
+    /// The groups that it is in, where its service is switched by content.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
 }
 
 /// Which connections to list. An absent part matches everything.
@@ -445,10 +457,41 @@ pub struct ServiceReport {
     pub scheduler: Scheduler,
     /// `up`, or `removed` while it still has connections.
     pub state: String,
+    /// How it is switched by content, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<ContentReport>,
     /// Its servers.
     pub servers: Vec<ServerReport>,
     /// Sum over its servers.
     pub stats: ServerStats,
+}
+
+/// How a service is switched by content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ContentReport {
+    /// What clients speak: `http`, `tls`, `smtp`, `pop3`, `imap`, `ftp`.
+    pub application: String,
+    /// What one decision is for.
+    pub switching: Switching,
+    /// The rule file.
+    pub file: String,
+    /// How many rules there are, `default` aside.
+    pub rules: usize,
+    /// The groups that they may name.
+    pub groups: Vec<GroupReport>,
+}
+
+/// A group of servers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GroupReport {
+    /// Its name.
+    pub name: String,
+    /// How one of its servers is chosen where a rule does not say.
+    pub scheduler: Scheduler,
+    /// Names of its servers.
+    pub servers: Vec<String>,
 }
 
 /// A server and how it does.

@@ -80,6 +80,16 @@ drop_reasons! {
     TransmitFull = "transmit-full",
     /// The ring to the worker that owns the connection is full.
     HandoverFull = "handover-full",
+    /// The TCP checksum is wrong, in a segment that the director would have acted on.
+    BadTcpChecksum = "bad-tcp-checksum",
+    /// A segment whose numbers can't be right at this point of its connection; where the peer may be confused it was told.
+    OutOfWindow = "out-of-window",
+    /// Content switching: data after a gap, where every byte must be seen. Its sender will send it again.
+    OutOfOrder = "out-of-order",
+    /// Content switching: more connections are being bound than may be at once.
+    RequestsFull = "requests-full",
+    /// Content switching: where a message ends can be read in two ways, or bytes came that nobody asked for; both sides were reset.
+    BadFraming = "bad-framing",
     /// The frame's transport checksum is not complete (offload at the sender) and cannot be completed; run `ethtool -K IF tx off` at the sender's end.
     PartialChecksum = "partial-checksum",
 }

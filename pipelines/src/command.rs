@@ -120,8 +120,37 @@ pub struct Report {
     pub checksums_completed: u64,
     /// ICMP messages that the director made.
     pub icmp_sent: u64,
+    /// Connections that are switched by content.
+    pub content: ContentStats,
     /// Memory of the flow table, bytes.
     pub memory: Option<Memory>,
+}
+
+/// What one worker has counted of connections that are switched by content.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentStats {
+    /// Connections now, those to servers that are not in turn included.
+    pub connections: usize,
+    /// Connections now that are being bound: a request is collected, decided or delivered.
+    pub binding: usize,
+    /// Connections now whose messages are followed.
+    pub following: usize,
+    /// Bytes of requests held now.
+    pub buffered: usize,
+    /// Segments that the director made itself.
+    pub segments_made: u64,
+    /// SYN cookies that clients brought back.
+    pub cookies_good: u64,
+    /// Acknowledgements that were no cookie of ours, and were refused.
+    pub cookies_bad: u64,
+    /// Requests that could not be read.
+    pub unreadable: u64,
+    /// Requests for which no server was left.
+    pub refused: u64,
+    /// Requests that went on over a server's connection that was there already.
+    pub reused: u64,
+    /// By service slot: requests by rule, in the rules' order.
+    pub rules: Vec<Vec<u64>>,
 }
 
 /// A part of a worker's flow table.

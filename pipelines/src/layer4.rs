@@ -1,5 +1,7 @@
 //! The pipeline of layer-4 services: classify → lookup → schedule on a miss → forward.
 //!
+//! Services with rules go through `bind` instead of `schedule`, and again whenever a segment must be read.
+//!
 //! ```text
 //! classify ─▶ lookup ─┬─ hit ──────────────────▶ forward
 //!                     ├─ miss ─▶ schedule ──────▶   │
@@ -10,7 +12,7 @@ use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
-use crate::stages::{classify, exceptions, forward, fragment, link, lookup, schedule};
+use crate::stages::{bind, classify, exceptions, forward, fragment, link, lookup, schedule};
 use crate::trace::Tracer;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
@@ -24,7 +26,7 @@ use std::sync::Arc;
 const PAGE: u32 = 1024;
 
 /// Names of the stages, in the packet's order.
-pub const STAGES: [&str; 5] = ["classify", "lookup", "schedule", "exceptions", "forward"];
+pub const STAGES: [&str; 6] = ["classify", "lookup", "schedule", "exceptions", "forward", "bind"];
 
 /// The layer-4 pipeline of one worker.
 #[derive(Debug)]
@@ -80,6 +82,7 @@ impl Layer4 {
         report.fragments = c.fragments.len();
         report.checksums_completed = c.checksums_completed;
         report.icmp_sent = c.icmp_sent;
+        report.content = c.splices.stats();
         report.memory = Some(c.table.memory());
         report
     }
@@ -142,14 +145,14 @@ impl Pipeline for Layer4 {
     #[inline]
     fn process<P: Port, M: Meter>(
         &mut self,
-        _port: &mut P,
+        port: &mut P,
         batch: &mut Batch,
         now: Nanos,
         watch: &mut Stopwatch<'_, M>,
     ) {
         let tick = timer::tick(now);
         let c = &mut self.connections;
-        let [classify_cost, lookup_cost, schedule_cost, exceptions_cost, forward_cost] = &mut self.costs;
+        let [classify_cost, lookup_cost, schedule_cost, exceptions_cost, forward_cost, bind_cost] = &mut self.costs;
         let n = batch.len;
 
         let classified = classify::classify(c, batch, tick);
@@ -205,8 +208,13 @@ impl Pipeline for Layer4 {
             forward::forward(c, batch, hits, tick);
             watch.lap(forward_cost, hits.len());
         }
+        let (unbound, looked_at) = (std::mem::take(&mut c.unbound), std::mem::take(&mut c.looked_at));
+        if !unbound.is_empty() || !looked_at.is_empty() {
+            bind::bind(c, port, batch, unbound, looked_at, now, tick);
+            watch.lap(bind_cost, unbound.len() + looked_at.len());
+        }
         if tracing {
-            self.tracer.step(c, batch, "forward");
+            self.tracer.step(c, batch, if unbound.is_empty() && looked_at.is_empty() { "forward" } else { "bind" });
             self.tracer.end(c, batch);
         }
     }
@@ -227,8 +235,10 @@ impl Pipeline for Layer4 {
         }
     }
 
-    fn housekeeping<P: Port>(&mut self, _port: &mut P, now: Nanos) -> bool {
-        self.connections.expire(timer::tick(now))
+    fn housekeeping<P: Port>(&mut self, port: &mut P, now: Nanos) -> bool {
+        let tick = timer::tick(now);
+        let more = self.connections.expire(tick);
+        bind::housekeeping(&mut self.connections, port, now, tick) || more
     }
 
     fn event(&mut self) -> Option<Event> {

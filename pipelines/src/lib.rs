@@ -11,5 +11,6 @@ pub mod extract;
 pub mod layer4;
 pub mod matching;
 pub mod snapshot;
+mod splice;
 pub mod stages;
 mod trace;

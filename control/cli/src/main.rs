@@ -7,7 +7,7 @@ mod outcome;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    check, completions, conns, demo, init, perf, reload, replay, rs, run, stats, status, trace, vs, weight,
+    check, completions, conns, demo, init, perf, reload, replay, rs, rules, run, stats, status, trace, vs, weight,
 };
 use outcome::Outcome;
 use std::path::PathBuf;
@@ -27,6 +27,7 @@ use std::process::ExitCode;
   sudo lcs run -c lcs.toml       run the director
   sudo lcs status                see how it is
   sudo lcs weight web/s1 5       change a weight while it runs
+  lcs rules check shop.rules     look for mistakes and conflicts in rules
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no director answers."
 )]
@@ -59,6 +60,7 @@ enum Command {
     Conns(conns::Args),
     Vs(vs::Args),
     Rs(rs::Args),
+    Rules(rules::Args),
     Weight(weight::Args),
     Drain(weight::DrainArgs),
     Trace(trace::Args),
@@ -80,6 +82,7 @@ fn main() -> ExitCode {
         Command::Conns(args) => conns::run(&common, args),
         Command::Vs(args) => vs::run(&common, args),
         Command::Rs(args) => rs::run(&common, args),
+        Command::Rules(args) => rules::run(&common, &args),
         Command::Weight(args) => weight::run(&common, args),
         Command::Drain(args) => weight::drain(&common, args),
         Command::Trace(args) => trace::run(&common, args),

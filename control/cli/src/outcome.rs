@@ -3,7 +3,7 @@
 use crate::Common;
 use lcs_control::protocol::{Request, Response};
 use lcs_control::socket::{Client, ClientError};
-use lcs_control::{config, render};
+use lcs_control::{config, render, rules};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -19,6 +19,9 @@ pub enum Error {
     /// The configuration is not valid; its text is a report of its own.
     #[error("{0}")]
     Invalid(#[from] config::Invalid),
+    /// A rule file is not valid; its text is a report of its own.
+    #[error("{0}")]
+    Rules(#[from] rules::FileError),
     /// The director cannot run.
     #[error(transparent)]
     Run(#[from] lcs_control::run::RunError),
@@ -28,8 +31,8 @@ pub enum Error {
     /// The demo cannot be played.
     #[error(transparent)]
     Demo(#[from] lcs_perf::demo::Error),
-    /// The demo's own report says what was not as it should be.
-    #[error("a check of the demo was not passed")]
+    /// What was printed says what is not as it should be.
+    #[error("something is not as it should be")]
     NotOk,
     /// The terminal or pipe is gone.
     #[error(transparent)]
@@ -54,9 +57,10 @@ impl Error {
             Error::Client(ClientError::NotReachable { .. }) => "not-reachable",
             Error::Client(ClientError::Refused(_)) => "refused",
             Error::Client(_) => "connection",
-            Error::Invalid(_) => "invalid",
+            Error::Invalid(_) | Error::Rules(_) => "invalid",
             Error::Run(_) | Error::Failed(_) => "failed",
-            Error::Demo(_) | Error::NotOk => "demo",
+            Error::Demo(_) => "demo",
+            Error::NotOk => "not-ok",
             Error::Output(_) => "output",
         }
     }
@@ -80,6 +84,9 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         if let Error::Invalid(invalid) = &error {
             object["error"]["problems"] = serde_json::to_value(&invalid.problems).unwrap_or_default();
         }
+        if let Error::Rules(rules::FileError::Errors(errors)) = &error {
+            object["error"]["problems"] = serde_json::to_value(errors).unwrap_or_default();
+        }
         if let Error::Client(ClientError::Refused(failure)) = &error {
             object["error"]["code"] = serde_json::to_value(failure.code).unwrap_or_default();
         }
@@ -88,6 +95,7 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         match &error {
             // Its text begins with "error:" in front of each mistake.
             Error::Invalid(invalid) => eprintln!("{invalid}"),
+            Error::Rules(rules::FileError::Errors(errors)) => eprintln!("{errors}"),
             Error::Run(lcs_control::run::RunError::Invalid(invalid)) => eprintln!("{invalid}"),
             error => eprintln!("error: {error}"),
         }

@@ -13,6 +13,8 @@ pub enum Place {
     Service,
     /// Its server of this number.
     Server(usize),
+    /// Its group of this number.
+    Group(usize),
 }
 
 /// Something that must not be.
@@ -156,6 +158,9 @@ pub fn service(s: &Service) -> Vec<Finding> {
             );
             add(place, "address", what, "remove one of them, and give the other the sum of their weights");
         }
+    }
+    if let Some(content) = &s.content {
+        super::content::check(s, content, &mut found);
     }
     found
 }

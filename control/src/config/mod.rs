@@ -5,11 +5,15 @@
 //! service, which live changes (`lcs vs`, `lcs rs`) obey as well. The keys are described in `CONFIGURATION.md`.
 
 pub mod check;
+mod content;
 mod problem;
 mod read;
 mod sections;
 mod services;
+mod switching;
 
+pub(crate) use content::forwards;
+pub use content::{Content, GROUPS_MAX, Group, load_rules, names};
 pub(crate) use problem::nearest;
 pub use problem::{Invalid, Problem};
 
@@ -278,6 +282,9 @@ pub struct Service {
     /// The servers.
     #[serde(default)]
     pub servers: Vec<Server>,
+    /// How it is switched by content; by its clients' SYN where there is none. Given by the file only.
+    #[serde(skip)]
+    pub content: Option<Content>,
 }
 
 impl Service {

@@ -12,7 +12,10 @@ const EXCERPT: usize = 160;
 /// One mistake in a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// Line, from 1.
+    /// Where it is not the configuration file itself: the rule file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line, from 1; 0 for the file as a whole.
     pub line: usize,
     /// Column in characters, from 1.
     pub column: usize,
@@ -44,6 +47,7 @@ impl Invalid {
             _ => "make it readable for this user",
         };
         let problem = Problem {
+            file: None,
             line: 0,
             column: 0,
             what: format!("cannot be read: {error}"),
@@ -61,14 +65,15 @@ impl fmt::Display for Invalid {
             if i > 0 {
                 writeln!(f)?;
             }
+            let file = p.file.as_ref().unwrap_or(&self.file);
             if p.line == 0 {
-                write!(f, "error: {}: {}\n  = mend: {}", self.file, p.what, p.mend)?;
+                write!(f, "error: {file}: {}\n  = mend: {}", p.what, p.mend)?;
                 continue;
             }
             let number = p.line.to_string();
             let gutter = " ".repeat(number.len());
             writeln!(f, "error: {}", p.what)?;
-            writeln!(f, "{gutter}--> {}:{}:{}", self.file, p.line, p.column)?;
+            writeln!(f, "{gutter}--> {file}:{}:{}", p.line, p.column)?;
             writeln!(f, "{gutter} |")?;
             if p.column <= EXCERPT {
                 let line: String = p.excerpt.chars().take(EXCERPT).collect();
@@ -89,7 +94,23 @@ impl fmt::Display for Invalid {
 #[derive(Debug)]
 pub(super) struct Collector<'a> {
     text: &'a str,
-    found: Vec<(Range<usize>, String, String)>,
+    found: Vec<Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    span: Range<usize>,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Here {
+        what: String,
+        mend: String,
+    },
+    /// In a file that is named here.
+    There(Problem),
 }
 
 impl<'a> Collector<'a> {
@@ -98,7 +119,12 @@ impl<'a> Collector<'a> {
     }
 
     pub(super) fn add(&mut self, span: Range<usize>, what: impl Into<String>, mend: impl Into<String>) {
-        self.found.push((span, what.into(), mend.into()));
+        self.found.push(Found { span, what: What::Here { what: what.into(), mend: mend.into() } });
+    }
+
+    /// A mistake in another file, which is named at `span`.
+    pub(super) fn add_there(&mut self, span: Range<usize>, problem: Problem) {
+        self.found.push(Found { span, what: What::There(problem) });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -111,9 +137,13 @@ impl<'a> Collector<'a> {
     }
 
     pub(super) fn finish(mut self, file: &str) -> Invalid {
-        self.found.sort_by_key(|(span, ..)| span.start);
+        self.found.sort_by_key(|found| found.span.start);
         let found = std::mem::take(&mut self.found);
-        let problems = found.into_iter().map(|(span, what, mend)| self.place(span, what, mend)).collect();
+        let place = |found: Found| match found.what {
+            What::Here { what, mend } => self.place(found.span, what, mend),
+            What::There(problem) => problem,
+        };
+        let problems = found.into_iter().map(place).collect();
         Invalid { file: file.to_owned(), problems }
     }
 
@@ -128,6 +158,7 @@ impl<'a> Collector<'a> {
         let end = span.end.clamp(start, (line_start + excerpt.len()).max(start));
         let width = self.text.get(start..end).map_or(1, |s| s.chars().count()).max(1);
         Problem {
+            file: None,
             line: self.line(start),
             column: self.text[line_start..start].chars().count() + 1,
             what,

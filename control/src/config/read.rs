@@ -60,6 +60,11 @@ impl<'t, 'i> Section<'t, 'i> {
         Section { title: title.into(), span, table, problems, known: RefCell::default(), required: RefCell::default() }
     }
 
+    /// Where mistakes are collected.
+    pub(super) fn problems(&self) -> &'t Problems<'i> {
+        self.problems
+    }
+
     /// A table from a value; reports a value of another kind.
     pub(super) fn from_value(
         title: impl Into<String>,
@@ -185,6 +190,22 @@ impl<'t, 'i> Section<'t, 'i> {
     /// A list of strings.
     pub(super) fn strings(&self, key: &'static str) -> Option<Placed<Vec<Placed<String>>>> {
         let value = self.raw(key)?;
+        self.string_list(key, value)
+    }
+
+    /// Every key with its value: for tables whose keys are the user's own names.
+    pub(super) fn entries(&self) -> Vec<(Placed<String>, &'t Spanned<DeValue<'i>>)> {
+        let name =
+            |key: &Spanned<toml::de::DeString<'_>>| Placed { value: key.get_ref().to_string(), span: key.span() };
+        self.table.iter().map(|(key, value)| (name(key), value)).collect()
+    }
+
+    /// A value that is a list of strings.
+    pub(super) fn string_list(
+        &self,
+        key: &str,
+        value: &'t Spanned<DeValue<'i>>,
+    ) -> Option<Placed<Vec<Placed<String>>>> {
         let mend = format!("write {key} = [\"…\", …]");
         let DeValue::Array(list) = value.get_ref() else {
             let what = format!("`{key}` is {}, where a list is expected", kind(value.get_ref()));

@@ -13,7 +13,7 @@ use lcs_dataplane::worker::Idle;
 use lcs_pipelines::snapshot::{Forward, Timeouts, WhenFull};
 use std::cell::RefCell;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
@@ -44,7 +44,8 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Configuration, Invalid> {
     let timeouts = timeouts(root.table("timeouts"));
     let neighbours = neighbours(&root, &port);
     let routes = routes(&root);
-    let services = services::read(&root, &problems);
+    let beside = Path::new(file).parent().unwrap_or(Path::new(""));
+    let services = services::read(&root, &problems, beside);
     tunnel_sources(&root, &port, &director, &services);
     root.finish();
     drop(root);

@@ -2,10 +2,11 @@
 
 use super::check::{self, Place};
 use super::read::{Placed, Problems, Section};
-use super::{Admin, Protocol, Server, Service, WEIGHT_MAX, endpoint_text};
+use super::{Admin, Protocol, Server, Service, WEIGHT_MAX, endpoint_text, switching};
 use lcs_pipelines::snapshot::{Endpoint, Forward, SLOTS, Scheduler};
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 
 /// Where the keys of one service stand.
 #[derive(Default)]
@@ -24,13 +25,13 @@ impl Places {
     }
 }
 
-/// Reads every service of the document.
-pub(super) fn read<'i>(document: &Section<'_, 'i>, problems: &Problems<'i>) -> Vec<Service> {
+/// Reads every service of the document; rule files are looked for in the folder `beside`.
+pub(super) fn read<'i>(document: &Section<'_, 'i>, problems: &Problems<'i>, beside: &Path) -> Vec<Service> {
     let mut services = Vec::new();
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut endpoints: HashMap<Endpoint, (String, usize)> = HashMap::new();
     for section in document.tables("services", "a service") {
-        let Some((service, places)) = read_service(section) else { continue };
+        let Some((service, places)) = read_service(section, beside) else { continue };
         for finding in check::service(&service) {
             problems.borrow_mut().add(places.at(finding.place, finding.key), finding.what, finding.mend);
         }
@@ -61,7 +62,7 @@ pub(super) fn read<'i>(document: &Section<'_, 'i>, problems: &Problems<'i>) -> V
     services
 }
 
-fn read_service(mut section: Section<'_, '_>) -> Option<(Service, Places)> {
+fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service, Places)> {
     let mut places = Places::default();
     places.0.insert((Place::Service, ""), section.span.start..section.span.start + 1);
     let me = Place::Service;
@@ -90,10 +91,20 @@ fn read_service(mut section: Section<'_, '_>) -> Option<(Service, Places)> {
             None => complete = false,
         }
     }
+    let written = switching::take(&section);
     section.finish();
     if !complete {
         return None; // what is missing has been said; rules over a part of the servers would mislead
     }
+    let content = written.map(|written| {
+        if let Some(span) = &written.groups_span {
+            places.0.insert((me, "groups"), span.clone());
+        }
+        for (i, (_, span)) in written.groups.iter().enumerate() {
+            places.0.insert((Place::Group(i), ""), span.clone());
+        }
+        written.read(beside, &section, servers.iter().map(|s| s.name.as_str()))
+    });
     let service = Service {
         name: name?,
         protocol,
@@ -104,6 +115,7 @@ fn read_service(mut section: Section<'_, '_>) -> Option<(Service, Places)> {
         sources: sources.into_iter().map(|s| s.value).collect(),
         source_ports: ports.unwrap_or(Service::SOURCE_PORTS),
         servers,
+        content,
     };
     Some((service, places))
 }

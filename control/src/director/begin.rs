@@ -32,6 +32,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             Request::AddServer { service, server, set } => requests::add_server(model, &service, &server, &set)?,
             Request::SetServer { service, server, set } => requests::set_server(model, &service, &server, &set)?,
             Request::RemoveServer { service, server } => requests::remove_server(model, &service, &server)?,
+            Request::LoadRules { service, file } => requests::load_rules(model, &service, &file)?,
             Request::Drain { service, server } => {
                 let set = crate::protocol::ServerSettings {
                     state: Some(crate::config::Admin::Draining),

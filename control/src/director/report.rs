@@ -1,11 +1,13 @@
 //! Reports: what all workers have counted, put together and given names.
 
+use crate::config::{Content, Group, Word};
 use crate::model::{Model, ServiceView};
-use crate::protocol::{Drops, ServerReport, ServiceReport, Stage, Stats, WorkerStats};
+use crate::protocol::{ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, WorkerStats};
 use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{StageCost, tsc_hz};
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{Report, ServerStats};
+use lcs_pipelines::snapshot::Scheduler;
 use std::time::Duration;
 
 /// A worker's report, as it travels through its ring and back.
@@ -167,8 +169,24 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed]) -> ServiceReport {
         port: s.port,
         scheduler: s.scheduler,
         state: if view.removed { "removed" } else { "up" }.to_owned(),
+        content: s.content.as_ref().map(|c| content(s.scheduler, c)),
         servers,
         stats: sum,
+    }
+}
+
+fn content(scheduler: Scheduler, content: &Content) -> ContentReport {
+    let group = |g: &Group| GroupReport {
+        name: g.name.clone(),
+        scheduler: g.scheduler.unwrap_or(scheduler),
+        servers: g.servers.clone(),
+    };
+    ContentReport {
+        application: content.application.word().to_owned(),
+        switching: content.binding.switching,
+        file: content.rules.file.clone(),
+        rules: content.rule_count(),
+        groups: content.groups.iter().map(group).collect(),
     }
 }
 

@@ -1,8 +1,10 @@
 //! What a request changes: live changes to services and servers, in terms of the model.
 
-use crate::config::{Admin, Server, Service, nearest};
+use crate::config::{self, Admin, Server, Service, nearest};
 use crate::model::{Change, Model, Refused};
 use crate::protocol::{Failure, FailureCode, ServerSettings, ServiceSettings};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Said with every live change.
 pub(super) const NOT_WRITTEN: &str =
@@ -83,6 +85,7 @@ pub(super) fn add_server(
         forward: set.forward.unwrap_or(s.forward),
         state: set.state.unwrap_or(Admin::Up),
     });
+    set_groups(&mut s, new, set.groups.as_deref())?;
     Ok(model.put_service(&s)?)
 }
 
@@ -99,6 +102,58 @@ pub(super) fn set_server(
     server.weight = set.weight.unwrap_or(server.weight);
     server.forward = set.forward.unwrap_or(server.forward);
     server.state = set.state.unwrap_or(server.state);
+    set_groups(&mut s, which, set.groups.as_deref())?;
+    Ok(model.put_service(&s)?)
+}
+
+/// Makes `groups` those that a server is in.
+fn set_groups(service: &mut Service, server: &str, groups: Option<&[String]>) -> Result<(), Failure> {
+    let Some(wanted) = groups else { return Ok(()) };
+    let label = &service.name;
+    let Some(content) = &mut service.content else {
+        let message = format!("service {label} is not switched by content, so it has no groups");
+        return Err(Failure::new(FailureCode::Refused, message));
+    };
+    if let Some(strange) = wanted.iter().find(|name| content.group(name).is_none()) {
+        let names: Vec<&str> = content.groups.iter().map(|group| group.name.as_str()).collect();
+        let mend = match nearest(strange, &names) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!("it has {}", if names.is_empty() { "none".to_owned() } else { names.join(", ") }),
+        };
+        let message = format!("service {label} has no group {strange}; {mend}");
+        return Err(Failure::new(FailureCode::NotFound, message));
+    }
+    for group in &mut content.groups {
+        let member = group.servers.iter().any(|name| name == server);
+        match (member, wanted.contains(&group.name)) {
+            (false, true) => group.servers.push(server.to_owned()),
+            (true, false) => group.servers.retain(|name| name != server),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Gives a service the rules of a file.
+pub(super) fn load_rules(model: &mut Model, name: &str, file: &Path) -> Result<Vec<Change>, Failure> {
+    let mut s = service(model, name)?;
+    if !file.is_absolute() {
+        let message = format!("{} is no absolute path", file.display());
+        return Err(Failure::new(FailureCode::BadRequest, message));
+    }
+    let Some(content) = &mut s.content else {
+        let message = format!(
+            "service {name} is not switched by content; give it rules = \"FILE\" and groups in the configuration, and \
+             then `lcs reload`"
+        );
+        return Err(Failure::new(FailureCode::Refused, message));
+    };
+    let groups = content.groups.iter().map(|group| group.name.as_str());
+    let names = config::names(groups, s.servers.iter().map(|server| server.name.as_str()));
+    let rules = config::load_rules(file, &names).map_err(|error| {
+        Failure::new(FailureCode::Refused, format!("{error}\n\nnothing was changed; the rules that run stay"))
+    })?;
+    content.rules = Arc::new(rules);
     Ok(model.put_service(&s)?)
 }
 
@@ -106,5 +161,7 @@ pub(super) fn remove_server(model: &mut Model, name: &str, which: &str) -> Resul
     let mut s = service(model, name)?;
     server(&mut s, which)?;
     s.servers.retain(|r| r.name != which);
+    let groups = s.content.iter_mut().flat_map(|content| &mut content.groups);
+    groups.for_each(|group| group.servers.retain(|member| member != which));
     Ok(model.put_service(&s)?)
 }

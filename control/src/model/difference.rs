@@ -1,6 +1,6 @@
 //! What a new configuration changes, in words.
 
-use crate::config::{Server, Service, Word, endpoint_text};
+use crate::config::{self, Content, Server, Service, Word, endpoint_text};
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::snapshot::{Timeouts, WhenFull};
 use serde::{Deserialize, Serialize};
@@ -47,7 +47,8 @@ impl Change {
 
     pub(super) fn service_added(s: &Service) -> Self {
         let endpoint = endpoint_text(s.address, s.port);
-        let detail = format!("{} {endpoint}, {}, {} servers", s.protocol, s.scheduler.word(), s.servers.len());
+        let by = s.content.as_ref().map_or(String::new(), |content| format!(", {}", by_rules(content)));
+        let detail = format!("{} {endpoint}, {}, {} servers{by}", s.protocol, s.scheduler.word(), s.servers.len());
         Change::new(Kind::Added, &s.name, detail)
     }
 
@@ -109,7 +110,67 @@ pub(super) fn service(old: &Service, new: &Service) -> Option<Change> {
     if old.forward != new.forward {
         what.push(format!("forward of servers that do not say {} → {}", old.forward.word(), new.forward.word()));
     }
+    match (&old.content, &new.content) {
+        (None, None) => {}
+        (None, Some(new)) => what.push(format!("switched by content from now on: {}", by_rules(new))),
+        (Some(_), None) => what.push("no longer switched by content".to_owned()),
+        (Some(old), Some(new)) => content(old, new, &mut what),
+    }
     (!what.is_empty()).then(|| Change::new(Kind::Changed, &new.name, what.join(", ")))
+}
+
+/// `12 rules of shop.rules`.
+pub(super) fn by_rules(content: &Content) -> String {
+    let n = content.rule_count();
+    format!("{n} {} of {}", if n == 1 { "rule" } else { "rules" }, content.rules.file)
+}
+
+/// What differs between two contents of the same service.
+fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
+    if old.rules != new.rules {
+        what.push(format!("{} → {}", by_rules(old), by_rules(new)));
+    }
+    if old.application != new.application {
+        what.push(format!("application {} → {}", old.application.word(), new.application.word()));
+    }
+    let members = |group: &config::Group| {
+        let scheduler = group.scheduler.map_or(String::new(), |s| format!(" ({})", s.word()));
+        format!("{}{scheduler}", list(&group.servers))
+    };
+    for group in &new.groups {
+        match old.group(&group.name) {
+            None => what.push(format!("group {}: {}", group.name, members(group))),
+            Some((_, before)) if before != group => {
+                what.push(format!("group {}: {} → {}", group.name, members(before), members(group)));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.groups.iter().filter(|group| new.group(&group.name).is_none());
+    what.extend(gone.map(|group| format!("group {} removed", group.name)));
+    let (a, b) = (&old.binding, &new.binding);
+    let mut say = |key: &str, old: String, new: String| {
+        if old != new {
+            what.push(format!("{key} {old} → {new}"));
+        }
+    };
+    say("syn", a.syn.word().into(), b.syn.word().into());
+    say("switching", a.switching.word().into(), b.switching.word().into());
+    say("on-unparsed", a.on_unparsed.word().into(), b.on_unparsed.word().into());
+    for (key, old, new) in [
+        ("head-limit", a.limits.head, b.limits.head),
+        ("body-limit", a.limits.body, b.limits.body),
+        ("hello-limit", a.limits.hello, b.limits.hello),
+        ("syn-retries", a.syn_retries.into(), b.syn_retries.into()),
+        ("mss", a.mss.into(), b.mss.into()),
+    ] {
+        say(key, old.to_string(), new.to_string());
+    }
+    for (key, old, new) in
+        [("first-byte-timeout", a.first_byte, b.first_byte), ("request-timeout", a.request, b.request)]
+    {
+        say(key, format!("{} s", old.as_secs_f64()), format!("{} s", new.as_secs_f64()));
+    }
 }
 
 /// What differs between two versions of the same server.

@@ -4,6 +4,7 @@
 //! keeps its slot, and what goes keeps its slot until no worker has a flow for it: it *drains*. `LIFECYCLE.md` tells a
 //! server's life. The model knows no thread and no socket; the director tells it what the workers have reported.
 
+mod content;
 mod difference;
 mod learn;
 mod next_hops;
@@ -80,6 +81,15 @@ struct ServiceEntry {
     /// Slots of its servers, in the configuration's order.
     servers: Vec<u16>,
     removed: bool,
+    /// Its rules, compiled. None when it is removed: its servers' slots may have other owners before it is gone.
+    content: Option<content::Published>,
+}
+
+impl ServiceEntry {
+    /// Whether no new connection may be given to its servers: it is removed, or rules should decide and are not there.
+    fn is_idle(&self) -> bool {
+        self.removed || (self.config.content.is_some() && self.content.is_none())
+    }
 }
 
 #[derive(Debug)]
@@ -183,10 +193,10 @@ impl Model {
                 port: s.port,
                 protocol: s.protocol.number(),
                 scheduler: s.scheduler,
-                servers: if entry.removed { Vec::new() } else { entry.servers.clone() },
+                servers: if entry.is_idle() { Vec::new() } else { entry.servers.clone() },
                 sources: s.sources.clone(),
                 source_ports: s.source_ports,
-                content: None,
+                content: entry.content.as_ref().map(|published| Arc::clone(&published.content)),
             });
         }
         let mut servers = vec![None; self.servers.span()];
@@ -435,6 +445,7 @@ impl Model {
         let Some(slot) = self.by_name.remove(name) else { return };
         let Some(entry) = self.services.get_mut(slot) else { return };
         entry.removed = true;
+        entry.content = None;
         self.by_endpoint.remove(&entry.config.endpoint());
         changes.push(Change::service_removed(&entry.config));
         for server in std::mem::take(&mut entry.servers) {
@@ -458,7 +469,7 @@ impl Model {
         let slot = match plan.service {
             Some(slot) => slot,
             None => {
-                let entry = ServiceEntry { config: wanted.clone(), servers: Vec::new(), removed: false };
+                let entry = ServiceEntry { config: wanted.clone(), servers: Vec::new(), removed: false, content: None };
                 // `admit` has counted the slots.
                 let Some(slot) = self.services.insert(entry) else { return };
                 slot
@@ -482,9 +493,11 @@ impl Model {
             self.retire_server(old);
         }
         let mut servers = Vec::with_capacity(wanted.servers.len());
+        let mut slots = HashMap::with_capacity(wanted.servers.len());
         for (server, planned) in wanted.servers.iter().zip(plan.servers) {
             if let Some(slot) = self.settle_server(slot, wanted, server, planned, !current, changes) {
                 servers.push(slot);
+                slots.insert(server.name.as_str(), slot);
             }
         }
         if current && before != servers && changes.len() == before_changes {
@@ -492,6 +505,16 @@ impl Model {
         }
         if let Some(entry) = self.services.get_mut(slot) {
             entry.config = wanted.clone();
+            let before = entry.content.take();
+            let compiled = wanted.content.as_ref().map(|c| content::publish(c, wanted.scheduler, &slots, before));
+            match compiled.transpose() {
+                Ok(published) => entry.content = published,
+                // See `is_idle`.
+                Err(errors) => {
+                    let detail = format!("it takes no connections, because its rules cannot be compiled: {errors}");
+                    changes.push(Change::new(Kind::Changed, &wanted.name, detail));
+                }
+            }
             entry.servers = servers;
             entry.removed = false;
         }

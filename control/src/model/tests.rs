@@ -34,6 +34,7 @@ fn service(name: &str, host: u8, servers: Vec<Server>) -> Service {
         sources: vec![],
         source_ports: Service::SOURCE_PORTS,
         servers,
+        content: None,
     }
 }
 

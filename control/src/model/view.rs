@@ -51,6 +51,7 @@ impl Model {
         Counts {
             services: self.by_name.len(),
             servers: self.servers.len() - self.draining.len(),
+            content_services: self.services().iter().filter(|s| s.content.is_some()).count(),
             draining_services: self.leaving.len(),
             draining_servers: self.draining.len(),
         }
@@ -110,6 +111,9 @@ pub struct Counts {
     pub services: usize,
     /// Their servers.
     pub servers: usize,
+    /// Services that are switched by content.
+    #[serde(default)]
+    pub content_services: usize,
     /// Removed services that still have connections.
     pub draining_services: usize,
     /// Removed servers that still have connections.

@@ -7,7 +7,8 @@ pub use stats::{since, stats};
 pub use table::{Table, bytes, duration, number, percent, scaled};
 
 use crate::config::{Word, endpoint_text};
-use crate::protocol::{Applied, Connections, Response, ServiceReport, Status, Traced};
+use crate::protocol::{Applied, Connections, ContentReport, GroupReport, Response, ServiceReport, Status, Traced};
+use lcs_pipelines::content::Switching;
 use std::fmt::Write;
 
 /// Any answer.
@@ -52,7 +53,11 @@ pub fn status(s: &Status) -> String {
     for port in &s.port {
         let _ = writeln!(out, "port           {port}");
     }
-    let _ = writeln!(out, "services       {} with {} servers", c.services, c.servers);
+    let by_content = match c.content_services {
+        0 => String::new(),
+        n => format!(", {n} switched by content"),
+    };
+    let _ = writeln!(out, "services       {} with {} servers{by_content}", c.services, c.servers);
     if c.draining_services + c.draining_servers > 0 {
         let _ = writeln!(
             out,
@@ -99,7 +104,22 @@ pub fn services(services: &[ServiceReport]) -> String {
             s.state.clone(),
         ]);
     }
-    if table.is_empty() { "no services\n".to_owned() } else { table.show() }
+    let content: String =
+        services.iter().filter_map(|s| s.content.as_ref().map(|c| self::content(&s.name, c))).collect();
+    if table.is_empty() { "no services\n".to_owned() } else { table.show() + &content }
+}
+
+/// How a service is switched by content, in one line.
+fn content(service: &str, c: &ContentReport) -> String {
+    let rules = if c.rules == 1 { "rule" } else { "rules" };
+    let each = match c.switching {
+        Switching::Request => "request",
+        Switching::Connection => "connection",
+    };
+    let group = |g: &GroupReport| format!("{} ({}: {})", g.name, g.scheduler.word(), g.servers.join(" "));
+    let groups: Vec<String> = c.groups.iter().map(group).collect();
+    let groups = if groups.is_empty() { "no groups".to_owned() } else { format!("groups {}", groups.join(", ")) };
+    format!("{service}: every {} {each} by {} {rules} of {}; {groups}\n", c.application, c.rules, c.file)
 }
 
 /// Servers, one a line.

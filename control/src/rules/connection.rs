@@ -116,6 +116,36 @@ impl Connection {
         &self.head
     }
 
+    /// The connection of a packet, given from its IP header on. Of a packet with IP options or extension headers only
+    /// addresses, ports, TTL and type of service are taken over: ports stand behind a plain header here.
+    pub fn from_packet(packet: &[u8]) -> Self {
+        use lcs_dataplane::headers::{ipv4::Ipv4, ipv6::Ipv6};
+        let mut connection = Connection::default();
+        let (plain, transport, numbers) = if let Ok(ip) = Ipv4::parse(packet) {
+            connection.set_addresses(ip.source().into(), ip.destination().into());
+            (ip.header_len() == 20, ip.header_len(), [ip.ttl(), ip.tos()])
+        } else if let Ok(ip) = Ipv6::parse(packet) {
+            connection.set_addresses(ip.source().into(), ip.destination().into());
+            let at = ip.chain().map_or(40, |chain| chain.offset);
+            (at == 40, at, [ip.hop_limit(), ip.traffic_class()])
+        } else {
+            return connection;
+        };
+        if plain {
+            connection.head.fill(0);
+            let len = packet.len().min(HEAD);
+            connection.head[..len].copy_from_slice(&packet[..len]);
+            return connection;
+        }
+        for (variable, value) in [Variable::IpTtl, Variable::IpTos].iter().zip(numbers) {
+            connection.set_number(variable, value.into());
+        }
+        if let Some([a, b, c, d]) = packet.get(transport..transport + 4) {
+            connection.set_ports(u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
+        }
+        connection
+    }
+
     fn is_v6(&self) -> bool {
         self.head[0] >> 4 == 6
     }

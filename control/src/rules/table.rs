@@ -232,7 +232,7 @@ impl<'a> Reader<'a> {
 }
 
 /// A block's lines as bytes: the head with CRLF, the body with LF and a length.
-fn written_out(lines: &[&str]) -> Vec<u8> {
+pub(super) fn written_out(lines: &[&str]) -> Vec<u8> {
     let http = lines.first().is_some_and(|line| line.contains(" HTTP/"));
     let empty = lines.iter().position(|line| line.is_empty());
     let (head, body) = match empty.filter(|_| http) {

@@ -51,6 +51,8 @@ impl FlowFlags {
     pub const FULL_NAT: u8 = 32;
     /// Stays only for the server's late segments: a new SYN may replace it.
     pub const CLOSED: u8 = 64;
+    /// Numbers change on the way as well: [`Flow::extra`] is the number of its splice.
+    pub const SPLICED: u8 = 128;
 
     /// Whether a bit is set.
     #[inline]

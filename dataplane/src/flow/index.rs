@@ -185,6 +185,25 @@ impl Index {
         false
     }
 
+    /// Changes the place of a pair; `false` when it is not there.
+    pub(super) fn replace(&mut self, hash: u64, place: u32, with: u32) -> bool {
+        let t = tag(hash);
+        let first = self.first(hash);
+        for b in [first, self.other(first, t)] {
+            let bucket = &mut self.buckets[b];
+            let mut mask = bucket.matching(t);
+            while mask != 0 {
+                let slot = slot(mask);
+                if bucket.places[slot] == place {
+                    bucket.places[slot] = with;
+                    return true;
+                }
+                mask &= mask - 1;
+            }
+        }
+        false
+    }
+
     /// Removes the pair; `false` when it is not there.
     pub(super) fn remove(&mut self, hash: u64, place: u32) -> bool {
         let t = tag(hash);

@@ -508,14 +508,30 @@ impl FlowTable {
         server: Option<&Key>,
     ) -> Result<u32, TableFull> {
         debug_assert_eq!(hash, client.hash(&self.hasher, protocol));
-        if self.used == self.flows.len() {
-            return Err(TableFull::Entries);
-        }
         let back = server.map_or(0, |key| key.hash(&self.hasher, protocol));
         if let Some(key) = server
+            && self.used < self.flows.len()
             && self.find_hashed(key, protocol, back).is_some()
         {
             return Err(TableFull::TupleInUse);
+        }
+        let flow = self.insert_entry(protocol, client, server)?;
+        if self.index.insert(hash, Place::new(flow, Place::CLIENT).0).is_err() {
+            self.release(flow);
+            return Err(TableFull::Index);
+        }
+        if server.is_some() && self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
+            self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
+            self.release(flow);
+            return Err(TableFull::Index);
+        }
+        Ok(flow)
+    }
+
+    /// An entry with these keys, in no index.
+    fn insert_entry(&mut self, protocol: u8, client: &Key, server: Option<&Key>) -> Result<u32, TableFull> {
+        if self.used == self.flows.len() {
+            return Err(TableFull::Entries);
         }
         let flow = if self.free == NIL { self.fresh } else { self.free };
         let addresses = match (client, server) {
@@ -550,16 +566,102 @@ impl FlowTable {
             extra: 0,
         };
         self.used += 1;
-        if self.index.insert(hash, Place::new(flow, Place::CLIENT).0).is_err() {
-            self.release(flow);
-            return Err(TableFull::Index);
-        }
-        if server.is_some() && self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
-            self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
-            self.release(flow);
-            return Err(TableFull::Index);
-        }
         Ok(flow)
+    }
+
+    /// Gives a flow that has no server's side one: packets with key `server` belong to it from now on.
+    ///
+    /// # Errors
+    /// As [`FlowTable::insert`]; the flow is as before then.
+    pub fn attach_server(&mut self, flow: u32, server: &Key) -> Result<(), TableFull> {
+        let Some(keys) = self.keys(flow).filter(|k| k.server.is_none()) else { return Err(TableFull::TupleInUse) };
+        let protocol = self.flows[flow as usize].protocol;
+        let hash = server.hash(&self.hasher, protocol);
+        if self.find_hashed(server, protocol, hash).is_some() {
+            return Err(TableFull::TupleInUse);
+        }
+        let back = match (&keys.client, server) {
+            (Key::V4 { .. }, Key::V4 { addresses, .. }) => *addresses,
+            (Key::V6 { addresses: client, .. }, Key::V6 { addresses, .. }) => {
+                let source = self.interned.take(&addresses[..16]).ok_or(TableFull::Addresses)?;
+                let own = if addresses[16..] == client[..16] {
+                    SAME_AS_CLIENT
+                } else if let Some(own) = self.interned.take(&addresses[16..]) {
+                    own
+                } else {
+                    self.interned.give(source);
+                    return Err(TableFull::Addresses);
+                };
+                pair(source, own)
+            }
+            _ => return Err(TableFull::TupleInUse),
+        };
+        if self.index.insert(hash, Place::new(flow, Place::SERVER).0).is_err() {
+            if matches!(server, Key::V6 { .. }) {
+                self.give_v6(back);
+            }
+            return Err(TableFull::Index);
+        }
+        let entry = &mut self.flows[flow as usize];
+        entry.addresses[1] = back;
+        entry.ports[1] = server.ports();
+        Ok(())
+    }
+
+    /// Takes a flow's server's side away; packets of that side belong to no flow from now on.
+    pub fn detach_server(&mut self, flow: u32) {
+        let Some(Addresses { server: Some(server), .. }) = self.keys(flow) else { return };
+        let entry = &mut self.flows[flow as usize];
+        let hash = server.hash(&self.hasher, entry.protocol);
+        self.index.remove(hash, Place::new(flow, Place::SERVER).0);
+        let back = entry.addresses[1];
+        entry.ports[1] = 0;
+        entry.addresses[1] = if entry.is_v6() { pair(SAME_AS_CLIENT, SAME_AS_CLIENT) } else { 0 };
+        if entry.is_v6() {
+            self.give_v6(back);
+        }
+    }
+
+    /// Moves the server's side of one flow to another that has none, as [`FlowTable::detach_server`] and
+    /// [`FlowTable::attach_server`] would, but it can't fail half-way.
+    ///
+    /// # Errors
+    /// [`TableFull::TupleInUse`] when `from` has no server's side or `to` has one; nothing has changed then.
+    pub fn move_server(&mut self, from: u32, to: u32) -> Result<(), TableFull> {
+        let Some(Addresses { server: Some(server), .. }) = self.keys(from) else { return Err(TableFull::TupleInUse) };
+        if self.keys(to).is_none_or(|k| k.server.is_some())
+            || self.flows[to as usize].is_v6() != self.flows[from as usize].is_v6()
+        {
+            return Err(TableFull::TupleInUse);
+        }
+        let hash = server.hash(&self.hasher, self.flows[from as usize].protocol);
+        if !self.index.replace(hash, Place::new(from, Place::SERVER).0, Place::new(to, Place::SERVER).0) {
+            return Err(TableFull::TupleInUse);
+        }
+        let entry = &mut self.flows[from as usize];
+        let (addresses, ports) = (entry.addresses[1], entry.ports[1]);
+        entry.ports[1] = 0;
+        entry.addresses[1] = if entry.is_v6() { pair(SAME_AS_CLIENT, SAME_AS_CLIENT) } else { 0 };
+        let entry = &mut self.flows[to as usize];
+        (entry.addresses[1], entry.ports[1]) = (addresses, ports);
+        Ok(())
+    }
+
+    /// Adds a flow that only its server's packets are found by: a server's connection that a client's connection has
+    /// besides its own. It has the client's addresses of flow `of`, and no server's side yet.
+    ///
+    /// # Errors
+    /// As [`FlowTable::insert`].
+    pub fn insert_beside(&mut self, of: u32) -> Result<u32, TableFull> {
+        let Some(keys) = self.keys(of) else { return Err(TableFull::Entries) };
+        let protocol = self.flows[of as usize].protocol;
+        let flow = self.insert_entry(protocol, &keys.client, None)?;
+        Ok(flow)
+    }
+
+    fn give_v6(&mut self, back: u64) {
+        self.interned.give(back as u32);
+        self.interned.give((back >> 32) as u32);
     }
 
     /// Keeps the addresses of IPv6 flow `flow`: the client's at the flow's own place, the others interned.
@@ -685,6 +787,37 @@ mod tests {
         let t = FlowTable::new(100_000, 1);
         let m = t.memory();
         assert!((m.entries + m.index + m.addresses_v6) / t.capacity() <= 128, "{m:?}");
+    }
+
+    #[test]
+    fn a_servers_side_comes_goes_and_moves() {
+        for (c, v, a, b) in [
+            ("192.0.2.1:1000", "198.51.100.1:80", "10.0.0.1:8080", "10.0.0.2:8080"),
+            ("[2001:db8::1]:1000", "[2001:db8:1::1]:80", "[fd00::1]:8080", "[fd00::2]:8080"),
+        ] {
+            let mut t = FlowTable::new(4, 1);
+            let (client, first, second) = (key(c, v), key(a, c), key(b, c));
+            let flow = t.insert(6, &client, None).unwrap();
+            t.attach_server(flow, &first).unwrap();
+            assert_eq!(t.find(&first, 6), Some(Place::new(flow, 1)));
+            assert_eq!(t.attach_server(flow, &second), Err(TableFull::TupleInUse));
+            let beside = t.insert_beside(flow).unwrap();
+            assert_eq!(t.find(&client, 6), Some(Place::new(flow, 0)));
+            t.move_server(flow, beside).unwrap();
+            assert_eq!(t.find(&first, 6), Some(Place::new(beside, 1)));
+            assert_eq!(t.attach_server(flow, &first), Err(TableFull::TupleInUse));
+            t.attach_server(flow, &second).unwrap();
+            assert_eq!(t.keys(flow), Some(Addresses { client, server: Some(second) }));
+            assert_eq!(t.keys(beside), Some(Addresses { client, server: Some(first) }));
+            assert_eq!(t.move_server(beside, flow), Err(TableFull::TupleInUse));
+            t.detach_server(flow);
+            assert_eq!(t.find(&second, 6), None);
+            t.remove(beside);
+            assert_eq!((t.find(&first, 6), t.find(&client, 6)), (None, Some(Place::new(flow, 0))));
+            t.remove(flow);
+            assert_eq!((t.find(&client, 6), t.len()), (None, 0));
+            assert!(t.interned.by_address.is_empty());
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+pub mod options;
 pub mod parse;
 pub mod seq;
 pub mod tcp;

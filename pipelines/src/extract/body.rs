@@ -88,6 +88,9 @@ pub const MAX_CHUNK_EXTENSION: u16 = 256;
 /// Bytes of the trailer section.
 pub const MAX_TRAILERS: u16 = 8 << 10;
 
+/// Bytes that are passed over at once at most: far enough below 2³¹ that sequence numbers stay comparable.
+pub const MAX_SKIP: u32 = 1 << 30;
+
 /// Follows a body to its end through segments of any size, in a few bytes of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFollower {
@@ -156,6 +159,24 @@ impl BodyFollower {
     /// Whether the body is complete.
     pub fn is_done(&self) -> bool {
         *self == Self::Done
+    }
+
+    /// Passes over bytes whose content does not matter for where the body ends, as if they had been fed: the rest of a body of
+    /// known length, or of a chunk. Says how many, at most [`MAX_SKIP`].
+    pub fn skip(&mut self) -> u32 {
+        let left = match self {
+            Self::Length(left) | Self::Chunked(ChunkState::Data(left)) => left,
+            _ => return 0,
+        };
+        let skipped = (*left).min(u64::from(MAX_SKIP));
+        *left -= skipped;
+        if *left == 0 {
+            *self = match self {
+                Self::Chunked(_) => Self::Chunked(ChunkState::DataCr),
+                _ => Self::Done,
+            };
+        }
+        skipped as u32
     }
 
     /// Takes the next bytes; says how many of them belong to the body. `data` is given its content, without chunking.

@@ -113,6 +113,24 @@ impl ResponseFollower {
         }
     }
 
+    /// Whether the response ends with the connection.
+    pub fn until_close(&self) -> bool {
+        matches!(self.state, State::Body(BodyFollower::UntilClose))
+    }
+
+    /// Whether the end has been reached.
+    pub fn is_complete(&self) -> bool {
+        matches!(self.state, State::Body(BodyFollower::Done))
+    }
+
+    /// See [`BodyFollower::skip`].
+    pub fn skip(&mut self) -> u32 {
+        match &mut self.state {
+            State::Body(body) => body.skip(),
+            _ => 0,
+        }
+    }
+
     /// The connection ended. Says whether the response was complete, or ended properly by this.
     pub fn end(&self) -> Result<(), ExtractError> {
         match self.state {

@@ -1,7 +1,8 @@
 //! A worker's connections: their states, time-outs and counts. Shared by the stages; owned by one worker.
 
 use crate::command::{Event, ServerStats};
-use crate::snapshot::{NextHop, SLOTS, Snapshot, Via};
+use crate::snapshot::{NO_SLOT, NextHop, SLOTS, Snapshot, Via};
+use crate::splice::Splices;
 use crate::stages::fragment::Fragments;
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
@@ -89,6 +90,12 @@ pub struct Connections {
     pub(crate) outers: Vec<Option<Outer>>,
     /// Identification of the next outer IPv4 header.
     pub(crate) ident: u16,
+    /// Connections that are switched by content.
+    pub(crate) splices: Splices,
+    /// Frames of a batch that the bind stage is to decide on: clients without a flow.
+    pub(crate) unbound: Places,
+    /// The same: spliced connections whose segments must be looked at.
+    pub(crate) looked_at: Places,
     events: VecDeque<Event>,
     said: HashMap<(u8, u16), u32>,
 }
@@ -118,6 +125,9 @@ impl Connections {
             checksums_completed: 0,
             outers: Vec::new(),
             ident: 1,
+            splices: Splices::new(settings.flows, settings.seed),
+            unbound: Places::default(),
+            looked_at: Places::default(),
             events: VecDeque::with_capacity(EVENTS),
             said: HashMap::new(),
             snapshot,
@@ -145,6 +155,7 @@ impl Connections {
         self.outers.clear();
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
+        self.splices.install(&snapshot);
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 
@@ -229,6 +240,29 @@ impl Connections {
         self.publish(server);
     }
 
+    /// Gives a flow a server, in the counts; `new`: a connection to it is opened by this.
+    pub(crate) fn assign(&mut self, flow: u32, server: u16, new: bool) {
+        let f = self.table.get_mut(flow);
+        f.server = server;
+        let active = f.flags.has(FlowFlags::ACTIVE);
+        if let Some(load) = self.loads.get_mut(usize::from(server)) {
+            load.opened += u64::from(new);
+            *(if active { &mut load.active } else { &mut load.inactive }) += 1;
+        }
+        self.publish(server);
+    }
+
+    /// Takes a flow's server away, in the counts.
+    pub(crate) fn unassign(&mut self, flow: u32) {
+        let f = self.table.get_mut(flow);
+        let (server, active) = (std::mem::replace(&mut f.server, NO_SLOT), f.flags.has(FlowFlags::ACTIVE));
+        if let Some(load) = self.loads.get_mut(usize::from(server)) {
+            let count = if active { &mut load.active } else { &mut load.inactive };
+            *count = count.saturating_sub(1);
+        }
+        self.publish(server);
+    }
+
     /// Moves a flow to another state: its count, its list, its deadline.
     #[inline(never)]
     pub(crate) fn moved(&mut self, flow: u32, state: TcpState, now: u32) {
@@ -268,7 +302,8 @@ impl Connections {
     pub(crate) fn close(&mut self, flow: u32) {
         let queued = self.table.get(flow).flags.has(FlowFlags::HALF_OPEN);
         self.timers.cancel(&mut self.table, flow, queued);
-        let server = uncount(&mut self.table, &mut self.loads, &mut self.states, &mut self.learned, flow);
+        let server =
+            uncount(&mut self.table, &mut self.loads, &mut self.states, &mut self.learned, &mut self.splices, flow);
         self.publish(server);
     }
 
@@ -317,9 +352,10 @@ impl Connections {
 
     /// Serves the time-outs, a bounded number a call. Returns whether there may be more.
     pub fn expire(&mut self, now: u32) -> bool {
-        let Connections { table, timers, timeouts, loads, states, learned, counts, settings, expired, .. } = self;
+        let Connections { table, timers, timeouts, loads, states, learned, counts, settings, expired, splices, .. } =
+            self;
         let mut gone = |table: &mut FlowTable, flow: u32| {
-            let server = uncount(table, loads, states, learned, flow);
+            let server = uncount(table, loads, states, learned, splices, flow);
             *expired += 1;
             if let Some(s) = loads.get(usize::from(server)) {
                 counts.publish(settings.worker, server, s.active, s.inactive);
@@ -355,9 +391,13 @@ fn uncount(
     loads: &mut [Load],
     states: &mut [u64; TcpState::ALL.len()],
     learned: &mut Learned,
+    splices: &mut Splices,
     flow: u32,
 ) -> u16 {
     let entry = table.get(flow);
+    if entry.flags.has(FlowFlags::SPLICED) {
+        splices.release(entry.extra);
+    }
     learned.release(entry.next_hop[0]);
     let (server, state, active) = (entry.server, entry.state, entry.flags.has(FlowFlags::ACTIVE));
     states[state as usize] -= 1;

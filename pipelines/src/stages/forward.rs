@@ -18,7 +18,11 @@ pub(crate) fn forward(c: &mut Connections, batch: &mut Batch, hits: Places, now:
         let i = rest.trailing_zeros() as usize % BURST;
         let left = simple(c, batch, rest, now);
         if left == rest {
-            batch.verdict[i] = forward_one(c, batch, i, now);
+            if super::bind::is_spliced(c, batch, i) {
+                c.looked_at.push(i);
+            } else {
+                batch.verdict[i] = forward_one(c, batch, i, now);
+            }
             rest &= rest - 1;
         } else {
             rest = left;
@@ -48,6 +52,8 @@ fn simple(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 
     match path(c, batch, places.trailing_zeros() as usize % BURST) {
         NAT_V4 => simple_run::<NAT_V4>(c, batch, places, now),
         NAT_V6 => simple_run::<NAT_V6>(c, batch, places, now),
+        SPLICE_V4 => simple_run::<SPLICE_V4>(c, batch, places, now),
+        SPLICE_V6 => simple_run::<SPLICE_V6>(c, batch, places, now),
         DIRECT_V4 => simple_run::<DIRECT_V4>(c, batch, places, now),
         DIRECT_V6 => simple_run::<DIRECT_V6>(c, batch, places, now),
         TUNNEL_V4 => simple_run::<TUNNEL_V4>(c, batch, places, now),
@@ -62,11 +68,16 @@ fn path(c: &Connections, batch: &Batch, i: usize) -> u32 {
 }
 
 /// The bits of a flow's summary that choose the path of its packets: protocol, state, and how they are forwarded.
-const PATH: u32 = 0xffff | ((FlowFlags::V6 | FlowFlags::TRANSLATED | FlowFlags::TUNNEL) as u32) << 16;
+const PATH: u32 =
+    0xffff | ((FlowFlags::V6 | FlowFlags::TRANSLATED | FlowFlags::TUNNEL | FlowFlags::SPLICED) as u32) << 16;
 /// The bit of a path that says IPv6.
 const V6: u32 = (FlowFlags::V6 as u32) << 16;
 const NAT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED);
 const NAT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::V6);
+const SPLICE_V4: u32 =
+    Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::SPLICED);
+const SPLICE_V6: u32 =
+    Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::SPLICED | FlowFlags::V6);
 const DIRECT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, 0);
 const DIRECT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::V6);
 const TUNNEL_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TUNNEL);
@@ -79,9 +90,9 @@ const NEAR: usize = 64;
 /// [`forward_one`] would do.
 #[inline(never)]
 fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
-    let Connections { table, traffic, hops, outers, ident, .. } = c;
+    let Connections { table, traffic, hops, outers, ident, splices, .. } = c;
     let (flows, v6) = table.flows_mut();
-    let (traffic, hops, outers) = (&mut traffic[..], &**hops, &outers[..]);
+    let (traffic, hops, outers, splices) = (&mut traffic[..], &**hops, &outers[..], splices.entries());
     let later = places & !batch.simple;
     let mut rest = places & batch.simple;
     // Up to the first frame that is not simple.
@@ -123,6 +134,45 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let sum = u16::from_ne_bytes([b[50], b[51]]);
                 b[50..52].copy_from_slice(&directed(flow.l4_difference, side).apply(sum).to_ne_bytes());
             }
+            SPLICE_V4 => {
+                // As NAT; and the numbers move (SPLICING, In the splice).
+                let (Some(b), Some(e)) = (frame.bytes_mut().first_chunk_mut::<54>(), splices.get(flow.extra as usize))
+                else {
+                    break;
+                };
+                let (ip, tcp) = b.split_at_mut(34);
+                let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<34>(), tcp.first_chunk_mut::<20>()) else { break };
+                let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 54));
+                if !e.offsets.passes(side, seq_end) {
+                    break;
+                }
+                ip[..12].copy_from_slice(&hop.addresses);
+                ip[22] = ip[22].wrapping_sub(1);
+                let sum = u16::from_ne_bytes([ip[24], ip[25]]);
+                ip[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
+                ip[26..34].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
+                tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
+                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side));
+            }
+            SPLICE_V6 => {
+                let (Some(b), Some(e)) = (frame.bytes_mut().first_chunk_mut::<74>(), splices.get(flow.extra as usize))
+                else {
+                    break;
+                };
+                let (ip, tcp) = b.split_at_mut(54);
+                let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<54>(), tcp.first_chunk_mut::<20>()) else { break };
+                let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 74));
+                if !e.offsets.passes(side, seq_end) {
+                    break;
+                }
+                let (source, destination) = v6.of(flow, 1 - side);
+                ip[..12].copy_from_slice(&hop.addresses);
+                ip[21] = ip[21].wrapping_sub(1);
+                ip[22..38].copy_from_slice(destination);
+                ip[38..54].copy_from_slice(source);
+                tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
+                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side));
+            }
             DIRECT_V4 | DIRECT_V6 => {
                 // Direct routing: only the link-layer address changes (tutorial, slide 26).
                 let Some(b) = frame.bytes_mut().first_chunk_mut::<12>() else { break };
@@ -163,7 +213,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
 
 /// Any frame of a known flow.
 #[inline(never)]
-fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verdict {
+pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verdict {
     let place = Place(batch.flow[i]);
     let side = place.side();
     let flow = c.table.get_mut(place.flow());
@@ -209,6 +259,7 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
         return icmp::too_big(c, batch, i, hop.mtu, now);
     }
     let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
+    let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(flow.extra).offsets);
     let done = match batch.kind[i] {
         Kind::Transport4 | Kind::First4 => translate_v4(&mut batch.frames[i], l3, l4, transport, flow, side),
         _ => {
@@ -220,6 +271,12 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
         Translated::Done => {}
         Translated::TtlExpired => return icmp::ttl_expired(c, batch, i, now),
         Translated::Malformed => return Verdict::Drop(DropReason::BadHeader),
+    }
+    if let Some(offsets) = spliced
+        && let Some(segment) = batch.frames[i].bytes_mut().get_mut(usize::from(l4)..)
+        && !offsets.rewrite_with_options(side, segment, Difference::NONE)
+    {
+        return Verdict::Drop(DropReason::BadHeader);
     }
     ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);
     batch.tx[i] = hop.interface;

@@ -218,6 +218,7 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
     if !hop.resolved {
         return Verdict::Drop(DropReason::NextHopUnresolved);
     }
+    let offsets = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(flow.extra).offsets);
     let v6 = batch.kind[i] == Kind::Icmp6;
     let (l3, l4, end) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]), usize::from(batch.end[i]));
     // A server must not learn of routers' addresses that it can't reach in full NAT, a client nothing of our inside.
@@ -227,6 +228,11 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
         return Verdict::Drop(DropReason::TtlExpired);
     }
     rewrite_embedded(b, &e, &other, end, v6);
+    if let Some(offsets) = offsets
+        && let Some(segment) = b.get_mut(e.l4..end)
+    {
+        offsets.rewrite_embedded(1 - side, segment);
+    }
     let (local, peer) = (other.destination().ip(), other.source().ip());
     match (local, peer) {
         (IpAddr::V4(local), IpAddr::V4(peer)) => {

@@ -6,10 +6,12 @@
 //! | [`lookup`] | which known connection it belongs to |
 //! | [`schedule`] | which server a new connection gets |
 //! | [`exceptions`] | ICMP, later fragments, ARP and neighbour discovery |
+//! | `bind` | services with rules: the handshake, the request, the server's side, and where messages end |
 //! | [`forward`] | what is rewritten, and where the frame goes |
 //!
 //! [`connection`] is what they share: a worker's connections, their states and time-outs.
 
+pub(crate) mod bind;
 pub mod classify;
 pub mod connection;
 pub mod exceptions;

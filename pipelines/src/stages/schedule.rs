@@ -8,6 +8,7 @@
 use super::connection::{Connections, Settings};
 use crate::command::Event;
 use crate::snapshot::{Forward, NO_SLOT, Scheduler, Server, ServerState, Service, Snapshot, WhenFull};
+use hashbrown::HashMap;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{FlowFlags, Key, TableFull, TcpState};
@@ -63,12 +64,16 @@ struct State {
     queue: BinaryHeap<Turn>,
     built: bool,
     order: u32,
+    /// A group's: rules may ask for another scheduler than the one before.
+    used_by: Option<Scheduler>,
 }
 
 /// Scheduling state of one worker, by service slot.
 #[derive(Debug, Default)]
 pub struct Schedulers {
     states: Vec<State>,
+    /// Of the groups of content services.
+    groups: HashMap<(u16, u16), State>,
     /// Weights by server slot: 0 where the server takes no new connections.
     weights: Vec<u32>,
 }
@@ -93,6 +98,9 @@ impl Schedulers {
                 self.states[slot].built = false;
             }
         }
+        if self.weights != weights || old.generation != new.generation {
+            self.groups.clear();
+        }
         self.weights = weights;
     }
 
@@ -103,21 +111,50 @@ impl Schedulers {
         if let Some(state) = self.states.get_mut(usize::from(entry.service)) {
             state.built = false;
         }
+        self.groups.values_mut().for_each(|state| state.built = false);
         true
     }
 
     /// Chooses a server for a new connection of the service in `slot`; [`NO_SLOT`] when none takes any.
     pub(crate) fn choose(&mut self, slot: u16, service: &Service, counts: &SharedCounts) -> u16 {
-        let n = service.servers.len();
-        let Some(state) = self.states.get_mut(usize::from(slot)).filter(|_| n > 0) else { return NO_SLOT };
-        let weights = &self.weights;
+        match self.states.get_mut(usize::from(slot)) {
+            Some(state) => state.choose(&self.weights, service.scheduler, &service.servers, counts),
+            None => NO_SLOT,
+        }
+    }
+
+    /// Chooses a server of a group of a content service; [`NO_SLOT`] when none takes any.
+    pub(crate) fn choose_in(
+        &mut self,
+        service: u16,
+        group: u16,
+        scheduler: Scheduler,
+        servers: &[u16],
+        counts: &SharedCounts,
+    ) -> u16 {
+        let state = self.groups.entry((service, group)).or_default();
+        if state.used_by != Some(scheduler) {
+            *state = State { used_by: Some(scheduler), ..State::default() };
+        }
+        state.choose(&self.weights, scheduler, servers, counts)
+    }
+}
+
+impl State {
+    /// Chooses one of `servers`; [`NO_SLOT`] when none takes any.
+    fn choose(&mut self, weights: &[u32], scheduler: Scheduler, servers: &[u16], counts: &SharedCounts) -> u16 {
+        let n = servers.len();
+        if n == 0 {
+            return NO_SLOT;
+        }
+        let state = self;
         let weight = |s: u16| weights.get(usize::from(s)).copied().unwrap_or(0);
-        match service.scheduler {
+        match scheduler {
             Scheduler::Rr => {
                 for _ in 0..n {
                     state.turn = (state.turn + 1) % n;
-                    if weight(service.servers[state.turn]) > 0 {
-                        return service.servers[state.turn];
+                    if weight(servers[state.turn]) > 0 {
+                        return servers[state.turn];
                     }
                 }
                 NO_SLOT
@@ -128,7 +165,7 @@ impl Schedulers {
                     state.queue.clear();
                     let from = state.turn;
                     state.queue.extend((0..n).map(|i| (from + i) % n).filter_map(|i| {
-                        let s = service.servers[i];
+                        let s = servers[i];
                         (weight(s) > 0).then(|| {
                             state.order = state.order.wrapping_add(1);
                             Reverse((SCALE / u64::from(weight(s)), state.order, s))
@@ -150,11 +187,11 @@ impl Schedulers {
                 server
             }
             Scheduler::Lc | Scheduler::Wlc => {
-                let weighted = service.scheduler == Scheduler::Wlc;
+                let weighted = scheduler == Scheduler::Wlc;
                 state.turn = (state.turn + 1) % n;
                 let mut best: Option<(u64, u64, u16)> = None;
                 for i in 0..n {
-                    let s = service.servers[(state.turn + i) % n];
+                    let s = servers[(state.turn + i) % n];
                     let w = match (weight(s), weighted) {
                         (0, _) => continue,
                         (w, true) => u64::from(w),
@@ -203,6 +240,8 @@ pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: Places, h
                 openings[n] = Some(opening);
                 n += 1;
             }
+            // The bind stage answers for the server.
+            Err(Verdict::Consume) => c.unbound.push(i),
             Err(verdict) => batch.verdict[i] = verdict,
         }
     }
@@ -238,6 +277,9 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdi
     let Some(&slot) = by.get(&(to.ip(), to.port(), transport)).or_else(|| by.get(&(to.ip(), 0, transport))) else {
         return Err(not_ours(c, batch, i));
     };
+    if c.snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).is_some_and(|s| s.content.is_some()) {
+        return Err(Verdict::Consume);
+    }
     let flags = batch.tcp_flags[i];
     if transport == protocol::TCP && flags & (SYN | ACK | RST | FIN) != SYN {
         return Err(Verdict::Drop(DropReason::NoFlow));
@@ -287,7 +329,7 @@ pub(crate) fn may_send(c: &Connections, a: IpAddr) -> bool {
     host && !c.snapshot.own.contains(&a)
 }
 
-fn server_endpoint(server: &Server, virtual_port: u16) -> SocketAddr {
+pub(crate) fn server_endpoint(server: &Server, virtual_port: u16) -> SocketAddr {
     SocketAddr::new(server.address, if server.port == 0 { virtual_port } else { server.port })
 }
 
@@ -333,6 +375,20 @@ impl Iterator for Sources<'_> {
         }
         None
     }
+}
+
+/// A source of the director that is free toward the server: for who needs it before the connection is entered.
+pub(crate) fn free_source(
+    c: &Connections,
+    service: &Service,
+    server: &Server,
+    client: &Key,
+    transport: u8,
+) -> Option<SocketAddr> {
+    let to = server_endpoint(server, client.destination().port());
+    Sources::new(service, client.hash(c.table.hasher(), transport), &c.settings, 0)
+        .take(PORT_TRIES)
+        .find(|local| Key::new(to, *local).is_some_and(|key| c.table.find(&key, transport).is_none()))
 }
 
 /// Enters a connection in the table. Returns its place.
@@ -418,7 +474,7 @@ fn another_source(c: &Connections, o: &Opening, hash: u64, next_source: &mut u64
 }
 
 /// What translation from the client's packets to the server's adds to the IPv4 header's and the transport's checksum.
-fn differences(client: &Key, back: &Key) -> (Difference, Difference) {
+pub(crate) fn differences(client: &Key, back: &Key) -> (Difference, Difference) {
     let ports = |d: Difference, old: u32, new: u32| d.replacing_word32(old, new.rotate_left(16));
     match (client, back) {
         (Key::V4 { addresses, ports: p }, Key::V4 { addresses: b, ports: q }) => {

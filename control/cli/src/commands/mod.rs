@@ -9,6 +9,7 @@ pub mod perf;
 pub mod reload;
 pub mod replay;
 pub mod rs;
+pub mod rules;
 pub mod run;
 pub mod stats;
 pub mod status;

@@ -36,7 +36,8 @@ enum What {
     /// Add a server to a service.
     #[command(after_help = "Examples:
   sudo lcs rs add web/s3 10.0.0.13:8080
-  sudo lcs rs add web/s4 10.0.0.14 --forward dr --weight 2")]
+  sudo lcs rs add web/s4 10.0.0.14 --forward dr --weight 2
+  sudo lcs rs add shop/s5 10.0.0.15 --group images")]
     Add {
         /// Names of the service and of the new server.
         #[arg(value_name = "SERVICE/SERVER")]
@@ -86,6 +87,9 @@ struct Settings {
     /// Whether it takes new connections: up, draining [default for a new server: up].
     #[arg(long, value_parser = word::<Admin>)]
     state: Option<Admin>,
+    /// A group that it is in, where its service is switched by content; may be given several times.
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
 }
 
 pub fn run(common: &Common, args: Args) -> Outcome {
@@ -113,6 +117,7 @@ fn set_of(endpoint: Option<Endpoint>, settings: &Settings) -> ServerSettings {
         weight: settings.weight,
         forward: settings.forward,
         state: settings.state,
+        groups: Some(settings.groups.clone()).filter(|groups| !groups.is_empty()),
     }
 }
 

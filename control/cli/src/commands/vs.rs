@@ -102,6 +102,7 @@ pub fn run(common: &Common, args: Args) -> Outcome {
                 sources: settings.sources,
                 source_ports: settings.source_ports.unwrap_or(Service::SOURCE_PORTS),
                 servers: Vec::new(),
+                content: None,
             };
             change(common, Request::AddService { service })
         }

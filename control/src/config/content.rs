@@ -1,0 +1,224 @@
+//! What a service needs that is switched by content, as a user wants it: rules, groups of servers, binding.
+
+use super::check::{Finding, Place};
+use super::{Protocol, Server, Service, Word};
+use crate::rules::{self, Action, Diagnostic, Errors, FileError, Mistake, Names, Numbering, RuleSet, Variable};
+use lcs_pipelines::content::{Binding, OnUnparsed, Switching, SynPolicy};
+use lcs_pipelines::extract;
+use lcs_pipelines::matching::{GroupId, QueueId, ServerId};
+use lcs_pipelines::snapshot::{SLOTS, Scheduler};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Most groups of one service.
+pub const GROUPS_MAX: usize = 4096;
+
+/// How a service is switched by content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// What clients speak.
+    pub application: extract::Protocol,
+    /// The rules. They have been compiled once with these names, so that compiling them again does not fail.
+    pub rules: Arc<RuleSet>,
+    /// Groups of servers that the rules may name, sorted by name.
+    pub groups: Vec<Group>,
+    /// How connections are bound.
+    pub binding: Binding,
+}
+
+/// A group of servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name, unique in its service.
+    pub name: String,
+    /// How one of its servers is chosen; as the service says where there is none.
+    pub scheduler: Option<Scheduler>,
+    /// Names of its servers.
+    pub servers: Vec<String>,
+}
+
+impl Word for extract::Protocol {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("http", extract::Protocol::Http),
+        ("tls", extract::Protocol::Tls),
+        ("smtp", extract::Protocol::Smtp),
+        ("pop3", extract::Protocol::Pop3),
+        ("imap", extract::Protocol::Imap),
+        ("ftp", extract::Protocol::Ftp),
+    ];
+}
+
+impl Word for SynPolicy {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("auto", SynPolicy::Auto), ("cookie", SynPolicy::Cookie), ("state", SynPolicy::State)];
+}
+
+impl Word for Switching {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("request", Switching::Request), ("connection", Switching::Connection)];
+}
+
+impl Word for OnUnparsed {
+    const ALL: &'static [(&'static str, Self)] = &[("reset", OnUnparsed::Reset), ("default", OnUnparsed::Default)];
+}
+
+impl Content {
+    /// The group of this name and its number.
+    pub fn group(&self, name: &str) -> Option<(usize, &Group)> {
+        let at = self.groups.binary_search_by(|g| g.name.as_str().cmp(name)).ok()?;
+        Some((at, &self.groups[at]))
+    }
+
+    /// Rules, `default` aside.
+    pub fn rule_count(&self) -> usize {
+        self.rules.rules.len()
+    }
+}
+
+/// Servers that rules `forward` to, sorted, each once.
+pub(crate) fn forwards(set: &RuleSet) -> BTreeSet<&str> {
+    actions(set)
+        .filter_map(|action| match action {
+            Action::Forward { server, .. } => Some(server.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// Groups that rules name.
+fn groups(set: &RuleSet) -> BTreeSet<&str> {
+    let routed = actions(set).filter_map(|action| match action {
+        Action::RouteTo { group, .. } | Action::LoadBalance { group, .. } => Some(group.as_str()),
+        _ => None,
+    });
+    let asked = set.rules.iter().flat_map(|rule| rule.condition.terms()).filter_map(|term| match &term.variable {
+        Variable::ServerUp(group) | Variable::Connections(group) => Some(group.as_str()),
+        _ => None,
+    });
+    routed.chain(asked).collect()
+}
+
+fn actions(set: &RuleSet) -> impl Iterator<Item = &Action> {
+    set.rules.iter().map(|rule| &rule.action).chain(set.default.iter().map(|default| &default.action))
+}
+
+/// Numbers for names that are known to be right, where only the rest is looked at.
+struct AnyNumber;
+
+impl Numbering for AnyNumber {
+    fn group(&self, _: &str) -> Option<GroupId> {
+        Some(0)
+    }
+    fn server(&self, _: &str) -> Option<ServerId> {
+        Some(0)
+    }
+    fn queue(&self, _: &str) -> Option<QueueId> {
+        Some(0)
+    }
+}
+
+/// The names that the rules of a service may use.
+pub fn names<'g, 's>(groups: impl Iterator<Item = &'g str>, servers: impl Iterator<Item = &'s str>) -> Names {
+    Names {
+        groups: Some(groups.map(str::to_owned).collect()),
+        servers: Some(servers.map(str::to_owned).collect()),
+        queues: None,
+        algorithms: Some(Scheduler::ALL.iter().map(|(word, _)| (*word).to_owned()).collect()),
+    }
+}
+
+/// Reads the rules of a service with these names: what comes back can be compiled.
+///
+/// # Errors
+/// When the file cannot be read, or is no rule set that the service can use.
+pub fn load_rules(path: &Path, names: &Names) -> Result<RuleSet, FileError> {
+    let set = rules::read_file(path, Some(names), true)?;
+    let queued = |action: &Action| matches!(action, Action::Forward { queue: Some(_), .. });
+    let places = set.rules.iter().map(|rule| (&rule.action, rule.action_span));
+    let places = places.chain(set.default.iter().map(|default| (&default.action, default.span)));
+    let queues: Vec<Diagnostic> = places
+        .filter(|(action, _)| queued(action))
+        .map(|(_, span)| {
+            let what = "queues are not supported yet";
+            let error = Diagnostic::new(Mistake::UnknownName, &set.file, &set.lines, span, what);
+            error.with_mend("leave the queue out: forward(server)")
+        })
+        .collect();
+    if !queues.is_empty() {
+        return Err(Errors(queues).into());
+    }
+    rules::compile(&set, &AnyNumber)?;
+    Ok(set)
+}
+
+/// What is wrong with a service's content, by itself and with the rest of the service.
+pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
+    let label = &s.name;
+    let mut add = |place, key, what: String, mend: &str| {
+        found.push(Finding { place, key, what, mend: mend.to_owned() });
+    };
+    if s.protocol != Protocol::Tcp {
+        let what = format!("service {label} is switched by content, and {} has no connections to bind", s.protocol);
+        add(Place::Service, "protocol", what, "use protocol = \"tcp\", or remove `rules`");
+    }
+    if s.port == 0 {
+        let what = format!("service {label} is switched by content, and is on every port");
+        let mend = "give it a port: what clients speak differs from port to port";
+        add(Place::Service, "port", what, mend);
+    }
+    for (i, server) in s.servers.iter().enumerate().filter(|(_, server)| !server.forward.replies_return()) {
+        let what = format!(
+            "server {} is behind {}, so its replies bypass the director, and connections to it cannot be spliced",
+            server.name,
+            server.forward.word()
+        );
+        add(
+            Place::Server(i),
+            "forward",
+            what,
+            "use forward = \"nat\" or \"fullnat\", or remove `rules` from the service",
+        );
+    }
+    if content.groups.len() > GROUPS_MAX {
+        let what = format!("service {label} has {} groups", content.groups.len());
+        add(Place::Service, "groups", what, &format!("at most {GROUPS_MAX} are possible"));
+    }
+    for (i, group) in content.groups.iter().enumerate() {
+        let place = Place::Group(i);
+        if let Err((what, mend)) = super::check::name("group", &group.name) {
+            add(place, "", what, &mend);
+        }
+        if group.servers.len() > SLOTS {
+            add(place, "", format!("group {} has {} servers", group.name, group.servers.len()), "name each once");
+            continue;
+        }
+        let mut seen = BTreeSet::new();
+        for name in &group.servers {
+            if !seen.insert(name) {
+                add(place, "", format!("group {} names server {name} twice", group.name), "name it once");
+            } else if s.server(name).is_none() {
+                let names: Vec<&str> = s.servers.iter().map(|s| s.name.as_str()).collect();
+                let mend = match super::nearest(name, &names) {
+                    Some(near) => format!("did you mean {near}?"),
+                    None if names.is_empty() => "give the service servers first".to_owned(),
+                    None => format!("it has {}{}", names[..names.len().min(12)].join(", "), dots(&s.servers)),
+                };
+                let what = format!("group {} names {name}, and service {label} has no such server", group.name);
+                add(place, "", what, &mend);
+            }
+        }
+    }
+    for name in forwards(&content.rules).into_iter().filter(|name| s.server(name).is_none()) {
+        let what = format!("a rule of service {label} forwards to server {name}, which would not be there");
+        add(Place::Service, "rules", what, "load rules without it first: `lcs rules load`");
+    }
+    for name in groups(&content.rules).into_iter().filter(|name| content.group(name).is_none()) {
+        let what = format!("a rule of service {label} names group {name}, which is not there");
+        add(Place::Service, "rules", what, "add it to `groups`");
+    }
+}
+
+fn dots(servers: &[Server]) -> &'static str {
+    if servers.len() > 12 { ", …" } else { "" }
+}

@@ -1,0 +1,187 @@
+//! The keys of a service that is switched by content, read from the document.
+
+use super::Word;
+use super::content::{self, Content, Group};
+use super::problem::Problem;
+use super::read::{Placed, Section};
+use crate::rules::{Diagnostic, FileError, RuleSet, file_mend};
+use lcs_pipelines::content::{Binding, Switching};
+use lcs_pipelines::extract;
+use lcs_pipelines::snapshot::Scheduler;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use toml::de::DeValue;
+
+/// Keys that mean something only beside `rules`.
+const BESIDE_RULES: [&str; 12] = [
+    "application",
+    "body-limit",
+    "first-byte-timeout",
+    "groups",
+    "head-limit",
+    "hello-limit",
+    "mss",
+    "on-unparsed",
+    "request-timeout",
+    "switching",
+    "syn",
+    "syn-retries",
+];
+
+/// Content as it is written, its rule file not read yet.
+pub(super) struct Written {
+    rules: Placed<String>,
+    application: extract::Protocol,
+    /// Groups sorted by name, and where each stands.
+    pub(super) groups: Vec<(Group, Range<usize>)>,
+    /// Where `groups` stands.
+    pub(super) groups_span: Option<Range<usize>>,
+    binding: Binding,
+}
+
+/// Takes the keys of a service about content.
+pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
+    let Some(rules) = section.string("rules") else {
+        let absent = section.raw("rules").is_none();
+        for key in BESIDE_RULES {
+            if let Some(value) = section.raw(key).filter(|_| absent) {
+                let what = format!("`{key}` in {}, which has no `rules`", section.title);
+                section.problem(value.span(), what, format!("add rules = \"FILE\", or remove `{key}`"));
+            }
+        }
+        return None;
+    };
+    if rules.value.is_empty() {
+        section.problem(rules.span.clone(), "`rules` is empty", "name the rule file, or remove the key");
+    }
+    let application = section.word("application").map_or(extract::Protocol::Http, |placed| placed.value);
+    Some(Written {
+        rules,
+        application,
+        groups_span: section.raw("groups").map(|value| value.span()),
+        groups: groups(section),
+        binding: binding(section, application),
+    })
+}
+
+fn groups(section: &Section<'_, '_>) -> Vec<(Group, Range<usize>)> {
+    let Some(table) = section.table("groups") else { return Vec::new() };
+    let mut groups = Vec::new();
+    for (name, value) in table.entries() {
+        let (servers, scheduler) = match value.get_ref() {
+            DeValue::Table(_) => {
+                let title = format!("group {}", name.value);
+                let Some(group) = Section::from_value(title, value, section.problems()) else { continue };
+                group.require("servers", "add servers = [\"…\", …]: names of servers of the service");
+                let read = (group.strings("servers"), group.word::<Scheduler>("scheduler"));
+                group.finish();
+                read
+            }
+            DeValue::Array(_) => (section.string_list(&name.value, value), None),
+            _ => {
+                let what = format!("group {} is neither a list of servers nor a table", name.value);
+                let mend = "write NAME = [\"s1\", …] or NAME = { servers = [\"s1\", …], scheduler = \"wlc\" }";
+                section.problem(value.span(), what, mend);
+                continue;
+            }
+        };
+        let Some(servers) = servers else { continue };
+        let group = Group {
+            name: name.value,
+            scheduler: scheduler.map(|placed| placed.value),
+            servers: servers.value.into_iter().map(|placed| placed.value).collect(),
+        };
+        groups.push((group, name.span.start..servers.span.end));
+    }
+    groups.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+    groups
+}
+
+fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding {
+    let mut binding = Binding::default();
+    if let Some(syn) = section.word("syn") {
+        binding.syn = syn.value;
+    }
+    let switching = section.word::<Switching>("switching");
+    if application != extract::Protocol::Http {
+        binding.switching = Switching::Connection;
+    }
+    if let Some(switching) = switching {
+        if switching.value == Switching::Request && application != extract::Protocol::Http {
+            let what = format!("{} cannot be switched for every request", application.word());
+            let mend = "write switching = \"connection\", or remove the key; only HTTP says where a request ends";
+            section.problem(switching.span, what, mend);
+        }
+        binding.switching = switching.value;
+    }
+    if let Some(on_unparsed) = section.word("on-unparsed") {
+        binding.on_unparsed = on_unparsed.value;
+    }
+    if let Some(head) = section.number("head-limit", 256..=65_536) {
+        binding.limits.head = head.value as usize;
+    }
+    if let Some(body) = section.number("body-limit", 0..=1 << 20) {
+        binding.limits.body = body.value as usize;
+    }
+    if let Some(hello) = section.number("hello-limit", 512..=65_536) {
+        binding.limits.hello = hello.value as usize;
+    }
+    if let Some(first_byte) = section.duration("first-byte-timeout") {
+        binding.first_byte = first_byte.value;
+    }
+    if let Some(request) = section.duration("request-timeout") {
+        binding.request = request.value;
+    }
+    if let Some(retries) = section.number("syn-retries", 0..=10) {
+        binding.syn_retries = retries.value as u8;
+    }
+    if let Some(mss) = section.number("mss", 536..=9_216) {
+        binding.mss = mss.value as u16;
+    }
+    binding
+}
+
+impl Written {
+    /// Reads the rule file, `beside` the configuration, and puts its mistakes where they are. With mistakes, a content
+    /// without rules comes back, so that what else is wrong can be said.
+    pub(super) fn read<'s>(
+        self,
+        beside: &Path,
+        section: &Section<'_, '_>,
+        servers: impl Iterator<Item = &'s str>,
+    ) -> Content {
+        let groups: Vec<Group> = self.groups.into_iter().map(|(group, _)| group).collect();
+        let names = content::names(groups.iter().map(|group| group.name.as_str()), servers);
+        let span = self.rules.span;
+        let read = match self.rules.value.as_str() {
+            "" => Ok(RuleSet::default()), // said already
+            file => content::load_rules(&beside.join(file), &names),
+        };
+        let rules = read.unwrap_or_else(|error| {
+            let mut problems = section.problems().borrow_mut();
+            match error {
+                FileError::Unreadable { file, error } => {
+                    problems.add(span, format!("the rule file {file} cannot be read: {error}"), file_mend(&error));
+                }
+                FileError::Errors(errors) => {
+                    errors.0.into_iter().for_each(|error| problems.add_there(span.clone(), problem(error)));
+                }
+            }
+            RuleSet::default()
+        });
+        Content { application: self.application, rules: Arc::new(rules), groups, binding: self.binding }
+    }
+}
+
+fn problem(error: Diagnostic) -> Problem {
+    Problem {
+        file: Some(error.file),
+        line: error.position.line,
+        column: error.position.column,
+        what: error.message,
+        mend: error.mend.unwrap_or_else(|| "see control/RULES.md for the language".to_owned()),
+        excerpt: error.line_text.replace('\t', " "),
+        width: error.width,
+    }
+}

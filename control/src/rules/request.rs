@@ -1,0 +1,218 @@
+//! A request that somebody gives to be explained: bytes as they are sent, text, or a connection out of a capture.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use lcs_dataplane::headers::ipv4::Ipv4;
+use lcs_dataplane::headers::ipv6::Ipv6;
+use lcs_dataplane::headers::parse::{Kind, Parsed, parse};
+use lcs_dataplane::headers::seq::SeqNumber;
+use lcs_dataplane::headers::tcp::{Tcp, flags};
+use lcs_dataplane::port::pcap::{Problem, Reader};
+
+use super::connection::Connection;
+use super::table::written_out;
+
+/// Bytes of a captured connection that are looked at: more than any rule may ask for.
+pub const MAX_STREAM: usize = 16 << 20;
+
+/// What a client sent, and on which connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenRequest {
+    /// The connection; of its packets, the first that was captured.
+    pub connection: Connection,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why a capture gives no request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CaptureError {
+    /// It cannot be read.
+    #[error("the capture cannot be read: {0}")]
+    Read(#[from] lcs_dataplane::port::pcap::ReadError),
+    /// Nobody talks to the port.
+    #[error("no client sends anything over TCP to port {0} in this capture; name another with --port")]
+    Nothing(u16),
+}
+
+impl GivenRequest {
+    /// Out of a file's bytes: a capture's first TCP connection toward `port` that carries anything, or else the bytes
+    /// themselves.
+    ///
+    /// # Errors
+    /// When it is a capture and has no such connection, or is damaged.
+    pub fn from_file(bytes: Vec<u8>, port: u16) -> Result<Self, CaptureError> {
+        let error = match Reader::new(&bytes) {
+            Ok(reader) => return first_stream(reader, port),
+            Err(error) => error,
+        };
+        // Fewer than the four bytes that would tell are no capture either.
+        if matches!(error.problem, Problem::NotACapture { .. }) || bytes.len() < 4 {
+            return Ok(GivenRequest { connection: Connection::default(), bytes });
+        }
+        Err(error.into())
+    }
+
+    /// Out of text with plain line ends, as in a test table: an HTTP head gets CR LF, and a body its length.
+    pub fn from_text(text: &str) -> Self {
+        let lines: Vec<&str> = text.lines().collect();
+        GivenRequest { connection: Connection::default(), bytes: written_out(&lines) }
+    }
+}
+
+/// One direction of a captured connection.
+struct Stream {
+    connection: Connection,
+    /// The number of the first byte.
+    base: SeqNumber,
+    /// Whether its SYN was captured.
+    whole: bool,
+    /// Bytes by their distance from `base`.
+    segments: Vec<(i32, Vec<u8>)>,
+}
+
+fn first_stream(reader: Reader<'_>, port: u16) -> Result<GivenRequest, CaptureError> {
+    let mut opened: HashMap<(IpAddr, u16), Stream> = HashMap::new();
+    // The first that has bytes.
+    let mut chosen: Option<((IpAddr, u16), Stream)> = None;
+    let mut size = 0;
+    for frame in reader {
+        let frame = frame?;
+        let Ok(parsed) = parse(frame.bytes, false) else { continue };
+        let Some((client, packet, tcp)) = toward(frame.bytes, &parsed, port) else { continue };
+        let payload = packet.get(usize::from(parsed.l4) - usize::from(parsed.l3) + tcp.header_len()..).unwrap_or(&[]);
+        let syn = tcp.flags() & flags::SYN != 0;
+        let first = SeqNumber(tcp.seq().0.wrapping_add(u32::from(syn)));
+        let stream =
+            || Stream { connection: Connection::from_packet(packet), base: first, whole: syn, segments: vec![] };
+        match &mut chosen {
+            Some((other, _)) if *other != client => continue,
+            Some((_, chosen)) if syn && chosen.base != first => break, // another connection of the same client
+            Some(_) => {}
+            None => {
+                if syn {
+                    opened.insert(client, stream());
+                }
+                if !payload.is_empty() {
+                    chosen = Some((client, opened.remove(&client).unwrap_or_else(stream)));
+                }
+            }
+        }
+        if let Some((_, stream)) = &mut chosen
+            && !payload.is_empty()
+        {
+            size += payload.len();
+            stream.segments.push((first.since(stream.base), payload.to_vec()));
+        }
+        if size > MAX_STREAM {
+            break;
+        }
+    }
+    let (_, stream) = chosen.ok_or(CaptureError::Nothing(port))?;
+    Ok(GivenRequest { bytes: assemble(stream.segments, stream.whole), connection: stream.connection })
+}
+
+/// A TCP segment toward the port: who sent it, the packet from its IP header on, and its TCP header.
+fn toward<'f>(frame: &'f [u8], parsed: &Parsed, port: u16) -> Option<((IpAddr, u16), &'f [u8], Tcp<&'f [u8]>)> {
+    if parsed.protocol != 6 {
+        return None;
+    }
+    let packet = frame.get(usize::from(parsed.l3)..usize::from(parsed.end))?;
+    let source: IpAddr = match parsed.kind {
+        Kind::Transport4 => Ipv4::parse(packet).ok()?.source().into(),
+        Kind::Transport6 => Ipv6::parse(packet).ok()?.source().into(),
+        _ => return None,
+    };
+    let tcp = Tcp::parse(frame.get(usize::from(parsed.l4)..usize::from(parsed.end))?).ok()?;
+    (tcp.destination_port() == port).then(|| ((source, tcp.source_port()), packet, tcp))
+}
+
+/// The bytes from the first on, up to the first that is missing; of bytes that were sent twice, the first copy.
+fn assemble(mut segments: Vec<(i32, Vec<u8>)>, whole: bool) -> Vec<u8> {
+    segments.sort_by_key(|(at, _)| *at);
+    let first = segments.first().map_or(0, |(at, _)| i64::from(*at));
+    let start = if whole { 0 } else { first };
+    let mut bytes: Vec<u8> = Vec::new();
+    for (at, segment) in segments {
+        let known = start + bytes.len() as i64;
+        match usize::try_from(known - i64::from(at)) {
+            Ok(old) => bytes.extend_from_slice(segment.get(old..).unwrap_or(&[])),
+            Err(_) => break,
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lcs_dataplane::headers::build::Packet;
+    use lcs_dataplane::port::pcap::Writer;
+    use std::net::SocketAddr;
+
+    fn segment(from: &str, to: &str, tcp_flags: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let mut frame = Packet::tcp(address(from), address(to), tcp_flags).payload(payload).frame();
+        let parsed = parse(&frame, false).unwrap();
+        let at = usize::from(parsed.l4);
+        frame[at + 4..at + 8].copy_from_slice(&seq.to_be_bytes());
+        frame
+    }
+
+    fn capture(frames: &[Vec<u8>]) -> Vec<u8> {
+        let mut writer = Writer::new(Vec::new()).unwrap();
+        for (i, frame) in frames.iter().enumerate() {
+            writer.write(i as u64, frame).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    const SERVICE: &str = "192.0.2.1:80";
+    const CLIENT: &str = "198.51.100.7:4000";
+
+    #[test]
+    fn the_first_connection_that_says_something_is_put_together_over_the_wrap() {
+        let near = u32::MAX - 2;
+        let frames = [
+            segment("198.51.100.9:1", SERVICE, flags::SYN, 5, b""),
+            segment(SERVICE, CLIENT, flags::SYN | flags::ACK, 9, b""),
+            segment(CLIENT, "192.0.2.1:443", flags::ACK, 1, b"not this"),
+            segment(CLIENT, SERVICE, flags::SYN, near.wrapping_sub(1), b""),
+            segment(CLIENT, SERVICE, flags::ACK, near.wrapping_add(6), b"/a HTTP"),
+            segment("198.51.100.9:1", SERVICE, flags::ACK, 6, b"too late"),
+            segment(CLIENT, SERVICE, flags::ACK, near, b"GET"),
+            segment(CLIENT, SERVICE, flags::ACK, near, b"GET  /"),
+            segment(CLIENT, SERVICE, flags::ACK, near.wrapping_add(20), b"behind a gap"),
+            segment(CLIENT, SERVICE, flags::SYN, 77, b""),
+            segment(CLIENT, SERVICE, flags::ACK, 78, b"another"),
+        ];
+        let given = GivenRequest::from_file(capture(&frames), 80).unwrap();
+        assert_eq!(given.bytes, b"GET  //a HTTP");
+        assert_eq!(&given.connection.packet()[12..16], [198, 51, 100, 7]);
+        let none = GivenRequest::from_file(capture(&frames), 25).unwrap_err();
+        assert_eq!(none, CaptureError::Nothing(25));
+    }
+
+    #[test]
+    fn a_capture_that_begins_in_the_middle_is_read_from_its_first_byte() {
+        let client = "[2001:db8::7]:4000";
+        let frames = [
+            segment(client, "[2001:db8::1]:80", flags::ACK, 1003, b"b"),
+            segment(client, "[2001:db8::1]:80", flags::ACK, 1000, b"GET"),
+        ];
+        let given = GivenRequest::from_file(capture(&frames), 80).unwrap();
+        assert_eq!(given.bytes, b"GETb");
+        assert_eq!(given.connection.packet()[0] >> 4, 6);
+    }
+
+    #[test]
+    fn what_is_no_capture_is_the_request_itself_and_a_damaged_capture_is_an_error() {
+        for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"", b"A", &[0x16, 3, 1, 0, 5]] {
+            assert_eq!(GivenRequest::from_file(bytes.to_vec(), 80).unwrap().bytes, bytes);
+        }
+        let mut cut = capture(&[segment(CLIENT, SERVICE, flags::ACK, 1, b"GET / HTTP/1.1\r\n")]);
+        cut.truncate(cut.len() - 3);
+        assert!(matches!(GivenRequest::from_file(cut, 80), Err(CaptureError::Read(_))));
+    }
+}

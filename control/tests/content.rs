@@ -1,0 +1,439 @@
+//! Services that are switched by content: what the configuration says of them, what is published, and what changes
+//! while the director runs.
+
+mod lab;
+
+use lab::{HEAD, Lab, neighbours};
+use lcs_control::config::{Configuration, Invalid};
+use lcs_control::model::{Environment, Model};
+use lcs_control::protocol::{FailureCode, Request, Response, ServerSettings, ServiceReport};
+use lcs_pipelines::content::{Content, OnUnparsed, Switching, SynPolicy};
+use lcs_pipelines::extract::Protocol;
+use lcs_pipelines::matching::ir::Action;
+use lcs_pipelines::snapshot::{Interface, Scheduler, Snapshot};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// A folder that is removed at the end, with a configuration's files.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("lcs-content-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// A configuration with this service, read as from a file in the folder.
+    fn load(&self, service: &str) -> Result<Configuration, Invalid> {
+        let path = self.write("lcs.toml", &format!("{HEAD}[[services]]\n{service}"));
+        Configuration::load(&path)
+    }
+
+    fn shown(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Its first line is line 9 of the configuration's file.
+const SHOP: &str = "name = \"shop\"\naddress = \"192.0.2.10\"\nport = 80\nservers = [\n\
+    { name = \"s1\", address = \"10.0.0.1\" }, { name = \"s2\", address = \"10.0.0.2\" },\n\
+    { name = \"s3\", address = \"10.0.0.3\" },\n]\n";
+const GROUPS: &str = "groups = { web = [\"s1\", \"s2\"], images = { servers = [\"s3\"], scheduler = \"lc\" } }\n";
+const RULES: &str = "pictures: if (suffix(path, \".gif\") || @TERM) routeTo(images)\n\
+    one: if (path == \"/one\") forward(s1)\ndefault: routeTo(web)\n";
+
+fn rules() -> String {
+    RULES.replace("@TERM", "prefix(path, \"/images/\")")
+}
+
+fn shop(rules: &str) -> String {
+    format!("{SHOP}rules = \"{rules}\"\n{GROUPS}")
+}
+
+#[test]
+fn a_service_reads_its_rules_groups_and_binding() {
+    let folder = Folder::new();
+    folder.write("shop.rules", &rules());
+    let keys = "syn = \"cookie\"\nswitching = \"connection\"\non-unparsed = \"default\"\nhead-limit = 8192\n\
+                body-limit = 0\nhello-limit = 4096\nfirst-byte-timeout = \"5s\"\nrequest-timeout = 1.5\n\
+                syn-retries = 0\nmss = 1400\n";
+    let c = folder.load(&format!("{}{keys}", shop("shop.rules"))).unwrap_or_else(|e| panic!("{e}"));
+    let content = c.services[0].content.as_ref().unwrap();
+    assert_eq!((content.rule_count(), content.application), (2, Protocol::Http));
+    let groups: Vec<_> = content.groups.iter().map(|g| (g.name.as_str(), g.scheduler, g.servers.join(" "))).collect();
+    assert_eq!(groups, [("images", Some(Scheduler::Lc), "s3".into()), ("web", None, "s1 s2".into())]);
+    let b = &content.binding;
+    assert_eq!((b.syn, b.switching, b.on_unparsed), (SynPolicy::Cookie, Switching::Connection, OnUnparsed::Default));
+    assert_eq!((b.limits.head, b.limits.body, b.limits.hello, b.syn_retries, b.mss), (8192, 0, 4096, 0, 1400));
+    assert_eq!((b.first_byte, b.request), (Duration::from_secs(5), Duration::from_millis(1500)));
+    // Without keys: HTTP, every request.
+    let c = folder.load(&shop("shop.rules")).unwrap();
+    assert_eq!(c.services[0].content.as_ref().unwrap().binding, lcs_pipelines::content::Binding::default());
+    // Other protocols say no end of a request.
+    let mail = folder.load(&format!("{}application = \"smtp\"\n", shop("shop.rules"))).unwrap();
+    let content = mail.services[0].content.as_ref().unwrap();
+    assert_eq!((content.application, content.binding.switching), (Protocol::Smtp, Switching::Connection));
+}
+
+#[test]
+fn the_commented_service_of_the_example_is_valid_when_it_is_no_comment() {
+    let folder = Folder::new();
+    folder.write("shop.rules", RULES.replace(" || @TERM", "").as_str());
+    let example = lcs_control::config::EXAMPLE;
+    let (before, after) = example.split_at(example.find("# [[services]]").unwrap());
+    let live: String = after.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
+    let c = Configuration::load(&folder.write("lcs.toml", &format!("{before}{live}")));
+    let c = c.unwrap_or_else(|e| panic!("{e}"));
+    let content = c.services.last().unwrap().content.as_ref().unwrap();
+    assert_eq!((content.groups.len(), content.groups[0].scheduler), (2, Some(Scheduler::Wlc)));
+}
+
+#[test]
+fn every_mistake_is_shown_at_its_place_with_its_mend() {
+    let folder = Folder::new();
+    folder.write("shop.rules", &rules());
+    let good = shop("shop.rules");
+    // Keys, the line of the configuration where the mistake is, what is said, the mend.
+    let table: &[(&str, usize, &str, &str)] = &[
+        (&good.replace("port = 80", "port = 80\nprotocol = \"udp\""), 12, "has no connections to bind", "tcp"),
+        (&good.replace("port = 80", "port = 0"), 11, "on every port", "give it a port"),
+        (
+            &good.replace("\"10.0.0.2\"", "\"10.0.0.2\", forward = \"dr\""),
+            13,
+            "server s2 is behind dr, so its replies bypass the director",
+            "fullnat",
+        ),
+        (&good.replace("port = 80", "port = 80\nforward = \"dr\""), 14, "server s1 is behind dr", "nat"),
+        (
+            &good.replace("[\"s3\"]", "[\"s4\"]"),
+            17,
+            "group images names s4, and service shop has no",
+            "did you mean s1",
+        ),
+        (&good.replace("[\"s3\"]", "[\"s3\", \"s3\"]"), 17, "names server s3 twice", "name it once"),
+        (&good.replace("web = ", "\"we b\" = "), 2, "there is no group `web`", "did you mean `we b`?"),
+        (&good.replace("[\"s3\"]", "\"s3\""), 17, "`servers` is a string", "servers = ["),
+        (&good.replace("servers = [\"s3\"], ", ""), 17, "group images has no `servers`", "add servers"),
+        (&good.replace("{ servers = [\"s3\"], scheduler = \"lc\" }", "3"), 17, "neither a list", "scheduler = \"wlc\""),
+        (&good.replace("\"lc\"", "\"best\""), 17, "none of rr, wrr, lc, wlc", "write one of"),
+        (&good.replace("shop.rules", "none.rules"), 16, "none.rules cannot be read", "name an existing file"),
+        (&good.replace("shop.rules", ""), 16, "`rules` is empty", "name the rule file"),
+        (&good.replace("rules = \"shop.rules\"", "rules = 3"), 16, "`rules` is an integer", "write rules ="),
+        (
+            &good.replace("rules = \"shop.rules\"\n", ""),
+            16,
+            "`groups` in service shop, which has no `rules`",
+            "add rules",
+        ),
+        (&format!("{SHOP}mss = 1400\n"), 16, "`mss` in service shop, which has no `rules`", "remove `mss`"),
+        (&format!("{good}mss = 100\n"), 18, "out of range", "536"),
+        (&format!("{good}syn = \"cookies\"\n"), 18, "none of auto, cookie, state", "did you mean \"cookie\"?"),
+        (&format!("{good}application = \"pop\"\n"), 18, "none of http, tls, smtp", "did you mean \"pop3\"?"),
+        (
+            &format!("{good}application = \"tls\"\nswitching = \"request\"\n"),
+            19,
+            "tls cannot be switched for every request",
+            "connection",
+        ),
+        (&format!("{good}on_unparsed = \"reset\"\n"), 18, "unknown key `on_unparsed`", "`on-unparsed`"),
+        (&format!("{good}request-timeout = \"1ms\"\n"), 18, "out of range", "200ms"),
+    ];
+    for (service, line, what, mend) in table {
+        let invalid = folder.load(service).expect_err(what);
+        let found =
+            invalid.problems.iter().find(|p| p.what.contains(what)).unwrap_or_else(|| panic!("{what}: {invalid}"));
+        assert!(found.mend.contains(mend), "{invalid}");
+        let in_rules = what.contains("there is no group");
+        assert_eq!(found.file.is_some(), in_rules, "{invalid}");
+        assert_eq!(found.line, if in_rules { 3 } else { *line }, "{invalid}");
+    }
+}
+
+#[test]
+fn mistakes_of_the_rule_file_are_shown_in_its_own_name_beside_those_of_the_configuration() {
+    let folder = Folder::new();
+    folder.write(
+        "shop.rules",
+        "a: if (path = \"/a\") routeTo(web)\nb: if (path == /b) routeTo(wbe)\nc: if (regex(url, \"(\")) routeTo(web)\n\
+         d: if (path == /d) loadBalance(web, best)\ne: if (path == /e) forward(s9)\ndefault: routeTo(web)\n",
+    );
+    let service = format!("{}mss = 1\n", shop("shop.rules"));
+    let invalid = folder.load(&service).unwrap_err();
+    let file = Some(folder.shown("shop.rules"));
+    let places: Vec<_> = invalid.problems.iter().map(|p| (p.file == file, p.line)).collect();
+    assert_eq!(places, [(true, 1), (true, 2), (true, 3), (true, 4), (true, 5), (false, 18)], "{invalid}");
+    let shown = invalid.to_string();
+    assert!(shown.contains(&format!("--> {}:2:28\n", folder.shown("shop.rules"))), "{shown}");
+    assert!(shown.contains("mend: did you mean `web`?") && shown.contains("mend: equality is written =="), "{shown}");
+    for (rules, what) in [
+        ("a: if (path == /a) forward(s1)\n", "it has no `default`"),
+        ("a: if (path == /a) forward(s1, slow)\ndefault: reject\n", "queues are not supported yet"),
+        ("a: if (path in @none) reject\ndefault: reject\n", "cannot read the list"),
+    ] {
+        folder.write("shop.rules", rules);
+        let invalid = folder.load(&shop("shop.rules")).unwrap_err();
+        assert_eq!((invalid.problems.len(), invalid.problems[0].file == file), (1, true), "{invalid}");
+        assert!(invalid.problems[0].what.contains(what), "{invalid}");
+    }
+    // A server in no group is fine, and lists stand beside the rules.
+    folder.write("paths", "/a\n/b\n");
+    folder.write("shop.rules", "a: if (path in @paths) forward(s1)\ndefault: reject(404)\n");
+    folder.load(&format!("{SHOP}rules = \"shop.rules\"\n")).unwrap_or_else(|e| panic!("{e}"));
+}
+
+fn model() -> Model {
+    let interface = Interface { name: "eth0".into(), mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1500 };
+    Model::new(Environment { interfaces: vec![interface], ..Environment::default() })
+}
+
+fn content(snapshot: &Snapshot) -> Option<&Arc<Content>> {
+    let slot = snapshot.services.iter().flatten().position(|s| s.name == "shop")?;
+    snapshot.services.iter().flatten().nth(slot)?.content.as_ref()
+}
+
+fn slot(snapshot: &Snapshot, server: &str) -> u16 {
+    let live = |s: &lcs_pipelines::snapshot::Server| s.name == server;
+    snapshot.servers.iter().position(|s| s.as_ref().is_some_and(live)).unwrap() as u16
+}
+
+/// Every slot that a content names is of a server of the same service that is there, and of the right name.
+fn sound(snapshot: &Snapshot) {
+    for (service, s) in snapshot.services.iter().enumerate() {
+        let Some(content) = s.as_ref().and_then(|s| s.content.as_ref()) else { continue };
+        let mut named: Vec<u16> = content.groups.iter().flat_map(|g| g.servers.clone()).collect();
+        for rule in 0..content.program.len() as u32 {
+            match content.program.rule(rule).unwrap().1 {
+                Action::Forward { server, .. } => named.push(*server),
+                Action::RouteTo { group, .. } | Action::LoadBalance { group, .. } => {
+                    assert!(content.group(*group).is_some());
+                }
+                _ => {}
+            }
+        }
+        for slot in named {
+            let server = snapshot.servers[usize::from(slot)].as_ref().unwrap();
+            assert_eq!(usize::from(server.service), service);
+            assert!(s.as_ref().unwrap().servers.contains(&slot), "{}", server.name);
+        }
+    }
+}
+
+#[test]
+fn what_is_published_names_groups_by_place_and_servers_by_slot() {
+    let folder = Folder::new();
+    folder.write("shop.rules", &rules());
+    let mut m = model();
+    let changes = m.apply(&folder.load(&shop("shop.rules")).unwrap().services).unwrap();
+    assert!(changes[0].detail.ends_with(&format!("3 servers, 2 rules of {}", folder.shown("shop.rules"))));
+    let snapshot = m.snapshot();
+    sound(&snapshot);
+    let c = content(&snapshot).unwrap();
+    let groups: Vec<_> = c.groups.iter().map(|g| (g.name.as_str(), g.scheduler, g.servers.clone())).collect();
+    let of = |name| slot(&snapshot, name);
+    // The group without a scheduler has its service's.
+    assert_eq!(groups, [("images", Scheduler::Lc, vec![of("s3")]), ("web", Scheduler::Wrr, vec![of("s1"), of("s2")])]);
+    let action = |n| c.program.rule(n).unwrap().1.clone();
+    assert_eq!(action(1), Action::Forward { server: of("s1"), queue: None });
+    assert!(
+        matches!(action(0), Action::RouteTo { group: 0, .. }) && matches!(action(2), Action::RouteTo { group: 1, .. })
+    );
+    assert_eq!(c.protocol, Protocol::Http);
+}
+
+#[test]
+fn the_same_content_is_kept_over_a_reload_and_another_is_not() {
+    let folder = Folder::new();
+    folder.write("shop.rules", &rules());
+    let base = shop("shop.rules");
+    let mut m = model();
+    m.apply(&folder.load(&base).unwrap().services).unwrap();
+    let first = Arc::clone(content(&m.snapshot()).unwrap());
+    let mut reload = |service: &str| {
+        let changes = m.apply(&folder.load(service).unwrap_or_else(|e| panic!("{e}")).services).unwrap();
+        let snapshot = m.snapshot();
+        sound(&snapshot);
+        let said: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        (content(&snapshot).map(Arc::clone), said.join("\n"))
+    };
+    let same = |c: &Option<Arc<Content>>| Arc::ptr_eq(c.as_ref().unwrap(), &first);
+    let (c, said) = reload(&base);
+    assert!(same(&c) && said.is_empty(), "{said}");
+    // Weights, states and the order of groups are nothing to the rules; nor is a server in no group.
+    let (c, said) = reload(&base.replace("\"10.0.0.1\"", "\"10.0.0.1\", weight = 7, state = \"draining\""));
+    assert!(same(&c) && said.contains("weight 1 → 7"), "{said}");
+    let (c, _) = reload(&base.replace("},\n]", "},\n{ name = \"s4\", address = \"10.0.0.4\" }]"));
+    assert!(same(&c));
+    let ordered = "groups = { images = { servers = [\"s3\"], scheduler = \"lc\" }, web = [\"s1\", \"s2\"] }\n";
+    assert!(same(&reload(&base.replace(GROUPS, ordered)).0));
+    // Another scheduler of the service is one of its groups, too.
+    let (c, _) = reload(&format!("{base}scheduler = \"rr\"\n"));
+    assert!(!same(&c) && c.unwrap().groups[1].scheduler == Scheduler::Rr);
+    let (c, said) = reload(&base.replace("[\"s1\", \"s2\"]", "[\"s2\"]"));
+    assert!(!same(&c) && said.contains("group web: s1 s2 → s2"), "{said}");
+    // The address of a server that rules name: another server, another slot.
+    let (c, _) = reload(&base.replace("\"10.0.0.1\"", "\"10.0.0.9\""));
+    assert!(!same(&c));
+    let (c, said) = reload(&format!("{base}mss = 1400\nsyn = \"state\"\n"));
+    assert!(!same(&c) && said.contains("syn auto → state") && said.contains("mss 1460 → 1400"), "{said}");
+    folder.write("shop.rules", &rules().replace("/one", "/two"));
+    let (c, said) = reload(&base);
+    assert!(!same(&c) && said.contains("~ shop: 2 rules of"), "{said}");
+    let (c, said) = reload(SHOP);
+    assert!(c.is_none() && said.contains("no longer switched by content"), "{said}");
+    let (c, said) = reload(&base);
+    assert!(c.is_some() && said.contains("switched by content from now on"), "{said}");
+    // A list beside the rules counts as their text.
+    folder.write("paths", "/a\n");
+    folder.write("shop.rules", "a: if (path in @paths) forward(s1)\ndefault: reject\n");
+    let (with_list, _) = reload(&base);
+    assert!(Arc::ptr_eq(with_list.as_ref().unwrap(), reload(&base).0.as_ref().unwrap()));
+    folder.write("paths", "/a\n/b\n");
+    assert!(!Arc::ptr_eq(with_list.as_ref().unwrap(), reload(&base).0.as_ref().unwrap()));
+}
+
+#[test]
+fn a_removed_service_publishes_no_content_because_its_servers_slots_may_get_other_owners() {
+    let folder = Folder::new();
+    folder.write("shop.rules", &rules());
+    let mut m = model();
+    m.apply(&folder.load(&shop("shop.rules")).unwrap().services).unwrap();
+    m.apply(&[]).unwrap();
+    let snapshot = m.snapshot();
+    let left = snapshot.services.iter().flatten().find(|s| s.name == "shop").expect("its flows still need it");
+    assert!(left.content.is_none() && left.servers.is_empty());
+    // Back while it drains: with its rules.
+    m.apply(&folder.load(&shop("shop.rules")).unwrap().services).unwrap();
+    let snapshot = m.snapshot();
+    assert!(content(&snapshot).is_some());
+    sound(&snapshot);
+}
+
+fn report(lab: &mut Lab) -> ServiceReport {
+    match lab.ask(Request::Services) {
+        Ok(Response::Services(all)) => all.services.into_iter().find(|s| s.name == "shop").unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(lab: &mut Lab, request: Request) -> (FailureCode, String) {
+    let generation = lab.control.model().generation();
+    let failure = lab.ask(request).expect_err("this should be refused");
+    assert_eq!(lab.control.model().generation(), generation, "nothing may change: {failure}");
+    (failure.code, failure.message)
+}
+
+fn load(path: &Path) -> Request {
+    Request::LoadRules { service: "shop".into(), file: path.to_owned() }
+}
+
+fn lab(folder: &Folder) -> Lab {
+    let path = folder.write("shop.rules", &rules());
+    Lab::new(&format!("{HEAD}{}[[services]]\n{}", neighbours(4), shop(&path.display().to_string())))
+}
+
+#[test]
+fn rules_are_loaded_while_the_director_runs_and_a_set_with_mistakes_leaves_the_old_one() {
+    let folder = Folder::new();
+    let mut lab = lab(&folder);
+    let content = report(&mut lab).content.unwrap();
+    assert_eq!((content.rules, content.application.as_str(), content.switching), (2, "http", Switching::Request));
+    let groups: Vec<_> = content.groups.iter().map(|g| (g.name.as_str(), g.servers.join(" "))).collect();
+    assert_eq!(groups, [("images", "s3".to_owned()), ("web", "s1 s2".to_owned())]);
+
+    let other = folder.write("other.rules", "a: if (path == /a) forward(s2)\ndefault: routeTo(images)\n");
+    let applied = lab.apply(load(&other));
+    assert_eq!((applied.workers, applied.changes.len()), (1, 1));
+    assert!(applied.changes[0].detail.contains(&format!("1 rule of {}", other.display())), "{applied:?}");
+    assert!(applied.note.unwrap().contains("not written"));
+    assert!(lab.control.is_settled());
+    assert_eq!(report(&mut lab).content.unwrap().rules, 1);
+
+    for (text, what) in [
+        ("a: if (path == /a) routeTo(wbe)\ndefault: reject\n", "bad.rules:1:28: error: there is no group `wbe`"),
+        ("a: if (path == /a) reject\n", "it has no `default`"),
+        ("a: if path\n", "expected"),
+    ] {
+        let bad = folder.write("bad.rules", text);
+        let (code, message) = refused(&mut lab, load(&bad));
+        assert!(code == FailureCode::Refused && message.contains(what), "{message}");
+        assert!(message.contains("the rules that run stay"), "{message}");
+    }
+    let (_, message) = refused(&mut lab, load(&folder.0.join("none")));
+    assert!(message.contains("cannot be read"), "{message}");
+    let (_, message) = refused(&mut lab, load(&folder.0));
+    assert!(message.contains("no regular file"), "{message}");
+    assert_eq!(refused(&mut lab, load(Path::new("other.rules"))).0, FailureCode::BadRequest);
+    let none = Request::LoadRules { service: "shpo".into(), file: other.clone() };
+    let (code, message) = refused(&mut lab, none);
+    assert!(code == FailureCode::NotFound && message.contains("did you mean shop?"), "{message}");
+    assert_eq!(report(&mut lab).content.unwrap().rules, 1);
+
+    // The same again changes nothing; a reload goes back to what the file says.
+    assert!(lab.apply(load(&other)).changes.is_empty());
+    assert!(lab.apply(Request::Reload).changes[0].detail.contains("2 rules of"));
+}
+
+#[test]
+fn a_reload_with_mistakes_in_the_rules_leaves_everything_as_it_was() {
+    let folder = Folder::new();
+    let mut lab = lab(&folder);
+    folder.write("shop.rules", "a: if (path == /a) routeTo(nowhere)\ndefault: reject\n");
+    let (code, message) = refused(&mut lab, Request::Reload);
+    assert!(code == FailureCode::Refused && message.contains("shop.rules:1:28"), "{message}");
+    assert_eq!(report(&mut lab).content.unwrap().rules, 2);
+}
+
+#[test]
+fn servers_come_and_go_with_their_groups() {
+    let folder = Folder::new();
+    let mut lab = lab(&folder);
+    let add = |name: &str, host: u8, groups: &[&str]| Request::AddServer {
+        service: "shop".into(),
+        server: name.into(),
+        set: ServerSettings {
+            address: Some([10, 0, 0, host].into()),
+            groups: Some(groups.iter().map(|g| (*g).to_owned()).collect()),
+            ..Default::default()
+        },
+    };
+    let members = |lab: &mut Lab| {
+        let groups = report(lab).content.unwrap().groups;
+        groups.iter().map(|g| g.servers.join(" ")).collect::<Vec<_>>().join(", ")
+    };
+    let remove = |name: &str| Request::RemoveServer { service: "shop".into(), server: name.into() };
+    let applied = lab.apply(add("s4", 4, &["images"]));
+    assert!(applied.changes.iter().any(|c| c.detail.contains("group images: s3 (lc) → s3 s4 (lc)")), "{applied:?}");
+    assert_eq!(members(&mut lab), "s3 s4, s1 s2");
+    let set = ServerSettings { groups: Some(vec!["web".into()]), ..Default::default() };
+    lab.apply(Request::SetServer { service: "shop".into(), server: "s4".into(), set });
+    assert_eq!(members(&mut lab), "s3, s1 s2 s4");
+    lab.apply(remove("s2"));
+    lab.apply(remove("s3"));
+    assert_eq!(members(&mut lab), ", s1 s4");
+    // A rule forwards to s1.
+    let (code, message) = refused(&mut lab, remove("s1"));
+    assert!(code == FailureCode::Refused && message.contains("forwards to server s1"), "{message}");
+    let (code, message) = refused(&mut lab, add("s5", 5, &["image"]));
+    assert!(code == FailureCode::NotFound && message.contains("did you mean images?"), "{message}");
+    let set = ServerSettings { forward: Some(lcs_pipelines::snapshot::Forward::Dr), ..Default::default() };
+    let (_, message) = refused(&mut lab, Request::SetServer { service: "shop".into(), server: "s4".into(), set });
+    assert!(message.contains("replies bypass the director"), "{message}");
+}

@@ -1,0 +1,13 @@
+//! Splicing: what makes two TCP connections look like one without terminating either.
+//!
+//! [`Offsets`] moves sequence and acknowledgement numbers, SACK edges and windows from one side's space to the other's;
+//! [`Cookies`] makes initial sequence numbers that remember a SYN; [`Segment`] writes the director's own segments.
+//! When and why is policy and lives in `lcs-pipelines`.
+
+mod cookie;
+mod offsets;
+mod segment;
+
+pub use cookie::{Cookies, Offer};
+pub use offsets::{NumberSpace, Offsets};
+pub use segment::Segment;

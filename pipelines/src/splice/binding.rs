@@ -1,0 +1,364 @@
+//! A connection while a request of it is being collected, decided and delivered.
+//!
+//! Numbers are in the client's space unless they say otherwise. What the director has acknowledged to the client stands
+//! in `buffer` until the server has acknowledged it (SPLICING, Collecting the request).
+
+use super::NIL;
+use crate::extract::{BodyFollower, Extraction, Method};
+use lcs_dataplane::worker::Nanos;
+
+/// Retransmission time-out before a round trip is known (RFC 6298 §2.1), and its bounds.
+pub(crate) const RTO_FIRST: Nanos = 1_000_000_000;
+const RTO_LEAST: Nanos = 200_000_000;
+const RTO_MOST: Nanos = 16_000_000_000;
+/// No deadline.
+const NEVER: Nanos = Nanos::MAX;
+/// Servers that a request is tried on at most.
+pub(crate) const TRIES: usize = 8;
+
+/// What a binding is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Phase {
+    /// Reading a request.
+    #[default]
+    Collect,
+    /// A rule has taken it; the response before it is not over.
+    Hold,
+    /// A server has been sent a SYN.
+    Connect,
+    /// The server is being sent what is buffered.
+    Deliver,
+    /// The director answers itself, and closes.
+    Answer,
+}
+
+/// A segment, as far as the binding stage needs it. Numbers in its sender's space.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    pub(crate) flags: u8,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) window: u16,
+    /// Offset of the payload in the frame, and its length.
+    pub(crate) payload: usize,
+    pub(crate) len: usize,
+}
+
+impl Arrival {
+    /// The sequence number after its last byte, FIN not counted.
+    pub(crate) fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.len as u32)
+    }
+}
+
+/// What became of a segment's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Some of it is new, or the FIN is.
+    New,
+    /// All of it was there already.
+    Old,
+    /// It comes after a gap.
+    Gap,
+}
+
+/// One connection's binding.
+#[derive(Debug)]
+pub(crate) struct Binding {
+    pub(crate) entry: u32,
+    pub(crate) phase: Phase,
+    /// It is over: its box may be used again.
+    pub(crate) done: bool,
+    /// The client's bytes from `start` on.
+    pub(crate) buffer: Vec<u8>,
+    pub(crate) start: u32,
+    /// Bytes counted for this binding in what the worker holds.
+    pub(crate) held: usize,
+    /// The client's FIN follows the buffer's last byte.
+    pub(crate) fin: bool,
+    /// Whether everything before `start` has been delivered, so that bytes from there on may be acknowledged.
+    pub(crate) may_ack: bool,
+    /// The response before is over, so that `out_start` is known.
+    pub(crate) settled: bool,
+    /// How many bytes of the buffer are the request that has been decided; beyond the buffer's end where its body is still coming.
+    pub(crate) cut: u64,
+    /// All that follows goes to the same server.
+    pub(crate) uncut: bool,
+    /// The last acknowledgement and window of the client, in its own terms.
+    pub(crate) client_ack: u32,
+    pub(crate) client_window: u16,
+    /// IP and TCP header of the client's last segment with data, for rules that look at packets.
+    pub(crate) header: Vec<u8>,
+    /// What the director itself says to the client, from number `out_start` (of the client's receiving space) on.
+    pub(crate) out: Vec<u8>,
+    pub(crate) out_start: u32,
+    pub(crate) out_sent: usize,
+    pub(crate) out_fin: bool,
+    /// The client has been told to go on with its body.
+    pub(crate) continued: bool,
+    /// Toward the server: delivered, sent. Counted from `start`, FIN included.
+    pub(crate) delivered: u64,
+    pub(crate) sent: u64,
+    /// The decided request's method, and its body as far as it is still to come.
+    pub(crate) request: (Method, BodyFollower),
+    /// The server's first number: it is never told less.
+    pub(crate) ack_floor: u32,
+    /// The server's window, bytes; its scale, its MSS.
+    pub(crate) server_window: u32,
+    pub(crate) server_scale: u8,
+    pub(crate) server_mss: u16,
+    /// The rule that has taken the request.
+    pub(crate) rule: u32,
+    /// Servers that did not answer.
+    pub(crate) tried: [u16; TRIES],
+    pub(crate) tries: usize,
+    /// Times that the same segment has been sent again.
+    pub(crate) retries: u8,
+    /// When a segment that is out was first sent, if it was sent once only.
+    pub(crate) timed: Option<Nanos>,
+    pub(crate) rto: Nanos,
+    /// When to send again; when to give up.
+    pub(crate) resend_at: Nanos,
+    pub(crate) give_up_at: Nanos,
+    pub(crate) extraction: Option<Box<Extraction>>,
+    /// Generation of the snapshot whose rules `extraction` is for.
+    pub(crate) generation: u64,
+}
+
+impl Default for Binding {
+    fn default() -> Self {
+        Binding {
+            entry: NIL,
+            phase: Phase::Collect,
+            done: false,
+            buffer: Vec::new(),
+            start: 0,
+            held: 0,
+            fin: false,
+            may_ack: true,
+            settled: true,
+            cut: 0,
+            uncut: false,
+            client_ack: 0,
+            client_window: 0,
+            header: Vec::new(),
+            out: Vec::new(),
+            out_start: 0,
+            out_sent: 0,
+            out_fin: false,
+            continued: false,
+            delivered: 0,
+            sent: 0,
+            request: (Method::Other, BodyFollower::Done),
+            ack_floor: 0,
+            server_window: 0,
+            server_scale: 0,
+            server_mss: 0,
+            rule: 0,
+            tried: [0; TRIES],
+            tries: 0,
+            retries: 0,
+            timed: None,
+            rto: RTO_FIRST,
+            resend_at: NEVER,
+            give_up_at: NEVER,
+            extraction: None,
+            generation: 0,
+        }
+    }
+}
+
+/// Capacity of a buffer that is kept for another connection.
+const KEEP: usize = 16 << 10;
+
+impl Binding {
+    /// As new, keeping buffers of a usual size.
+    pub(crate) fn clear(&mut self) {
+        let keep = |mut v: Vec<u8>| {
+            v.clear();
+            v.shrink_to(KEEP);
+            v
+        };
+        *self = Binding {
+            buffer: keep(std::mem::take(&mut self.buffer)),
+            header: keep(std::mem::take(&mut self.header)),
+            out: keep(std::mem::take(&mut self.out)),
+            ..Binding::default()
+        };
+    }
+
+    /// The next number expected from the client.
+    pub(crate) fn next(&self) -> u32 {
+        self.start.wrapping_add(self.buffer.len() as u32).wrapping_add(u32::from(self.fin))
+    }
+
+    /// Takes data that is in order, as far as `room` bytes go; what is there already stays as it is (the first copy wins).
+    pub(crate) fn take(&mut self, a: &Arrival, payload: &[u8], fin: bool, room: usize) -> Taken {
+        let behind = self.next().wrapping_sub(a.seq) as i32;
+        if behind < 0 {
+            return Taken::Gap;
+        }
+        if self.fin {
+            return Taken::Old;
+        }
+        let behind = behind as usize;
+        let new = payload.get(behind..).unwrap_or(&[]);
+        let taken = new.len().min(room);
+        self.buffer.extend_from_slice(&new[..taken]);
+        let whole = taken == new.len() && behind <= payload.len();
+        self.fin = fin && whole;
+        if taken > 0 || self.fin { Taken::New } else { Taken::Old }
+    }
+
+    /// Bytes of the buffer that may be sent to the server now.
+    pub(crate) fn sendable(&self) -> usize {
+        if self.uncut { self.buffer.len() } else { self.cut.min(self.buffer.len() as u64) as usize }
+    }
+
+    /// Whether the client's FIN may be sent to the server: after the last request.
+    pub(crate) fn sends_fin(&self) -> bool {
+        self.fin && (self.uncut || self.cut >= self.buffer.len() as u64)
+    }
+
+    /// All that is to be sent, FIN included.
+    pub(crate) fn to_send(&self) -> u64 {
+        self.sendable() as u64 + u64::from(self.sends_fin())
+    }
+
+    /// What the director has still to deliver to the client.
+    pub(crate) fn out_pending(&self) -> bool {
+        !self.out.is_empty() || self.out_fin
+    }
+
+    /// The number after all that the director has said to the client.
+    pub(crate) fn out_end(&self) -> u32 {
+        self.out_start.wrapping_add(self.out.len() as u32).wrapping_add(u32::from(self.out_fin))
+    }
+
+    /// Takes the client's acknowledgement of what the director has said. Returns whether something new is acknowledged.
+    pub(crate) fn acknowledge_out(&mut self, ack: u32) -> bool {
+        let n = ack.wrapping_sub(self.out_start) as i32;
+        let all = self.out.len() + usize::from(self.out_fin);
+        if n <= 0 || n as usize > all {
+            return false;
+        }
+        let bytes = (n as usize).min(self.out.len());
+        self.out.drain(..bytes);
+        self.out_sent = self.out_sent.saturating_sub(n as usize);
+        self.out_start = self.out_start.wrapping_add(n as u32);
+        if n as usize > bytes {
+            self.out_fin = false;
+        }
+        self.retries = 0;
+        true
+    }
+
+    /// When it must be looked at again.
+    pub(crate) fn deadline(&self) -> Nanos {
+        self.resend_at.min(self.give_up_at)
+    }
+
+    /// (Re)starts the retransmission timer.
+    pub(crate) fn arm(&mut self, now: Nanos) {
+        self.resend_at = now + self.rto;
+    }
+
+    /// Stops it.
+    pub(crate) fn disarm(&mut self) {
+        self.resend_at = NEVER;
+        self.retries = 0;
+    }
+
+    /// Gives up at `at`, or never.
+    pub(crate) fn give_up(&mut self, at: Option<Nanos>) {
+        self.give_up_at = at.unwrap_or(NEVER);
+    }
+
+    /// One round trip was measured (RFC 6298 §2.2, with the variance of a first measurement).
+    pub(crate) fn measured(&mut self, now: Nanos) {
+        if let Some(sent) = self.timed.take() {
+            self.rto = (3 * now.saturating_sub(sent)).clamp(RTO_LEAST, RTO_MOST);
+        }
+    }
+
+    /// Waits twice as long from now on (RFC 6298 §5.5), and counts.
+    pub(crate) fn back_off(&mut self, now: Nanos) {
+        self.rto = (self.rto * 2).min(RTO_MOST);
+        self.retries = self.retries.saturating_add(1);
+        self.timed = None;
+        self.arm(now);
+    }
+
+    /// Whether a server has been tried for this request.
+    pub(crate) fn has_tried(&self, server: u16) -> bool {
+        self.tried[..self.tries].contains(&server)
+    }
+
+    /// Notes that a server did not answer.
+    pub(crate) fn gave_up_on(&mut self, server: u16) {
+        if let Some(place) = self.tried.get_mut(self.tries) {
+            *place = server;
+            self.tries += 1;
+        }
+    }
+
+    /// The request is delivered: what follows it in the buffer is the next one's beginning.
+    pub(crate) fn next_request(&mut self) {
+        let n = self.sendable();
+        self.buffer.drain(..n);
+        self.start = self.start.wrapping_add(n as u32);
+        self.cut = 0;
+        self.delivered = 0;
+        self.sent = 0;
+        self.tries = 0;
+        self.continued = false;
+        self.settled = false;
+        self.phase = Phase::Collect;
+        self.disarm();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_segments_give_the_same_request(
+            request in proptest::collection::vec(any::<u8>(), 1..200),
+            cuts in proptest::collection::vec((0usize..200, 1usize..50), 0..40), start: u32,
+        ) {
+            let mut b = Binding { start, ..Binding::default() };
+            let mut feed = |from: usize, to: usize| {
+                let to = to.min(request.len());
+                let from = from.min(to);
+                let a = Arrival { flags: 0, seq: start.wrapping_add(from as u32), ack: 0, window: 0, payload: 0, len: to - from };
+                b.take(&a, &request[from..to], to == request.len(), usize::MAX)
+            };
+            for (from, len) in cuts {
+                feed(from, from + len);
+            }
+            // The client sends again what was not taken.
+            feed(0, 7);
+            feed(3, request.len());
+            feed(0, request.len());
+            prop_assert_eq!(&b.buffer, &request);
+            prop_assert!(b.fin);
+            prop_assert_eq!(b.next(), start.wrapping_add(request.len() as u32 + 1));
+        }
+    }
+
+    #[test]
+    fn the_first_copy_wins() {
+        let mut b = Binding::default();
+        let a = |seq: u32, len: usize| Arrival { flags: 0, seq, ack: 0, window: 0, payload: 0, len };
+        assert_eq!(b.take(&a(0, 3), b"abc", false, 100), Taken::New);
+        assert_eq!(b.take(&a(1, 4), b"XYde", false, 100), Taken::New);
+        assert_eq!(b.take(&a(0, 2), b"ZZ", false, 100), Taken::Old);
+        assert_eq!(b.take(&a(9, 2), b"ZZ", false, 100), Taken::Gap);
+        assert_eq!(b.buffer, b"abcde");
+        assert_eq!(b.take(&a(5, 4), b"fghi", true, 2), Taken::New);
+        assert!(!b.fin, "the FIN comes after bytes that did not fit");
+    }
+}

@@ -1,0 +1,460 @@
+//! What a worker keeps about connections that are switched by content: an entry for each while it lasts, a [`Binding`]
+//! while a request is being collected, decided and delivered, a [`Follow`] while the end of a message is being looked for.
+//!
+//! After a request has been delivered only the entry (64 bytes) stays beside the flow.
+
+mod binding;
+mod follow;
+mod wheel;
+
+pub(crate) use binding::{Arrival, Binding, Phase, RTO_FIRST, TRIES, Taken};
+pub(crate) use follow::{Follow, Seen};
+use wheel::Wheel;
+
+use crate::command::ContentStats;
+use crate::content::Content;
+use crate::extract::{Extraction, Protocol};
+use crate::matching::Scratch;
+use crate::snapshot::Snapshot;
+use lcs_dataplane::splice::{Cookies, Offer, Offsets};
+use lcs_dataplane::worker::Nanos;
+use std::sync::Arc;
+
+/// No entry, binding or follower.
+pub(crate) const NIL: u32 = u32::MAX;
+/// Window scale that the director announces to clients: that of most servers, so that windows need no rewriting.
+pub(crate) const OWN_SCALE: u8 = 7;
+/// Bindings of one worker at most.
+const BINDINGS: usize = 1 << 16;
+/// Bytes of requests that one worker holds at most.
+const BUFFERED: usize = 256 << 20;
+/// Boxes and extractions kept for the next connection.
+const SPARE: usize = 256;
+
+/// One spliced connection, or one idle connection to a server beside it (a *leg*). 64 bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    /// From one side's numbers to the other's. `limit` of the server's side is the end of the response where it is known.
+    pub(crate) offsets: Offsets,
+    /// Its flow.
+    pub(crate) flow: u32,
+    /// Initial sequence numbers: the client's, and ours toward the client. A leg: the next number toward the server,
+    /// and the next one expected from it.
+    pub(crate) numbers: [u32; 2],
+    /// Number of its binding.
+    pub(crate) binding: u32,
+    /// Number of its follower.
+    pub(crate) follow: u32,
+    /// First leg of a connection; the next one of a leg.
+    pub(crate) legs: u32,
+    /// A leg: the entry of its connection.
+    pub(crate) main: u32,
+    /// What the client's SYN offered.
+    pub(crate) offer: Offer,
+    /// MSS toward its server.
+    pub(crate) server_mss: u16,
+    /// Whether its response's end is known: it is `offsets.limit` of the server's side.
+    pub(crate) response_known: bool,
+    /// The response ends with the connection: no more requests are taken.
+    pub(crate) until_close: bool,
+    /// It is a leg.
+    pub(crate) is_leg: bool,
+    /// A free entry.
+    free: bool,
+}
+
+const _: () = assert!(size_of::<Entry>() <= 64);
+
+#[derive(Debug)]
+enum Slot {
+    Free(u32),
+    /// In the hands of the stage that works on it.
+    Taken,
+    Held(Box<Binding>),
+}
+
+/// The entries, bindings and followers of one worker.
+#[derive(Debug)]
+pub struct Splices {
+    entries: Vec<Entry>,
+    free_entries: u32,
+    used: usize,
+    capacity: usize,
+    slots: Vec<Slot>,
+    free_slots: u32,
+    bound: usize,
+    follows: Vec<Follow>,
+    free_follows: Vec<u32>,
+    wheel: Wheel,
+    spare: Vec<Box<Binding>>,
+    extractions: Vec<Box<Extraction>>,
+    /// Bytes of requests held.
+    pub(crate) buffered: usize,
+    pub(crate) cookies: Cookies,
+    /// By service slot: its rules, and room to evaluate them in.
+    scratches: Vec<Option<(Arc<Content>, Scratch)>>,
+    /// Flows of legs whose connection is gone.
+    pub(crate) orphans: Vec<u32>,
+    /// Segments that the director made.
+    pub(crate) sent: u64,
+    /// Cookies that clients have brought back, and those that were none of ours.
+    pub(crate) cookies_good: u64,
+    pub(crate) cookies_bad: u64,
+    /// By service slot: requests by rule.
+    pub(crate) hits: Vec<Vec<u64>>,
+    /// Requests that could not be read.
+    pub(crate) unparsed: u64,
+    /// Requests for which no server was left.
+    pub(crate) refused: u64,
+    /// Requests that went on over a server's connection that was there already.
+    pub(crate) reused: u64,
+}
+
+impl Splices {
+    /// Room for `capacity` connections. `seed` keys the cookies.
+    pub(crate) fn new(capacity: usize, seed: u64) -> Self {
+        Splices {
+            entries: Vec::new(),
+            free_entries: NIL,
+            used: 0,
+            capacity,
+            slots: Vec::new(),
+            free_slots: NIL,
+            bound: 0,
+            follows: Vec::new(),
+            free_follows: Vec::new(),
+            wheel: Wheel::new(),
+            spare: Vec::new(),
+            extractions: Vec::new(),
+            buffered: 0,
+            cookies: Cookies::new([seed, seed.rotate_left(29) ^ 0x6c63_735f_636f_6f6b]),
+            scratches: Vec::new(),
+            orphans: Vec::new(),
+            sent: 0,
+            cookies_good: 0,
+            cookies_bad: 0,
+            hits: Vec::new(),
+            unparsed: 0,
+            refused: 0,
+            reused: 0,
+        }
+    }
+
+    /// What has been counted.
+    pub(crate) fn stats(&self) -> ContentStats {
+        ContentStats {
+            connections: self.used,
+            binding: self.bound,
+            following: self.follows.len() - self.free_follows.len(),
+            buffered: self.buffered,
+            segments_made: self.sent,
+            cookies_good: self.cookies_good,
+            cookies_bad: self.cookies_bad,
+            unreadable: self.unparsed,
+            refused: self.refused,
+            reused: self.reused,
+            rules: self.hits.clone(),
+        }
+    }
+
+    /// Connections and legs.
+    pub(crate) fn len(&self) -> usize {
+        self.used
+    }
+
+    /// Follows a new snapshot: the rules of its services.
+    pub(crate) fn install(&mut self, snapshot: &Snapshot) {
+        let any = snapshot.services.iter().flatten().any(|s| s.content.is_some());
+        if any && self.entries.capacity() == 0 {
+            // Reserved, not touched, so that no growth ever stops the packets.
+            self.entries.reserve_exact(self.capacity);
+            self.slots.reserve_exact(BINDINGS.min(self.capacity));
+        }
+        self.scratches.resize_with(snapshot.services.len(), || None);
+        self.hits.resize_with(snapshot.services.len(), Vec::new);
+        for (slot, service) in snapshot.services.iter().enumerate() {
+            let content = service.as_ref().and_then(|s| s.content.as_ref());
+            let same = match (&self.scratches[slot], content) {
+                (Some((old, _)), Some(new)) => Arc::ptr_eq(old, new),
+                (None, None) => true,
+                _ => false,
+            };
+            if !same {
+                self.scratches[slot] = content.map(|c| (c.clone(), c.program.scratch()));
+                self.hits[slot] = vec![0; content.map_or(0, |c| c.program.len())];
+            }
+        }
+    }
+
+    /// Lends out the room to evaluate a service's rules in; to be given back.
+    pub(crate) fn lend_scratch(&mut self, service: u16) -> Option<(Arc<Content>, Scratch)> {
+        self.scratches.get_mut(usize::from(service)).and_then(Option::take)
+    }
+
+    /// Gives it back.
+    pub(crate) fn return_scratch(&mut self, service: u16, scratch: (Arc<Content>, Scratch)) {
+        if let Some(place) = self.scratches.get_mut(usize::from(service)) {
+            *place = Some(scratch);
+        }
+    }
+
+    /// Counts a request that a rule has taken.
+    pub(crate) fn hit(&mut self, service: u16, rule: u32) {
+        if let Some(n) = self.hits.get_mut(usize::from(service)).and_then(|h| h.get_mut(rule as usize)) {
+            *n += 1;
+        }
+    }
+
+    /// An entry for a flow; `None` when there are as many as flows.
+    pub(crate) fn insert(&mut self, flow: u32, numbers: [u32; 2], offer: Offer) -> Option<u32> {
+        let entry = Entry {
+            offsets: Offsets::default(),
+            flow,
+            numbers,
+            binding: NIL,
+            follow: NIL,
+            legs: NIL,
+            main: NIL,
+            offer,
+            server_mss: 536,
+            response_known: true,
+            until_close: false,
+            is_leg: false,
+            free: false,
+        };
+        let id = if self.free_entries != NIL {
+            let id = self.free_entries;
+            self.free_entries = self.entries[id as usize].legs;
+            self.entries[id as usize] = entry;
+            id
+        } else if self.entries.len() < self.capacity {
+            self.entries.push(entry);
+            self.entries.len() as u32 - 1
+        } else {
+            return None;
+        };
+        self.used += 1;
+        Some(id)
+    }
+
+    /// The entries, for the fast path.
+    #[inline(always)]
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    #[inline]
+    pub(crate) fn get(&self, entry: u32) -> &Entry {
+        &self.entries[entry as usize]
+    }
+
+    #[inline]
+    pub(crate) fn get_mut(&mut self, entry: u32) -> &mut Entry {
+        &mut self.entries[entry as usize]
+    }
+
+    /// Forgets an entry whose flow is gone, with all that belongs to it. Its legs become orphans.
+    pub(crate) fn release(&mut self, entry: u32) {
+        let Some(e) = self.entries.get(entry as usize).copied().filter(|e| !e.free) else { return };
+        if e.is_leg {
+            self.unlink(entry);
+        } else {
+            let mut leg = e.legs;
+            while leg != NIL {
+                let l = &mut self.entries[leg as usize];
+                self.orphans.push(l.flow);
+                l.main = NIL;
+                leg = std::mem::replace(&mut l.legs, NIL);
+            }
+        }
+        self.unbind(entry);
+        self.unfollow(entry);
+        let e = &mut self.entries[entry as usize];
+        e.free = true;
+        e.legs = self.free_entries;
+        self.free_entries = entry;
+        self.used -= 1;
+    }
+
+    /// Takes a leg off its connection's list.
+    fn unlink(&mut self, leg: u32) {
+        let (main, next) = (self.entries[leg as usize].main, self.entries[leg as usize].legs);
+        let Some(m) = self.entries.get_mut(main as usize) else { return };
+        if m.legs == leg {
+            m.legs = next;
+            return;
+        }
+        let mut at = m.legs;
+        while at != NIL {
+            let e = &mut self.entries[at as usize];
+            if e.legs == leg {
+                e.legs = next;
+                return;
+            }
+            at = e.legs;
+        }
+    }
+
+    /// Puts a leg on its connection's list.
+    pub(crate) fn link(&mut self, main: u32, leg: u32) {
+        let first = std::mem::replace(&mut self.entries[main as usize].legs, leg);
+        let e = &mut self.entries[leg as usize];
+        (e.legs, e.main, e.is_leg) = (first, main, true);
+    }
+
+    /// A binding for an entry, in the caller's hands; `None` when there are as many as may be.
+    pub(crate) fn bind(&mut self, entry: u32) -> Option<Box<Binding>> {
+        let slot = if self.free_slots != NIL {
+            let slot = self.free_slots;
+            let Slot::Free(next) = self.slots[slot as usize] else { return None };
+            self.free_slots = next;
+            slot
+        } else if self.slots.len() < BINDINGS.min(self.capacity) {
+            self.slots.push(Slot::Taken);
+            self.wheel.grow();
+            self.slots.len() as u32 - 1
+        } else {
+            return None;
+        };
+        self.slots[slot as usize] = Slot::Taken;
+        self.entries[entry as usize].binding = slot;
+        self.bound += 1;
+        let mut b = self.spare.pop().unwrap_or_default();
+        b.entry = entry;
+        Some(b)
+    }
+
+    /// Takes an entry's binding into the caller's hands.
+    pub(crate) fn take(&mut self, entry: u32) -> Option<Box<Binding>> {
+        let slot = self.slots.get_mut(self.entries[entry as usize].binding as usize)?;
+        match std::mem::replace(slot, Slot::Taken) {
+            Slot::Held(b) => Some(b),
+            other => {
+                *slot = other;
+                None
+            }
+        }
+    }
+
+    /// Gives a binding back, to be kept until it is done.
+    pub(crate) fn put(&mut self, b: Box<Binding>) {
+        let slot = self.entries.get(b.entry as usize).map_or(NIL, |e| e.binding);
+        match self.slots.get_mut(slot as usize) {
+            Some(held @ Slot::Taken) if !b.done => {
+                self.wheel.set(slot, b.deadline());
+                *held = Slot::Held(b);
+            }
+            Some(Slot::Taken) => {
+                self.free_slot(b.entry);
+                self.recycle(b);
+            }
+            // Its flow was closed meanwhile.
+            _ => self.recycle(b),
+        }
+    }
+
+    fn free_slot(&mut self, entry: u32) {
+        let slot = std::mem::replace(&mut self.entries[entry as usize].binding, NIL);
+        if let Some(s) = self.slots.get_mut(slot as usize) {
+            *s = Slot::Free(self.free_slots);
+            self.free_slots = slot;
+            self.bound -= 1;
+            self.wheel.clear(slot);
+        }
+    }
+
+    fn unbind(&mut self, entry: u32) {
+        if self.entries[entry as usize].binding == NIL {
+            return;
+        }
+        let b = self.take(entry);
+        self.free_slot(entry);
+        if let Some(b) = b {
+            self.recycle(b);
+        }
+    }
+
+    fn recycle(&mut self, mut b: Box<Binding>) {
+        self.buffered -= b.held;
+        if let Some(e) = b.extraction.take() {
+            self.keep_extraction(e);
+        }
+        b.clear();
+        if self.spare.len() < SPARE {
+            self.spare.push(b);
+        }
+    }
+
+    /// An extraction before its first byte.
+    pub(crate) fn extraction(&mut self, protocol: Protocol) -> Box<Extraction> {
+        match self.extractions.pop() {
+            Some(mut e) => {
+                e.reset(protocol);
+                e
+            }
+            None => Box::new(Extraction::new(protocol)),
+        }
+    }
+
+    /// Keeps an extraction for another request.
+    pub(crate) fn keep_extraction(&mut self, e: Box<Extraction>) {
+        if self.extractions.len() < SPARE {
+            self.extractions.push(e);
+        }
+    }
+
+    /// Whether so many more bytes of requests may be held.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.buffered + bytes <= BUFFERED
+    }
+
+    /// Follows the messages of a connection from now on.
+    pub(crate) fn follow(&mut self, entry: u32, follow: Follow) {
+        let old = self.entries[entry as usize].follow;
+        if let Some(f) = self.follows.get_mut(old as usize) {
+            *f = follow;
+            return;
+        }
+        let id = match self.free_follows.pop() {
+            Some(id) => {
+                self.follows[id as usize] = follow;
+                id
+            }
+            None => {
+                self.follows.push(follow);
+                self.follows.len() as u32 - 1
+            }
+        };
+        self.entries[entry as usize].follow = id;
+    }
+
+    /// The follower of an entry.
+    pub(crate) fn follower(&mut self, entry: u32) -> Option<(&mut Entry, &mut Follow)> {
+        let e = &mut self.entries[entry as usize];
+        let f = self.follows.get_mut(e.follow as usize)?;
+        Some((e, f))
+    }
+
+    /// There is nothing left to follow.
+    pub(crate) fn unfollow(&mut self, entry: u32) {
+        let id = std::mem::replace(&mut self.entries[entry as usize].follow, NIL);
+        if id != NIL {
+            self.free_follows.push(id);
+        }
+    }
+
+    /// The next binding that is due, in the caller's hands.
+    pub(crate) fn due(&mut self, now: Nanos) -> Option<Box<Binding>> {
+        while let Some(slot) = self.wheel.due(now) {
+            match std::mem::replace(&mut self.slots[slot as usize], Slot::Taken) {
+                Slot::Held(b) if b.deadline() <= now => return Some(b),
+                Slot::Held(b) => {
+                    self.wheel.set(slot, b.deadline());
+                    self.slots[slot as usize] = Slot::Held(b);
+                }
+                other => self.slots[slot as usize] = other,
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,261 @@
+//! Opening the server's side (SPLICING, Opening the server side).
+
+use super::super::schedule::{differences, free_source, server_endpoint};
+use super::{Desk, intact};
+use crate::snapshot::Forward;
+use crate::splice::{Arrival, Binding, Follow, OWN_SCALE, Phase, RTO_FIRST, TRIES};
+use lcs_dataplane::batch::Batch;
+use lcs_dataplane::flow::{FlowFlags, Key, Place};
+use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
+use lcs_dataplane::headers::tcp::Tcp;
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::splice::{Offsets, Segment};
+use lcs_dataplane::{DropReason, Verdict};
+
+/// A server's window where it has not been seen lately, bytes: the initial window that every sender may use (RFC 6928).
+const CAUTIOUS_WINDOW: u32 = 14_600;
+/// No segment is smaller than this, whatever the peer says.
+const LEAST_MSS: u16 = 64;
+
+impl<P: Port> Desk<'_, P> {
+    /// The request is for a server other than the one that the connection is attached to, if any.
+    pub(super) fn other_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
+        if self.is_attached(flow) {
+            self.park(flow, b);
+        }
+        if let Some(leg) = self.leg_of(b.entry, server)
+            && self.unpark(flow, b, leg)
+        {
+            self.c.splices.reused += 1;
+            b.ack_floor = self.c.splices.get(b.entry).offsets.limit[Place::SERVER];
+            self.begin_delivery(flow, b);
+            self.deliver(flow, b);
+            return;
+        }
+        if self.attach(flow, server) {
+            b.phase = Phase::Connect;
+            b.rto = RTO_FIRST;
+            b.retries = 0;
+            b.timed = Some(self.now);
+            b.sent = 0;
+            b.delivered = 0;
+            b.arm(self.now);
+            self.send_syn(flow, b);
+        } else {
+            b.gave_up_on(server);
+            self.next_server(flow, b);
+        }
+    }
+
+    /// Gives a flow a server's side. `false` when it can't have this one.
+    fn attach(&mut self, flow: u32, server: u16) -> bool {
+        let snapshot = self.snapshot.clone();
+        let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return false };
+        let Some(keys) = self.c.table.keys(flow) else { return false };
+        let f = self.c.table.get(flow);
+        let (protocol, service) = (f.protocol, f.service);
+        let endpoint = server_endpoint(s, keys.client.destination().port());
+        let local = match s.forward {
+            Forward::Nat => Some(keys.client.source()),
+            Forward::FullNat => snapshot
+                .services
+                .get(usize::from(service))
+                .and_then(Option::as_ref)
+                .and_then(|service| free_source(self.c, service, s, &keys.client, protocol)),
+            // Their replies don't come back through us; the configuration refuses them.
+            Forward::Dr | Forward::Tunnel => None,
+        };
+        let Some(back) = local.and_then(|local| Key::new(endpoint, local)) else { return false };
+        if self.c.table.attach_server(flow, &back).is_err() {
+            return false;
+        }
+        let (ip, l4) = differences(&keys.client, &back);
+        let f = self.c.table.get_mut(flow);
+        f.next_hop[Place::SERVER] = s.next_hop;
+        f.ip_difference = ip.bits();
+        f.l4_difference = l4.bits();
+        f.flags.set(FlowFlags::TRANSLATED, true);
+        f.flags.set(FlowFlags::FULL_NAT, s.forward == Forward::FullNat);
+        let entry = f.extra;
+        self.c.assign(flow, server, true);
+        let e = self.c.splices.get_mut(entry);
+        e.offsets = Offsets::new(0, 0);
+        e.response_known = false;
+        e.until_close = false;
+        true
+    }
+
+    /// Sends the SYN, with the client's own number, so that its numbers need no change.
+    pub(super) fn send_syn(&mut self, flow: u32, b: &Binding) {
+        let offer = self.c.splices.get(b.entry).offer;
+        let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
+        let ours = SynOptions { mss: Some(offer.mss), scale: offer.scale, sack: offer.sack, timestamps: false };
+        let mut options = [0; 40];
+        let n = ours.write(&mut options);
+        let window = u32::from(b.client_window) << offer.scale.unwrap_or(0);
+        let segment = Segment {
+            key,
+            flags: SYN,
+            seq: b.start.wrapping_sub(1),
+            ack: 0,
+            window: u16::try_from(window).unwrap_or(u16::MAX),
+            options: &options[..n],
+            payload: &[],
+        };
+        self.send(flow, Place::SERVER, segment);
+    }
+
+    /// A server's segment while it is being connected to.
+    pub(super) fn connecting(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        b: &mut Binding,
+    ) -> Verdict {
+        if !intact(batch, i) {
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        if a.flags & ACK != 0 && a.ack != b.start {
+            if a.flags & RST == 0 {
+                // It still has an older connection: this ends it there, and our SYN, sent again, is welcome (RFC 9293 §3.10.7.3).
+                let Some(key) = self.key_toward(flow, Place::SERVER) else {
+                    return Verdict::Drop(DropReason::NoFlow);
+                };
+                let segment = Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: &[] };
+                self.send(flow, Place::SERVER, segment);
+                self.send_syn(flow, b);
+            }
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        match a.flags & (SYN | ACK | RST | FIN) {
+            f if f & RST != 0 && f & ACK != 0 => {
+                let server = self.c.table.get(flow).server;
+                b.gave_up_on(server);
+                self.next_server(flow, b);
+                Verdict::Consume
+            }
+            f if f == SYN | ACK => {
+                self.connected(batch, i, a, flow, b);
+                Verdict::Consume
+            }
+            _ => Verdict::Drop(DropReason::OutOfWindow),
+        }
+    }
+
+    /// The server has answered: what it can do, and how its numbers become the client's.
+    fn connected(&mut self, batch: &Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) {
+        let tcp = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
+        let o = tcp.and_then(|t| Tcp::parse(t).ok()).map(|t| SynOptions::read(t.options())).unwrap_or_default();
+        let v6 = self.c.table.get(flow).is_v6();
+        let offer = self.c.splices.get(b.entry).offer;
+        let (from_client, from_server) = match (offer.scale, o.scale) {
+            (Some(_), Some(theirs)) => (0, theirs as i8 - OWN_SCALE as i8),
+            (Some(clients), None) => (clients as i8, -(OWN_SCALE as i8)),
+            (None, _) => (0, 0),
+        };
+        let first = a.seq.wrapping_add(1);
+        let mut offsets = Offsets::new(0, b.out_end().wrapping_sub(first)).with_shifts(from_client, from_server);
+        offsets.blank_sack = offer.sack && !o.sack;
+        offsets.limit = [b.start, first];
+        let row = self.c.table.get(flow).next_hop[Place::SERVER];
+        let headers = if v6 { 60 } else { 40 };
+        let path = self.c.hops[usize::from(row)].mtu.saturating_sub(headers).max(LEAST_MSS);
+        let default = if v6 { DEFAULT_MSS_V6 } else { DEFAULT_MSS_V4 };
+        let e = self.c.splices.get_mut(b.entry);
+        e.offsets = offsets;
+        e.server_mss = o.mss.unwrap_or(default).clamp(LEAST_MSS, path.max(LEAST_MSS));
+        b.ack_floor = first;
+        b.measured(self.now);
+        self.moved_by(flow, 0, Place::SERVER);
+        self.begin_delivery(flow, b);
+        // The window of a SYN is never scaled.
+        b.server_window = u32::from(a.window);
+        self.deliver(flow, b);
+        if b.phase == Phase::Deliver && b.sent == 0 {
+            // Nothing to deliver yet (a body that is still coming): the handshake is ended all the same.
+            self.acknowledge_server(flow, b);
+        }
+    }
+
+    /// A request that is decided and whose server stands: its messages are followed, and what is buffered is sent.
+    pub(super) fn begin_delivery(&mut self, flow: u32, b: &mut Binding) {
+        let _ = flow;
+        b.phase = Phase::Deliver;
+        b.sent = 0;
+        b.delivered = 0;
+        b.server_window = CAUTIOUS_WINDOW;
+        let (method, body) = b.request;
+        let request_end = b.start.wrapping_add(b.cut as u32);
+        let e = self.c.splices.get_mut(b.entry);
+        b.server_mss = e.server_mss;
+        b.server_scale =
+            if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
+        let first = e.offsets.limit[Place::SERVER];
+        e.until_close = false;
+        if b.uncut {
+            e.offsets.open = true;
+            e.response_known = false;
+            self.c.splices.unfollow(b.entry);
+        } else {
+            e.offsets.open = false;
+            e.offsets.limit[Place::CLIENT] = request_end;
+            e.response_known = false;
+            self.c.splices.follow(b.entry, Follow::new(method, body, [request_end, first]));
+        }
+    }
+
+    /// Tries the next server, after the one in turn did not answer or refused.
+    pub(super) fn next_server(&mut self, flow: u32, b: &mut Binding) {
+        self.detach(flow);
+        b.disarm();
+        if b.tries >= TRIES {
+            self.c.splices.refused += 1;
+            return self.give_up_request(flow, b, 503);
+        }
+        b.phase = Phase::Hold;
+        self.hold(flow, b);
+    }
+
+    /// A server's segment while its connection is bound or being bound.
+    pub(super) fn bound_from_server(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        b: &mut Binding,
+    ) -> Verdict {
+        if b.phase == Phase::Connect {
+            let f = self.c.table.get_mut(flow);
+            f.last_seen = self.tick;
+            return self.connecting(batch, i, a, flow, b);
+        }
+        if a.flags & RST == 0 && a.flags & ACK != 0 && b.phase == Phase::Deliver && intact(batch, i) {
+            self.server_acknowledges(a, flow, b);
+        }
+        let entry = b.entry;
+        let verdict = self.pass_from_server(batch, i, a, flow, entry, Some(b));
+        if b.done || self.c.table.get(flow).flags.has(FlowFlags::CLOSED) && b.phase != Phase::Deliver {
+            b.done = true;
+            return verdict;
+        }
+        if a.flags & FIN != 0 && verdict == Verdict::Forward && matches!(b.phase, Phase::Collect | Phase::Hold) {
+            // The server has closed: the client was told, and asks again elsewhere.
+            b.done = true;
+            return verdict;
+        }
+        match b.phase {
+            Phase::Deliver => {
+                self.deliver(flow, b);
+                self.delivered(flow, b);
+            }
+            Phase::Collect => self.collect(flow, b),
+            Phase::Hold => self.hold(flow, b),
+            Phase::Connect | Phase::Answer => {}
+        }
+        verdict
+    }
+}

@@ -1,0 +1,483 @@
+//! Collecting a request and letting the rules decide about it.
+
+use super::super::connection::Connections;
+use super::{Desk, intact};
+use crate::content::{Content, OnUnparsed, Switching};
+use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol};
+use crate::matching::{Action, GroupId};
+use crate::snapshot::{NO_SLOT, Scheduler, ServerState, Snapshot};
+use crate::splice::{Arrival, Binding, Phase, Taken};
+use lcs_dataplane::batch::Batch;
+use lcs_dataplane::flow::{Place, TcpState};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::{DropReason, Verdict};
+
+/// Bytes of headers that rules may look at.
+const HEADERS: usize = 120;
+
+/// The state of a service's groups, as rules see it.
+struct GroupState<'s> {
+    content: &'s Content,
+    snapshot: &'s Snapshot,
+    c: &'s Connections,
+}
+
+impl Groups for GroupState<'_> {
+    fn is_up(&self, group: GroupId) -> bool {
+        self.content.group(group).is_some_and(|g| g.servers.iter().any(|&s| is_up(self.snapshot, s)))
+    }
+
+    fn connections(&self, group: GroupId) -> u64 {
+        self.content.group(group).map_or(0, |g| g.servers.iter().map(|&s| self.c.counts.of(s).0).sum())
+    }
+}
+
+fn is_up(snapshot: &Snapshot, server: u16) -> bool {
+    let s = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref);
+    s.is_some_and(|s| s.state == ServerState::Up && s.weight > 0)
+}
+
+/// A request that has been read far enough.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Read {
+    pub(super) rule: u32,
+    pub(super) method: Method,
+    /// Bytes of the head, and what is known of the body after the bytes that are there.
+    pub(super) length: u64,
+    pub(super) body: BodyFollower,
+}
+
+/// What reading has come to.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Progress {
+    More,
+    Decided(Read),
+    Failed(ExtractError),
+}
+
+/// Reads `buffer` as far as the rules need it, and for switching by request to the head's end.
+#[allow(clippy::too_many_arguments)]
+fn read(
+    c: &mut Connections,
+    snapshot: &Snapshot,
+    content: &Content,
+    service: u16,
+    extraction: &mut crate::extract::Extraction,
+    buffer: &[u8],
+    end: bool,
+    packet: &[u8],
+) -> Progress {
+    // The scratch is lent out, so that the rules can ask for the state of the groups.
+    let Some(mut scratch) = c.splices.lend_scratch(service) else { return Progress::Failed(ExtractError::NotHttp) };
+    let outcome = {
+        let groups = GroupState { content, snapshot, c };
+        let facts = PacketFacts { packet, groups: &groups };
+        extraction.advance(&content.program, &content.plan, &mut scratch.1, &facts, buffer, end)
+    };
+    c.splices.return_scratch(service, scratch);
+    let rule = match outcome {
+        Err(e) => return Progress::Failed(e),
+        Ok(Outcome::NeedMore) => return Progress::More,
+        Ok(Outcome::NoRule) => return Progress::Failed(ExtractError::NotHttp),
+        Ok(Outcome::Rule(rule)) => rule,
+    };
+    if content.protocol != Protocol::Http || content.binding.switching == Switching::Connection {
+        return Progress::Decided(Read {
+            rule,
+            method: Method::Other,
+            length: u64::MAX,
+            body: BodyFollower::UntilClose,
+        });
+    }
+    let head = match extraction.head(&content.plan, buffer) {
+        Err(e) => return Progress::Failed(e),
+        Ok(None) if end => return Progress::Failed(ExtractError::Truncated),
+        Ok(None) => return Progress::More,
+        Ok(Some(head)) => *head,
+    };
+    let mut body = match head.framing {
+        Framing::UntilClose => BodyFollower::Done,
+        framing => BodyFollower::new(framing),
+    };
+    let mut length = head.length as u64;
+    match body.feed(&buffer[head.length.min(buffer.len())..], |_| {}) {
+        Ok(used) => length += used as u64,
+        Err(e) => return Progress::Failed(e),
+    }
+    length += u64::from(body.skip());
+    Progress::Decided(Read { rule, method: head.method, length, body })
+}
+
+/// Whether a client's segment belongs to the request that is being delivered: then it passes, and the server puts it in
+/// order. What follows that request waits for its turn.
+fn belongs_to_delivery(a: &Arrival, b: &Binding) -> bool {
+    let waits = b.sendable() < b.buffer.len();
+    let within = (a.end().wrapping_sub(b.start) as i32) as i64 <= b.sendable() as i64;
+    !waits && !b.fin || a.flags & FIN == 0 && (a.len == 0 || within) || b.sends_fin()
+}
+
+impl<P: Port> Desk<'_, P> {
+    /// The first data (or FIN) of a client: from here on the connection counts as established.
+    pub(super) fn first_data(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
+        let service = self.c.table.get(flow).service;
+        let Some(content) = self.content(service) else {
+            // The service is gone, or is no longer switched by content: nothing was promised yet.
+            self.close(flow);
+            return self.refuse_in_place(batch, i, a);
+        };
+        let Some(mut b) = self.c.splices.bind(entry) else { return Verdict::Drop(DropReason::RequestsFull) };
+        let numbers = self.c.splices.get(entry).numbers;
+        b.start = numbers[0].wrapping_add(1);
+        b.out_start = numbers[1].wrapping_add(1);
+        b.client_ack = b.out_start;
+        b.give_up(Some(self.now + content.binding.first_byte.max(content.binding.request).as_nanos() as u64));
+        if self.c.table.get(flow).state == TcpState::SynReceived {
+            self.c.moved(flow, TcpState::Established, self.tick);
+        }
+        let verdict = self.bound_from_client(batch, i, a, flow, &mut b);
+        self.c.splices.put(b);
+        verdict
+    }
+
+    /// A client's segment while its connection is being bound.
+    pub(super) fn bound_from_client(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        b: &mut Binding,
+    ) -> Verdict {
+        if !intact(batch, i) {
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        let f = self.c.table.get_mut(flow);
+        f.last_seen = self.tick;
+        f.packets[Place::CLIENT] = f.packets[Place::CLIENT].wrapping_add(1);
+        if a.flags & RST != 0 {
+            return self.reset_by_client(batch, i, a, flow, b);
+        }
+        if a.flags & ACK == 0 {
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        // An old, delayed acknowledgement must not move the window back (RFC 9293 §3.10.7.4).
+        let advances = a.ack.wrapping_sub(b.client_ack) as i32;
+        if advances >= 0 {
+            b.client_ack = a.ack;
+            b.client_window = a.window;
+            self.settle(flow, b);
+        }
+        if b.out_pending() && b.acknowledge_out(a.ack) {
+            self.said(flow, b);
+            if b.done {
+                return Verdict::Consume;
+            }
+        }
+        if b.phase == Phase::Deliver && belongs_to_delivery(a, b) {
+            // What follows what we deliver goes straight on; the server puts it in order.
+            return self.pass_beside(batch, i, a, flow, b);
+        }
+        let end = usize::from(batch.end[i]);
+        let payload = batch.frames[i].bytes().get(a.payload..end).unwrap_or(&[]);
+        let service = self.c.table.get(flow).service;
+        if b.phase == Phase::Answer {
+            return self.answered(a, payload.len(), flow, b);
+        }
+        let room = self.room(service).saturating_sub(b.buffer.len());
+        let room = if self.c.splices.has_room(payload.len()) { room } else { 0 };
+        let before = b.buffer.len();
+        let nothing = payload.is_empty() && a.flags & FIN == 0;
+        let taken = b.take(a, payload, a.flags & FIN != 0, room);
+        let grown = b.buffer.len() - before;
+        b.held += grown;
+        self.c.splices.buffered += grown;
+        if taken == Taken::New && grown > 0 {
+            b.header.clear();
+            let l3 = usize::from(batch.l3[i]);
+            let headers = batch.frames[i].bytes().get(l3..end.min(l3 + HEADERS)).unwrap_or(&[]);
+            b.header.extend_from_slice(headers);
+        }
+        if b.fin && taken == Taken::New {
+            self.moved_by(flow, FIN | ACK, Place::CLIENT);
+        }
+        match taken {
+            Taken::New => {}
+            Taken::Gap => {
+                if b.may_ack {
+                    self.acknowledge(flow, b);
+                }
+                return Verdict::Drop(DropReason::OutOfOrder);
+            }
+            Taken::Old if nothing => {}
+            Taken::Old => {
+                let full = before + 1 >= self.room(service) || !self.c.splices.has_room(payload.len());
+                if b.may_ack {
+                    self.acknowledge(flow, b);
+                }
+                if !(b.phase == Phase::Collect && full) {
+                    return Verdict::Consume;
+                }
+            }
+        }
+        if advances > 0 && self.is_attached(flow) && matches!(b.phase, Phase::Collect | Phase::Hold) {
+            self.acknowledge_server(flow, b);
+        }
+        match b.phase {
+            Phase::Collect => self.collect(flow, b),
+            Phase::Hold => self.hold(flow, b),
+            // The rest of the request follows as the server takes it.
+            Phase::Connect | Phase::Deliver | Phase::Answer => {}
+        }
+        if taken == Taken::New && b.may_ack && !b.done && b.phase != Phase::Answer {
+            self.acknowledge(flow, b);
+        }
+        if b.phase == Phase::Deliver && !b.done {
+            self.deliver(flow, b);
+        }
+        Verdict::Consume
+    }
+
+    /// The client resets its connection while it is being bound.
+    fn reset_by_client(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) -> Verdict {
+        if b.phase == Phase::Deliver {
+            let verdict = self.pass_beside(batch, i, a, flow, b);
+            b.done = verdict == Verdict::Forward;
+            return verdict;
+        }
+        let window = self.room(self.c.table.get(flow).service) as u32;
+        let ahead = a.seq.wrapping_sub(b.next());
+        if ahead != 0 {
+            // RFC 5961 §3.2: in the window a challenge, else nothing.
+            if ahead < window && b.may_ack {
+                self.acknowledge(flow, b);
+            }
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        if self.is_attached(flow) {
+            let offsets = self.c.splices.get(b.entry).offsets;
+            let seq = offsets.seq(Place::CLIENT, b.start.wrapping_add(b.sent as u32));
+            let ack = if b.phase == Phase::Connect { 0 } else { offsets.ack(Place::CLIENT, b.client_ack) };
+            self.reset_server(flow, seq, ack);
+        }
+        b.done = true;
+        self.close(flow);
+        Verdict::Consume
+    }
+
+    /// Reads on in what has been collected, and acts on a decision.
+    pub(super) fn collect(&mut self, flow: u32, b: &mut Binding) {
+        let service = self.c.table.get(flow).service;
+        let Some(content) = self.content(service) else {
+            return self.give_up_request(flow, b, 503);
+        };
+        let waits = self.is_attached(flow) && !b.settled;
+        if waits && !self.c.splices.get(b.entry).response_known {
+            return;
+        }
+        if b.buffer.is_empty() && !b.fin && !content.protocol.server_speaks_first() {
+            return;
+        }
+        if b.buffer.is_empty() && b.fin && !content.protocol.server_speaks_first() {
+            // It closes without having asked (any more).
+            return self.closed_without_request(flow, b);
+        }
+        let generation = self.snapshot.generation;
+        let mut extraction = match b.extraction.take() {
+            Some(e) if b.generation == generation => e,
+            Some(mut e) => {
+                // Other rules ask for other things: from the beginning.
+                e.reset(content.protocol);
+                e
+            }
+            None => self.c.splices.extraction(content.protocol),
+        };
+        if b.generation != generation || b.give_up_at == u64::MAX {
+            b.generation = generation;
+            b.give_up(Some(self.now + content.binding.request.as_nanos() as u64));
+        }
+        let snapshot = self.snapshot.clone();
+        let progress = read(self.c, &snapshot, &content, service, &mut extraction, &b.buffer, b.fin, &b.header);
+        if !extraction.reply().is_empty() {
+            let reply = std::mem::take(extraction.reply());
+            self.say_to_client(flow, b, &reply);
+        }
+        if matches!(progress, Progress::More) && extraction.awaits_continue() && !b.continued && !waits {
+            b.continued = true;
+            self.say_to_client(flow, b, b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        match progress {
+            Progress::More => {
+                b.extraction = Some(extraction);
+                if !waits && b.buffer.len() >= self.room(service) {
+                    self.unreadable(flow, b, &content, ExtractError::BodyTooLarge);
+                }
+            }
+            Progress::Decided(read) => {
+                self.c.splices.keep_extraction(extraction);
+                self.decided(flow, b, read);
+            }
+            Progress::Failed(e) => {
+                self.c.splices.keep_extraction(extraction);
+                if waits {
+                    // Said when the response before is over.
+                    return;
+                }
+                self.unreadable(flow, b, &content, e);
+            }
+        }
+    }
+
+    /// A request that can't be read.
+    fn unreadable(&mut self, flow: u32, b: &mut Binding, content: &Content, e: ExtractError) {
+        self.c.splices.unparsed += 1;
+        let default = content.binding.on_unparsed == OnUnparsed::Default && !e.is_ambiguous();
+        // Only a connection that has asked nothing yet can be given away whole.
+        if default && !self.is_attached(flow) && !content.program.is_empty() {
+            let rule = content.program.len() as u32 - 1;
+            let read = Read { rule, method: Method::Other, length: u64::MAX, body: BodyFollower::UntilClose };
+            return self.decided(flow, b, read);
+        }
+        if content.protocol == Protocol::Http {
+            self.give_up_request(flow, b, e.status());
+        } else {
+            self.abort(flow, b);
+        }
+    }
+
+    /// A rule has taken the request.
+    pub(super) fn decided(&mut self, flow: u32, b: &mut Binding, read: Read) {
+        let service = self.c.table.get(flow).service;
+        self.c.splices.hit(service, read.rule);
+        b.rule = read.rule;
+        b.give_up(None);
+        b.uncut = read.body == BodyFollower::UntilClose;
+        b.cut = read.length;
+        b.request = (read.method, read.body);
+        b.phase = Phase::Hold;
+        self.hold(flow, b);
+    }
+
+    /// Goes on with a decided request as soon as the response before it allows.
+    pub(super) fn hold(&mut self, flow: u32, b: &mut Binding) {
+        if b.phase != Phase::Hold {
+            return;
+        }
+        let service = self.c.table.get(flow).service;
+        let Some(content) = self.content(service) else { return self.give_up_request(flow, b, 503) };
+        let attached = self.is_attached(flow);
+        if attached && !self.c.splices.get(b.entry).response_known {
+            return;
+        }
+        self.settle(flow, b);
+        // The response before it is over when the client has acknowledged its last byte.
+        let over = !attached || b.settled;
+        let action = content.program.rule(b.rule).map(|(_, action)| action.clone());
+        let target = match action {
+            Some(Action::Reject { status }) if over => return self.rejected(flow, b, &content, status),
+            Some(Action::Redirect { status, url }) if over => return self.redirected(flow, b, &content, status, &url),
+            Some(Action::Reject { .. } | Action::Redirect { .. }) => return,
+            Some(action) => self.choose(flow, b, &content, &action),
+            None => None,
+        };
+        let Some(server) = target else {
+            if over {
+                self.c.splices.refused += 1;
+                self.give_up_request(flow, b, 503);
+            }
+            return;
+        };
+        if attached && self.c.table.get(flow).server == server {
+            return self.same_server(flow, b);
+        }
+        if over {
+            self.other_server(flow, b, server);
+        }
+    }
+
+    /// The server for a request: the one in turn if the rule allows it, then one that the connection has used before, then the
+    /// group's scheduler's choice.
+    fn choose(&mut self, flow: u32, b: &Binding, content: &Content, action: &Action) -> Option<u16> {
+        let service = self.c.table.get(flow).service;
+        let one;
+        let (servers, group, scheduler): (&[u16], u16, Scheduler) = match action {
+            Action::Forward { server, .. } => {
+                one = [*server];
+                (&one, u16::MAX, Scheduler::Rr)
+            }
+            Action::RouteTo { group, .. } => {
+                let g = content.group(*group)?;
+                (&g.servers, *group, g.scheduler)
+            }
+            Action::LoadBalance { group, algorithm } => {
+                let g = content.group(*group)?;
+                let named = match &**algorithm {
+                    "rr" => Scheduler::Rr,
+                    "wrr" => Scheduler::Wrr,
+                    "lc" => Scheduler::Lc,
+                    "wlc" => Scheduler::Wlc,
+                    _ => g.scheduler,
+                };
+                (&g.servers, *group, named)
+            }
+            Action::Reject { .. } | Action::Redirect { .. } => return None,
+        };
+        let snapshot = self.snapshot.clone();
+        let usable = |s: u16| servers.contains(&s) && is_up(&snapshot, s) && !b.has_tried(s);
+        let present = self.c.table.get(flow).server;
+        if self.is_attached(flow) && usable(present) {
+            return Some(present);
+        }
+        if let Some(leg) = self.leg_to(b.entry, &usable) {
+            return Some(leg);
+        }
+        let sticky = matches!(action, Action::RouteTo { stickiness: crate::matching::Stickiness::Sticky, .. });
+        if sticky && let Some(keys) = self.c.table.keys(flow) {
+            // Rendezvous: the same client gets the same server as long as it is there, with nothing to remember.
+            let client = keys.client.source().ip();
+            let best = servers.iter().filter(|&&s| usable(s)).max_by_key(|&&s| {
+                let at = std::net::SocketAddr::new(client, s);
+                lcs_dataplane::flow::Key::new(at, at).map_or(0, |k| k.hash(self.c.table.hasher(), 0))
+            });
+            return best.copied();
+        }
+        let chosen = self.c.schedulers.choose_in(service, group, scheduler, servers, &self.c.counts);
+        if chosen != NO_SLOT && usable(chosen) {
+            return Some(chosen);
+        }
+        servers.iter().copied().find(|&s| usable(s))
+    }
+
+    /// The request is for the server that the connection is attached to.
+    fn same_server(&mut self, flow: u32, b: &mut Binding) {
+        self.c.splices.reused += 1;
+        self.begin_delivery(flow, b);
+        self.deliver(flow, b);
+    }
+
+    /// Whether a client's segment is a whole request for the server in turn, so that it can pass as it is. `None`: no.
+    pub(super) fn read_in_place(&mut self, flow: u32, entry: u32, payload: &[u8], packet: &[u8]) -> Option<Read> {
+        let service = self.c.table.get(flow).service;
+        let content = self.content(service)?;
+        let mut extraction = self.c.splices.extraction(content.protocol);
+        let snapshot = self.snapshot.clone();
+        let progress = read(self.c, &snapshot, &content, service, &mut extraction, payload, false, packet);
+        self.c.splices.keep_extraction(extraction);
+        let Progress::Decided(read) = progress else { return None };
+        if read.length < payload.len() as u64 || read.body == BodyFollower::UntilClose {
+            return None;
+        }
+        let present = self.c.table.get(flow).server;
+        let servers = match content.program.rule(read.rule)?.1 {
+            Action::RouteTo { group, .. } | Action::LoadBalance { group, .. } => &content.group(*group)?.servers[..],
+            Action::Forward { server, .. } => std::slice::from_ref(server),
+            Action::Reject { .. } | Action::Redirect { .. } => return None,
+        };
+        if !servers.contains(&present) || !is_up(&snapshot, present) || self.c.splices.get(entry).until_close {
+            return None;
+        }
+        self.c.splices.hit(service, read.rule);
+        self.c.splices.reused += 1;
+        Some(read)
+    }
+}

@@ -1,0 +1,182 @@
+//! Connections to servers that are not in turn: kept for a later request of the same client (SPLICING, Keep-alive).
+//!
+//! A leg is silent: everything that its server has sent was acknowledged by the client before the connection went on to
+//! another server. What still comes is a segment sent again, a probe, or the server's end.
+
+use super::Desk;
+use crate::snapshot::NO_SLOT;
+use crate::splice::{Arrival, Binding, NIL};
+use lcs_dataplane::batch::Batch;
+use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::splice::{Offsets, Segment};
+use lcs_dataplane::{DropReason, Verdict};
+
+/// Legs of one connection at most; the one parked longest ago gives way.
+const LEGS: usize = 16;
+
+impl<P: Port> Desk<'_, P> {
+    /// Puts the connection to the server in turn aside. The response before is over, so nothing of it is on the way.
+    pub(super) fn park(&mut self, flow: u32, b: &Binding) {
+        let entry = *self.c.splices.get(b.entry);
+        let next = [entry.offsets.seq(Place::CLIENT, b.start), entry.offsets.limit[Place::SERVER]];
+        let f = *self.c.table.get(flow);
+        let parked = (self.legs(b.entry).count() < LEGS)
+            .then(|| self.c.table.insert_beside(flow).ok())
+            .flatten()
+            .and_then(|beside| match self.c.splices.insert(beside, next, entry.offer) {
+                Some(leg) => Some((beside, leg)),
+                None => {
+                    self.c.table.remove(beside);
+                    None
+                }
+            });
+        let Some((beside, leg)) = parked else {
+            self.reset_server(flow, next[0], next[1]);
+            return;
+        };
+        if self.c.table.move_server(flow, beside).is_err() {
+            self.c.splices.release(leg);
+            self.c.table.remove(beside);
+            self.reset_server(flow, next[0], next[1]);
+            return;
+        }
+        self.c.unassign(flow);
+        let m = self.c.table.get_mut(flow);
+        m.flags.set(FlowFlags::TRANSLATED, false);
+        m.flags.set(FlowFlags::FULL_NAT, false);
+        let l = self.c.table.get_mut(beside);
+        l.next_hop = f.next_hop;
+        l.service = f.service;
+        l.server = NO_SLOT;
+        l.extra = leg;
+        l.l4_difference = f.l4_difference;
+        l.ip_difference = f.ip_difference;
+        l.flags.set(FlowFlags::TRANSLATED, true);
+        l.flags.set(FlowFlags::FULL_NAT, f.flags.has(FlowFlags::FULL_NAT));
+        l.flags.set(FlowFlags::SPLICED, true);
+        self.c.opened(beside, TcpState::Established, self.tick);
+        self.c.assign(beside, f.server, false);
+        let e = self.c.splices.get_mut(leg);
+        e.offsets = entry.offsets;
+        e.server_mss = entry.server_mss;
+        self.c.splices.link(b.entry, leg);
+    }
+
+    /// Takes a leg into use again; both directions carry an offset from now on. `false` when that is not possible.
+    pub(super) fn unpark(&mut self, flow: u32, b: &Binding, leg: u32) -> bool {
+        let l = *self.c.splices.get(leg);
+        if self.c.table.move_server(l.flow, flow).is_err() {
+            return false;
+        }
+        let beside = *self.c.table.get(l.flow);
+        self.c.unassign(l.flow);
+        let m = self.c.table.get_mut(flow);
+        m.next_hop[Place::SERVER] = beside.next_hop[Place::SERVER];
+        m.l4_difference = beside.l4_difference;
+        m.ip_difference = beside.ip_difference;
+        m.flags.set(FlowFlags::TRANSLATED, true);
+        m.flags.set(FlowFlags::FULL_NAT, beside.flags.has(FlowFlags::FULL_NAT));
+        self.c.assign(flow, beside.server, false);
+        self.c.close(l.flow);
+        let (up, down) = (l.numbers[0].wrapping_sub(b.start), b.out_end().wrapping_sub(l.numbers[1]));
+        let mut offsets =
+            Offsets::new(up, down).with_shifts(l.offsets.shift(Place::CLIENT), l.offsets.shift(Place::SERVER));
+        offsets.blank_sack = l.offsets.blank_sack;
+        offsets.limit = [b.start, l.numbers[1]];
+        let e = self.c.splices.get_mut(b.entry);
+        e.offsets = offsets;
+        e.server_mss = l.server_mss;
+        true
+    }
+
+    fn legs(&self, entry: u32) -> impl Iterator<Item = u32> + '_ {
+        let first = self.c.splices.get(entry).legs;
+        std::iter::successors((first != NIL).then_some(first), |&leg| {
+            let next = self.c.splices.get(leg).legs;
+            (next != NIL).then_some(next)
+        })
+    }
+
+    /// The server of a leg that may be used.
+    pub(super) fn leg_to(&self, entry: u32, usable: &impl Fn(u16) -> bool) -> Option<u16> {
+        self.legs(entry).map(|leg| self.c.table.get(self.c.splices.get(leg).flow).server).find(|&s| usable(s))
+    }
+
+    /// The leg to a server.
+    pub(super) fn leg_of(&self, entry: u32, server: u16) -> Option<u32> {
+        self.legs(entry).find(|&leg| self.c.table.get(self.c.splices.get(leg).flow).server == server)
+    }
+
+    /// A server's segment on a leg.
+    pub(super) fn leg(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, leg: u32) -> Verdict {
+        if !super::intact(batch, i) {
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        let [next, expected] = self.c.splices.get(leg).numbers;
+        let Some(key) = self.key_toward(flow, Place::SERVER) else { return Verdict::Drop(DropReason::NoFlow) };
+        if a.flags & RST != 0 {
+            if a.seq == expected {
+                self.close(flow);
+            }
+            return Verdict::Consume;
+        }
+        let beyond = a.end().wrapping_sub(expected) as i32 > 0;
+        if a.flags & FIN != 0 || beyond {
+            // It closes, or says what nobody asked for: there is no client to tell.
+            let ack = a.end().wrapping_add(u32::from(a.flags & FIN != 0));
+            let segment = Segment { key, flags: RST | ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
+            let verdict = self.answer_in_place(batch, i, None, &segment);
+            self.close(flow);
+            return verdict;
+        }
+        if a.len > 0 || a.seq != expected {
+            // Sent again, or a probe (RFC 9293 §3.8.4).
+            let window = 512;
+            let segment = Segment { key, flags: ACK, seq: next, ack: expected, window, options: &[], payload: &[] };
+            return self.answer_in_place(batch, i, None, &segment);
+        }
+        Verdict::Consume
+    }
+
+    /// Resets the legs of a connection that has ended.
+    pub(super) fn end_legs(&mut self, entry: u32) {
+        loop {
+            let leg = self.c.splices.get(entry).legs;
+            if leg == NIL {
+                return;
+            }
+            let flow = self.c.splices.get(leg).flow;
+            self.end_leg(flow);
+        }
+    }
+
+    /// Resets a leg and forgets it.
+    fn end_leg(&mut self, flow: u32) {
+        let Some(key) = self.key_toward(flow, Place::SERVER) else { return self.close(flow) };
+        let [seq, ack] = self.c.splices.get(self.c.table.get(flow).extra).numbers;
+        self.send(
+            flow,
+            Place::SERVER,
+            Segment { key, flags: RST | ACK, seq, ack, window: 0, options: &[], payload: &[] },
+        );
+        self.close(flow);
+    }
+
+    /// Ends the legs whose connections are gone.
+    pub(super) fn bury_orphans(&mut self) {
+        while let Some(flow) = self.c.splices.orphans.pop() {
+            let is = self.c.table.keys(flow).is_some() && {
+                let f = self.c.table.get(flow);
+                f.flags.has(FlowFlags::SPLICED) && {
+                    let e = self.c.splices.get(f.extra);
+                    e.is_leg && e.flow == flow && e.main == NIL
+                }
+            };
+            if is {
+                self.end_leg(flow);
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Delayed binding: connections whose server is chosen by what the client asks for (tutorial, slides 34–40; SPLICING).
+//!
+//! The director answers the client's SYN ([`open`]), collects the request and lets the rules decide ([`decide`]), opens
+//! the server's side ([`connect`]), delivers what it has collected ([`deliver`]), and from then on segments pass with
+//! their numbers moved ([`pass`]), until the next request is to be decided. What no server can answer it answers itself
+//! ([`answer`]); a client's connections to servers that are not in turn wait as [`leg`]s.
+//!
+//! Only frames that the fast path of [`super::forward`] has left come here.
+
+mod answer;
+mod connect;
+mod decide;
+mod deliver;
+mod leg;
+mod open;
+mod pass;
+mod timers;
+
+use super::connection::Connections;
+use super::forward;
+use crate::content::Content;
+use crate::snapshot::Snapshot;
+use crate::splice::{Arrival, Binding, OWN_SCALE};
+use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
+use lcs_dataplane::headers::parse::transport_checksum_ok;
+use lcs_dataplane::headers::tcp::Tcp;
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::{Kind, Parsed};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::splice::Segment;
+use lcs_dataplane::worker::Nanos;
+use lcs_dataplane::{BURST, DropReason, Verdict};
+use std::sync::Arc;
+
+/// What the stage works with, for the frames of one batch.
+pub(crate) struct Desk<'d, P> {
+    c: &'d mut Connections,
+    port: &'d mut P,
+    snapshot: Arc<Snapshot>,
+    now: Nanos,
+    tick: u32,
+}
+
+/// Serves the frames of `misses` (clients of content services without a flow) and of `known` (spliced connections).
+#[inline(never)]
+pub(crate) fn bind<P: Port>(
+    c: &mut Connections,
+    port: &mut P,
+    batch: &mut Batch,
+    misses: Places,
+    known: Places,
+    now: Nanos,
+    tick: u32,
+) {
+    let snapshot = c.snapshot.clone();
+    let mut desk = Desk { c, port, snapshot, now, tick };
+    for i in Places::from_bits(misses.bits() | known.bits()).iter() {
+        batch.verdict[i] = desk.frame(batch, i);
+    }
+    desk.bury_orphans();
+}
+
+/// Serves time-outs. Returns whether there may be more.
+pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> bool {
+    if c.splices.len() == 0 {
+        return false;
+    }
+    let snapshot = c.snapshot.clone();
+    let mut desk = Desk { c, port, snapshot, now, tick };
+    let more = desk.timers();
+    desk.bury_orphans();
+    more
+}
+
+/// Reads a TCP segment out of a frame that classification has parsed.
+fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
+    let (l4, end) = (usize::from(batch.l4[i]), usize::from(batch.end[i]));
+    let t = Tcp::parse(batch.frames[i].bytes().get(l4..end)?).ok()?;
+    let payload = l4 + t.header_len();
+    Some(Arrival { flags: t.flags(), seq: t.seq().0, ack: t.ack().0, window: t.window(), payload, len: end - payload })
+}
+
+/// Whether the TCP checksum is right. Whatever the director itself acts on must be.
+fn intact(batch: &Batch, i: usize) -> bool {
+    let parsed = Parsed {
+        kind: batch.kind[i],
+        l3: batch.l3[i],
+        l4: batch.l4[i],
+        end: batch.end[i],
+        protocol: batch.protocol[i],
+        tcp_flags: batch.tcp_flags[i],
+        addresses: batch.addresses[i],
+        ports: batch.ports[i],
+        ..Parsed::default()
+    };
+    matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6)
+        && transport_checksum_ok(batch.frames[i].bytes(), &parsed)
+}
+
+impl<P: Port> Desk<'_, P> {
+    fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
+        let Some(a) = arrival(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
+        // A frame before this one may have made the flow, or ended it.
+        let place = super::schedule::key_of(batch, i)
+            .and_then(|key| self.c.table.find_hashed(&key, batch.protocol[i], batch.hash[i]));
+        let Some(place) = place else { return self.open(batch, i, &a) };
+        batch.flow[i] = place.0;
+        let flow = self.c.table.get(place.flow());
+        if !flow.flags.has(FlowFlags::SPLICED) {
+            return forward::forward_one(self.c, batch, i, self.tick);
+        }
+        let entry = flow.extra;
+        if self.c.splices.get(entry).is_leg {
+            return self.leg(batch, i, &a, place.flow(), entry);
+        }
+        if place.side() == Place::CLIENT {
+            self.from_client(batch, i, &a, place.flow(), entry)
+        } else {
+            self.from_server(batch, i, &a, place.flow(), entry)
+        }
+    }
+
+    fn from_client(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
+        if self.c.table.get(flow).state == TcpState::SynReceived {
+            if let Some(verdict) = self.half_open(batch, i, a, flow, entry) {
+                return verdict;
+            }
+        } else if a.flags & SYN != 0 && !self.is_attached(flow) {
+            return self.challenge(batch, i, flow, entry);
+        }
+        match self.c.splices.take(entry) {
+            Some(mut b) => {
+                let verdict = self.bound_from_client(batch, i, a, flow, &mut b);
+                self.c.splices.put(b);
+                verdict
+            }
+            None if !self.is_attached(flow) => {
+                match self.c.table.get(flow).state {
+                    TcpState::SynReceived | TcpState::Established => self.first_data(batch, i, a, flow, entry),
+                    // It is over; its end is acknowledged again.
+                    _ if a.len > 0 || a.flags & FIN != 0 => self.challenge(batch, i, flow, entry),
+                    _ => Verdict::Consume,
+                }
+            }
+            None => self.pass_from_client(batch, i, a, flow, entry),
+        }
+    }
+
+    fn from_server(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
+        match self.c.splices.take(entry) {
+            Some(mut b) => {
+                let verdict = self.bound_from_server(batch, i, a, flow, &mut b);
+                self.c.splices.put(b);
+                verdict
+            }
+            None => self.pass_from_server(batch, i, a, flow, entry, None),
+        }
+    }
+
+    /// Whether a connection has a server's side at present.
+    fn is_attached(&self, flow: u32) -> bool {
+        self.c.table.get(flow).flags.has(FlowFlags::TRANSLATED)
+    }
+
+    /// The rules of a flow's service.
+    fn content(&self, service: u16) -> Option<Arc<Content>> {
+        self.snapshot.services.get(usize::from(service)).and_then(Option::as_ref).and_then(|s| s.content.clone())
+    }
+
+    /// The key of packets that the director sends to the client (`side` 0) or to the server (1) of a flow.
+    fn key_toward(&self, flow: u32, side: usize) -> Option<Key> {
+        let keys = self.c.table.keys(flow)?;
+        let from = if side == Place::CLIENT { keys.client } else { keys.server? };
+        Key::new(from.destination(), from.source())
+    }
+
+    /// Sends a segment of the director's own to one side of a flow. Like a network, it may lose it: when there is no
+    /// buffer, no next hop or no room in the ring, a time-out sends it again.
+    fn send(&mut self, flow: u32, side: usize, segment: Segment<'_>) {
+        let hop = self.c.hops[usize::from(self.c.table.get(flow).next_hop[side & 1])];
+        if !hop.resolved {
+            let row = self.c.table.get(flow).next_hop[side & 1];
+            self.c.say((1, row), self.tick, crate::command::Event::NeedNextHop(row));
+            return;
+        }
+        let Some(mut frame) = self.port.allocate() else { return };
+        if !segment.write(&mut frame, &hop.addresses) {
+            self.port.release(frame);
+            return;
+        }
+        let length = frame.len();
+        match self.port.transmit(hop.interface, frame) {
+            Ok(()) => {
+                self.c.splices.sent += 1;
+                let flow = self.c.table.get_mut(flow);
+                // Toward the server it counts as the client's, as if it had been forwarded.
+                let from = 1 - (side & 1);
+                flow.packets[from] = flow.packets[from].wrapping_add(1);
+                if let Some(t) = self.c.traffic.get_mut(usize::from(flow.server)) {
+                    t.packets[from] += 1;
+                    t.bytes[from] += length.saturating_sub(14) as u64;
+                }
+            }
+            Err(frame) => self.port.release(frame),
+        }
+    }
+
+    /// Puts a segment without payload in the place of the frame that it answers.
+    fn answer_in_place(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        link: Option<[u8; 12]>,
+        segment: &Segment<'_>,
+    ) -> Verdict {
+        let frame = &mut batch.frames[i];
+        let mut swapped = [0; 12];
+        if let Some(b) = frame.bytes().get(..12) {
+            swapped[..6].copy_from_slice(&b[6..]);
+            swapped[6..].copy_from_slice(&b[..6]);
+        }
+        if !segment.write(frame, &link.unwrap_or(swapped)) {
+            return Verdict::Drop(DropReason::NoBuffer);
+        }
+        batch.tx[i] = batch.rx[i];
+        self.c.splices.sent += 1;
+        Verdict::Forward
+    }
+
+    /// A reset for a segment that belongs to no connection (RFC 9293 §3.10.7.1), in its place.
+    fn refuse_in_place(&mut self, batch: &mut Batch, i: usize, a: &Arrival) -> Verdict {
+        if a.flags & RST != 0 {
+            return Verdict::Drop(DropReason::NoFlow);
+        }
+        let Some(key) = super::schedule::key_of(batch, i).and_then(|k| Key::new(k.destination(), k.source())) else {
+            return Verdict::Drop(DropReason::BadHeader);
+        };
+        let counted = u32::from(a.flags & SYN != 0) + u32::from(a.flags & FIN != 0);
+        let (flags, seq, ack) =
+            if a.flags & ACK != 0 { (RST, a.ack, 0) } else { (RST | ACK, 0, a.end().wrapping_add(counted)) };
+        let segment = Segment { key, flags, seq, ack, window: 0, options: &[], payload: &[] };
+        self.answer_in_place(batch, i, None, &segment)
+    }
+
+    /// A challenge ACK (RFC 5961 §4.2): what the peer says can't be right, or it would not say it.
+    fn challenge(&mut self, batch: &mut Batch, i: usize, flow: u32, entry: u32) -> Verdict {
+        let e = self.c.splices.get(entry);
+        let (seq, ack) = (e.numbers[1].wrapping_add(1), e.numbers[0].wrapping_add(1));
+        let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
+        let window = self.own_window(flow, 0, entry);
+        self.answer_in_place(batch, i, None, &Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] })
+    }
+
+    /// Bytes of a request that are held for one connection of a service at most.
+    fn room(&self, service: u16) -> usize {
+        let limits = self
+            .snapshot
+            .services
+            .get(usize::from(service))
+            .and_then(Option::as_ref)
+            .and_then(|s| s.content.as_ref())
+            .map_or_else(Default::default, |c| c.binding.limits);
+        limits.head.max(limits.hello) + limits.body
+    }
+
+    /// The window to announce to the client, with `held` bytes of its request held already.
+    fn own_window(&self, flow: u32, held: usize, entry: u32) -> u16 {
+        let room = self.room(self.c.table.get(flow).service).saturating_sub(held);
+        let scale = if self.c.splices.get(entry).offer.scale.is_some() { OWN_SCALE } else { 0 };
+        u16::try_from(room >> scale).unwrap_or(u16::MAX)
+    }
+
+    /// Acknowledges to the client what is held of its request, if that may be.
+    fn acknowledge(&mut self, flow: u32, b: &Binding) {
+        let Some(key) = self.key_toward(flow, Place::CLIENT).filter(|_| b.may_ack && b.settled) else { return };
+        let window = self.own_window(flow, b.buffer.len(), b.entry);
+        let (seq, ack) = (self.client_next(b), b.next());
+        self.send(flow, Place::CLIENT, Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] });
+    }
+
+    /// The next number toward the client, as far as the director knows it.
+    fn client_next(&self, b: &Binding) -> u32 {
+        b.out_start.wrapping_add(b.out_sent as u32)
+    }
+
+    /// Resets the client and forgets the connection.
+    fn reset_client(&mut self, flow: u32, seq: u32, ack: u32) {
+        if let Some(key) = self.key_toward(flow, Place::CLIENT) {
+            let flags = RST | ACK;
+            self.send(flow, Place::CLIENT, Segment { key, flags, seq, ack, window: 0, options: &[], payload: &[] });
+        }
+    }
+
+    /// Resets the server's side of a flow, if it has one, and takes it away.
+    fn reset_server(&mut self, flow: u32, seq: u32, ack: u32) {
+        if let Some(key) = self.key_toward(flow, Place::SERVER) {
+            let flags = RST | ACK;
+            self.send(flow, Place::SERVER, Segment { key, flags, seq, ack, window: 0, options: &[], payload: &[] });
+        }
+        self.detach(flow);
+    }
+
+    /// Takes the server's side away from a flow.
+    fn detach(&mut self, flow: u32) {
+        if !self.is_attached(flow) {
+            return;
+        }
+        self.c.table.detach_server(flow);
+        self.c.unassign(flow);
+        let f = self.c.table.get_mut(flow);
+        f.flags.set(FlowFlags::TRANSLATED, false);
+        f.flags.set(FlowFlags::FULL_NAT, false);
+    }
+
+    /// Moves a connection's state as a segment from `side` moves it.
+    fn moved_by(&mut self, flow: u32, flags: u8, side: usize) {
+        let f = self.c.table.get_mut(flow);
+        f.last_seen = self.tick;
+        let state = super::connection::next_state(f.state, flags, side, true);
+        if state != f.state {
+            self.c.moved(flow, state, self.tick);
+        }
+    }
+
+    /// Forwards a frame as the fast path would, with its numbers moved.
+    fn pass(&mut self, batch: &mut Batch, i: usize, place: Place) -> Verdict {
+        batch.flow[i] = place.0;
+        forward::forward_one(self.c, batch, i, self.tick)
+    }
+
+    /// Forgets a connection, with its binding and legs.
+    fn close(&mut self, flow: u32) {
+        self.c.close(flow);
+    }
+}
+
+/// The first frames of a batch that are for this stage: those of spliced connections that the fast path has left.
+pub(crate) fn is_spliced(c: &Connections, batch: &Batch, i: usize) -> bool {
+    let place = Place(batch.flow[i % BURST]);
+    c.table.keys(place.flow()).is_some() && c.table.get(place.flow()).flags.has(FlowFlags::SPLICED)
+}

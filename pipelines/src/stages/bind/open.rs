@@ -1,0 +1,225 @@
+//! The handshake with the client, before any server is known.
+//!
+//! Only what can be kept is promised (SPLICING, Handshake with the client): an MSS that every path has, window scale
+//! (translated once the server's is known) and SACK (blanked where the server refuses it). Timestamps, MPTCP, TFO, MD5,
+//! AO and ECN are not echoed, so not negotiated.
+
+use super::super::schedule::{key_of, may_send};
+use super::{Desk, intact};
+use crate::content::SynPolicy;
+use crate::snapshot::{NO_SLOT, WhenFull};
+use crate::splice::{Arrival, OWN_SCALE};
+use lcs_dataplane::batch::Batch;
+use lcs_dataplane::flow::{FlowFlags, Key, Place, TableFull, TcpState};
+use lcs_dataplane::headers::ethernet;
+use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
+use lcs_dataplane::headers::tcp::Tcp;
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::splice::{Offer, Segment};
+use lcs_dataplane::{DropReason, Verdict};
+
+/// Share of the flow table that may be half open before SYNs are answered with cookies: one in so many.
+const HALF_OPEN_SHARE: usize = 8;
+
+impl<P: Port> Desk<'_, P> {
+    /// A frame to a content service that belongs to no flow.
+    pub(super) fn open(&mut self, batch: &mut Batch, i: usize, a: &Arrival) -> Verdict {
+        let Some(key) = key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
+        let to = key.destination();
+        let by = &self.snapshot.by_endpoint;
+        let protocol = batch.protocol[i];
+        let slot = by.get(&(to.ip(), to.port(), protocol)).or_else(|| by.get(&(to.ip(), 0, protocol))).copied();
+        let Some(slot) = slot else { return Verdict::Drop(DropReason::NoFlow) };
+        let Some(content) = self.content(slot) else { return Verdict::Drop(DropReason::NoFlow) };
+        if !may_send(self.c, key.source().ip()) {
+            return Verdict::Drop(DropReason::BadSource);
+        }
+        if !intact(batch, i) {
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        let half_open = self.c.timers.half_open();
+        let full = self.c.table.len() >= self.c.table.capacity();
+        let cookies = match content.binding.syn {
+            SynPolicy::Cookie => true,
+            SynPolicy::State => false,
+            SynPolicy::Auto => half_open >= self.c.table.capacity() / HALF_OPEN_SHARE || full,
+        };
+        match a.flags & (SYN | ACK | RST | FIN) {
+            SYN => {
+                let offer = self.offer(batch, i, &key);
+                let isn = self.c.splices.cookies.make(&key, a.seq, offer, self.now);
+                if !cookies {
+                    if let Err(reason) = self.enter(batch, i, slot, &key, [a.seq, isn], offer) {
+                        return Verdict::Drop(reason);
+                    }
+                }
+                self.syn_ack(batch, i, slot, &key, [a.seq, isn], offer)
+            }
+            RST => Verdict::Drop(DropReason::NoFlow),
+            flags if flags & SYN != 0 || flags & ACK == 0 => Verdict::Drop(DropReason::NoFlow),
+            _ => {
+                let numbers = [a.seq.wrapping_sub(1), a.ack.wrapping_sub(1)];
+                // A cookie may have been given before the policy went back to states.
+                let offer = match content.binding.syn {
+                    SynPolicy::State => None,
+                    _ => self.c.splices.cookies.check(&key, numbers[0], numbers[1], self.now),
+                };
+                let Some(offer) = offer else {
+                    self.c.splices.cookies_bad += 1;
+                    return self.refuse_in_place(batch, i, a);
+                };
+                self.c.splices.cookies_good += 1;
+                match self.enter(batch, i, slot, &key, numbers, offer) {
+                    Ok(flow) => {
+                        let entry = self.c.table.get(flow).extra;
+                        self.from_client(batch, i, a, flow, entry)
+                    }
+                    Err(reason) => Verdict::Drop(reason),
+                }
+            }
+        }
+    }
+
+    /// What a SYN offers.
+    fn offer(&self, batch: &Batch, i: usize, key: &Key) -> Offer {
+        let tcp = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
+        let options = tcp.and_then(|b| Tcp::parse(b).ok()).map(|t| SynOptions::read(t.options())).unwrap_or_default();
+        let default = if matches!(key, Key::V4 { .. }) { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
+        // Less than 64 bytes a segment is no path but an attack on our patience (as Linux's tcp_min_snd_mss has it, a little wider).
+        Offer { mss: options.mss.unwrap_or(default).max(64), scale: options.scale, sack: options.sack }
+    }
+
+    /// Answers a SYN in its own frame.
+    fn syn_ack(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        slot: u16,
+        key: &Key,
+        numbers: [u32; 2],
+        offer: Offer,
+    ) -> Verdict {
+        let Some(back) = Key::new(key.destination(), key.source()) else { return Verdict::Drop(DropReason::BadHeader) };
+        let mtu = self.snapshot.interfaces.get(usize::from(batch.rx[i])).map_or(1500, |f| f.mtu);
+        let headers = if matches!(key, Key::V4 { .. }) { 40 } else { 60 };
+        let most = self.content(slot).map_or(1460, |c| c.binding.mss);
+        let mut options = [0; 40];
+        let ours = SynOptions {
+            mss: Some(most.min(mtu.saturating_sub(headers)).max(536)),
+            scale: offer.scale.map(|_| OWN_SCALE),
+            sack: offer.sack,
+            timestamps: false,
+        };
+        let n = ours.write(&mut options);
+        // The window of a SYN is never scaled (RFC 7323 §2.2).
+        let window = u16::try_from(self.room(slot)).unwrap_or(u16::MAX);
+        let segment = Segment {
+            key: back,
+            flags: SYN | ACK,
+            seq: numbers[1],
+            ack: numbers[0].wrapping_add(1),
+            window,
+            options: &options[..n],
+            payload: &[],
+        };
+        self.answer_in_place(batch, i, None, &segment)
+    }
+
+    /// A flow and an entry for a connection whose client has sent a SYN or brought back a cookie. It stays on the list of
+    /// half-open connections until the client has sent something, so that it gives way when the table is full.
+    fn enter(
+        &mut self,
+        batch: &Batch,
+        i: usize,
+        slot: u16,
+        key: &Key,
+        numbers: [u32; 2],
+        offer: Offer,
+    ) -> Result<u32, DropReason> {
+        let frame = batch.frames[i].bytes();
+        let (from, own) = (ethernet::source(frame), ethernet::destination(frame));
+        let to_client = self.c.row_to_client(key.source().ip(), batch.rx[i], from, own)?;
+        let protocol = batch.protocol[i];
+        let flow = match self.c.table.insert(protocol, key, None) {
+            Err(TableFull::Entries) if self.snapshot.when_full == WhenFull::EvictHalfOpen => {
+                let Some(oldest) = self.c.timers.oldest_half_open() else { return Err(DropReason::FlowTableFull) };
+                self.c.close(oldest);
+                self.c.evicted += 1;
+                self.c.table.insert(protocol, key, None)
+            }
+            other => other,
+        }
+        .map_err(|full| match full {
+            TableFull::Index => DropReason::FlowIndexFull,
+            _ => DropReason::FlowTableFull,
+        })?;
+        let Some(entry) = self.c.splices.insert(flow, numbers, offer) else {
+            self.c.table.remove(flow);
+            return Err(DropReason::FlowTableFull);
+        };
+        let f = self.c.table.get_mut(flow);
+        f.service = slot;
+        f.server = NO_SLOT;
+        f.next_hop = [to_client, 0];
+        f.extra = entry;
+        f.flags.set(FlowFlags::SPLICED, true);
+        self.c.opened(flow, TcpState::SynReceived, self.tick);
+        Ok(flow)
+    }
+
+    /// A segment of a client that has sent nothing yet. `None`: go on with it.
+    pub(super) fn half_open(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+    ) -> Option<Verdict> {
+        let numbers = self.c.splices.get(entry).numbers;
+        if !intact(batch, i) {
+            return Some(Verdict::Drop(DropReason::BadTcpChecksum));
+        }
+        let next = numbers[0].wrapping_add(1);
+        if a.flags & RST != 0 {
+            // RFC 5961 §3.2: exactly the next number, or it is a guess.
+            if a.seq == next {
+                self.close(flow);
+                return Some(Verdict::Consume);
+            }
+            return Some(Verdict::Drop(DropReason::OutOfWindow));
+        }
+        if a.flags & SYN != 0 {
+            if a.flags & ACK != 0 {
+                return Some(self.refuse_in_place(batch, i, a));
+            }
+            if a.seq != numbers[0] {
+                // Another connection from the same port; nothing of the old one is lost.
+                self.close(flow);
+                return Some(self.open(batch, i, a));
+            }
+            let key = super::super::schedule::key_of(batch, i)?;
+            let (slot, offer) = (self.c.table.get(flow).service, self.c.splices.get(entry).offer);
+            self.c.table.get_mut(flow).last_seen = self.tick;
+            return Some(self.syn_ack(batch, i, slot, &key, numbers, offer));
+        }
+        if a.flags & ACK == 0 {
+            return Some(Verdict::Drop(DropReason::NoFlow));
+        }
+        if a.ack != numbers[1].wrapping_add(1) {
+            return Some(self.refuse_in_place(batch, i, a));
+        }
+        if a.len == 0 && a.flags & FIN == 0 {
+            // The handshake is done. A protocol in which the server speaks first is greeted at once.
+            let greets = self
+                .content(self.c.table.get(flow).service)
+                .is_some_and(|content| content.protocol.server_speaks_first());
+            if !greets {
+                self.c.table.get_mut(flow).packets[Place::CLIENT] += 1;
+                return Some(Verdict::Consume);
+            }
+        }
+        None
+    }
+}

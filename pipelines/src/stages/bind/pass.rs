@@ -1,0 +1,381 @@
+//! Segments that pass with their numbers moved, and what is seen of them on the way: where messages end.
+
+use super::{Desk, arrival, intact};
+use crate::splice::{Arrival, Binding, Follow, OWN_SCALE, Seen};
+use lcs_dataplane::batch::Batch;
+use lcs_dataplane::checksum::Difference;
+use lcs_dataplane::flow::{FlowFlags, Place};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::{ipv4, parse};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::{DropReason, Verdict};
+
+/// What is to become of bytes that belong to the next request.
+struct Tail {
+    seq: u32,
+    from: usize,
+}
+
+impl<P: Port> Desk<'_, P> {
+    /// A client's segment of an attached connection. `b`: its binding, while the request before is being delivered.
+    pub(super) fn pass_from_client(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+    ) -> Verdict {
+        let mut none = None;
+        self.client_passes(batch, i, a, flow, entry, &mut none)
+    }
+
+    /// The same while the connection has a binding that delivers.
+    pub(super) fn pass_beside(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        b: &mut Binding,
+    ) -> Verdict {
+        let entry = b.entry;
+        self.client_passes(batch, i, a, flow, entry, &mut Some(b))
+    }
+
+    fn client_passes(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+        b: &mut Option<&mut Binding>,
+    ) -> Verdict {
+        let place = Place::new(flow, Place::CLIENT);
+        if a.flags & RST != 0 {
+            return self.reset_passes(batch, i, a, flow, entry, place);
+        }
+        let e = self.c.splices.get(entry);
+        let limit = e.offsets.limit[Place::CLIENT];
+        if e.offsets.open || a.len == 0 || a.flags & SYN != 0 || limit.wrapping_sub(a.end()) as i32 >= 0 {
+            return self.pass_and_look(batch, i, place, entry);
+        }
+        if !intact(batch, i) {
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        let end = usize::from(batch.end[i]);
+        let in_body = self.c.splices.follower(entry).is_some_and(|(_, f)| !f.request.is_done());
+        let next = match self.c.splices.follower(entry) {
+            Some((_, f)) if in_body => f.next[Place::CLIENT],
+            _ => limit,
+        };
+        let skipped = next.wrapping_sub(a.seq) as i32;
+        if skipped < 0 {
+            return Verdict::Drop(DropReason::OutOfOrder);
+        }
+        let mut tail = Tail { seq: next, from: a.payload + skipped as usize };
+        if in_body {
+            let rest = batch.frames[i].bytes().get(tail.from..end).unwrap_or(&[]);
+            let Some((e, f)) = self.c.splices.follower(entry) else { return Verdict::Drop(DropReason::NoFlow) };
+            match f.request(rest, &mut e.offsets) {
+                // Two servers might disagree about where this request ends.
+                Err(_) => return self.end_both(batch, i, a, flow, entry, b),
+                Ok(Seen::Ends(used)) if used < rest.len() => {
+                    tail = Tail { seq: next.wrapping_add(used as u32), from: tail.from + used };
+                }
+                Ok(_) => return self.pass_and_look(batch, i, place, entry),
+            }
+        } else if skipped == 0 && b.is_none() {
+            // The whole segment is the next request: if it goes to the same server it may pass as it is.
+            if let Some(verdict) = self.request_passes(batch, i, a, flow, entry) {
+                return verdict;
+            }
+        }
+        self.next_begins(batch, i, a, flow, entry, &tail, b)
+    }
+
+    /// The next request, whole in one segment and for the server in turn: nothing is buffered, nothing is answered.
+    fn request_passes(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Option<Verdict> {
+        let e = self.c.splices.get(entry);
+        if !e.response_known || e.until_close || a.flags & FIN != 0 {
+            return None;
+        }
+        let response_end = e.offsets.limit[Place::SERVER];
+        let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
+        // Rules look at headers and payload where they stand in the frame.
+        let frame = std::mem::take(&mut batch.frames[i]);
+        let read = {
+            let bytes = frame.bytes();
+            let payload = bytes.get(a.payload..end).unwrap_or(&[]);
+            self.read_in_place(flow, entry, payload, bytes.get(l3..end).unwrap_or(&[]))
+        };
+        batch.frames[i] = frame;
+        let read = read?;
+        let request_end = a.seq.wrapping_add(read.length as u32);
+        let follow = Follow::new(read.method, read.body, [request_end, response_end]);
+        self.c.splices.follow(entry, follow);
+        let e = self.c.splices.get_mut(entry);
+        e.offsets.limit[Place::CLIENT] = request_end;
+        e.response_known = false;
+        Some(self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), entry))
+    }
+
+    /// Bytes of the next request: they are held, and what was before them in the segment goes on.
+    #[allow(clippy::too_many_arguments)]
+    fn next_begins(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+        tail: &Tail,
+        b: &mut Option<&mut Binding>,
+    ) -> Verdict {
+        let end = usize::from(batch.end[i]);
+        let bytes = batch.frames[i].bytes().get(tail.from..end).unwrap_or(&[]).to_vec();
+        let rest = Arrival { seq: tail.seq, len: bytes.len(), payload: tail.from, ..*a };
+        if let Some(b) = b {
+            // The one before is still being delivered; its buffer goes on with these bytes if nothing is missing between.
+            if b.next() != tail.seq || b.cut != b.buffer.len() as u64 {
+                return Verdict::Drop(DropReason::OutOfOrder);
+            }
+            self.hold_bytes(&rest, &bytes, flow, b);
+            if b.may_ack {
+                self.acknowledge(flow, b);
+            }
+            self.acknowledge_server(flow, b);
+            return Verdict::Consume;
+        }
+        if self.c.splices.get(entry).until_close {
+            return Verdict::Drop(DropReason::OutOfOrder);
+        }
+        let before = tail.from > a.payload;
+        let Some(mut b) = self.c.splices.bind(entry) else { return Verdict::Drop(DropReason::RequestsFull) };
+        b.start = tail.seq;
+        b.client_ack = a.ack;
+        b.client_window = a.window;
+        b.may_ack = false;
+        b.settled = false;
+        let (l3, l4end) = (usize::from(batch.l3[i]), a.payload);
+        b.header.extend_from_slice(batch.frames[i].bytes().get(l3..l4end).unwrap_or(&[]));
+        b.ack_floor = self.c.splices.get(entry).offsets.ack(Place::CLIENT, a.ack);
+        self.settle(flow, &mut b);
+        self.hold_bytes(&rest, &bytes, flow, &mut b);
+        let verdict = if before && shorten(batch, i, tail.from) {
+            self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), entry)
+        } else {
+            Verdict::Consume
+        };
+        self.collect(flow, &mut b);
+        if !b.done && b.phase != crate::splice::Phase::Answer {
+            if b.may_ack {
+                self.acknowledge(flow, &b);
+            }
+            if verdict == Verdict::Consume && self.is_attached(flow) && b.phase != crate::splice::Phase::Connect {
+                self.acknowledge_server(flow, &b);
+            }
+        }
+        self.c.splices.put(b);
+        verdict
+    }
+
+    /// Takes bytes into a binding's buffer.
+    fn hold_bytes(&mut self, a: &Arrival, bytes: &[u8], flow: u32, b: &mut Binding) {
+        let room = self.room(self.c.table.get(flow).service).saturating_sub(b.buffer.len());
+        let room = if self.c.splices.has_room(bytes.len()) { room } else { 0 };
+        let before = b.buffer.len();
+        b.take(a, bytes, a.flags & FIN != 0, room);
+        let grown = b.buffer.len() - before;
+        b.held += grown;
+        self.c.splices.buffered += grown;
+    }
+
+    /// Once the client has acknowledged the whole response before, the server has had the whole request before: what
+    /// follows may be acknowledged, and the director's own words have their place.
+    pub(super) fn settle(&mut self, flow: u32, b: &mut Binding) {
+        let e = self.c.splices.get(b.entry);
+        if b.settled || !self.is_attached(flow) || !e.response_known {
+            return;
+        }
+        let end = e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]);
+        if b.client_ack.wrapping_sub(end) as i32 >= 0 {
+            b.may_ack = true;
+            b.settled = true;
+            b.out_start = end;
+        }
+    }
+
+    /// A server's segment of an attached connection.
+    pub(super) fn pass_from_server(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+        mut b: Option<&mut Binding>,
+    ) -> Verdict {
+        let place = Place::new(flow, Place::SERVER);
+        if a.flags & RST != 0 {
+            let verdict = self.reset_passes(batch, i, a, flow, entry, place);
+            if let Some(b) = b
+                && verdict == Verdict::Forward
+            {
+                b.done = true;
+            }
+            return verdict;
+        }
+        if a.flags & SYN != 0 {
+            // The handshake's answer, sent again: the next acknowledgement that passes ends that.
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        let e = self.c.splices.get(entry);
+        let limit = e.offsets.limit[Place::SERVER];
+        let known = e.offsets.open || e.until_close || a.len == 0 || limit.wrapping_sub(a.end()) as i32 >= 0;
+        if !known {
+            if !intact(batch, i) {
+                return Verdict::Drop(DropReason::BadTcpChecksum);
+            }
+            let end = usize::from(batch.end[i]);
+            let Some((e, f)) = self.c.splices.follower(entry).filter(|(e, _)| !e.response_known) else {
+                // The response is over, and nobody has asked for more.
+                return self.end_both(batch, i, a, flow, entry, &mut b);
+            };
+            let skipped = f.next[Place::SERVER].wrapping_sub(a.seq) as i32;
+            if skipped < 0 {
+                return Verdict::Drop(DropReason::OutOfOrder);
+            }
+            let rest = batch.frames[i].bytes().get(a.payload + skipped as usize..end).unwrap_or(&[]);
+            let mut surplus = false;
+            match f.response(rest, &mut e.offsets) {
+                Ok(Seen::More) => {}
+                // Where a response ends can't be said: it ends with the connection.
+                Err(_) | Ok(Seen::UntilClose) => e.until_close = true,
+                Ok(Seen::Tunnel) => e.offsets.open = true,
+                Ok(Seen::Ends(used)) => {
+                    e.response_known = true;
+                    surplus = used < rest.len();
+                }
+            }
+            if e.offsets.open || e.response_known && f.request.is_done() {
+                self.c.splices.unfollow(entry);
+            }
+            if surplus {
+                return self.end_both(batch, i, a, flow, entry, &mut b);
+            }
+        }
+        let verdict = self.pass_and_look(batch, i, place, entry);
+        if let Some(b) = b {
+            if verdict == Verdict::Forward && b.may_ack {
+                self.raise_ack(batch, i, b);
+            }
+            self.settle(flow, b);
+        }
+        verdict
+    }
+
+    /// A reset passes if its number can be right (RFC 5961 §3.2, in its sender's space) and it arrived whole.
+    fn reset_passes(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+        place: Place,
+    ) -> Verdict {
+        let _ = flow;
+        /// The largest window that there can be.
+        const WINDOW: u32 = 1 << 30;
+        let e = self.c.splices.get(entry);
+        let near = e.offsets.limit[place.side()].wrapping_sub(a.seq).wrapping_add(WINDOW) <= 2 * WINDOW;
+        if !intact(batch, i) {
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        if !e.offsets.open && !near {
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        self.pass_and_look(batch, i, place, entry)
+    }
+
+    /// Forwards a frame, and ends the connection's legs if that was its end.
+    fn pass_and_look(&mut self, batch: &mut Batch, i: usize, place: Place, entry: u32) -> Verdict {
+        let verdict = self.pass(batch, i, place);
+        if self.c.table.get(place.flow()).flags.has(FlowFlags::CLOSED) {
+            self.end_legs(entry);
+        }
+        verdict
+    }
+
+    /// Resets both sides: what one of them says has no meaning that both would share.
+    fn end_both(
+        &mut self,
+        batch: &Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+        b: &mut Option<&mut Binding>,
+    ) -> Verdict {
+        let side = Place(batch.flow[i]).side();
+        let o = self.c.splices.get(entry).offsets;
+        // The numbers that each of them expects next, as far as this segment shows them.
+        let (mine, other) = ((a.ack, a.seq), (o.seq(side, a.seq), o.ack(side, a.ack)));
+        let (client, server) = if side == Place::CLIENT { (mine, other) } else { (other, mine) };
+        self.reset_client(flow, client.0, client.1);
+        self.reset_server(flow, server.0, server.1);
+        if let Some(b) = b {
+            b.done = true;
+        }
+        self.close(flow);
+        Verdict::Drop(DropReason::BadFraming)
+    }
+
+    /// The director has acknowledged more than the server has: the client must not see that taken back.
+    fn raise_ack(&mut self, batch: &mut Batch, i: usize, b: &Binding) {
+        let Some(a) = arrival(batch, i).filter(|a| a.flags & ACK != 0) else { return };
+        let behind = b.next().wrapping_sub(a.ack) as i32;
+        if behind <= 0 {
+            return;
+        }
+        let shift = if self.c.splices.get(b.entry).offer.scale.is_some() { OWN_SCALE } else { 0 };
+        let window = (u64::from(a.window) << shift).saturating_sub(behind as u64) >> shift;
+        let l4 = usize::from(batch.l4[i]);
+        let Some(h) = batch.frames[i].bytes_mut().get_mut(l4..l4 + 20) else { return };
+        let mut old = [0; 8];
+        old.copy_from_slice(&h[8..16]);
+        h[8..12].copy_from_slice(&b.next().to_be_bytes());
+        h[14..16].copy_from_slice(&(window as u16).to_be_bytes());
+        let d = Difference::NONE.replacing(&old, &h[8..16]);
+        let sum = u16::from_ne_bytes([h[16], h[17]]);
+        h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
+    }
+}
+
+/// Cuts a frame's payload off from byte `to` on, and makes its lengths and checksums anew. `false` when it can't be.
+fn shorten(batch: &mut Batch, i: usize, to: usize) -> bool {
+    let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));
+    let v6 = matches!(batch.kind[i], lcs_dataplane::headers::Kind::Transport6);
+    let Ok(end) = u16::try_from(to) else { return false };
+    let frame = &mut batch.frames[i];
+    if to < l4 + 20 || !frame.set_len(end) {
+        return false;
+    }
+    batch.end[i] = end;
+    let b = frame.bytes_mut();
+    // No FIN: it comes after what was cut off.
+    b[l4 + 13] &= !FIN;
+    batch.tcp_flags[i] &= !FIN;
+    if v6 {
+        b[l3 + 4..l3 + 6].copy_from_slice(&((to - l3 - 40) as u16).to_be_bytes());
+    } else {
+        b[l3 + 2..l3 + 4].copy_from_slice(&((to - l3) as u16).to_be_bytes());
+        if let Ok(mut ip) = ipv4::Ipv4::parse(&mut b[l3..]) {
+            ip.fill_checksum();
+        }
+    }
+    let Ok(parsed) = parse(b, false) else { return false };
+    parse::fill_transport_checksum(b, &parsed)
+}

@@ -1,0 +1,84 @@
+//! What happens when nothing happens: segments sent again, servers given up on, clients that are too slow.
+
+use super::Desk;
+use crate::splice::{Binding, Phase};
+use lcs_dataplane::flow::Place;
+use lcs_dataplane::port::Port;
+
+/// Bindings looked at between two batches.
+const BUDGET: usize = 32;
+/// Times that data is sent again before the peer is taken for dead.
+const RETRIES: u8 = 8;
+
+impl<P: Port> Desk<'_, P> {
+    /// Serves what is due. Returns whether there may be more.
+    pub(super) fn timers(&mut self) -> bool {
+        for _ in 0..BUDGET {
+            let Some(mut b) = self.c.splices.due(self.now) else { return false };
+            let flow = self.c.splices.get(b.entry).flow;
+            self.time_out(flow, &mut b);
+            self.c.splices.put(b);
+        }
+        true
+    }
+
+    fn time_out(&mut self, flow: u32, b: &mut Binding) {
+        if b.give_up_at <= self.now {
+            b.give_up(None);
+            match b.phase {
+                Phase::Collect => {
+                    self.c.splices.unparsed += 1;
+                    self.give_up_request(flow, b, 408);
+                }
+                Phase::Answer => self.abort(flow, b),
+                _ => {}
+            }
+            return;
+        }
+        if b.resend_at > self.now {
+            return;
+        }
+        if b.out_pending() && b.phase != Phase::Connect {
+            if b.retries >= RETRIES {
+                return self.abort(flow, b);
+            }
+            b.out_sent = 0;
+            b.back_off(self.now);
+            self.flush(flow, b);
+            if b.phase != Phase::Deliver {
+                return;
+            }
+        }
+        match b.phase {
+            Phase::Connect => {
+                let service = self.c.table.get(flow).service;
+                let most = self.content(service).map_or(3, |c| c.binding.syn_retries);
+                if b.retries >= most {
+                    let server = self.c.table.get(flow).server;
+                    b.gave_up_on(server);
+                    self.next_server(flow, b);
+                } else {
+                    b.back_off(self.now);
+                    self.send_syn(flow, b);
+                }
+            }
+            Phase::Deliver => {
+                if b.retries >= RETRIES {
+                    let e = self.c.splices.get(b.entry);
+                    let seq = e.offsets.seq(Place::CLIENT, b.start.wrapping_add(b.delivered as u32));
+                    let ack = e.offsets.ack(Place::CLIENT, b.client_ack);
+                    self.reset_server(flow, seq, ack);
+                    return self.abort(flow, b);
+                }
+                // From the first byte that is not acknowledged, and one segment only, even into a closed window.
+                let window = b.server_window;
+                b.sent = b.delivered;
+                b.server_window = u32::from(b.server_mss);
+                self.deliver(flow, b);
+                b.server_window = window.max(u32::from(b.server_mss));
+                b.back_off(self.now);
+            }
+            Phase::Collect | Phase::Hold | Phase::Answer => b.disarm(),
+        }
+    }
+}
