@@ -118,6 +118,16 @@ impl<'m, M: Meter> Stopwatch<'m, M> {
             self.last = now;
         }
     }
+
+    /// Charges what has passed since the last reading to a stage whose packets of this turn have been counted.
+    #[inline(always)]
+    pub fn lap_more(&mut self, cost: &mut StageCost) {
+        if self.weight != 0 {
+            let now = self.meter.read();
+            cost.cycles += now.wrapping_sub(self.last).wrapping_mul(self.weight);
+            self.last = now;
+        }
+    }
 }
 
 /// The time-stamp counter, not serialising: a reading may move by some tens of cycles, which a batch averages out.

@@ -4,6 +4,7 @@
 pub mod decisions;
 pub mod demo;
 pub mod network;
+pub mod pauses;
 pub mod replay;
 pub mod simulate;
 pub mod stages;

@@ -3,6 +3,7 @@
 //! The pipeline is the one that `lcs run` uses, worker loop included; only the port is in memory. Frames are written between the timed
 //! parts, so their headers are warm in the cache, as after a device's direct cache access; the flows are as cold as their number makes them.
 
+use crate::pauses::{BareLoop, Pauses, Turns};
 use crate::summary::Summary;
 use lcs_dataplane::cycles::{Meter, NoMeter, StageCost, Tsc, tsc, tsc_hz};
 use lcs_dataplane::flow::Memory;
@@ -119,8 +120,12 @@ pub struct Figures {
     pub new_flow_cycles: Summary,
     /// Millions of new flows a second on this core.
     pub new_flows_mps: f64,
-    /// Longest single turn of the loop while the table was filled, TSC cycles.
-    pub longest_turn_cycles: u64,
+    /// Turns of the loop while the table was filled.
+    pub filling: Pauses,
+    /// Turns of the loop while all flows expired.
+    pub expiring: Pauses,
+    /// What the machine itself does to a loop on this core.
+    pub bare_loop: BareLoop,
     /// Bytes of state a flow: entry, index, and address for IPv6.
     pub bytes_per_flow: f64,
     /// Ratio of the cost with cycle accounting to that without, by round; present when asked for.
@@ -132,6 +137,8 @@ const GROUP: usize = 256;
 /// Addresses of clients begin here.
 const CLIENTS: u32 = 0x0a00_0001;
 const NOW: u64 = 1_000_000_000;
+/// When all flows have been idle for longer than any time-out.
+const LATER: u64 = NOW + 3_600_000_000_000;
 
 /// Ends of one flow as packets of either side have them.
 #[derive(Clone, Copy)]
@@ -300,22 +307,35 @@ impl<M: Meter> Bench<M> {
     }
 
     /// Runs the worker over everything on the wire; returns the cycles.
-    fn drain(&mut self, longest: &mut u64) -> u64 {
+    fn drain(&mut self, turns: &mut Turns) -> u64 {
         let mut sum = 0;
         while self.worker.port().waiting() > 0 {
-            let before = tsc();
-            self.worker.poll(NOW);
-            let turn = tsc() - before;
-            *longest = (*longest).max(turn);
-            sum += turn;
+            let worker = &mut self.worker;
+            sum += turns.time(|| {
+                worker.poll(NOW);
+            });
         }
         sum
     }
 
-    /// Opens all flows; returns the cycles for each new flow, by group, and the longest turn.
-    fn fill(&mut self) -> Result<(Vec<f64>, u64), StagesError> {
+    /// Lets all flows expire, as the worker does between batches; returns the turns.
+    fn expire(&mut self) -> Turns {
+        let mut turns = Turns::with_capacity(self.options.flows / 32 + 1024);
+        while self.worker.pipeline().flows() > 0 {
+            let worker = &mut self.worker;
+            turns.time(|| {
+                worker.poll(LATER);
+                worker.between(LATER);
+            });
+        }
+        turns
+    }
+
+    /// Opens all flows; returns the cycles for each new flow, by group, and the turns.
+    fn fill(&mut self) -> Result<(Vec<f64>, Turns), StagesError> {
         let flows = self.options.flows;
-        let (mut costs, mut longest) = (Vec::with_capacity(flows / GROUP + 1), 0);
+        let mut costs = Vec::with_capacity(flows / GROUP + 1);
+        let mut turns = Turns::with_capacity(flows / 32 + 1024);
         let v6 = self.options.ipv6;
         let mut n = 0;
         while n < flows {
@@ -324,7 +344,7 @@ impl<M: Meter> Bench<M> {
                 let (source, destination) = self.client_side(k);
                 let _ = self.inject(source, destination, SYN);
             }
-            let cycles = self.drain(&mut longest);
+            let cycles = self.drain(&mut turns);
             costs.push(cycles as f64 / group as f64);
             let (ends, translated) = (&mut self.ends, self.options.forward.replies_return());
             let sent = self.worker.port_mut().take_sent(|_, b| {
@@ -341,6 +361,7 @@ impl<M: Meter> Bench<M> {
             n += group;
         }
         // The second packet of each connection establishes it.
+        let mut establishing = Turns::default();
         let mut n = 0;
         while n < flows {
             let group = GROUP.min(flows - n);
@@ -348,11 +369,11 @@ impl<M: Meter> Bench<M> {
                 let (source, destination) = self.client_side(k);
                 let _ = self.inject(source, destination, ACK);
             }
-            self.drain(&mut 0);
+            self.drain(&mut establishing);
             self.worker.port_mut().take_sent(|_, _| {});
             n += group;
         }
-        Ok((costs, longest))
+        Ok((costs, turns))
     }
 
     fn lost(&self, sent: u64, got: u64) -> StagesError {
@@ -370,6 +391,7 @@ impl<M: Meter> Bench<M> {
     fn round(&mut self) -> Result<f64, StagesError> {
         let o = self.options.clone();
         let (mut cycles, mut packets) = (0, 0);
+        let mut turns = Turns::with_capacity(o.packets / 32 + 8);
         while packets < o.packets {
             for _ in 0..GROUP {
                 let r = next_random(&mut self.random);
@@ -385,7 +407,7 @@ impl<M: Meter> Bench<M> {
                 };
                 debug_assert!(ok);
             }
-            cycles += self.drain(&mut 0);
+            cycles += self.drain(&mut turns);
             let sent = self.worker.port_mut().take_sent(|_, _| {});
             if sent != GROUP {
                 return Err(self.lost(GROUP as u64, sent as u64));
@@ -443,9 +465,16 @@ fn check(o: &Options) -> Result<(), StagesError> {
 pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, StagesError> {
     check(o)?;
     let hz = tsc_hz();
-    progress(&format!("opening {} flows", o.flows));
+    progress(&format!("opening {} flows and letting them expire", o.flows));
+    let mut first = Bench::new(o, Tsc);
+    let (_, first_filling) = first.fill()?;
+    let first_expiring = first.expire();
+    drop(first);
+    progress("opening them again");
+    let started = tsc();
     let mut bench = Bench::new(o, Tsc);
-    let (fill, longest) = bench.fill()?;
+    let (fill, filling) = bench.fill()?;
+    let took = tsc() - started;
     // The second half: the table is as full as it will be.
     let new_flow_cycles = Summary::of(fill[fill.len() / 2..].to_vec());
     let mut silent = if o.accounting {
@@ -484,6 +513,9 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         }
     }
     let report = bench.report();
+    progress("letting them expire");
+    let expiring = bench.expire();
+    drop(bench);
     let bytes = report.memory.map_or(0.0, |m: Memory| {
         let v6 = if o.ipv6 { m.addresses_v6 } else { 0 };
         (m.entries + m.index + v6) as f64 / report.capacity as f64
@@ -509,7 +541,9 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         mpps: inverse(&cycles),
         new_flow_cycles,
         new_flows_mps: hz as f64 / new_flow_cycles.median / 1e6,
-        longest_turn_cycles: longest,
+        filling: Pauses::of(&first_filling, &filling, hz),
+        expiring: Pauses::of(&first_expiring, &expiring, hz),
+        bare_loop: BareLoop::run(took, hz),
         bytes_per_flow: bytes,
         accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
     })
@@ -545,13 +579,12 @@ impl fmt::Display for Figures {
         let n = &self.new_flow_cycles;
         writeln!(
             f,
-            "new flow: {:.0} cycles ({:.0} – {:.0}), {:.2} M new flows/s; longest turn while filling {:.0} µs",
-            n.median,
-            n.quartiles.0,
-            n.quartiles.1,
-            self.new_flows_mps,
-            self.longest_turn_cycles as f64 / self.tsc_hz as f64 * 1e6
+            "new flow: {:.0} cycles ({:.0} – {:.0}), {:.2} M new flows/s",
+            n.median, n.quartiles.0, n.quartiles.1, self.new_flows_mps
         )?;
+        writeln!(f, "turns while filling: {}", self.filling)?;
+        writeln!(f, "turns while expiring: {}", self.expiring)?;
+        writeln!(f, "{}", self.bare_loop)?;
         write!(f, "state: {:.1} bytes a flow", self.bytes_per_flow)?;
         if let Some(r) = &self.accounting_ratio {
             let percent = |v: f64| (v - 1.0) * 100.0;
@@ -588,7 +621,7 @@ mod tests {
                 };
                 let figures = measure(&o, |_| {}).unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
                 assert!(figures.bytes_per_flow <= 128.0, "{figures}");
-                assert_eq!(figures.stages.len(), 7);
+                assert_eq!(figures.stages.len(), STAGES.len() + 2);
             }
         }
     }

@@ -163,9 +163,24 @@ impl Pipeline for Layer4 {
         }
 
         let (mut hits, mut misses) = (Places::default(), Places::default());
-        lookup::lookup(c, batch, classified.v4, classified.v6, &mut hits, &mut misses);
-        if !hits.is_empty() || !misses.is_empty() {
-            watch.lap(lookup_cost, hits.len() + misses.len());
+        let known = classified.known();
+        let looked_at = link::is_looked_at(c, batch);
+        if !known.is_empty() {
+            lookup::candidates(c, batch, known);
+            watch.lap(lookup_cost, known.len());
+        }
+        // What is simple and established is forwarded at once; tracing and clients that have moved need the stages apart.
+        let mut v4 = classified.v4;
+        if !tracing && !looked_at && !v4.is_empty() {
+            v4 = forward::forward_found(c, batch, v4, tick);
+            let done = classified.v4.len() - v4.len();
+            if done > 0 {
+                watch.lap(forward_cost, done);
+            }
+        }
+        if !v4.is_empty() || !classified.v6.is_empty() {
+            lookup::lookup(c, batch, v4, classified.v6, &mut hits, &mut misses);
+            watch.lap_more(lookup_cost);
         }
         if tracing {
             self.tracer.step(c, batch, "lookup");
@@ -187,7 +202,9 @@ impl Pipeline for Layer4 {
         }
 
         if !hits.is_empty() {
-            link::follow_clients(c, batch, &hits);
+            if looked_at {
+                link::follow_clients(c, batch, &hits);
+            }
             forward::forward(c, batch, hits, tick);
             watch.lap(forward_cost, hits.len());
         }

@@ -118,6 +118,15 @@ impl Index {
         self.reader().candidate(hash)
     }
 
+    /// The place in the second bucket whose tag agrees, if any.
+    #[inline]
+    pub(super) fn candidate_second(&self, hash: u64) -> Option<u32> {
+        let t = tag(hash);
+        let bucket = &self.buckets[self.other(self.first(hash), t)];
+        let mask = bucket.matching(t);
+        (mask != 0).then(|| bucket.places[slot(mask)])
+    }
+
     /// Every candidate of both buckets, until `accept` takes one.
     #[inline]
     pub(super) fn find(&self, hash: u64, mut accept: impl FnMut(u32) -> bool) -> Option<u32> {

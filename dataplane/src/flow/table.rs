@@ -129,7 +129,7 @@ pub struct Memory {
 }
 
 /// Interned IPv6 addresses of services, servers and the director: few, each shared by many flows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Interned {
     addresses: Vec<[u8; 16]>,
     users: Vec<u32>,
@@ -143,6 +143,16 @@ const SAME_AS_CLIENT: u32 = u32::MAX;
 const INTERNED: usize = 1 << 17;
 
 impl Interned {
+    /// With room for all there can be, so that nothing is moved or rehashed when the first packet of a connection brings one more.
+    fn new() -> Self {
+        Interned {
+            addresses: Vec::with_capacity(INTERNED),
+            users: Vec::with_capacity(INTERNED),
+            free: Vec::with_capacity(INTERNED),
+            by_address: HashMap::with_capacity(INTERNED),
+        }
+    }
+
     fn take(&mut self, address: &[u8]) -> Option<u32> {
         let address: [u8; 16] = address.try_into().ok()?;
         if let Some(&id) = self.by_address.get(&address) {
@@ -186,10 +196,8 @@ const NIL: u32 = u32::MAX;
 pub struct FlowTable {
     flows: Slab<Flow>,
     index: Index,
-    /// Client addresses of IPv6 flows; a place of its own, since not every flow has one.
+    /// Client addresses of IPv6 flows, by flow; a slab of its own, since not every flow has one.
     clients_v6: Slab<[u8; 16]>,
-    free_v6: Vec<u32>,
-    used_v6: u32,
     interned: Interned,
     hasher: Hasher,
     free: u32,
@@ -300,9 +308,7 @@ impl FlowTable {
             flows: Slab::zeroed(capacity),
             index: Index::new(capacity * 2),
             clients_v6: Slab::zeroed(capacity),
-            free_v6: Vec::new(),
-            used_v6: 0,
-            interned: Interned::default(),
+            interned: Interned::new(),
             hasher: Hasher::new(seed),
             free: NIL,
             fresh: 0,
@@ -348,6 +354,13 @@ impl FlowTable {
         self.index.prefetch_second(hash);
     }
 
+    /// Asks for the entry that the `n`-th next flow will take, 0 for the next, as far as that is known.
+    #[inline]
+    pub fn prefetch_free(&self, n: usize) {
+        let flow = if self.free == NIL { self.fresh as usize + n } else { self.free as usize };
+        prefetch_at(self.flows.as_ptr().wrapping_add(flow));
+    }
+
     /// Asks for a flow's entry.
     #[inline(always)]
     pub fn prefetch_flow(&self, place: Place) {
@@ -370,6 +383,18 @@ impl FlowTable {
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<Place> {
         self.index.candidate(hash).map(Place)
+    }
+
+    /// The place that the second bucket offers for a hash; to be verified as that of [`FlowTable::candidate`].
+    #[inline]
+    pub fn candidate_second(&self, hash: u64) -> Option<Place> {
+        self.index.candidate_second(hash).map(Place)
+    }
+
+    /// The [`Flow::summary`] at a place that has not been verified; 0 where there is no flow.
+    #[inline(always)]
+    pub fn summary(&self, place: Place) -> u32 {
+        self.flows.get(place.flow() as usize).map_or(0, Flow::summary)
     }
 
     /// Whether `place` is the IPv4 flow and side of a packet.
@@ -468,25 +493,37 @@ impl FlowTable {
     /// # Errors
     /// What is full, or that the server's key is in use; the table is as before then.
     pub fn insert(&mut self, protocol: u8, client: &Key, server: Option<&Key>) -> Result<u32, TableFull> {
+        self.insert_hashed(protocol, client, client.hash(&self.hasher, protocol), server)
+    }
+
+    /// As [`FlowTable::insert`], for a client's key whose hash is known.
+    ///
+    /// # Errors
+    /// As [`FlowTable::insert`].
+    pub fn insert_hashed(
+        &mut self,
+        protocol: u8,
+        client: &Key,
+        hash: u64,
+        server: Option<&Key>,
+    ) -> Result<u32, TableFull> {
+        debug_assert_eq!(hash, client.hash(&self.hasher, protocol));
+        let back = server.map_or(0, |key| key.hash(&self.hasher, protocol));
         if let Some(key) = server
             && self.used < self.flows.len()
-            && self.find(key, protocol).is_some()
+            && self.find_hashed(key, protocol, back).is_some()
         {
             return Err(TableFull::TupleInUse);
         }
         let flow = self.insert_entry(protocol, client, server)?;
-        let hash = client.hash(&self.hasher, protocol);
         if self.index.insert(hash, Place::new(flow, Place::CLIENT).0).is_err() {
             self.release(flow);
             return Err(TableFull::Index);
         }
-        if let Some(key) = server {
-            let back = key.hash(&self.hasher, protocol);
-            if self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
-                self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
-                self.release(flow);
-                return Err(TableFull::Index);
-            }
+        if server.is_some() && self.index.insert(back, Place::new(flow, Place::SERVER).0).is_err() {
+            self.index.remove(hash, Place::new(flow, Place::CLIENT).0);
+            self.release(flow);
+            return Err(TableFull::Index);
         }
         Ok(flow)
     }
@@ -496,19 +533,18 @@ impl FlowTable {
         if self.used == self.flows.len() {
             return Err(TableFull::Entries);
         }
+        let flow = if self.free == NIL { self.fresh } else { self.free };
         let addresses = match (client, server) {
             (Key::V4 { addresses, .. }, Some(Key::V4 { addresses: back, .. })) => [*addresses, *back],
             (Key::V4 { addresses, .. }, _) => [*addresses, 0],
-            (Key::V6 { addresses, .. }, server) => self.reference(addresses, server).ok_or(TableFull::Addresses)?,
-        };
-        let flow = if self.free == NIL {
-            self.fresh += 1;
-            self.fresh - 1
-        } else {
-            self.free
+            (Key::V6 { addresses, .. }, server) => {
+                self.reference(flow, addresses, server).ok_or(TableFull::Addresses)?
+            }
         };
         let entry = &mut self.flows[flow as usize];
-        if self.free != NIL {
+        if self.free == NIL {
+            self.fresh += 1;
+        } else {
             self.free = entry.next;
         }
         *entry = Flow {
@@ -628,8 +664,8 @@ impl FlowTable {
         self.interned.give((back >> 32) as u32);
     }
 
-    /// Takes places for the addresses of an IPv6 flow.
-    fn reference(&mut self, client: &[u8; 32], server: Option<&Key>) -> Option<[u64; 2]> {
+    /// Keeps the addresses of IPv6 flow `flow`: the client's at the flow's own place, the others interned.
+    fn reference(&mut self, flow: u32, client: &[u8; 32], server: Option<&Key>) -> Option<[u64; 2]> {
         let service = self.interned.take(&client[16..])?;
         let back = match server {
             Some(Key::V6 { addresses, .. }) => {
@@ -650,12 +686,8 @@ impl FlowTable {
             }
             _ => pair(SAME_AS_CLIENT, SAME_AS_CLIENT),
         };
-        let place = self.free_v6.pop().unwrap_or_else(|| {
-            self.used_v6 += 1;
-            self.used_v6 - 1
-        });
-        self.clients_v6[place as usize].copy_from_slice(&client[..16]);
-        Some([pair(place, service), back])
+        self.clients_v6[flow as usize].copy_from_slice(&client[..16]);
+        Some([pair(flow, service), back])
     }
 
     /// Removes a flow that is on no timer list. Nothing happens when it is free already.
@@ -674,7 +706,6 @@ impl FlowTable {
     fn release(&mut self, flow: u32) {
         let entry = &mut self.flows[flow as usize];
         if entry.is_v6() {
-            self.free_v6.push(entry.addresses[0] as u32);
             for id in [(entry.addresses[0] >> 32) as u32, entry.addresses[1] as u32, (entry.addresses[1] >> 32) as u32]
             {
                 self.interned.give(id);

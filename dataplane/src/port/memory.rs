@@ -154,8 +154,7 @@ impl Port for MemoryPort {
     #[inline]
     fn receive(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST]) -> usize {
         let n = self.rx.len().min(BURST);
-        for (place, interface) in frames.iter_mut().zip(interfaces).take(n) {
-            let Some(queued) = self.rx.pop_front() else { break };
+        for ((queued, place), interface) in self.rx.drain(..n).zip(frames).zip(interfaces) {
             *interface = queued.interface;
             *place = queued.frame;
         }

@@ -2,6 +2,7 @@
 
 use super::connection::Connections;
 use super::fragment;
+use super::link::OwnAddresses;
 use crate::command::Event;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::{Finder, Hasher};
@@ -13,6 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Frames whose first line is asked for ahead of the one being read.
 const AHEAD: usize = 4;
+
+/// Index buckets asked for one right after the other. Where the translation of an address takes long (nested page tables), a request
+/// holds up the instructions behind it until its address is known; requests side by side wait together.
+const TOGETHER: usize = 8;
 
 /// What [`classify`] has sorted the frames into. A frame in none of the lists has its verdict.
 #[derive(Debug, Default)]
@@ -27,6 +32,14 @@ pub(crate) struct Classified {
     pub firsts: bool,
 }
 
+impl Classified {
+    /// All frames that a flow is to be looked up for.
+    #[inline(always)]
+    pub(crate) fn known(&self) -> Places {
+        Places::from_bits(self.v4.bits() | self.v6.bits())
+    }
+}
+
 /// Reads every frame of the batch.
 pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Classified {
     let mut out = Classified::default();
@@ -36,11 +49,13 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
         frame.prefetch();
     }
     let mut i = 0;
+    let mut foreign = 0;
     loop {
-        i = plain_run(c.table.finder(), batch, &mut out, i, n, verify);
+        i = plain_run(c.table.finder(), &c.own_addresses, batch, &mut out, &mut foreign, i, n, verify);
         if i >= n {
             break;
         }
+        foreign |= u32::from(c.own_addresses.is_foreign(batch.rx[i], batch.frames[i].bytes())) << (i % BURST);
         classify_other(c, batch, i, &mut out, verify);
         i += 1;
     }
@@ -49,7 +64,9 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
             complete_checksum(c, batch, i, now);
         }
     }
-    super::link::refuse_foreign(c, batch, &mut out);
+    if foreign != 0 {
+        super::link::refuse(c, batch, &mut out, foreign);
+    }
     if c.settings.workers > 1 && !batch.from_sibling {
         steer(c, batch, &mut out, now);
     }
@@ -58,35 +75,51 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
 
 /// Reads plain frames from place `from` on, and returns the place of the first that is not plain.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn plain_run(
     finder: Finder<'_>,
+    own: &OwnAddresses,
     batch: &mut Batch,
     out: &mut Classified,
+    foreign: &mut u32,
     from: usize,
     n: usize,
     verify: bool,
 ) -> usize {
-    let (mut v4, mut simple) = (0u32, 0u32);
-    let mut i = from;
+    let (mut v4, mut simple, mut others) = (0u32, 0u32, 0u32);
+    let (mut i, mut asked) = (from, from);
     while i < n.min(BURST) {
         // Beyond the end it asks for the burst's beginning again, which costs less than not asking.
         batch.frames[(i + AHEAD) % BURST].prefetch();
         // What is the same in every plain frame, `Batch::start` has written.
         let Some(p) = plain(batch.frames[i].bytes(), verify) else { break };
         let hash = finder.hasher().v4(p.addresses, p.ports, protocol::TCP);
-        finder.prefetch(hash);
         batch.hash[i] = hash;
+        if i % TOGETHER == TOGETHER - 1 {
+            prefetch_all(&finder, &batch.hash[asked..=i]);
+            asked = i + 1;
+        }
         batch.end[i] = p.end;
         batch.tcp_flags[i] = p.tcp_flags;
         batch.addresses[i] = p.addresses;
         batch.ports[i] = p.ports;
         v4 |= 1 << i;
+        others |= u32::from(own.is_foreign(batch.rx[i], batch.frames[i].bytes())) << i;
         simple |= u32::from(is_simple(p.tcp_flags, p.ttl)) << i;
         i += 1;
     }
+    prefetch_all(&finder, &batch.hash[asked..i]);
     out.v4 = Places::from_bits(out.v4.bits() | v4);
     batch.simple |= simple;
+    *foreign |= others;
     i
+}
+
+#[inline(always)]
+fn prefetch_all(finder: &Finder<'_>, hashes: &[u64]) {
+    for hash in hashes {
+        finder.prefetch(*hash);
+    }
 }
 
 /// See [`Batch::simple`].

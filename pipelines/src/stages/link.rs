@@ -39,26 +39,21 @@ impl OwnAddresses {
             *own = Own { address: u64::from_le_bytes([a, b, c, d, e, f, 0, 0]), mask: (1 << 48) - 1 };
         }
     }
+
+    /// Whether a frame that came in on interface `rx` is for another link-layer address.
+    #[inline(always)]
+    pub(crate) fn is_foreign(&self, rx: u8, frame: &[u8]) -> bool {
+        let head = frame.first_chunk::<8>().map_or(0, |h| u64::from_le_bytes(*h));
+        let own = self.0[usize::from(rx)];
+        (head ^ own.address) & own.mask != 0
+    }
 }
 
-/// Takes frames that are for another link-layer address out of the lists. A port in promiscuous mode, or a switch that floods, brings
+/// Takes the `foreign` frames (see [`OwnAddresses::is_foreign`]), one bit each, out of the lists. A port in promiscuous mode, or a switch that floods, brings
 /// them; forwarding them would duplicate traffic, and in direct routing send a packet round for ever.
 /// Group addresses are for ARP and neighbour discovery only (RFC 1812 §5.3.4).
-#[inline]
-pub(crate) fn refuse_foreign(c: &Connections, batch: &mut Batch, out: &mut Classified) {
-    let mut foreign = 0u32;
-    for i in 0..batch.len.min(BURST) {
-        let head = batch.frames[i].bytes().first_chunk::<8>().map_or(0, |h| u64::from_le_bytes(*h));
-        let own = c.own_addresses.0[usize::from(batch.rx[i])];
-        foreign |= u32::from((head ^ own.address) & own.mask != 0) << i;
-    }
-    if foreign != 0 {
-        refuse(c, batch, out, foreign);
-    }
-}
-
 #[inline(never)]
-fn refuse(c: &Connections, batch: &mut Batch, out: &mut Classified, foreign: u32) {
+pub(crate) fn refuse(c: &Connections, batch: &mut Batch, out: &mut Classified, foreign: u32) {
     for list in [&mut out.v4, &mut out.v6, &mut out.others] {
         let mut ours = Places::default();
         for i in list.iter() {
@@ -172,16 +167,20 @@ impl Learned {
     }
 }
 
+/// Whether [`follow_clients`] is to look at this batch: at every one that is not full, and at one of [`SAMPLE`] full ones.
+#[inline]
+pub(crate) fn is_looked_at(c: &mut Connections, batch: &Batch) -> bool {
+    if batch.len < BURST {
+        return true;
+    }
+    c.full_batches = c.full_batches.wrapping_add(1);
+    c.full_batches.is_multiple_of(SAMPLE)
+}
+
 /// Lets the answers of flows follow their clients to another link-layer address (a router that failed over, a client that
-/// moved). Looked at in every batch that is not full, and in one of [`SAMPLE`] full ones.
+/// moved).
 #[inline]
 pub(crate) fn follow_clients(c: &mut Connections, batch: &Batch, hits: &Places) {
-    if batch.len >= BURST {
-        c.full_batches = c.full_batches.wrapping_add(1);
-        if !c.full_batches.is_multiple_of(SAMPLE) {
-            return;
-        }
-    }
     for i in hits.iter() {
         let place = Place(batch.flow[i]);
         let row = c.table.get(place.flow()).next_hop[0];

@@ -1,8 +1,9 @@
 //! Stage 2: which known connection a frame belongs to.
 //!
-//! Three short passes over the batch, so that each asks for the memory that the next one reads: the index buckets
-//! are already on their way (classification asked for them); the first pass finds candidates and asks for
-//! their entries, the second verifies them, the third deals with the few that are left.
+//! Short passes over the batch, so that each asks for the memory that the next one reads: the index buckets
+//! are already on their way (classification asked for them); [`candidates`] finds candidates and asks for
+//! their entries; whoever reads an entry first verifies it: [`super::forward::forward_found`] for the simple frames of
+//! established connections, [`lookup`] for all others.
 
 use super::connection::Connections;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
@@ -10,7 +11,32 @@ use lcs_dataplane::flow::{FlowFlags, Key, Place};
 use lcs_dataplane::headers::protocol;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 
-/// Finds the flows of the frames in `v4` and `v6`; the rest goes to `misses`.
+/// Notes for each frame in `places` which flow it may belong to ([`NO_FLOW`] stays where there is none), and asks for the flow's entry.
+#[inline]
+pub(crate) fn candidates(c: &Connections, batch: &mut Batch, places: Places) {
+    let finder = c.table.finder();
+    let mut second = 0u32;
+    for i in places.iter() {
+        match finder.candidate(batch.hash[i]) {
+            Some(place) => {
+                batch.flow[i] = place.0;
+                finder.prefetch_flow(place);
+            }
+            None => {
+                second |= 1 << i;
+                c.table.prefetch_second(batch.hash[i]);
+            }
+        }
+    }
+    for i in Places::from_bits(second).iter() {
+        if let Some(place) = c.table.candidate_second(batch.hash[i]) {
+            batch.flow[i] = place.0;
+            finder.prefetch_flow(place);
+        }
+    }
+}
+
+/// Finds the flows of the frames in `v4` and `v6`, whose [`candidates`] are known; the rest goes to `misses`.
 #[inline]
 pub(crate) fn lookup(
     c: &mut Connections,
@@ -21,15 +47,6 @@ pub(crate) fn lookup(
     misses: &mut Places,
 ) {
     let finder = c.table.finder();
-    for i in Places::from_bits(v4.bits() | v6.bits()).iter() {
-        match finder.candidate(batch.hash[i]) {
-            Some(place) => {
-                batch.flow[i] = place.0;
-                finder.prefetch_flow(place);
-            }
-            None => c.table.prefetch_second(batch.hash[i]),
-        }
-    }
     // A frame without a candidate has `NO_FLOW`, which is no flow's place.
     let mut found = 0;
     for i in Places::from_bits(v4.bits() & batch.simple).iter() {

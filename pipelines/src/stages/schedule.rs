@@ -5,7 +5,7 @@
 //! become visible to another core (well under a microsecond), and by connections being opened in the same instant elsewhere: with W
 //! workers, up to W − 1 connections may go to the same least-loaded server before any of the workers sees the others' choice.
 
-use super::connection::Connections;
+use super::connection::{Connections, Settings};
 use crate::command::Event;
 use crate::snapshot::{Forward, NO_SLOT, Scheduler, Server, ServerState, Service, Snapshot, WhenFull};
 use hashbrown::HashMap;
@@ -219,6 +219,8 @@ struct Opening {
     server: u16,
     client: Key,
     back: Option<Key>,
+    /// Full NAT: where the search for a source goes on if the one in `back` is in use.
+    next_source: u64,
 }
 
 /// Gives every new connection among `misses` a server and an entry, and appends it to `hits`.
@@ -234,6 +236,7 @@ pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: Places, h
                     c.table.prefetch(hash);
                     c.table.prefetch_second(hash);
                 }
+                c.table.prefetch_free(n);
                 openings[n] = Some(opening);
                 n += 1;
             }
@@ -285,21 +288,24 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdi
         return Err(Verdict::Drop(DropReason::BadSource));
     }
     let none = Verdict::Drop(DropReason::NoServer);
-    let snapshot = c.snapshot.clone();
+    let Connections { snapshot, schedulers, counts, settings, .. } = c;
     let service = snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).ok_or(none)?;
-    let chosen = c.schedulers.choose(slot, service, &c.counts);
+    let chosen = schedulers.choose(slot, service, counts);
     let server = snapshot.servers.get(usize::from(chosen)).and_then(Option::as_ref).ok_or(none)?;
+    let mut next_source = 0;
     let back = match server.forward {
         Forward::Dr | Forward::Tunnel => None,
         // A server of another family can't be reached by translation; the configuration refuses it.
         Forward::Nat => Some(Key::new(server_endpoint(server, to.port()), client.source()).ok_or(none)?),
         Forward::FullNat => {
-            let local =
-                free_source(c, service, server, &client, transport).ok_or(Verdict::Drop(DropReason::PortsExhausted))?;
+            let mut sources = Sources::new(service, batch.hash[i], settings, 0);
+            let local = sources.next();
+            next_source = sources.next;
+            let local = local.ok_or(Verdict::Drop(DropReason::PortsExhausted))?;
             Some(Key::new(server_endpoint(server, to.port()), local).ok_or(none)?)
         }
     };
-    Ok(Opening { place: i, service: slot, server: chosen, client, back })
+    Ok(Opening { place: i, service: slot, server: chosen, client, back, next_source })
 }
 
 /// What becomes of a packet that no service is for.
@@ -328,9 +334,50 @@ pub(crate) fn server_endpoint(server: &Server, virtual_port: u16) -> SocketAddr 
 }
 
 /// Source ports tried for a full-NAT connection before it is refused.
-const PORT_TRIES: u64 = 32;
+const PORT_TRIES: usize = 32;
 
-/// A source address and port of the director that is free toward the server, and whose replies are steered to this worker.
+/// Sources of the director to try toward a server, in order, whose replies are steered to worker `worker` of `workers`.
+///
+/// Nothing is looked up here: whether a source is free shows when the connection is entered, with the memory of the first one asked for
+/// by then. While most sources are free, the first one is.
+struct Sources<'s> {
+    service: &'s Service,
+    start: u64,
+    next: u64,
+    worker: u8,
+    workers: u8,
+}
+
+impl<'s> Sources<'s> {
+    /// Where to start follows from the client (by its keyed hash), so that its connections spread over sources without
+    /// a counter to guess. `next` is where an earlier search stopped, or 0.
+    fn new(service: &'s Service, hash: u64, settings: &Settings, next: u64) -> Self {
+        Sources { service, start: hash, next, worker: settings.worker, workers: settings.workers.max(1) }
+    }
+}
+
+impl Iterator for Sources<'_> {
+    type Item = SocketAddr;
+
+    fn next(&mut self) -> Option<SocketAddr> {
+        let (first, last) = self.service.source_ports;
+        let ports = u64::from(last.checked_sub(first)?) + 1;
+        let addresses = self.service.sources.len() as u64;
+        let all = ports * addresses;
+        while self.next < all.min(PORT_TRIES as u64 * u64::from(self.workers)) {
+            // The step is a prime above any `all`, so that no endpoint is tried twice before every one was tried.
+            let at = (self.start % all + self.next * 4_294_967_311) % all;
+            self.next += 1;
+            let local = SocketAddr::new(self.service.sources[(at / ports) as usize], first + (at % ports) as u16);
+            if self.workers == 1 || super::classify::owner(local.ip(), local.port(), self.workers) == self.worker {
+                return Some(local);
+            }
+        }
+        None
+    }
+}
+
+/// A source of the director that is free toward the server: for who needs it before the connection is entered.
 pub(crate) fn free_source(
     c: &Connections,
     service: &Service,
@@ -338,26 +385,9 @@ pub(crate) fn free_source(
     client: &Key,
     transport: u8,
 ) -> Option<SocketAddr> {
-    let (first, last) = service.source_ports;
-    let ports = u64::from(last.checked_sub(first)?) + 1;
-    if service.sources.is_empty() {
-        return None;
-    }
-    // Where to start follows from the client, so that its connections spread over ports without a counter to guess.
-    let start = client.hash(c.table.hasher(), transport);
-    let workers = u64::from(c.settings.workers.max(1));
     let to = server_endpoint(server, client.destination().port());
-    let all = ports * service.sources.len() as u64;
-    // The step is a prime above any `all`, so that no endpoint is tried twice before every one was tried.
-    (0..all.min(PORT_TRIES * workers))
-        .map(|n| {
-            let at = (start % all + n * 4_294_967_311) % all;
-            SocketAddr::new(service.sources[(at / ports) as usize], first + (at % ports) as u16)
-        })
-        .filter(|local| {
-            workers == 1 || super::classify::owner(local.ip(), local.port(), workers as u8) == c.settings.worker
-        })
-        .take(PORT_TRIES as usize)
+    Sources::new(service, client.hash(c.table.hasher(), transport), &c.settings, 0)
+        .take(PORT_TRIES)
         .find(|local| Key::new(to, *local).is_some_and(|key| c.table.find(&key, transport).is_none()))
 }
 
@@ -369,37 +399,17 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
     if let Some(place) = c.table.find_hashed(&o.client, transport, batch.hash[i]) {
         return Ok(place.0);
     }
-    let snapshot = c.snapshot.clone();
-    let server = snapshot.servers.get(usize::from(o.server)).and_then(Option::as_ref).ok_or(DropReason::NoServer)?;
-    let row = server.next_hop;
+    let server = c.snapshot.servers.get(usize::from(o.server)).and_then(Option::as_ref).ok_or(DropReason::NoServer)?;
+    let (row, forward) = (server.next_hop, server.forward);
     if !c.hops[usize::from(row)].resolved {
         c.say((1, row), now, Event::NeedNextHop(row));
         return Err(DropReason::NextHopUnresolved);
     }
     let frame = batch.frames[i].bytes();
     let (from, own) = (ethernet::source(frame), ethernet::destination(frame));
-    // Another connection of the same batch may have taken the port that was chosen.
-    let back = match &o.back {
-        Some(key) if server.forward == Forward::FullNat && c.table.find(key, transport).is_some() => {
-            let service = snapshot.services.get(usize::from(o.service)).and_then(Option::as_ref);
-            let local = service.and_then(|s| free_source(c, s, server, &o.client, transport));
-            Some(local.and_then(|l| Key::new(key.source(), l)).ok_or(DropReason::PortsExhausted)?)
-        }
-        back => *back,
-    };
     let to_client = c.row_to_client(o.client.source().ip(), batch.rx[i], from, own)?;
-    let flow = match c.table.insert(transport, &o.client, back.as_ref()) {
-        Err(TableFull::Entries) if snapshot.when_full == WhenFull::EvictHalfOpen && c.evict_half_open(batch, hits) => {
-            c.table.insert(transport, &o.client, back.as_ref())
-        }
-        other => other,
-    }
-    .map_err(|full| match full {
-        TableFull::Entries | TableFull::Addresses => DropReason::FlowTableFull,
-        TableFull::Index => DropReason::FlowIndexFull,
-        TableFull::TupleInUse => DropReason::TupleInUse,
-    })?;
-    let differences = back.as_ref().map(|back| differences(&o.client, back));
+    let (flow, back) = enter(c, batch, hits, o)?;
+    let differences = back.map(|back| differences(&o.client, &back));
     let entry = c.table.get_mut(flow);
     entry.service = o.service;
     entry.server = o.server;
@@ -408,12 +418,59 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
         entry.ip_difference = ip.bits();
         entry.l4_difference = l4.bits();
     }
-    entry.flags.set(FlowFlags::TRANSLATED, server.forward.replies_return());
-    entry.flags.set(FlowFlags::FULL_NAT, server.forward == Forward::FullNat);
-    entry.flags.set(FlowFlags::TUNNEL, server.forward == Forward::Tunnel);
+    entry.flags.set(FlowFlags::TRANSLATED, forward.replies_return());
+    entry.flags.set(FlowFlags::FULL_NAT, forward == Forward::FullNat);
+    entry.flags.set(FlowFlags::TUNNEL, forward == Forward::Tunnel);
     let state = if transport == protocol::TCP { TcpState::SynReceived } else { TcpState::Udp };
     c.opened(flow, state, now);
     Ok(lcs_dataplane::flow::Place::new(flow, 0).0)
+}
+
+/// Finds the connection's keys a place in the table, making room where the policy says so, and in full NAT with another source
+/// of the director while the one chosen is in use. Returns the flow and the key of the server's packets.
+fn enter(
+    c: &mut Connections,
+    batch: &mut Batch,
+    hits: &mut Places,
+    o: &Opening,
+) -> Result<(u32, Option<Key>), DropReason> {
+    let (transport, hash) = (batch.protocol[o.place], batch.hash[o.place]);
+    let mut back = o.back;
+    let (mut tries, mut next_source) = (1, o.next_source);
+    let mut may_evict = c.snapshot.when_full == WhenFull::EvictHalfOpen;
+    loop {
+        return match c.table.insert_hashed(transport, &o.client, hash, back.as_ref()) {
+            Ok(flow) => Ok((flow, back)),
+            Err(TableFull::Entries) if may_evict && c.evict_half_open(batch, hits) => {
+                may_evict = false;
+                continue;
+            }
+            Err(TableFull::TupleInUse) => {
+                if tries >= PORT_TRIES {
+                    return Err(DropReason::PortsExhausted);
+                }
+                tries += 1;
+                back = Some(another_source(c, o, hash, &mut next_source)?);
+                continue;
+            }
+            Err(TableFull::Entries | TableFull::Addresses) => Err(DropReason::FlowTableFull),
+            Err(TableFull::Index) => Err(DropReason::FlowIndexFull),
+        };
+    }
+}
+
+/// The key of the server's packets with the director's next source.
+fn another_source(c: &Connections, o: &Opening, hash: u64, next_source: &mut u64) -> Result<Key, DropReason> {
+    let service = c.snapshot.services.get(usize::from(o.service)).and_then(Option::as_ref);
+    let server = c.snapshot.servers.get(usize::from(o.server)).and_then(Option::as_ref);
+    let (Some(service), Some(server)) = (service, server) else { return Err(DropReason::NoServer) };
+    if server.forward != Forward::FullNat {
+        return Err(DropReason::TupleInUse);
+    }
+    let mut sources = Sources::new(service, hash, &c.settings, *next_source);
+    let local = sources.next().ok_or(DropReason::PortsExhausted)?;
+    *next_source = sources.next;
+    Key::new(server_endpoint(server, o.client.destination().port()), local).ok_or(DropReason::PortsExhausted)
 }
 
 /// What translation from the client's packets to the server's adds to the IPv4 header's and the transport's checksum.

@@ -54,10 +54,14 @@ impl Outer {
         b[44..46].copy_from_slice(&ttl_decrement().apply(inner).to_ne_bytes());
         b[..12].copy_from_slice(&hop.addresses);
         b[12..14].copy_from_slice(&ethernet::ethertype::IPV4.to_be_bytes());
-        let ([l, m], [id, ent]) = (total.to_be_bytes(), ident.to_be_bytes());
-        let first = [self.header[0], tos, l, m, id, ent, df, 0];
+        // Put together as one number: bytes gathered one by one would be stored one by one.
+        let first = u64::from(self.header[0]) << 56
+            | u64::from(tos) << 48
+            | u64::from(total) << 32
+            | u64::from(ident) << 16
+            | u64::from(df) << 8;
         let sum = self.sum.number(u16::from(tos)).number(total).number(ident).number(u16::from(df) << 8);
-        b[14..22].copy_from_slice(&first);
+        b[14..22].copy_from_slice(&first.to_be_bytes());
         b[22..34].copy_from_slice(&self.header[8..]);
         b[24..26].copy_from_slice(&sum.checksum().to_ne_bytes());
         true
