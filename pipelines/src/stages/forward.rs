@@ -144,8 +144,9 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let (ip, tcp) = b.split_at_mut(34);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<34>(), tcp.first_chunk_mut::<20>()) else { break };
                 let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 54));
-                // While it is being bound, the bind stage sees every segment: acknowledgements too.
-                if e.binding != NIL || !e.offsets.passes(side, seq_end) {
+                // While it is being bound, the bind stage sees every segment, acknowledgements too; and all of a leg's.
+                // Options (SACK) go the other way.
+                if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
                     break;
                 }
                 ip[..12].copy_from_slice(&hop.addresses);
@@ -164,7 +165,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let (ip, tcp) = b.split_at_mut(54);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<54>(), tcp.first_chunk_mut::<20>()) else { break };
                 let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 74));
-                if e.binding != NIL || !e.offsets.passes(side, seq_end) {
+                if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
                     break;
                 }
                 let (source, destination) = v6.of(flow, 1 - side);
