@@ -298,7 +298,7 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
     plan.binding = Binding {
         syn: [SynPolicy::Cookie, SynPolicy::State, SynPolicy::Auto][random.below(3) as usize],
         // Clients that send a byte at a time over links that lose them are slow, not idle.
-        request: Duration::from_secs(600),
+        request: Duration::from_secs(6_000),
         first_byte: Duration::from_secs(300),
         syn_retries: if faults { 5 } else { 2 },
         ..Binding::default()

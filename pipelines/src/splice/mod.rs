@@ -28,6 +28,10 @@ pub(crate) const OWN_SCALE: u8 = 7;
 const BINDINGS: usize = 1 << 16;
 /// Bytes of requests that one worker holds at most.
 const BUFFERED: usize = 256 << 20;
+/// Clients that are remembered to have been sent a cookie lately, at most: what is remembered is overwritten.
+const COOKIED: usize = 4096;
+/// For how long, nanoseconds.
+const COOKIED_FOR: Nanos = 30_000_000_000;
 /// Boxes and extractions kept for the next connection.
 const SPARE: usize = 256;
 
@@ -91,6 +95,8 @@ pub struct Splices {
     /// Bytes of requests held.
     pub(crate) buffered: usize,
     pub(crate) cookies: Cookies,
+    /// Hash of a client and when it was sent a cookie.
+    cookied: Vec<(u64, Nanos)>,
     /// By service slot: its rules, and room to evaluate them in.
     scratches: Vec<Option<(Arc<Content>, Scratch)>>,
     /// Flows of legs whose connection is gone.
@@ -127,6 +133,7 @@ impl Splices {
             spare: Vec::new(),
             extractions: Vec::new(),
             buffered: 0,
+            cookied: Vec::new(),
             cookies: Cookies::new([seed, seed.rotate_left(29) ^ 0x6c63_735f_636f_6f6b]),
             scratches: Vec::new(),
             orphans: Vec::new(),
@@ -169,6 +176,9 @@ impl Splices {
             // Reserved, not touched, so that no growth ever stops the packets.
             self.entries.reserve_exact(self.capacity);
             self.slots.reserve_exact(BINDINGS.min(self.capacity));
+        }
+        if any && self.cookied.is_empty() {
+            self.cookied = vec![(0, 0); COOKIED];
         }
         self.scratches.resize_with(snapshot.services.len(), || None);
         self.hits.resize_with(snapshot.services.len(), Vec::new);
@@ -235,6 +245,19 @@ impl Splices {
         };
         self.used += 1;
         Some(id)
+    }
+
+    /// A client, known by its hash, was sent a cookie.
+    pub(crate) fn cookie_sent(&mut self, hash: u64, now: Nanos) {
+        if let Some(place) = self.cookied.get_mut(hash as usize % COOKIED) {
+            *place = (hash, now);
+        }
+    }
+
+    /// Whether it was sent one lately. A flood of SYNs makes this forget.
+    pub(crate) fn was_sent_cookie(&self, hash: u64, now: Nanos) -> bool {
+        let place = self.cookied.get(hash as usize % COOKIED);
+        place.is_some_and(|&(h, at)| h == hash && at > 0 && now < at + COOKIED_FOR)
     }
 
     /// The entries, for the fast path.

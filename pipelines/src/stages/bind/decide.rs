@@ -168,6 +168,7 @@ impl<P: Port> Desk<'_, P> {
         }
         // An old, delayed acknowledgement must not move the window back (RFC 9293 §3.10.7.4).
         let advances = a.ack.wrapping_sub(b.client_ack) as i32;
+        let was_settled = b.settled;
         if advances >= 0 {
             b.client_ack = a.ack;
             b.client_window = a.window;
@@ -182,6 +183,16 @@ impl<P: Port> Desk<'_, P> {
         if b.phase == Phase::Deliver && belongs_to_delivery(a, b) {
             // What follows what we deliver goes straight on; the server puts it in order.
             return self.pass_beside(batch, i, a, flow, b);
+        }
+        // What comes before the request that is being collected belongs to the one before, and its server may lack it.
+        let start = b.start;
+        let earlier = start.wrapping_sub(a.seq) as i32 > 0
+            && a.len > 0
+            && !b.may_ack
+            && self.is_attached(flow)
+            && matches!(b.phase, Phase::Collect | Phase::Hold);
+        if earlier && a.end().wrapping_sub(b.start) as i32 <= 0 && a.flags & FIN == 0 {
+            return self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), b.entry);
         }
         let end = usize::from(batch.end[i]);
         let payload = batch.frames[i].bytes().get(a.payload..end).unwrap_or(&[]);
@@ -210,6 +221,11 @@ impl<P: Port> Desk<'_, P> {
         if b.fin && taken == Taken::New {
             self.moved_by(flow, FIN | ACK, Place::CLIENT);
         }
+        // The segment does not go on; its acknowledgement does, repeated ones too: one before may have been lost.
+        let to_tell = advances > 0 || nothing && advances == 0;
+        if to_tell && self.is_attached(flow) && matches!(b.phase, Phase::Collect | Phase::Hold | Phase::Deliver) {
+            self.acknowledge_server(flow, b);
+        }
         match taken {
             Taken::New => {}
             Taken::Gap => {
@@ -219,6 +235,7 @@ impl<P: Port> Desk<'_, P> {
                 return Verdict::Drop(DropReason::OutOfOrder);
             }
             Taken::Old if nothing => {}
+            Taken::Old if earlier => {}
             Taken::Old => {
                 let full = before + 1 >= self.room(service) || !self.c.splices.has_room(payload.len());
                 if b.may_ack {
@@ -229,20 +246,23 @@ impl<P: Port> Desk<'_, P> {
                 }
             }
         }
-        if advances > 0 && self.is_attached(flow) && matches!(b.phase, Phase::Collect | Phase::Hold) {
-            self.acknowledge_server(flow, b);
-        }
         match b.phase {
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
             // The rest of the request follows as the server takes it.
             Phase::Connect | Phase::Replay | Phase::Deliver | Phase::Answer => {}
         }
-        if taken == Taken::New && b.may_ack && !b.done && b.phase != Phase::Answer {
+        // What was held back until the response before was over may be acknowledged now.
+        let now_settled = b.settled && !was_settled && !b.buffer.is_empty();
+        if (taken == Taken::New || now_settled) && b.may_ack && !b.done && b.phase != Phase::Answer {
             self.acknowledge(flow, b);
         }
         if b.phase == Phase::Deliver && !b.done {
             self.deliver(flow, b);
+        }
+        let earlier = earlier && !b.done && self.is_attached(flow) && b.phase != Phase::Connect;
+        if earlier && super::pass::shorten(batch, i, a.payload + start.wrapping_sub(a.seq) as usize) {
+            return self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), b.entry);
         }
         Verdict::Consume
     }

@@ -53,6 +53,8 @@ impl<P: Port> Desk<'_, P> {
                     if let Err(reason) = self.enter(batch, i, slot, &key, [a.seq, isn], offer) {
                         return Verdict::Drop(reason);
                     }
+                } else {
+                    self.c.splices.cookie_sent(batch.hash[i], self.now);
                 }
                 self.syn_ack(batch, i, slot, &key, [a.seq, isn], offer)
             }
@@ -66,6 +68,10 @@ impl<P: Port> Desk<'_, P> {
                     _ => self.c.splices.cookies.check(&key, numbers[0], numbers[1], self.now),
                 };
                 let Some(offer) = offer else {
+                    if self.c.splices.was_sent_cookie(batch.hash[i], self.now) {
+                        // A later segment has overtaken the one that brings the cookie back; both will be sent again.
+                        return Verdict::Drop(DropReason::OutOfOrder);
+                    }
                     self.c.splices.cookies_bad += 1;
                     return self.refuse_in_place(batch, i, a);
                 };

@@ -301,7 +301,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Forwards a frame, and ends the connection's legs if that was its end.
-    fn pass_and_look(&mut self, batch: &mut Batch, i: usize, place: Place, entry: u32) -> Verdict {
+    pub(super) fn pass_and_look(&mut self, batch: &mut Batch, i: usize, place: Place, entry: u32) -> Verdict {
         let verdict = self.pass(batch, i, place);
         if self.c.table.get(place.flow()).flags.has(FlowFlags::CLOSED) {
             self.end_legs(entry);
@@ -355,7 +355,7 @@ impl<P: Port> Desk<'_, P> {
 }
 
 /// Cuts a frame's payload off from byte `to` on, and makes its lengths and checksums anew. `false` when it can't be.
-fn shorten(batch: &mut Batch, i: usize, to: usize) -> bool {
+pub(super) fn shorten(batch: &mut Batch, i: usize, to: usize) -> bool {
     let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));
     let v6 = matches!(batch.kind[i], lcs_dataplane::headers::Kind::Transport6);
     let Ok(end) = u16::try_from(to) else { return false };
