@@ -106,6 +106,47 @@ fn tables_run_on_bytes() {
     assert!(report.failures[1].got.contains("refused"), "{report}");
 }
 
+/// The tutorial's own rules (slides 37, 40, 61, 64, 68), compiled and run on the bytes of requests.
+#[test]
+fn the_tutorials_rules_take_the_requests_that_they_are_about() {
+    let set = parse(
+        "server1: if (suffix(path, /order.asp) && xml.//Amount[Value > 10000]) forward(server1)\n\
+         Rule 1: if (xml.purchase/totalAmount > 5000) routeTo(highSpeedServers)\n\
+         Rule 2: if (xml.purchase/customerName == CCL) routeTo(specialCustomerServers)\n\
+         R3: if (suffix(url, gif) || suffix(url, jpg)) loadBalance(images, wlc)\n\
+         R4: if (regex(url, \"^/purchase\") && cookie.name == \"servlet1\") routeTo(cgi, STICKY)\n\
+         R5: if (smtp.to == \"chow@cs.uccs.edu\") routeTo(mail2)\n\
+         R6: if (bitmatch(64, 8, 0xff) == 65) routeTo(linuxers)\n\
+         R8: if (atoi(xml.order/item[2]/subTotal) > 50000) { return route_to(\"ace\", NON_STICKY, saddr); }\n\
+         R9: if ((atoi(xml.order/item[2]/subTotal) > 0) && (atoi(xml.order/item[2]/subTotal) < 50000)) routeTo(wait)\n\
+         R10: if (strstr(url, \"lcs1\") != NULL) routeTo(ace)\n\
+         R11: if (strstr(url, \"lcs2\") != NULL) routeTo(wait)\n\
+         default: routeTo(web)\n",
+    );
+    let trial = trial(&set);
+    let table = "<<< => server1\nPOST /shop/order.asp HTTP/1.1\nHost: a\nContent-Type: text/xml\n\n\
+        <order>\n <Amount><Value>10001</Value></Amount>\n</order>\n>>>\n\
+        POST /order.asp xml.o/Amount/Value=10000 => default\n\
+        <<< => highSpeedServers\nPOST /purchase.cgi HTTP/1.1\nHost: a\nContent-Type: text/xml\n\n<?xml version=\"1.0\"?>\n\
+        <purchase>\n <customerName>CCL</customerName>\n <customerID>111222333</customerID>\n\
+        <item><productID>309121544</productID><unitPrice>5000</unitPrice><subTotal>50000</subTotal></item>\n\
+        <totalAmount>102000</totalAmount>\n</purchase>\n>>>\n\
+        xml.purchase/customerName=CCL => specialCustomerServers\n\
+        xml.purchase/totalAmount=5000 => web\n\
+        GET /pictures/lcs1.gif => loadBalance(images, wlc)\n\
+        GET /purchase/1 cookie.name=servlet1 => routeTo(cgi, STICKY)\n\
+        GET /a/purchase/1 cookie.name=servlet1 => web\n\
+        smtp.to=chow@cs.uccs.edu => mail2\n\
+        GET / ip.ttl=65 => linuxers\n\
+        xml.order/item[1]/subTotal=1 xml.order/item[2]/subTotal=50001 => routeTo(ace, NON_STICKY)\n\
+        xml.order/item[1]/subTotal=1 xml.order/item[2]/subTotal=49999 => wait\n\
+        xml.order/item[1]/subTotal=1 xml.order/item[2]/subTotal=50000 => default\n\
+        GET /lcs1/index.html => ace\n\
+        GET /lcs2/index.html => rule R11\n";
+    let report = rules::test_table(&set, table, "t", |case| trial.decide(case)).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((report.cases, report.failures.as_slice()), (15, &[][..]), "{report}");
+}
+
 #[test]
 fn names_that_the_numbering_lacks_are_named_with_their_place() {
     struct None;

@@ -1,7 +1,7 @@
 //! The seeded simulation as CI runs it. A failure names its seed and leaves a capture of that run.
 
 use lcs_perf::network::capture::Capture;
-use lcs_perf::simulate::{replay, run};
+use lcs_perf::simulate::{has_faults, replay, run};
 
 /// Seeds of a run, and connections of each.
 const SEEDS: std::ops::Range<u64> = 0..100;
@@ -11,11 +11,11 @@ const CONNECTIONS: u64 = 40;
 fn layer4_holds_what_it_must_for_every_seed() {
     let (mut connections, mut frames) = (0, 0);
     for seed in SEEDS {
-        let outcome = run(seed, CONNECTIONS, seed % 8 != 0);
+        let outcome = run(seed, CONNECTIONS, has_faults(seed));
         if !outcome.ok() {
             let path = format!("{}/seed-{seed}.pcapng", env!("CARGO_TARGET_TMPDIR"));
             let sink = std::io::BufWriter::new(std::fs::File::create(&path).unwrap());
-            replay(seed, CONNECTIONS, seed % 8 != 0, Capture::new(Box::new(sink), 1_000_000)).unwrap();
+            replay(seed, CONNECTIONS, has_faults(seed), Capture::new(Box::new(sink), 1_000_000)).unwrap();
             panic!("{outcome}\nthe frames of this run are in {path}");
         }
         connections += outcome.connections;

@@ -4,6 +4,7 @@ mod invariants;
 mod wire;
 mod world;
 
+use lcs_pipelines::extract::fuzz as extract;
 use std::fs;
 use std::path::Path;
 
@@ -37,6 +38,46 @@ fn headers() {
 #[test]
 fn icmp() {
     replay("icmp", invariants::icmp);
+}
+
+#[test]
+fn http() {
+    replay("http", extract::fuzz_http);
+}
+
+#[test]
+fn xml() {
+    replay("xml", extract::fuzz_xml);
+}
+
+#[test]
+fn json() {
+    replay("json", extract::fuzz_json);
+}
+
+#[test]
+fn tls() {
+    replay("tls", extract::fuzz_tls);
+}
+
+#[test]
+fn dialogue() {
+    replay("dialogue", extract::fuzz_dialogue);
+}
+
+#[test]
+fn server_replay() {
+    replay("replay", extract::fuzz_replay);
+}
+
+#[test]
+fn response() {
+    replay("response", extract::fuzz_response);
+}
+
+#[test]
+fn chunks() {
+    replay("chunks", extract::fuzz_chunks);
 }
 
 /// Writes the seeds of the corpus from the templates; run with `--ignored` after the templates have changed.

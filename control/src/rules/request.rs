@@ -113,8 +113,11 @@ fn first_stream(reader: Reader<'_>, port: u16) -> Result<GivenRequest, CaptureEr
     Ok(GivenRequest { bytes: assemble(stream.segments, stream.whole), connection: stream.connection })
 }
 
-/// A TCP segment toward the port: who sent it, the packet from its IP header on, and its TCP header.
-fn toward<'f>(frame: &'f [u8], parsed: &Parsed, port: u16) -> Option<((IpAddr, u16), &'f [u8], Tcp<&'f [u8]>)> {
+/// A TCP segment: who sent it, the packet from its IP header on, and its TCP header.
+type Segment<'f> = ((IpAddr, u16), &'f [u8], Tcp<&'f [u8]>);
+
+/// A frame's segment, if it is toward the port.
+fn toward<'f>(frame: &'f [u8], parsed: &Parsed, port: u16) -> Option<Segment<'f>> {
     if parsed.protocol != 6 {
         return None;
     }

@@ -1,5 +1,7 @@
 //! An end system: link layer, tunnels and service addresses around a [`Stack`], and the applications on it.
 
+use super::monitor::Monitor;
+use super::reshape::{self, Reshape};
 use super::sequence::Sequences;
 use super::stack::{Settings, Stack};
 use super::time_wait::Answer;
@@ -22,6 +24,8 @@ pub struct Host {
     stack: Stack,
     applications: Vec<Box<dyn Application>>,
     sequences: Sequences,
+    reshape: Option<Reshape>,
+    monitor: Option<Monitor>,
     /// Packets taken out of a tunnel.
     pub decapsulated: u64,
 }
@@ -42,6 +46,8 @@ impl Host {
             stack: Stack::new(settings, BEGIN),
             applications: vec![],
             sequences: Sequences::default(),
+            reshape: None,
+            monitor: None,
             decapsulated: 0,
         }
     }
@@ -51,6 +57,44 @@ impl Host {
     pub fn with(mut self, application: impl Application) -> Self {
         self.applications.push(Box::new(application));
         self
+    }
+
+    /// The same host with its TCP reshaped on the wire.
+    #[must_use]
+    pub fn reshaped(mut self, settings: reshape::Settings) -> Self {
+        self.reshape = Some(Reshape::new(settings, self.stack.settings().seed));
+        self
+    }
+
+    /// The same host with a watch on what it receives.
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        self.monitor = Some(Monitor::default());
+        self
+    }
+
+    /// What its segments go through, if they are reshaped.
+    pub fn reshape(&self) -> Option<&Reshape> {
+        self.reshape.as_ref()
+    }
+
+    /// The watch on it, if there is one.
+    pub fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.as_ref()
+    }
+
+    /// Sends a frame, reshaped and watched.
+    fn transmit(&mut self, frame: Vec<u8>, out: &mut Outbox) {
+        let frames = match &mut self.reshape {
+            Some(reshape) => reshape.sent(frame),
+            None => vec![frame],
+        };
+        for frame in frames {
+            if let Some(monitor) = &mut self.monitor {
+                monitor.sent(&frame);
+            }
+            out.send(0, frame);
+        }
     }
 
     /// The host's stack.
@@ -173,13 +217,20 @@ impl Node for Host {
         if self.stack.settings().decapsulates && self.decapsulate(&mut frame) {
             self.decapsulated += 1;
         }
+        if let Some(monitor) = &mut self.monitor {
+            monitor.received(&frame);
+        }
+        if let Some(reshape) = &mut self.reshape {
+            reshape.received(&mut frame);
+        }
         match self.stack.time_waits.receive(&frame) {
+            Answer::NotOurs if !self.sequences.received(&frame) => {}
             Answer::NotOurs => {
                 self.stack.wire.waiting.push_back(frame);
                 return Some(now);
             }
             Answer::Ignore => {}
-            Answer::Acknowledge(reply) => out.send(0, reply),
+            Answer::Acknowledge(reply) => self.transmit(reply, out),
         }
         out.recycle(frame);
         None
@@ -202,7 +253,7 @@ impl Node for Host {
             if services {
                 self.announce_own(&mut frame);
             }
-            out.send(0, frame);
+            self.transmit(frame, out);
         }
         self.stack.wire.sent.clear();
         // Received buffers serve the next frames that are sent, and the rest goes back.

@@ -7,11 +7,14 @@
 //! product's own worker over memory ports. May use everything below `perf`.
 
 pub mod capture;
+pub mod content;
 pub mod director;
 pub mod host;
 pub mod http;
 pub mod link;
+pub mod monitor;
 pub mod random;
+pub mod reshape;
 mod sequence;
 pub mod site;
 pub mod stack;

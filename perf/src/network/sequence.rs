@@ -1,4 +1,5 @@
-//! Mends two things in what `smoltcp` sends: bare acknowledgements with an old sequence number or a closed window.
+//! Mends two things in what `smoltcp` sends, bare acknowledgements with an old sequence number or a closed window, and
+//! one in what it makes of repeated acknowledgements.
 //!
 //! After a time-out `smoltcp` goes back to the first unacknowledged byte, and its bare ACKs carry that number instead
 //! of SND.NXT (RFC 9293 §3.10.7.4 wants `<SEQ=SND.NXT><ACK=RCV.NXT><CTL=ACK>`). The peer has received further and must
@@ -8,6 +9,9 @@
 //! It also acknowledges before the application could read, so that a window closes and opens within one poll. A real
 //! stack would say so once. If the two segments change places on the way, the sender believes in a closed window, and
 //! `smoltcp` does not probe a window that closes over data in flight (RFC 9293 §3.8.6.1).
+//!
+//! When all but its FIN is acknowledged three times over, it is to send the FIN again at once (RFC 5681 §3.2); it finds no
+//! data, sends nothing, and has by then stopped its timer: the FIN never comes again. The repetitions are kept from it.
 
 use lcs_dataplane::headers::tcp::{Tcp, flags};
 use lcs_dataplane::headers::{Kind, Parsed, SeqNumber, parse, protocol};
@@ -19,10 +23,19 @@ const FOLLOWED: usize = 8192;
 /// Addresses and ports as they stand in a sent packet.
 type Key = ([u8; 32], u32);
 
-/// The highest sequence number that each connection has sent.
+/// What a connection has sent.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// One past the highest sequence number.
+    next: SeqNumber,
+    /// The FIN's, and whether everything up to it was acknowledged.
+    fin: Option<(SeqNumber, bool)>,
+}
+
+/// What each connection has sent.
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
-    next: HashMap<Key, SeqNumber>,
+    sent: HashMap<Key, Sent>,
 }
 
 impl Sequences {
@@ -47,13 +60,16 @@ impl Sequences {
         let counted = len + u32::from(kind & flags::SYN != 0) + u32::from(kind & flags::FIN != 0);
         let end = SeqNumber(seq.0.wrapping_add(counted));
         if kind & flags::RST != 0 {
-            self.next.remove(&key);
+            self.sent.remove(&key);
         } else if kind & flags::SYN != 0 {
-            if self.next.len() >= FOLLOWED {
-                self.next.clear();
+            if self.sent.len() >= FOLLOWED {
+                self.sent.clear();
             }
-            self.next.insert(key, end);
-        } else if let Some(next) = self.next.get_mut(&key) {
+            self.sent.insert(key, Sent { next: end, fin: None });
+        } else if let Some(Sent { next, fin }) = self.sent.get_mut(&key) {
+            if kind & flags::FIN != 0 && fin.is_none() {
+                *fin = Some((SeqNumber(end.0.wrapping_sub(1)), false));
+            }
             if counted == 0 && kind & flags::ACK != 0 && (next.0.wrapping_sub(seq.0) as i32) > 0 {
                 frame[l4 + 4..l4 + 8].copy_from_slice(&next.0.to_be_bytes());
                 parse::fill_transport_checksum(frame, &parsed);
@@ -63,6 +79,26 @@ impl Sequences {
             }
         }
         true
+    }
+
+    /// Looks at a received frame. Returns whether the stack is to see it.
+    pub fn received(&mut self, frame: &[u8]) -> bool {
+        let Some((parsed, (addresses, ports))) = connection(frame) else { return true };
+        let mut back = [0; 32];
+        let half = if parsed.kind == Kind::Transport4 { 4 } else { 16 };
+        back[..half].copy_from_slice(&addresses[half..2 * half]);
+        back[half..2 * half].copy_from_slice(&addresses[..half]);
+        let Some(Sent { fin: Some((fin, told)), .. }) = self.sent.get_mut(&(back, ports.rotate_left(16))) else {
+            return true;
+        };
+        let Some(Ok(tcp)) = frame.get(usize::from(parsed.l4)..usize::from(parsed.end)).map(Tcp::parse) else {
+            return true;
+        };
+        let bare = tcp.payload().is_empty() && tcp.flags() == flags::ACK;
+        if !bare || tcp.ack() != *fin || !parse::transport_checksum_ok(frame, &parsed) {
+            return true;
+        }
+        !std::mem::replace(told, true)
     }
 }
 
@@ -108,6 +144,29 @@ mod tests {
             assert_eq!(sent(5, flags::ACK, b""), 6);
             assert_eq!(sent(3, flags::RST | flags::ACK, b""), 3);
             assert_eq!(sent(2, flags::ACK, b""), 2); // a connection that it knows nothing of
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_of_all_but_the_fin_is_told_once() {
+        for (from, to) in [("192.0.2.1:9", "192.0.2.2:80"), ("[2001:db8::1]:9", "[2001:db8::2]:80")] {
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            let frame = |there: bool, kind: u8, numbers: (u32, u32), payload: &[u8]| {
+                let mut p = if there { Packet::tcp(from, to, kind) } else { Packet::tcp(to, from, kind) };
+                p = p.payload(payload);
+                if let Transport::Tcp { seq, ack, .. } = &mut p.transport {
+                    (*seq, *ack) = numbers;
+                }
+                p.frame()
+            };
+            let mut s = Sequences::default();
+            s.sent(&mut frame(true, flags::SYN, (u32::MAX, 0), b""), &[]);
+            s.sent(&mut frame(true, flags::ACK | flags::FIN, (0, 1), b"abc"), &[]);
+            let mut told = |kind, ack, payload: &[u8]| s.received(&frame(false, kind, (1, ack), payload));
+            assert!(told(flags::ACK, 2, b"") && told(flags::ACK, 2, b""));
+            assert!(told(flags::ACK, 3, b"") && !told(flags::ACK, 3, b"") && !told(flags::ACK, 3, b""));
+            assert!(told(flags::ACK, 3, b"data") && told(flags::ACK | flags::FIN, 3, b""));
+            assert!(told(flags::ACK, 4, b"") && told(flags::ACK, 4, b""));
         }
     }
 

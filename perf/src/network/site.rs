@@ -368,7 +368,11 @@ impl<M: Meter + 'static> Site<M> {
     }
 }
 
-fn workers<M: Meter + Clone>(plan: &Plan, meter: &M, snapshot: &Snapshot) -> Vec<Worker<MemoryPort, Layer4, M>> {
+pub(crate) fn workers<M: Meter + Clone>(
+    plan: &Plan,
+    meter: &M,
+    snapshot: &Snapshot,
+) -> Vec<Worker<MemoryPort, Layer4, M>> {
     let count = plan.workers.max(1);
     let counts = Arc::new(SharedCounts::new(usize::from(count), plan.weights.len()));
     let snapshot = Arc::new(snapshot.clone());
@@ -396,7 +400,7 @@ fn workers<M: Meter + Clone>(plan: &Plan, meter: &M, snapshot: &Snapshot) -> Vec
         .collect()
 }
 
-fn client_settings(plan: &Plan, n: usize) -> Settings {
+pub(crate) fn client_settings(plan: &Plan, n: usize) -> Settings {
     let n = n + 1;
     let mut s = Settings::new(0x1000 + n as u32, &[&format!("192.0.2.{n}/24"), &format!("2001:db8::{n:x}/64")]);
     s.tcp = plan.client_tcp;
@@ -404,7 +408,7 @@ fn client_settings(plan: &Plan, n: usize) -> Settings {
     s
 }
 
-fn server_settings(plan: &Plan, n: usize) -> Settings {
+pub(crate) fn server_settings(plan: &Plan, n: usize) -> Settings {
     let host = n + 11;
     let (v4, v6) = if plan.two_armed() {
         (format!("10.0.0.{host}/24"), format!("2001:db8:1::{host:x}/64"))

@@ -105,7 +105,7 @@ pub(super) fn opening(frame: &[u8]) -> Option<Pair> {
 }
 
 /// The TCP segment in a frame whose checksum is right: its endpoints as the receiver sees them, its header, and the length of its payload.
-fn segment(frame: &[u8]) -> Option<(Pair, Tcp<&[u8]>, usize)> {
+pub(super) fn segment(frame: &[u8]) -> Option<(Pair, Tcp<&[u8]>, usize)> {
     let parsed = parse(frame, true).ok()?;
     if parsed.protocol != protocol::TCP || !parse::transport_checksum_ok(frame, &parsed) {
         return None;

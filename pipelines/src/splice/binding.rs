@@ -4,7 +4,7 @@
 //! in `buffer` until the server has acknowledged it (SPLICING, Collecting the request).
 
 use super::NIL;
-use crate::extract::{BodyFollower, Extraction, Method};
+use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Replay};
 use lcs_dataplane::worker::Nanos;
 
 /// Retransmission time-out before a round trip is known (RFC 6298 §2.1), and its bounds.
@@ -26,6 +26,8 @@ pub(crate) enum Phase {
     Hold,
     /// A server has been sent a SYN.
     Connect,
+    /// The server is being brought to where the client stands, in a protocol in which it speaks first.
+    Replay,
     /// The server is being sent what is buffered.
     Deliver,
     /// The director answers itself, and closes.
@@ -101,7 +103,12 @@ pub(crate) struct Binding {
     pub(crate) sent: u64,
     /// The decided request's method, and its body as far as it is still to come.
     pub(crate) request: (Method, BodyFollower),
-    /// The server's first number: it is never told less.
+    /// How to bring a server that speaks first to where the client stands, and what it has been sent for that.
+    pub(crate) replay: Replay,
+    /// The same before it began, for the next server.
+    pub(crate) replay_from_start: Replay,
+    pub(crate) script: Vec<u8>,
+    /// The server's first number, or the next one expected from it: it is never told less.
     pub(crate) ack_floor: u32,
     /// The server's window, bytes; its scale, its MSS.
     pub(crate) server_window: u32,
@@ -150,6 +157,9 @@ impl Default for Binding {
             delivered: 0,
             sent: 0,
             request: (Method::Other, BodyFollower::Done),
+            replay: Replay::default(),
+            replay_from_start: Replay::default(),
+            script: Vec::new(),
             ack_floor: 0,
             server_window: 0,
             server_scale: 0,
@@ -183,6 +193,7 @@ impl Binding {
             buffer: keep(std::mem::take(&mut self.buffer)),
             header: keep(std::mem::take(&mut self.header)),
             out: keep(std::mem::take(&mut self.out)),
+            script: keep(std::mem::take(&mut self.script)),
             ..Binding::default()
         };
     }
@@ -210,14 +221,39 @@ impl Binding {
         if taken > 0 || self.fin { Taken::New } else { Taken::Old }
     }
 
-    /// Bytes of the buffer that may be sent to the server now.
+    /// What the server is being sent.
+    pub(crate) fn source(&self) -> &[u8] {
+        if self.phase == Phase::Replay { &self.script } else { &self.buffer }
+    }
+
+    /// Bytes of [`Binding::source`] that may be sent to the server now.
     pub(crate) fn sendable(&self) -> usize {
+        if self.phase == Phase::Replay {
+            return self.script.len();
+        }
         if self.uncut { self.buffer.len() } else { self.cut.min(self.buffer.len() as u64) as usize }
+    }
+
+    /// Counts what has come of the decided request's body since the decision as its own.
+    ///
+    /// # Errors
+    /// Where its end can't be told.
+    pub(crate) fn extend(&mut self) -> Result<(), ExtractError> {
+        let body = &mut self.request.1;
+        while !self.uncut && !body.is_done() {
+            let come = usize::try_from(self.cut).ok().and_then(|cut| self.buffer.get(cut..)).unwrap_or(&[]);
+            if come.is_empty() {
+                break;
+            }
+            self.cut += body.feed(come, |_| {})? as u64;
+            self.cut += u64::from(body.skip());
+        }
+        Ok(())
     }
 
     /// Whether the client's FIN may be sent to the server: after the last request.
     pub(crate) fn sends_fin(&self) -> bool {
-        self.fin && (self.uncut || self.cut >= self.buffer.len() as u64)
+        self.phase != Phase::Replay && self.fin && (self.uncut || self.cut >= self.buffer.len() as u64)
     }
 
     /// All that is to be sent, FIN included.
@@ -308,6 +344,7 @@ impl Binding {
         self.buffer.drain(..n);
         self.start = self.start.wrapping_add(n as u32);
         self.cut = 0;
+        self.request = (Method::Other, BodyFollower::Done);
         self.delivered = 0;
         self.sent = 0;
         self.tries = 0;

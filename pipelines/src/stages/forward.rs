@@ -2,6 +2,7 @@
 
 use super::connection::{Connections, next_state};
 use super::{icmp, tunnel};
+use crate::splice::NIL;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
@@ -143,7 +144,9 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let (ip, tcp) = b.split_at_mut(34);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<34>(), tcp.first_chunk_mut::<20>()) else { break };
                 let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 54));
-                if !e.offsets.passes(side, seq_end) {
+                // While it is being bound, the bind stage sees every segment, acknowledgements too; and all of a leg's.
+                // Options (SACK) go the other way.
+                if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
                     break;
                 }
                 ip[..12].copy_from_slice(&hop.addresses);
@@ -162,7 +165,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let (ip, tcp) = b.split_at_mut(54);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<54>(), tcp.first_chunk_mut::<20>()) else { break };
                 let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 74));
-                if !e.offsets.passes(side, seq_end) {
+                if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
                     break;
                 }
                 let (source, destination) = v6.of(flow, 1 - side);

@@ -2,6 +2,7 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use lcs_perf::decisions::{self, DecisionsError, Mix, RulesOptions, XmlOptions};
 use lcs_perf::stages;
 use lcs_pipelines::snapshot::Forward;
 use std::io::{self, IsTerminal, Write};
@@ -10,8 +11,10 @@ use std::io::{self, IsTerminal, Write};
 #[derive(Debug, clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "Example:
-  lcs perf stages --pipeline nat --flows 1000000"
+    after_help = "Examples:
+  lcs perf stages --pipeline nat --flows 1000000
+  lcs perf rules --rules 10,10000 --mix url
+  lcs perf xml --size 1k,100k"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -21,6 +24,8 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     Stages(StagesArgs),
+    Rules(RulesArgs),
+    Xml(XmlArgs),
 }
 
 /// Cycles per packet of each stage of the real pipeline, over the memory port, with established flows in random order.
@@ -76,10 +81,107 @@ enum Pipeline {
     Tun,
 }
 
+/// What a decision by content costs against the number of rules: ns a request, extraction included.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  lcs perf rules
+  lcs perf rules --rules 10,10000 --mix url --mix regex --rounds 31
+  lcs perf rules --json | jq '.rows[] | {mix, rules, ns: .nanoseconds.median}'
+
+The rules are compiled as `lcs rules load` compiles them. Pin the command to a quiet core for figures to compare.")]
+struct RulesArgs {
+    /// Numbers of rules, with commas between.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = RulesOptions::default().rules)]
+    rules: Vec<usize>,
+    /// What the rules are about; may be given several times [default: all].
+    #[arg(long, value_enum, value_delimiter = ',')]
+    mix: Vec<RuleMix>,
+    /// Rounds, of which the median is shown.
+    #[arg(long, value_name = "N", default_value_t = RulesOptions::default().rounds)]
+    rounds: usize,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum RuleMix {
+    /// Prefixes of the URL.
+    Url,
+    /// Values of one cookie.
+    Cookie,
+    /// Values of one header field.
+    Header,
+    /// Values of one XML element, in a body of 1 KB.
+    Xml,
+    /// Regular expressions on the URL.
+    Regex,
+}
+
+/// How fast XML bodies are read: GB/s for a path at the document's end, ns for one that is known at its beginning.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  lcs perf xml
+  lcs perf xml --size 1k,10k,100k --rounds 31 --json")]
+struct XmlArgs {
+    /// Bytes of a document, with commas between; k is a thousand, M a million.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = size, default_value = "1k,10k,100k")]
+    size: Vec<usize>,
+    /// Rounds, of which the median is shown.
+    #[arg(long, value_name = "N", default_value_t = XmlOptions::default().rounds)]
+    rounds: usize,
+}
+
+/// `1k`, `2M`, `500`.
+fn size(text: &str) -> Result<usize, String> {
+    let (number, scale) = match text.strip_suffix(['k', 'K']) {
+        Some(number) => (number, 1_000),
+        None => text.strip_suffix('M').map_or((text, 1), |number| (number, 1_000_000)),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|n| n.checked_mul(scale));
+    bytes.ok_or_else(|| "write a number of bytes, such as 500, 10k or 1M".to_owned())
+}
+
 pub fn run(common: &Common, args: &Args) -> Outcome {
     match &args.what {
         What::Stages(args) => stages(common, args),
+        What::Rules(args) => {
+            let mix = |mix: &RuleMix| match mix {
+                RuleMix::Url => Mix::Url,
+                RuleMix::Cookie => Mix::Cookie,
+                RuleMix::Header => Mix::Header,
+                RuleMix::Xml => Mix::Xml,
+                RuleMix::Regex => Mix::Regex,
+            };
+            let mixes: Vec<Mix> = args.mix.iter().map(mix).collect();
+            let mixes = if mixes.is_empty() { Mix::ALL.to_vec() } else { mixes };
+            let options = RulesOptions { rules: args.rules.clone(), mixes, rounds: args.rounds };
+            show(common, measured(|progress| decisions::measure_rules(&options, progress))?)
+        }
+        What::Xml(args) => {
+            let options = XmlOptions { sizes: args.size.clone(), rounds: args.rounds };
+            show(common, measured(|progress| decisions::measure_xml(&options, progress))?)
+        }
     }
+}
+
+/// Measures with what is under way shown on a terminal.
+fn measured<T>(measure: impl FnOnce(&mut dyn FnMut(&str)) -> Result<T, DecisionsError>) -> Result<T, Error> {
+    let terminal = io::stderr().is_terminal();
+    let figures = measure(&mut |what| {
+        if terminal {
+            eprint!("\r\x1b[K{what} …");
+        }
+    });
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    figures.map_err(|e| match e {
+        DecisionsError::Range { .. } => Error::Usage(e.to_string()),
+        e => Error::Failed(e.to_string()),
+    })
+}
+
+fn show(common: &Common, figures: impl serde::Serialize + std::fmt::Display) -> Outcome {
+    let text = if common.json { json(&figures)? } else { figures.to_string() };
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
 fn stages(common: &Common, args: &StagesArgs) -> Outcome {

@@ -43,7 +43,7 @@ impl Replay {
     }
 
     /// The client has not been spoken to: all that the server says is for it.
-    pub(super) fn nothing() -> Self {
+    pub fn nothing() -> Self {
         Self { done: 1, ..Self::default() }
     }
 

@@ -2,7 +2,7 @@
 
 use super::Desk;
 use crate::content::Content;
-use crate::extract::Protocol;
+use crate::extract::{Method, Protocol};
 use crate::splice::{Arrival, Binding, Phase};
 use lcs_dataplane::Verdict;
 use lcs_dataplane::flow::Place;
@@ -141,6 +141,9 @@ impl<P: Port> Desk<'_, P> {
     /// Answers in a server's place, and closes.
     fn answer(&mut self, flow: u32, b: &mut Binding, response: &str) {
         self.drop_server(flow, b);
+        // The answer to HEAD ends with its head (RFC 9112 §6.3).
+        let head = response.find("\r\n\r\n").map_or(response.len(), |at| at + 4);
+        let response = if b.request.0 == Method::Head { &response[..head] } else { response };
         b.phase = Phase::Answer;
         b.start = b.start.wrapping_add(b.buffer.len() as u32);
         b.buffer.clear();

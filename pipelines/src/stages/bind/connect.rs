@@ -2,6 +2,7 @@
 
 use super::super::schedule::{differences, free_source, server_endpoint};
 use super::{Desk, intact};
+use crate::extract::ReplayProgress;
 use crate::snapshot::Forward;
 use crate::splice::{Arrival, Binding, Follow, OWN_SCALE, Phase, RTO_FIRST, TRIES};
 use lcs_dataplane::batch::Batch;
@@ -170,6 +171,9 @@ impl<P: Port> Desk<'_, P> {
         b.ack_floor = first;
         b.measured(self.now);
         self.moved_by(flow, 0, Place::SERVER);
+        if self.speaks_first(self.c.table.get(flow).service) {
+            return self.begin_replay(a, flow, b);
+        }
         self.begin_delivery(flow, b);
         // The window of a SYN is never scaled.
         b.server_window = u32::from(a.window);
@@ -180,9 +184,31 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// A server that speaks first: it is greeted back by the director until it stands where the client does.
+    fn begin_replay(&mut self, a: &Arrival, flow: u32, b: &mut Binding) {
+        b.phase = Phase::Replay;
+        b.replay = b.replay_from_start;
+        b.script.clear();
+        (b.sent, b.delivered) = (0, 0);
+        let e = self.c.splices.get(b.entry);
+        b.server_mss = e.server_mss;
+        b.server_scale =
+            if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
+        b.server_window = u32::from(a.window);
+        b.disarm();
+        if let Ok((_, ReplayProgress::Done)) = b.replay.feed(&[]) {
+            return self.replayed(flow, b);
+        }
+        self.acknowledge_server(flow, b);
+    }
+
     /// A request that is decided and whose server stands: its messages are followed, and what is buffered is sent.
     pub(super) fn begin_delivery(&mut self, flow: u32, b: &mut Binding) {
-        let _ = flow;
+        if let Err(e) = b.extend() {
+            // Its body, of which more has come since the decision, is malformed.
+            self.c.splices.unparsed += 1;
+            return self.give_up_request(flow, b, e.status());
+        }
         b.phase = Phase::Deliver;
         b.sent = 0;
         b.delivered = 0;
@@ -233,6 +259,10 @@ impl<P: Port> Desk<'_, P> {
             f.last_seen = self.tick;
             return self.connecting(batch, i, a, flow, b);
         }
+        if b.phase == Phase::Replay {
+            self.c.table.get_mut(flow).last_seen = self.tick;
+            return self.replaying(batch, i, a, flow, b);
+        }
         if a.flags & RST == 0 && a.flags & ACK != 0 && b.phase == Phase::Deliver && intact(batch, i) {
             self.server_acknowledges(a, flow, b);
         }
@@ -254,7 +284,7 @@ impl<P: Port> Desk<'_, P> {
             }
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
-            Phase::Connect | Phase::Answer => {}
+            Phase::Connect | Phase::Replay | Phase::Answer => {}
         }
         verdict
     }

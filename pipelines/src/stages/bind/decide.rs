@@ -3,7 +3,7 @@
 use super::super::connection::Connections;
 use super::{Desk, intact};
 use crate::content::{Content, OnUnparsed, Switching};
-use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol};
+use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol, Replay};
 use crate::matching::{Action, GroupId};
 use crate::snapshot::{NO_SLOT, Scheduler, ServerState, Snapshot};
 use crate::splice::{Arrival, Binding, Phase, Taken};
@@ -13,6 +13,8 @@ use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::{DropReason, Verdict};
 
+/// Between two commands of a dialogue, nanoseconds.
+const DIALOGUE: u64 = 300_000_000_000;
 /// Bytes of headers that rules may look at.
 const HEADERS: usize = 120;
 
@@ -46,6 +48,8 @@ pub(super) struct Read {
     /// Bytes of the head, and what is known of the body after the bytes that are there.
     pub(super) length: u64,
     pub(super) body: BodyFollower,
+    /// How to bring a server that speaks first to where the client stands.
+    pub(super) replay: Replay,
 }
 
 /// What reading has come to.
@@ -88,6 +92,7 @@ fn read(
             method: Method::Other,
             length: u64::MAX,
             body: BodyFollower::UntilClose,
+            replay: extraction.replay(),
         });
     }
     let head = match extraction.head(&content.plan, buffer) {
@@ -106,7 +111,7 @@ fn read(
         Err(e) => return Progress::Failed(e),
     }
     length += u64::from(body.skip());
-    Progress::Decided(Read { rule, method: head.method, length, body })
+    Progress::Decided(Read { rule, method: head.method, length, body, replay: Replay::default() })
 }
 
 /// Whether a client's segment belongs to the request that is being delivered: then it passes, and the server puts it in
@@ -198,6 +203,10 @@ impl<P: Port> Desk<'_, P> {
             let headers = batch.frames[i].bytes().get(l3..end.min(l3 + HEADERS)).unwrap_or(&[]);
             b.header.extend_from_slice(headers);
         }
+        if taken == Taken::New && b.phase == Phase::Collect && self.speaks_first(service) {
+            // A dialogue takes as long as it takes, if only it goes on (RFC 5321 §4.5.3.2).
+            b.give_up(Some(self.now + DIALOGUE));
+        }
         if b.fin && taken == Taken::New {
             self.moved_by(flow, FIN | ACK, Place::CLIENT);
         }
@@ -227,7 +236,7 @@ impl<P: Port> Desk<'_, P> {
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
             // The rest of the request follows as the server takes it.
-            Phase::Connect | Phase::Deliver | Phase::Answer => {}
+            Phase::Connect | Phase::Replay | Phase::Deliver | Phase::Answer => {}
         }
         if taken == Taken::New && b.may_ack && !b.done && b.phase != Phase::Answer {
             self.acknowledge(flow, b);
@@ -294,7 +303,12 @@ impl<P: Port> Desk<'_, P> {
         };
         if b.generation != generation || b.give_up_at == u64::MAX {
             b.generation = generation;
-            b.give_up(Some(self.now + content.binding.request.as_nanos() as u64));
+            let patience = if content.protocol.server_speaks_first() {
+                DIALOGUE
+            } else {
+                content.binding.request.as_nanos() as u64
+            };
+            b.give_up(Some(self.now + patience));
         }
         let snapshot = self.snapshot.clone();
         let progress = read(self.c, &snapshot, &content, service, &mut extraction, &b.buffer, b.fin, &b.header);
@@ -335,7 +349,8 @@ impl<P: Port> Desk<'_, P> {
         // Only a connection that has asked nothing yet can be given away whole.
         if default && !self.is_attached(flow) && !content.program.is_empty() {
             let rule = content.program.len() as u32 - 1;
-            let read = Read { rule, method: Method::Other, length: u64::MAX, body: BodyFollower::UntilClose };
+            let replay = Replay::nothing();
+            let read = Read { rule, method: Method::Other, length: u64::MAX, body: BodyFollower::UntilClose, replay };
             return self.decided(flow, b, read);
         }
         if content.protocol == Protocol::Http {
@@ -354,6 +369,7 @@ impl<P: Port> Desk<'_, P> {
         b.uncut = read.body == BodyFollower::UntilClose;
         b.cut = read.length;
         b.request = (read.method, read.body);
+        b.replay_from_start = read.replay;
         b.phase = Phase::Hold;
         self.hold(flow, b);
     }
@@ -453,6 +469,10 @@ impl<P: Port> Desk<'_, P> {
         self.c.splices.reused += 1;
         self.begin_delivery(flow, b);
         self.deliver(flow, b);
+    }
+
+    pub(super) fn speaks_first(&self, service: u16) -> bool {
+        self.content(service).is_some_and(|c| c.protocol.server_speaks_first())
     }
 
     /// Whether a client's segment is a whole request for the server in turn, so that it can pass as it is. `None`: no.

@@ -1,15 +1,21 @@
 //! Delivering to the server what was acknowledged to the client: ours to send again until the server has it.
 
-use super::Desk;
+use super::{Desk, intact};
+use crate::extract::ReplayProgress;
 use crate::splice::{Arrival, Binding, Phase};
+use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::Place;
-use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::Segment;
+use lcs_dataplane::splice::{Offsets, Segment};
+use lcs_dataplane::{DropReason, Verdict};
 
 impl<P: Port> Desk<'_, P> {
     /// What the server is told of the client's acknowledgements: never less than where its own numbers begin.
     fn ack_to_server(&self, b: &Binding) -> u32 {
+        if b.phase == Phase::Replay {
+            return b.ack_floor;
+        }
         let ack = self.c.splices.get(b.entry).offsets.ack(Place::CLIENT, b.client_ack);
         if ack.wrapping_sub(b.ack_floor) as i32 >= 0 { ack } else { b.ack_floor }
     }
@@ -32,7 +38,7 @@ impl<P: Port> Desk<'_, P> {
             }
             let flags = ACK | if last { PSH } else { 0 } | if fin { FIN } else { 0 };
             let seq = offsets.seq(Place::CLIENT, b.start.wrapping_add(from as u32));
-            let payload = b.buffer.get(from..from + n).unwrap_or(&[]);
+            let payload = b.source().get(from..from + n).unwrap_or(&[]);
             self.send(flow, Place::SERVER, Segment { key, flags, seq, ack, window, options: &[], payload });
             b.sent += n as u64 + u64::from(fin);
         }
@@ -86,7 +92,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn acknowledge_server(&mut self, flow: u32, b: &Binding) {
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
         let offsets = self.c.splices.get(b.entry).offsets;
-        let sent = if b.phase == Phase::Deliver { b.sent } else { 0 };
+        let sent = if matches!(b.phase, Phase::Deliver | Phase::Replay) { b.sent } else { 0 };
         let segment = Segment {
             key,
             flags: ACK,
@@ -97,5 +103,90 @@ impl<P: Port> Desk<'_, P> {
             payload: &[],
         };
         self.send(flow, Place::SERVER, segment);
+    }
+
+    /// A server's segment while it is brought to where the client stands: its replies are for the director.
+    pub(super) fn replaying(&mut self, batch: &Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) -> Verdict {
+        if !intact(batch, i) {
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        if a.flags & (RST | FIN | SYN) != 0 {
+            if a.flags & (RST | FIN) != 0 {
+                return self.replay_failed(flow, b);
+            }
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        if a.flags & ACK != 0 {
+            self.server_acknowledges(a, flow, b);
+        }
+        let skipped = b.ack_floor.wrapping_sub(a.seq) as i32;
+        if skipped < 0 {
+            return Verdict::Drop(DropReason::OutOfOrder);
+        }
+        let end = usize::from(batch.end[i]);
+        let mut rest = batch.frames[i].bytes().get(a.payload + skipped as usize..end).unwrap_or(&[]);
+        let new = a.len > 0;
+        loop {
+            match b.replay.feed(rest) {
+                Err(_) => return self.replay_failed(flow, b),
+                Ok((used, progress)) => {
+                    rest = rest.get(used..).unwrap_or(&[]);
+                    b.ack_floor = b.ack_floor.wrapping_add(used as u32);
+                    match progress {
+                        ReplayProgress::More => break,
+                        ReplayProgress::Send(span) => {
+                            let command = span.of(&b.buffer);
+                            b.script.extend_from_slice(command);
+                        }
+                        ReplayProgress::Done => {
+                            // What was not used is for the client; the server sends it again, since it is not acknowledged.
+                            self.replayed(flow, b);
+                            return Verdict::Consume;
+                        }
+                    }
+                }
+            }
+        }
+        let before = b.sent;
+        self.deliver(flow, b);
+        if new && b.sent == before {
+            self.acknowledge_server(flow, b);
+        }
+        Verdict::Consume
+    }
+
+    /// The server stands where the client does: the numbers of both are known now.
+    pub(super) fn replayed(&mut self, flow: u32, b: &mut Binding) {
+        let forward = b.replay.forward().min(b.buffer.len());
+        let sent = b.script.len() as u32;
+        b.buffer.drain(..forward);
+        let server = b.start.wrapping_add(sent);
+        b.start = b.start.wrapping_add(forward as u32);
+        let e = self.c.splices.get_mut(b.entry);
+        let old = e.offsets;
+        let mut offsets = Offsets::new(server.wrapping_sub(b.start), b.out_end().wrapping_sub(b.ack_floor))
+            .with_shifts(old.shift(Place::CLIENT), old.shift(Place::SERVER));
+        offsets.blank_sack = old.blank_sack;
+        offsets.limit = [b.start, b.ack_floor];
+        e.offsets = offsets;
+        let window = b.server_window;
+        self.begin_delivery(flow, b);
+        b.server_window = window;
+        self.deliver(flow, b);
+        if b.sent == 0 {
+            self.acknowledge_server(flow, b);
+        }
+        self.delivered(flow, b);
+    }
+
+    /// The server does not go along: another one may.
+    fn replay_failed(&mut self, flow: u32, b: &mut Binding) -> Verdict {
+        let server = self.c.table.get(flow).server;
+        let (seq, ack) = (b.start.wrapping_add(b.sent as u32), b.ack_floor);
+        self.reset_server(flow, seq, ack);
+        b.script.clear();
+        b.gave_up_on(server);
+        self.next_server(flow, b);
+        Verdict::Consume
     }
 }

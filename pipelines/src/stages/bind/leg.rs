@@ -15,6 +15,8 @@ use lcs_dataplane::{DropReason, Verdict};
 
 /// Legs of one connection at most; the one parked longest ago gives way.
 const LEGS: usize = 16;
+/// The window that a server is told that is not in turn, not scaled: it has nothing to send.
+const LEG_WINDOW: u16 = 512;
 
 impl<P: Port> Desk<'_, P> {
     /// Puts the connection to the server in turn aside. The response before is over, so nothing of it is on the way.
@@ -22,6 +24,12 @@ impl<P: Port> Desk<'_, P> {
         let entry = *self.c.splices.get(b.entry);
         let next = [entry.offsets.seq(Place::CLIENT, b.start), entry.offsets.limit[Place::SERVER]];
         let f = *self.c.table.get(flow);
+        if let Some(key) = self.key_toward(flow, Place::SERVER) {
+            // The client's last acknowledgement may have come with the request that goes elsewhere.
+            let [seq, ack] = next;
+            let window = LEG_WINDOW;
+            self.send(flow, Place::SERVER, Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] });
+        }
         let parked = (self.legs(b.entry).count() < LEGS)
             .then(|| self.c.table.insert_beside(flow).ok())
             .flatten()
@@ -133,7 +141,7 @@ impl<P: Port> Desk<'_, P> {
         }
         if a.len > 0 || a.seq != expected {
             // Sent again, or a probe (RFC 9293 §3.8.4).
-            let window = 512;
+            let window = LEG_WINDOW;
             let segment = Segment { key, flags: ACK, seq: next, ack: expected, window, options: &[], payload: &[] };
             return self.answer_in_place(batch, i, None, &segment);
         }

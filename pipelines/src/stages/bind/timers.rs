@@ -62,11 +62,12 @@ impl<P: Port> Desk<'_, P> {
                     self.send_syn(flow, b);
                 }
             }
-            Phase::Deliver => {
+            Phase::Deliver | Phase::Replay => {
                 if b.retries >= RETRIES {
                     let e = self.c.splices.get(b.entry);
                     let seq = e.offsets.seq(Place::CLIENT, b.start.wrapping_add(b.delivered as u32));
-                    let ack = e.offsets.ack(Place::CLIENT, b.client_ack);
+                    let ack =
+                        if b.phase == Phase::Replay { b.ack_floor } else { e.offsets.ack(Place::CLIENT, b.client_ack) };
                     self.reset_server(flow, seq, ack);
                     return self.abort(flow, b);
                 }

@@ -4,6 +4,8 @@
 //! received frame has one end and every buffer comes back; every connection ends and every table is empty when the
 //! time-outs are over. An [`Outcome`] names its seed, and [`replay`] runs that one again with a capture.
 
+pub mod content;
+
 use crate::network::capture::Capture;
 use crate::network::http::{Closing, HttpClient, HttpServer, Request, Script};
 use crate::network::link::Faults;
@@ -28,7 +30,7 @@ const PATIENCE: u64 = 2_000 * SECOND;
 const SETTLE: u64 = 2_400 * SECOND;
 
 /// What came of one run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Outcome {
     /// The seed; with the same number of connections it gives the same run.
     pub seed: u64,
@@ -72,6 +74,11 @@ impl fmt::Display for Outcome {
         }
         Ok(())
     }
+}
+
+/// Whether a seed's links have faults: all but every eighth do.
+pub fn has_faults(seed: u64) -> bool {
+    !seed.is_multiple_of(8)
 }
 
 /// Runs one seed with about this many connections. With `faults`, links lose, double, reorder, delay and change frames.

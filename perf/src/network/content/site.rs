@@ -1,0 +1,240 @@
+//! The content site: clients, a director that switches by [`RULES`], and groups of servers, some of which may refuse
+//! connections or be dead. Wired and addressed as [`crate::network::site`] has it, with two arms.
+
+use super::client::ContentClient;
+use super::exchange::Class;
+use super::rules::{self, Groups, RULES, Roster};
+use super::server::ContentServer;
+use crate::network::director::Director;
+use crate::network::host::Host;
+use crate::network::link::Faults;
+use crate::network::random::Random;
+use crate::network::reshape;
+use crate::network::site::{self, Plan, SERVER_PORT};
+use crate::network::switch::Switch;
+use crate::network::{Id, Network};
+use lcs_dataplane::cycles::NoMeter;
+use lcs_dataplane::worker::Nanos;
+use lcs_pipelines::command::{Acknowledgement, Command, Report};
+use lcs_pipelines::content::Binding;
+use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::snapshot::{ServerState, Snapshot};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// How a server behaves toward connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It answers.
+    Lives,
+    /// Its host answers a SYN with a reset.
+    Refuses,
+    /// Nothing comes from it.
+    Dead,
+}
+
+/// What a content site is.
+#[derive(Debug, Clone)]
+pub struct ContentPlan {
+    /// Addresses, TCP, faults, workers. Its weights are made from the groups.
+    pub base: Plan,
+    /// For each class that servers answer, its servers.
+    pub groups: Vec<(Class, Vec<Health>)>,
+    /// How connections are bound.
+    pub binding: Binding,
+    /// How long servers take before they answer, at most, ns.
+    pub thinks: Nanos,
+    /// What the clients' segments go through.
+    pub client_wire: reshape::Settings,
+    /// What the servers' segments go through.
+    pub server_wire: reshape::Settings,
+}
+
+impl ContentPlan {
+    /// A site of two servers for each class, all of which live but those of [`Class::Down`].
+    pub fn new(mut base: Plan) -> Self {
+        let two = |c: &Class| (*c, vec![Health::Lives; 2]);
+        let mut groups: Vec<_> = Class::SERVED.iter().map(two).collect();
+        groups.push((Class::Down, vec![Health::Dead, Health::Refuses]));
+        base.weights = vec![];
+        ContentPlan {
+            base,
+            groups,
+            binding: Binding::default(),
+            thinks: 0,
+            client_wire: reshape::Settings::default(),
+            server_wire: reshape::Settings::default(),
+        }
+    }
+
+    /// Every server in the order of its slot: its name, its class, how it is.
+    pub fn servers(&self) -> Vec<(String, Class, Health)> {
+        let all = self.groups.iter().flat_map(|(class, servers)| servers.iter().map(|h| (*class, *h)));
+        all.enumerate().map(|(n, (class, health))| (format!("s{}", n + 1), class, health)).collect()
+    }
+
+    /// The slots of the servers of each group.
+    pub fn slots(&self) -> Groups {
+        let mut next = 0;
+        let slots = |servers: &Vec<Health>| {
+            let first = next;
+            next += servers.len() as u16;
+            (first..next).collect()
+        };
+        self.groups
+            .iter()
+            .map(|(c, _)| c.name().to_owned())
+            .zip(self.groups.iter().map(|(_, s)| s).map(slots))
+            .collect()
+    }
+
+    /// What clients may expect.
+    pub fn roster(&self) -> Roster {
+        let servers = self.servers();
+        let living = |class| {
+            let of = servers.iter().filter(|s| s.1 == class && s.2 == Health::Lives);
+            of.map(|s| s.0.clone()).collect()
+        };
+        let base = &self.base;
+        Roster::new(living, base.client_faults.any() || base.server_faults.any())
+    }
+
+    /// The base plan with a weight for each server.
+    fn addressed(&self) -> Plan {
+        Plan { weights: vec![1; self.servers().len()], ..self.base.clone() }
+    }
+
+    /// What the control thread would publish.
+    ///
+    /// # Panics
+    /// When [`RULES`] do not compile, which their own test rules out.
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = self.addressed().snapshot();
+        let content = rules::compile(RULES, &self.slots(), self.base.scheduler, self.binding.clone());
+        let content = Arc::new(content.unwrap_or_else(|e| panic!("{e}")));
+        for service in snapshot.services.iter_mut().flatten() {
+            service.content = Some(Arc::clone(&content));
+        }
+        snapshot
+    }
+}
+
+/// A content site that runs.
+pub struct ContentSite {
+    /// The network that it stands in.
+    pub net: Network,
+    /// What it was made from.
+    pub plan: ContentPlan,
+    /// The director.
+    pub director: Id<Director<Layer4, NoMeter>>,
+    /// The clients.
+    pub clients: Vec<Id<Host>>,
+    /// The servers, by slot.
+    pub servers: Vec<Id<Host>>,
+    snapshot: Snapshot,
+}
+
+impl ContentSite {
+    /// Builds a site with these clients, each on a host of its own.
+    pub fn build(plan: ContentPlan, clients: Vec<ContentClient>) -> Self {
+        let base = plan.addressed();
+        let snapshot = plan.snapshot();
+        let mut net = Network::new(base.seed);
+        let mut director = Director::new(site::workers(&base, &NoMeter, &snapshot));
+        if base.scatter {
+            let mut random = Random::new(base.seed ^ 0x5ca7_7e20);
+            director = director.steered(Box::new(move |_, _| random.draw() as usize >> 8));
+        }
+        let director = net.add("director", director);
+        let outside = net.add("outside", Switch::new());
+        net.connect(director, outside, Faults::NONE);
+        let inside = net.add("inside", Switch::new());
+        net.connect(director, inside, Faults::NONE);
+        let mut servers = vec![];
+        for (n, (name, class, health)) in plan.servers().into_iter().enumerate() {
+            let mut host = Host::new(site::server_settings(&base, n)).reshaped(plan.server_wire).watched();
+            if health == Health::Lives {
+                let server = ContentServer::new(&name, SERVER_PORT, &[class]).backlog(base.backlog).thinks(plan.thinks);
+                host = host.with(server);
+            }
+            let host = net.add(&name, host);
+            let link = net.connect(host, inside, base.server_faults);
+            net.set_up(link, health != Health::Dead);
+            servers.push(host);
+        }
+        let clients = clients.into_iter().enumerate();
+        let clients = clients
+            .map(|(n, client)| {
+                let host = Host::new(site::client_settings(&base, n)).reshaped(plan.client_wire).watched();
+                let host = net.add(&format!("client{}", n + 1), host.with(client));
+                net.connect(host, outside, base.client_faults);
+                host
+            })
+            .collect();
+        ContentSite { net, director, clients, servers, snapshot, plan }
+    }
+
+    /// What clients may expect.
+    pub fn roster(plan: &ContentPlan) -> Rc<Roster> {
+        Rc::new(plan.roster())
+    }
+
+    /// Publishes a changed snapshot to every worker, as the control thread would.
+    pub fn publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        change(&mut self.snapshot);
+        self.snapshot.generation += 1;
+        let snapshot = Arc::new(self.snapshot.clone());
+        let now = self.net.now();
+        self.net[self.director].command(|| Command::Install(Arc::clone(&snapshot)), now);
+    }
+
+    /// Has a server take no new connections, or take them again.
+    pub fn drain(&mut self, server: u16, draining: bool) {
+        self.publish(|s| {
+            if let Some(Some(s)) = s.servers.get_mut(usize::from(server)) {
+                s.state = if draining { ServerState::Draining } else { ServerState::Up };
+            }
+        });
+    }
+
+    /// Compiles the same rules anew and publishes them: requests after this are decided by the new program.
+    pub fn reload(&mut self) {
+        let content = rules::compile(RULES, &self.plan.slots(), self.plan.base.scheduler, self.plan.binding.clone());
+        let Ok(content) = content.map(Arc::new) else { return };
+        self.publish(|s| {
+            for service in s.services.iter_mut().flatten() {
+                service.content = Some(Arc::clone(&content));
+            }
+        });
+    }
+
+    /// What each worker has counted.
+    pub fn reports(&mut self) -> Vec<Report> {
+        let now = self.net.now();
+        let answers = self.net[self.director].command(|| Command::Report(Box::default()), now);
+        let report = |a| match a {
+            Acknowledgement::Report(report) => Some(*report),
+            _ => None,
+        };
+        answers.into_iter().filter_map(report).collect()
+    }
+
+    /// Runs until every client is done; `false` when they are not by then.
+    pub fn finish(&mut self, limit: u64) -> bool {
+        let clients = self.clients.clone();
+        let limit = self.net.now() + limit;
+        let mut at = 0;
+        self.net.run(limit, |net| {
+            while at < clients.len() && net[clients[at]].application::<ContentClient>().finished() {
+                at += 1;
+            }
+            at == clients.len()
+        })
+    }
+
+    /// The server applications that there are.
+    pub fn living(&self) -> impl Iterator<Item = &ContentServer> {
+        let lives = self.plan.servers().into_iter().map(|s| s.2 == Health::Lives);
+        self.servers.iter().zip(lives).filter(|s| s.1).map(|(id, _)| self.net[*id].application::<ContentServer>())
+    }
+}
