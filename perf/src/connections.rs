@@ -382,7 +382,7 @@ impl Bench {
     fn exchange(&mut self) -> bool {
         let sent = std::mem::take(&mut self.wire);
         for frame in &sent {
-            self.worker.port_mut().inject(0, frame);
+            let _ = self.worker.port_mut().inject(0, frame);
         }
         self.now += 100_000;
         while self.worker.port().waiting() > 0 {

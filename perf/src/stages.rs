@@ -253,7 +253,7 @@ pub fn snapshot(o: &Options) -> Snapshot {
 
 impl<M: Meter> Bench<M> {
     fn new(o: &Options, meter: M) -> Self {
-        let port = MemoryPort::new(1, GROUP * 2);
+        let port = MemoryPort::new(1, GROUP * if o.splice { 4 } else { 2 });
         let settings = Settings {
             flows: if o.capacity == 0 { o.flows + o.flows / 5 } else { o.capacity },
             fragments: 1024,
@@ -410,7 +410,7 @@ impl<M: Meter> Bench<M> {
         };
         for k in from..to {
             let (client, service) = self.client_side(k);
-            self.worker.port_mut().inject(0, &frame(client, service, SYN, 0, 0, &[]));
+            let _ = self.worker.port_mut().inject(0, &frame(client, service, SYN, 0, 0, &[]));
         }
         self.drain(&mut quiet);
         let mut firsts = vec![];
@@ -418,7 +418,7 @@ impl<M: Meter> Bench<M> {
         for (k, isn) in (from..to).zip(&firsts) {
             let (client, service) = self.client_side(k);
             let (flags, ack) = (ACK | PSH, isn.wrapping_add(1));
-            self.worker.port_mut().inject(0, &frame(client, service, flags, 1, ack, request));
+            let _ = self.worker.port_mut().inject(0, &frame(client, service, flags, 1, ack, request));
         }
         self.drain(&mut quiet);
         // A SYN for every connection, in order; between them what is acknowledged to the clients.
@@ -440,13 +440,13 @@ impl<M: Meter> Bench<M> {
             return Err(self.lost((to - from) as u64, opened as u64));
         }
         for (server, client) in &answers {
-            self.worker.port_mut().inject(0, &frame(*server, *client, SYN | ACK, 0, 1, &[]));
+            let _ = self.worker.port_mut().inject(0, &frame(*server, *client, SYN | ACK, 0, 1, &[]));
         }
         self.drain(&mut quiet);
         self.worker.port_mut().take_sent(|_, _| {});
         for (server, client) in &answers {
             let ack = 1 + request.len() as u32;
-            self.worker.port_mut().inject(0, &frame(*server, *client, ACK | PSH, 1, ack, response));
+            let _ = self.worker.port_mut().inject(0, &frame(*server, *client, ACK | PSH, 1, ack, response));
         }
         self.drain(&mut quiet);
         self.worker.port_mut().take_sent(|_, _| {});
