@@ -1,6 +1,7 @@
 //! Load, measurement, the demo and the in-process network. May use every other library.
 #![forbid(unsafe_code)]
 
+pub mod connections;
 pub mod decisions;
 pub mod demo;
 pub mod network;

@@ -44,6 +44,8 @@ pub struct Options {
     pub ipv6: bool,
     /// Flows that the table holds; the number of flows and a fifth more when 0.
     pub capacity: usize,
+    /// Connections are bound by content and spliced; with NAT only. Measured against NAT in the same run.
+    pub splice: bool,
     /// Measure the cost of cycle accounting as well: every round runs once with and once without it.
     pub accounting: bool,
 }
@@ -60,6 +62,7 @@ impl Default for Options {
             servers: 3,
             ipv6: false,
             capacity: 0,
+            splice: false,
             accounting: false,
         }
     }
@@ -80,6 +83,9 @@ pub enum StagesError {
         /// Largest that works.
         most: usize,
     },
+    /// Splicing is measured with what the bench can play.
+    #[error("--pipeline splice is measured over IPv4 only")]
+    Splice,
     /// Frames did not come out.
     #[error("{lost} of {sent} frames were not forwarded ({reasons}); the figures would not be of forwarding")]
     Lost {
@@ -128,6 +134,8 @@ pub struct Figures {
     pub bare_loop: BareLoop,
     /// Bytes of state a flow: entry, index, and address for IPv6.
     pub bytes_per_flow: f64,
+    /// Splicing: ratio of its cost to NAT's, by round.
+    pub splice_ratio: Option<Summary>,
     /// Ratio of the cost with cycle accounting to that without, by round; present when asked for.
     pub accounting_ratio: Option<Summary>,
 }
@@ -223,6 +231,9 @@ pub fn snapshot(o: &Options) -> Snapshot {
             content: None,
         }));
     }
+    if o.splice {
+        crate::connections::switch_by_content(&mut s);
+    }
     for r in 0..o.servers {
         s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, (r >> 8) as u8, r as u8]), DIRECTOR, 0, 1500));
         s.servers.push(Some(Server {
@@ -242,7 +253,7 @@ pub fn snapshot(o: &Options) -> Snapshot {
 
 impl<M: Meter> Bench<M> {
     fn new(o: &Options, meter: M) -> Self {
-        let port = MemoryPort::new(1, GROUP * 2);
+        let port = MemoryPort::new(1, GROUP * if o.splice { 4 } else { 2 });
         let settings = Settings {
             flows: if o.capacity == 0 { o.flows + o.flows / 5 } else { o.capacity },
             fragments: 1024,
@@ -335,6 +346,15 @@ impl<M: Meter> Bench<M> {
     fn fill(&mut self) -> Result<(Vec<f64>, Turns), StagesError> {
         let flows = self.options.flows;
         let mut costs = Vec::with_capacity(flows / GROUP + 1);
+        if self.options.splice {
+            let mut n = 0;
+            while n < flows {
+                let group = GROUP.min(flows - n);
+                self.splice(n, n + group)?;
+                n += group;
+            }
+            return Ok((vec![0.0], Turns::with_capacity(1)));
+        }
         let mut turns = Turns::with_capacity(flows / 32 + 1024);
         let v6 = self.options.ipv6;
         let mut n = 0;
@@ -374,6 +394,63 @@ impl<M: Meter> Bench<M> {
             n += group;
         }
         Ok((costs, turns))
+    }
+
+    /// Carries the connections `from..to`, whose SYNs are answered, to where their responses pass: the request is delivered, and
+    /// a response has begun whose end is far away. Sequence numbers are such that the template's segments are right.
+    fn splice(&mut self, from: usize, to: usize) -> Result<(), StagesError> {
+        use crate::connections::frame;
+        use lcs_dataplane::headers::tcp::flags::PSH;
+        let request = b"GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n";
+        let mut quiet = Turns::default();
+        let numbers = |b: &[u8]| {
+            let at = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+            (at(38), at(42), b[47])
+        };
+        for k in from..to {
+            let (client, service) = self.client_side(k);
+            let _ = self.worker.port_mut().inject(0, &frame(client, service, SYN, 0, 0, &[]));
+        }
+        self.drain(&mut quiet);
+        let mut firsts = vec![];
+        self.worker.port_mut().take_sent(|_, b| firsts.push(numbers(b).0));
+        for (k, isn) in (from..to).zip(&firsts) {
+            let (client, service) = self.client_side(k);
+            let (flags, ack) = (ACK | PSH, isn.wrapping_add(1));
+            let _ = self.worker.port_mut().inject(0, &frame(client, service, flags, 1, ack, request));
+        }
+        self.drain(&mut quiet);
+        // A SYN for every connection, in order; between them what is acknowledged to the clients.
+        let before = self.ends.len();
+        let ends = &mut self.ends;
+        let mut answers = vec![];
+        self.worker.port_mut().take_sent(|_, b| {
+            if numbers(b).2 & SYN == 0 {
+                return;
+            }
+            let at = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+            let port = |at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
+            ends.push(Ends { client: at(26), server: at(30), ports: (port(34), port(34)) });
+            let (server, client) = (IpAddr::V4(Ipv4Addr::from(at(30))), IpAddr::V4(Ipv4Addr::from(at(26))));
+            answers.push((SocketAddr::new(server, port(36)), SocketAddr::new(client, port(34))));
+        });
+        let opened = self.ends.len() - before;
+        if opened != to - from {
+            return Err(self.lost((to - from) as u64, opened as u64));
+        }
+        for (server, client) in &answers {
+            let _ = self.worker.port_mut().inject(0, &frame(*server, *client, SYN | ACK, 0, 1, &[]));
+        }
+        self.drain(&mut quiet);
+        self.worker.port_mut().take_sent(|_, _| {});
+        for (server, client) in &answers {
+            let ack = 1 + request.len() as u32;
+            let _ = self.worker.port_mut().inject(0, &frame(*server, *client, ACK | PSH, 1, ack, response));
+        }
+        self.drain(&mut quiet);
+        self.worker.port_mut().take_sent(|_, _| {});
+        Ok(())
     }
 
     fn lost(&self, sent: u64, got: u64) -> StagesError {
@@ -447,6 +524,9 @@ fn check(o: &Options) -> Result<(), StagesError> {
     let in_range = |what, given: usize, least, most| {
         if (least..=most).contains(&given) { Ok(()) } else { Err(StagesError::Range { what, given, least, most }) }
     };
+    if o.splice && (o.ipv6 || o.forward != Forward::Nat) {
+        return Err(StagesError::Splice);
+    }
     in_range("--flows", o.flows, 1, 50_000_000)?;
     in_range("--size", o.size, if o.ipv6 { 78 } else { 64 }, 1518)?;
     in_range("--rounds", o.rounds, 1, 10_000)?;
@@ -485,6 +565,16 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     } else {
         None
     };
+    let mut nat = if o.splice {
+        progress("opening as many flows by NAT");
+        let mut nat = Bench::new(&Options { splice: false, ..o.clone() }, Tsc);
+        nat.fill()?;
+        nat.round()?;
+        Some(nat)
+    } else {
+        None
+    };
+    let mut splice_ratios = vec![];
     bench.round()?;
     let mut whole = vec![];
     let mut ratios = vec![];
@@ -504,6 +594,11 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         for ((into, b), a) in stages.iter_mut().zip(costs(&before)).zip(costs(&after)) {
             into.push(a.since(&b).cycles as f64 / packets);
         }
+        if let Some(nat) = &mut nat {
+            // In the order splice, NAT, NAT, splice, so that drift cancels out.
+            let (first, second) = (nat.round()?, nat.round()?);
+            splice_ratios.push((cost + bench.round()?) / (first + second));
+        }
         if let Some(silent) = &mut silent {
             // Two more, in the other order, so that drift cancels out.
             let without = silent.round()?;
@@ -518,7 +613,8 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     drop(bench);
     let bytes = report.memory.map_or(0.0, |m: Memory| {
         let v6 = if o.ipv6 { m.addresses_v6 } else { 0 };
-        (m.entries + m.index + v6) as f64 / report.capacity as f64
+        ((m.entries + m.index + v6) as f64 / report.capacity as f64)
+            + if o.splice { lcs_pipelines::SPLICE_BYTES as f64 } else { 0.0 }
     });
     let cycles = Summary::of(whole);
     let inverse = |s: &Summary| Summary {
@@ -545,6 +641,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         expiring: Pauses::of(&first_expiring, &expiring, hz),
         bare_loop: BareLoop::run(took, hz),
         bytes_per_flow: bytes,
+        splice_ratio: (!splice_ratios.is_empty()).then(|| Summary::of(splice_ratios)),
         accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
     })
 }
@@ -554,8 +651,8 @@ impl fmt::Display for Figures {
         let o = &self.options;
         writeln!(
             f,
-            "{:?} over {}, {} flows in random order, {} B frames, {} services, {} servers, {} rounds of {} packets",
-            o.forward,
+            "{} over {}, {} flows in random order, {} B frames, {} services, {} servers, {} rounds of {} packets",
+            if o.splice { "Splice".to_owned() } else { format!("{:?}", o.forward) },
             if o.ipv6 { "IPv6" } else { "IPv4" },
             o.flows,
             o.size,
@@ -577,15 +674,20 @@ impl fmt::Display for Figures {
         writeln!(f, "{:<12} {:>14.1} {quartiles:>20} {:>7.1}%", "whole loop", s.median, 100.0)?;
         writeln!(f, "\n{:.1} ns/packet, {:.2} Mpps on one core", self.ns_per_packet.median, self.mpps.median)?;
         let n = &self.new_flow_cycles;
-        writeln!(
-            f,
-            "new flow: {:.0} cycles ({:.0} – {:.0}), {:.2} M new flows/s",
-            n.median, n.quartiles.0, n.quartiles.1, self.new_flows_mps
-        )?;
+        if !o.splice {
+            writeln!(
+                f,
+                "new flow: {:.0} cycles ({:.0} – {:.0}), {:.2} M new flows/s",
+                n.median, n.quartiles.0, n.quartiles.1, self.new_flows_mps
+            )?;
+        }
         writeln!(f, "turns while filling: {}", self.filling)?;
         writeln!(f, "turns while expiring: {}", self.expiring)?;
         writeln!(f, "{}", self.bare_loop)?;
         write!(f, "state: {:.1} bytes a flow", self.bytes_per_flow)?;
+        if let Some(r) = &self.splice_ratio {
+            write!(f, "\nsplice / NAT, interleaved: {:.3} ({:.3} – {:.3})", r.median, r.quartiles.0, r.quartiles.1)?;
+        }
         if let Some(r) = &self.accounting_ratio {
             let percent = |v: f64| (v - 1.0) * 100.0;
             write!(

@@ -14,3 +14,6 @@ pub mod snapshot;
 mod splice;
 pub mod stages;
 mod trace;
+
+/// Bytes that a spliced connection takes beside its flow once its request is delivered and its response's end is known.
+pub const SPLICE_BYTES: usize = splice::ENTRY_BYTES;

@@ -67,7 +67,9 @@ pub(crate) struct Entry {
     free: bool,
 }
 
-const _: () = assert!(size_of::<Entry>() <= 64);
+/// Bytes of an [`Entry`].
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>();
+const _: () = assert!(ENTRY_BYTES <= 64);
 
 #[derive(Debug)]
 enum Slot {
@@ -90,7 +92,10 @@ pub struct Splices {
     follows: Vec<Follow>,
     free_follows: Vec<u32>,
     wheel: Wheel,
+    // Boxes go from here into slots and back, so that nothing of their size is ever moved.
+    #[allow(clippy::vec_box)]
     spare: Vec<Box<Binding>>,
+    #[allow(clippy::vec_box)]
     extractions: Vec<Box<Extraction>>,
     /// Bytes of requests held.
     pub(crate) buffered: usize,

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const AHEAD: usize = 4;
 
 /// Index buckets asked for one right after the other. Where the translation of an address takes long (nested page tables), a request
-/// holds up the instructions behind it until its address is known; requests side by side wait together.
+/// delays what is behind it, and requests side by side wait together (measured: `flow/DESIGN.md`).
 const TOGETHER: usize = 8;
 
 /// What [`classify`] has sorted the frames into. A frame in none of the lists has its verdict.

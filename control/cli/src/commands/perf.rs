@@ -2,6 +2,7 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use lcs_perf::connections::{ConnectionsError, Options as ConnectionsOptions, Scheme};
 use lcs_perf::decisions::{self, DecisionsError, Mix, RulesOptions, XmlOptions};
 use lcs_perf::stages;
 use lcs_pipelines::snapshot::Forward;
@@ -24,6 +25,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     Stages(StagesArgs),
+    Connections(ConnectionsArgs),
     Rules(RulesArgs),
     Xml(XmlArgs),
 }
@@ -79,6 +81,56 @@ enum Pipeline {
     Dr,
     /// IP in IP.
     Tun,
+    /// Switched by content and spliced: NAT with numbers moved; measured against NAT in the same run.
+    Splice,
+}
+
+/// What whole client connections cost: handshake, requests, responses, close, over the memory port.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  lcs perf connections --pipeline delayed
+  lcs perf connections --pipeline nat
+  lcs perf connections --requests 100 --connections 1000 --alternate
+  lcs perf connections --cookies --json
+
+Both ends are played by the bench; only the director's worker is timed. Pin the command to a quiet core
+(`taskset -c 1`) for figures to compare.")]
+struct ConnectionsArgs {
+    /// How a connection finds its server.
+    #[arg(long, value_enum, default_value_t = SchemeArg::Delayed)]
+    pipeline: SchemeArg,
+    /// Connections a round.
+    #[arg(long, value_name = "N", default_value_t = ConnectionsOptions::default().connections)]
+    connections: usize,
+    /// Connections open at once.
+    #[arg(long, value_name = "N", default_value_t = ConnectionsOptions::default().at_once)]
+    at_once: usize,
+    /// Requests of each connection.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    requests: usize,
+    /// Every second request of a connection is for another group of servers.
+    #[arg(long)]
+    alternate: bool,
+    /// Bytes of a request.
+    #[arg(long, value_name = "BYTES", default_value_t = 1000)]
+    request: usize,
+    /// Bytes of a response.
+    #[arg(long, value_name = "BYTES", default_value_t = 1000)]
+    response: usize,
+    /// Rounds, of which the median is shown.
+    #[arg(long, value_name = "N", default_value_t = ConnectionsOptions::default().rounds)]
+    rounds: usize,
+    /// Answer SYNs with cookies.
+    #[arg(long)]
+    cookies: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum SchemeArg {
+    /// By its SYN: layer-4 NAT, nothing is read.
+    Nat,
+    /// By its request: delayed binding and splice.
+    Delayed,
 }
 
 /// What a decision by content costs against the number of rules: ns a request, extraction included.
@@ -142,6 +194,7 @@ fn size(text: &str) -> Result<usize, String> {
 pub fn run(common: &Common, args: &Args) -> Outcome {
     match &args.what {
         What::Stages(args) => stages(common, args),
+        What::Connections(args) => connections(common, args),
         What::Rules(args) => {
             let mix = |mix: &RuleMix| match mix {
                 RuleMix::Url => Mix::Url,
@@ -184,10 +237,42 @@ fn show(common: &Common, figures: impl serde::Serialize + std::fmt::Display) -> 
     Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
+fn connections(common: &Common, args: &ConnectionsArgs) -> Outcome {
+    let options = ConnectionsOptions {
+        scheme: match args.pipeline {
+            SchemeArg::Nat => Scheme::Nat,
+            SchemeArg::Delayed => Scheme::Delayed,
+        },
+        connections: args.connections,
+        at_once: args.at_once,
+        requests: args.requests,
+        alternate: args.alternate,
+        request: args.request,
+        response: args.response,
+        rounds: args.rounds,
+        cookies: args.cookies,
+    };
+    let terminal = io::stderr().is_terminal();
+    let figures = lcs_perf::connections::measure(&options, |what| {
+        if terminal {
+            eprint!("\r\x1b[K{what} …");
+        }
+    });
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    let figures = figures.map_err(|e| match e {
+        ConnectionsError::Range { .. } => Error::Usage(e.to_string()),
+        e => Error::Failed(e.to_string()),
+    })?;
+    let text = if common.json { json(&figures)? } else { format!("{figures}\n") };
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
 fn stages(common: &Common, args: &StagesArgs) -> Outcome {
     let options = stages::Options {
         forward: match args.pipeline {
-            Pipeline::Nat => Forward::Nat,
+            Pipeline::Nat | Pipeline::Splice => Forward::Nat,
             Pipeline::Fullnat => Forward::FullNat,
             Pipeline::Dr => Forward::Dr,
             Pipeline::Tun => Forward::Tunnel,
@@ -200,6 +285,7 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         servers: args.servers,
         ipv6: args.ipv6,
         capacity: args.capacity,
+        splice: matches!(args.pipeline, Pipeline::Splice),
         accounting: args.accounting,
     };
     let terminal = io::stderr().is_terminal();
@@ -212,7 +298,7 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         eprint!("\r\x1b[K");
     }
     let figures = figures.map_err(|e| match e {
-        stages::StagesError::Range { .. } => Error::Usage(e.to_string()),
+        stages::StagesError::Range { .. } | stages::StagesError::Splice => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { format!("{figures}\n") };

@@ -92,7 +92,6 @@ fn intact(batch: &Batch, i: usize) -> bool {
         tcp_flags: batch.tcp_flags[i],
         addresses: batch.addresses[i],
         ports: batch.ports[i],
-        ..Parsed::default()
     };
     matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6)
         && transport_checksum_ok(batch.frames[i].bytes(), &parsed)
@@ -115,13 +114,13 @@ impl<P: Port> Desk<'_, P> {
             return self.leg(batch, i, &a, place.flow(), entry);
         }
         if place.side() == Place::CLIENT {
-            self.from_client(batch, i, &a, place.flow(), entry)
+            self.by_client(batch, i, &a, place.flow(), entry)
         } else {
-            self.from_server(batch, i, &a, place.flow(), entry)
+            self.by_server(batch, i, &a, place.flow(), entry)
         }
     }
 
-    fn from_client(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
+    fn by_client(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
         if self.c.table.get(flow).state == TcpState::SynReceived {
             if let Some(verdict) = self.half_open(batch, i, a, flow, entry) {
                 return verdict;
@@ -147,7 +146,7 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    fn from_server(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
+    fn by_server(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
         match self.c.splices.take(entry) {
             Some(mut b) => {
                 let verdict = self.bound_from_server(batch, i, a, flow, &mut b);

@@ -49,12 +49,10 @@ impl<P: Port> Desk<'_, P> {
             SYN => {
                 let offer = self.offer(batch, i, &key);
                 let isn = self.c.splices.cookies.make(&key, a.seq, offer, self.now);
-                if !cookies {
-                    if let Err(reason) = self.enter(batch, i, slot, &key, [a.seq, isn], offer) {
-                        return Verdict::Drop(reason);
-                    }
-                } else {
+                if cookies {
                     self.c.splices.cookie_sent(batch.hash[i], self.now);
+                } else if let Err(reason) = self.enter(batch, i, slot, &key, [a.seq, isn], offer) {
+                    return Verdict::Drop(reason);
                 }
                 self.syn_ack(batch, i, slot, &key, [a.seq, isn], offer)
             }
@@ -79,7 +77,7 @@ impl<P: Port> Desk<'_, P> {
                 match self.enter(batch, i, slot, &key, numbers, offer) {
                     Ok(flow) => {
                         let entry = self.c.table.get(flow).extra;
-                        self.from_client(batch, i, a, flow, entry)
+                        self.by_client(batch, i, a, flow, entry)
                     }
                     Err(reason) => Verdict::Drop(reason),
                 }
