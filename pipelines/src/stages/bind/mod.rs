@@ -110,6 +110,10 @@ impl<P: Port> Desk<'_, P> {
             return forward::forward_one(self.c, batch, i, self.tick);
         }
         let entry = flow.extra;
+        if a.flags & (SYN | FIN | RST) != 0 && !intact(batch, i) {
+            // What changes a connection's state must be what its sender said.
+            return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
         if self.c.splices.get(entry).is_leg {
             return self.leg(batch, i, &a, place.flow(), entry);
         }
