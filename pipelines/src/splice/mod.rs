@@ -40,7 +40,7 @@ const SPARE: usize = 256;
 pub(crate) struct Entry {
     /// From one side's numbers to the other's. `limit` of the server's side is the end of the response where it is known.
     pub(crate) offsets: Offsets,
-    /// Its flow.
+    /// Its flow; none where the entry is free.
     pub(crate) flow: u32,
     /// Initial sequence numbers: the client's, and ours toward the client. A leg: the next number toward the server,
     /// and the next one expected from it.
@@ -63,8 +63,8 @@ pub(crate) struct Entry {
     pub(crate) until_close: bool,
     /// It is a leg.
     pub(crate) is_leg: bool,
-    /// A free entry.
-    free: bool,
+    /// The largest power of two in its server's window in the handshake: an idle server has room for so much at least.
+    pub(crate) server_window: u8,
 }
 
 /// Bytes of an [`Entry`].
@@ -235,7 +235,7 @@ impl Splices {
             response_known: true,
             until_close: false,
             is_leg: false,
-            free: false,
+            server_window: 9,
         };
         let id = if self.free_entries != NIL {
             let id = self.free_entries;
@@ -283,7 +283,7 @@ impl Splices {
 
     /// Forgets an entry whose flow is gone, with all that belongs to it. Its legs become orphans.
     pub(crate) fn release(&mut self, entry: u32) {
-        let Some(e) = self.entries.get(entry as usize).copied().filter(|e| !e.free) else { return };
+        let Some(e) = self.entries.get(entry as usize).copied().filter(|e| e.flow != NIL) else { return };
         if e.is_leg {
             self.unlink(entry);
         } else {
@@ -298,7 +298,7 @@ impl Splices {
         self.unbind(entry);
         self.unfollow(entry);
         let e = &mut self.entries[entry as usize];
-        e.free = true;
+        e.flow = NIL;
         e.legs = self.free_entries;
         self.free_entries = entry;
         self.used -= 1;

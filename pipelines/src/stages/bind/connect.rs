@@ -167,6 +167,7 @@ impl<P: Port> Desk<'_, P> {
         let default = if v6 { DEFAULT_MSS_V6 } else { DEFAULT_MSS_V4 };
         let e = self.c.splices.get_mut(b.entry);
         e.offsets = offsets;
+        e.server_window = a.window.max(1).ilog2() as u8;
         e.server_mss = o.mss.unwrap_or(default).clamp(LEAST_MSS, path.max(LEAST_MSS));
         b.ack_floor = first;
         b.measured(self.now);
@@ -192,6 +193,7 @@ impl<P: Port> Desk<'_, P> {
         (b.sent, b.delivered) = (0, 0);
         let e = self.c.splices.get(b.entry);
         b.server_mss = e.server_mss;
+        b.server_window = CAUTIOUS_WINDOW.min(1 << e.server_window);
         b.server_scale =
             if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
         b.server_window = u32::from(a.window);
@@ -212,7 +214,6 @@ impl<P: Port> Desk<'_, P> {
         b.phase = Phase::Deliver;
         b.sent = 0;
         b.delivered = 0;
-        b.server_window = CAUTIOUS_WINDOW;
         let (method, body) = b.request;
         let request_end = b.start.wrapping_add(b.cut as u32);
         let e = self.c.splices.get_mut(b.entry);

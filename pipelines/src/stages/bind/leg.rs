@@ -68,7 +68,7 @@ impl<P: Port> Desk<'_, P> {
         self.c.assign(beside, f.server, false);
         let e = self.c.splices.get_mut(leg);
         e.offsets = entry.offsets;
-        e.server_mss = entry.server_mss;
+        (e.server_mss, e.server_window) = (entry.server_mss, entry.server_window);
         self.c.splices.link(b.entry, leg);
     }
 
@@ -95,7 +95,7 @@ impl<P: Port> Desk<'_, P> {
         offsets.limit = [b.start, l.numbers[1]];
         let e = self.c.splices.get_mut(b.entry);
         e.offsets = offsets;
-        e.server_mss = l.server_mss;
+        (e.server_mss, e.server_window) = (l.server_mss, l.server_window);
         true
     }
 

@@ -1,7 +1,7 @@
 //! Segments that pass with their numbers moved, and what is seen of them on the way: where messages end.
 
 use super::{Desk, arrival, intact};
-use crate::splice::{Arrival, Binding, Follow, OWN_SCALE, Seen};
+use crate::splice::{Arrival, Binding, Follow, Seen};
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{FlowFlags, Place};
@@ -340,14 +340,15 @@ impl<P: Port> Desk<'_, P> {
         if behind <= 0 {
             return;
         }
-        let shift = if self.c.splices.get(b.entry).offer.scale.is_some() { OWN_SCALE } else { 0 };
-        let window = (u64::from(a.window) << shift).saturating_sub(behind as u64) >> shift;
+        // What it holds is in its own window; the server's, less what it lacks, would take back what was opened.
+        let flow = self.c.splices.get(b.entry).flow;
+        let window = self.own_window(flow, b.buffer.len(), b.entry);
         let l4 = usize::from(batch.l4[i]);
         let Some(h) = batch.frames[i].bytes_mut().get_mut(l4..l4 + 20) else { return };
         let mut old = [0; 8];
         old.copy_from_slice(&h[8..16]);
         h[8..12].copy_from_slice(&b.next().to_be_bytes());
-        h[14..16].copy_from_slice(&(window as u16).to_be_bytes());
+        h[14..16].copy_from_slice(&window.to_be_bytes());
         let d = Difference::NONE.replacing(&old, &h[8..16]);
         let sum = u16::from_ne_bytes([h[16], h[17]]);
         h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
