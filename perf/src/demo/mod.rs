@@ -4,6 +4,7 @@
 //! network ([`rootless`]).
 
 pub mod body;
+pub mod content;
 pub mod http;
 pub mod interrupt;
 pub mod load;
