@@ -36,6 +36,18 @@ const PATIENCE: u64 = 200 * SECOND;
 /// How often the control core is turned.
 const TURN: u64 = 200 * MICROSECOND;
 
+/// Plays the scenarios over IPv4 and IPv6, one after the other, as far as it's not interrupted.
+pub fn run(contents: &[Content], narrator: &mut Narrator<'_>, interrupt: &Interrupt) -> Vec<Scenario> {
+    let mut scenarios = vec![];
+    for (content, ipv6) in contents.iter().flat_map(|c| [(*c, false), (*c, true)]) {
+        let ip = if ipv6 { "ipv6" } else { "ipv4" };
+        narrator.scene(format_args!("{} over {ip}, in the in-process network", content.name()));
+        let Some(scenario) = play(content, ipv6, narrator, interrupt) else { break };
+        scenarios.push(scenario);
+    }
+    scenarios
+}
+
 /// Plays a scenario; what keeps it from being played is told as a check that was not passed. Nothing when interrupted.
 pub fn play(content: Content, ipv6: bool, narrator: &mut Narrator<'_>, interrupt: &Interrupt) -> Option<Scenario> {
     let begun = Instant::now();

@@ -22,6 +22,40 @@ use crate::demo::root::scene::{MAPPED_PORT, SERVICE_PORT};
 /// How long an answer may keep silent.
 const PATIENCE: Duration = Duration::from_secs(8);
 
+/// Plays the scenarios over IPv4 and IPv6, one after the other, as far as it's not interrupted.
+///
+/// # Errors
+/// Where namespaces may not be made. What keeps a single scenario from being played is told as a check of it that was
+/// not passed.
+pub fn run(contents: &[Content], narrator: &mut Narrator<'_>, interrupt: &Interrupt) -> Result<Vec<Scenario>, Error> {
+    let mut scenarios = vec![];
+    for (content, ipv6) in contents.iter().flat_map(|c| [(*c, false), (*c, true)]) {
+        if interrupt.is_set() {
+            break;
+        }
+        let ip = if ipv6 { "ipv6" } else { "ipv4" };
+        narrator.scene(format_args!("{} over {ip}", content.name()));
+        match play(content, ipv6, narrator, interrupt) {
+            Ok(scenario) => scenarios.push(scenario),
+            Err(Error::Interrupted(_)) => break,
+            Err(error) if error.is_permission() => return Err(error),
+            Err(error) => {
+                let name = "the scenario is played to its end".into();
+                let check = Check { name, ok: false, detail: error.to_string() };
+                narrator.check(&check);
+                scenarios.push(Scenario {
+                    name: content.name().into(),
+                    port: "af_xdp".into(),
+                    ip: ip.into(),
+                    checks: vec![check],
+                    ..Scenario::default()
+                });
+            }
+        }
+    }
+    Ok(scenarios)
+}
+
 /// Plays a scenario to its end.
 pub fn play(
     content: Content,
