@@ -140,14 +140,14 @@ impl Content {
                     4 => (Class::Web, Method::Get, 0),
                     k => {
                         let class = if k % 2 == 0 { Class::Large } else { Class::Small };
-                        let method = if n % 3 == 0 { Method::Chunked } else { Method::Post };
+                        let method = if n.is_multiple_of(3) { Method::Chunked } else { Method::Post };
                         (class, method, sizes[n as usize / 5 % 4])
                     }
                 };
                 self.http(names, 60, of, true)
             }
             Content::Keepalive => {
-                let of = |n: u64| (if n % 2 == 0 { Class::Images } else { Class::Web }, Method::Get, 0);
+                let of = |n: u64| (if n.is_multiple_of(2) { Class::Images } else { Class::Web }, Method::Get, 0);
                 self.http(names, 120, of, false)
             }
             Content::Sni => (0..30).map(|n| self.hello(names, n)).collect(),
@@ -165,7 +165,7 @@ impl Content {
     ) -> Vec<Conversation> {
         let exchange = |n: u64| {
             let (class, method, body) = of(n);
-            let closing = if apart && n % 2 == 0 { Closing::Asked } else { Closing::Keep };
+            let closing = if apart && n.is_multiple_of(2) { Closing::Asked } else { Closing::Keep };
             let number = (self as u64 + 1) << 32 | n << 3;
             let reply = [0, 700, 1_448, 9_000, 60_000][n as usize % 5];
             Exchange { method, body, closing, ..Exchange::get(number, class, reply) }
@@ -192,7 +192,7 @@ impl Content {
     fn hello(self, names: &[String], n: u64) -> Conversation {
         let (host, group) = [("ace.example", 0), ("a.wait.example", 1), ("www.example", 2)][n as usize % 3];
         // As long as those of today's browsers now and then: two segments.
-        let hello = client_hello(host, n, if n % 2 == 0 { 0 } else { 1_500 });
+        let hello = client_hello(host, n, if n.is_multiple_of(2) { 0 } else { 1_500 });
         let data: Vec<u8> = [&[23, 3, 3, 1, 0][..], &[n as u8; 256]].concat();
         let name = &names[group];
         let back = |text: &[u8], first: bool| {
