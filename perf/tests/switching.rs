@@ -118,6 +118,30 @@ fn requests_in_turn_to_two_groups() {
 }
 
 #[test]
+fn a_request_to_the_other_group_takes_no_longer_than_the_network() {
+    let plan = ContentPlan::new(Plan::new(Forward::Nat, false));
+    let turns = |n: u64| {
+        let class = [Class::Images, Class::Web][n as usize % 2];
+        Exchange::get(number(class, n), class, [0, 700, 1_448, 9_000, 60_000][n as usize % 5])
+    };
+    let script = Script::new(plan.base.service(), (0..40).map(turns).collect());
+    let client = ContentClient::list(ContentSite::roster(&plan), 1, vec![script]);
+    let mut site = ContentSite::build(plan, vec![client]);
+    if let Some(path) = option_env!("CAPTURE") {
+        let sink = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
+        site.net.capture(lcs_perf::network::capture::Capture::new(Box::new(sink), 1_000_000));
+    }
+    let begin = site.net.now();
+    assert!(site.finish(100 * SECOND));
+    let time = site.net.now() - begin;
+    if let Some(capture) = site.net.take_capture() {
+        capture.finish().unwrap();
+    }
+    // Round trips are of some 80 µs; servers delay acknowledgements by 10 ms, and hosts ask for neighbours at first.
+    assert!(time < 4 * SECOND, "{} ms", time / MILLISECOND);
+}
+
+#[test]
 fn requests_to_one_group() {
     let same = |n: u64| Exchange::get(number(Class::Lcs1, n), Class::Lcs1, 2_000 + 700 * n as u32);
     every("one group", |_| {}, &|| vec![(0..10).map(same).collect()]);

@@ -4,6 +4,7 @@
 //! network ([`rootless`]).
 
 pub mod body;
+pub mod content;
 pub mod http;
 pub mod interrupt;
 pub mod load;
@@ -16,13 +17,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Instant;
 
+use content::Content;
 use interrupt::Interrupt;
 use narrator::Narrator;
-use report::{Host, Report};
+use report::{Host, Report, Scenario};
 use root::scene::Setup;
 
 /// Names of the scenarios, each of which is played over IPv4 and over IPv6.
-pub const SCENARIOS: [&str; 4] = ["nat", "fullnat", "dr", "tun"];
+pub const SCENARIOS: [&str; 9] =
+    ["nat", "fullnat", "dr", "tun", "content-url", "content-xml", "keepalive", "sni", "smtp"];
 
 /// Which port the director has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,16 +96,17 @@ pub fn run(options: &Options, narrator: &mut Narrator<'_>, interrupt: &Interrupt
         return Err(Error::NoScenario(name.clone()));
     }
     let setups: Vec<Setup> = Setup::ALL.into_iter().filter(|setup| wanted(setup.name())).collect();
+    let contents: Vec<Content> = Content::ALL.into_iter().filter(|content| wanted(content.name())).collect();
     let scenarios = match options.port {
-        PortChoice::Memory => rootless::run(&setups, narrator, interrupt),
-        port => match root::run(&setups, narrator, interrupt) {
+        PortChoice::Memory => without_root(&setups, &contents, narrator, interrupt),
+        port => match with_root(&setups, &contents, narrator, interrupt) {
             Ok(scenarios) => scenarios,
             Err(error) if error.is_permission() && port == PortChoice::Auto => {
                 narrator.scene(
                     "not root: the same scenarios over the in-process network, with TCP endpoints of its own (run it as \
                      root for AF_XDP, network namespaces and the kernel's TCP)",
                 );
-                rootless::run(&setups, narrator, interrupt)
+                without_root(&setups, &contents, narrator, interrupt)
             }
             Err(error) if error.is_permission() => return Err(Error::NotRoot(error)),
             Err(error) => return Err(Error::Root(error)),
@@ -116,4 +120,26 @@ pub fn run(options: &Options, narrator: &mut Narrator<'_>, interrupt: &Interrupt
         seconds: begun.elapsed().as_secs_f64(),
         interrupted,
     })
+}
+
+fn with_root(
+    setups: &[Setup],
+    contents: &[Content],
+    narrator: &mut Narrator<'_>,
+    interrupt: &Interrupt,
+) -> Result<Vec<Scenario>, root::Error> {
+    let mut scenarios = root::run(setups, narrator, interrupt)?;
+    scenarios.extend(content::root::run(contents, narrator, interrupt)?);
+    Ok(scenarios)
+}
+
+fn without_root(
+    setups: &[Setup],
+    contents: &[Content],
+    narrator: &mut Narrator<'_>,
+    interrupt: &Interrupt,
+) -> Vec<Scenario> {
+    let mut scenarios = rootless::run(setups, narrator, interrupt);
+    scenarios.extend(content::memory::run(contents, narrator, interrupt));
+    scenarios
 }

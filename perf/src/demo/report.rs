@@ -25,11 +25,11 @@ impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let servers: BTreeSet<&str> =
             self.scenarios.iter().flat_map(|s| s.per_server.keys()).map(String::as_str).collect();
-        write!(f, "{:9} {:8} {:>8} {:>6}", "scenario", "clients", "requests", "failed")?;
+        write!(f, "{:11} {:8} {:>8} {:>6}", "scenario", "clients", "requests", "failed")?;
         servers.iter().try_for_each(|server| write!(f, " {server:>8}"))?;
         writeln!(f, " {:>8} {:>13}  checks", "packets", "cycles/packet")?;
         for s in &self.scenarios {
-            write!(f, "{:9} {:8} {:8} {:6}", s.name, s.ip, s.requests, s.failed)?;
+            write!(f, "{:11} {:8} {:8} {:6}", s.name, s.ip, s.requests, s.failed)?;
             servers.iter().try_for_each(|n| write!(f, " {:8}", s.per_server.get(*n).copied().unwrap_or(0)))?;
             let passed = s.checks.iter().filter(|check| check.ok).count();
             let mark = if s.ok { '✓' } else { '✗' };
@@ -78,7 +78,7 @@ impl Host {
 /// One way to forward, with clients of one family.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Scenario {
-    /// `nat`, `fullnat`, `dr` or `tun`; the tunnels through the other family are `tun-4in6` and `tun-6in4`.
+    /// One of [`super::SCENARIOS`].
     pub name: String,
     /// The director's port: `af_xdp` or `memory`.
     pub port: String,

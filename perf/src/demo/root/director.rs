@@ -39,15 +39,25 @@ impl Director {
 
     /// Starts the director of `scene`, and returns when it serves packets.
     pub fn launch(scene: &Scene) -> Result<Self, Error> {
+        Self::launch_on(scene.bed().director(), |socket| scene.configuration(socket))
+    }
+
+    /// Starts a director on `host` with the configuration that `text` writes for a control socket's name, and returns
+    /// when it serves packets and has the way to every server.
+    pub fn start_on(host: &Host, text: impl FnOnce(&str) -> String) -> Result<Self, Error> {
+        Self::launch_on(host, text)?.wait_for_servers()
+    }
+
+    fn launch_on(host: &Host, text: impl FnOnce(&str) -> String) -> Result<Self, Error> {
         let socket = socket_name();
         let name = "the demo's configuration";
-        let configuration = Configuration::parse(name, &scene.configuration(&socket.to_string_lossy()))
+        let configuration = Configuration::parse(name, &text(&socket.to_string_lossy()))
             .map_err(|e| Error::Director(Box::new(e.into())))?;
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, ready) = mpsc::sync_channel(1);
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
-        let thread = scene.bed().director().spawn("control", move || {
+        let thread = host.spawn("control", move || {
             let director = run::Director {
                 configuration,
                 source: None,
@@ -72,7 +82,7 @@ impl Director {
                 Err(panic) => std::panic::resume_unwind(panic),
             });
         }
-        let client = connect(scene.bed().director(), &socket)?;
+        let client = connect(host, &socket)?;
         Ok(Director { client, stop: Some(stop), thread: Some(thread), log })
     }
 

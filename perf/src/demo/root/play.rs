@@ -327,7 +327,7 @@ pub(in crate::demo) fn costs(scenario: &mut Scenario, stats: &WorkerStats) {
 }
 
 /// Mode of the port, from how it names itself: `eth0: native XDP, copy mode`.
-fn name_port(scenario: &mut Scenario, port: &[String]) {
+pub(in crate::demo) fn name_port(scenario: &mut Scenario, port: &[String]) {
     let says = |word: &str| port.iter().any(|line| line.contains(word));
     scenario.mode = if says("native") { "native" } else { "generic" }.into();
     scenario.copy = if says("zero-copy") { "zero-copy" } else { "copy" }.into();

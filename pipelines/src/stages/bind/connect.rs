@@ -197,7 +197,6 @@ impl<P: Port> Desk<'_, P> {
         (b.sent, b.delivered) = (0, 0);
         let e = self.c.splices.get(b.entry);
         b.server_mss = e.server_mss;
-        b.server_window = CAUTIOUS_WINDOW.min(1 << e.server_window);
         b.server_scale =
             if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
         b.server_window = u32::from(a.window);
@@ -223,6 +222,7 @@ impl<P: Port> Desk<'_, P> {
         let request_end = b.start.wrapping_add(b.cut as u32);
         let e = self.c.splices.get_mut(b.entry);
         b.server_mss = e.server_mss;
+        b.server_window = CAUTIOUS_WINDOW.min(1 << e.server_window);
         b.server_scale =
             if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
         let first = e.offsets.limit[Place::SERVER];

@@ -1,0 +1,409 @@
+//! The scenarios that are switched by content: rules, groups, what clients say, and what each server must answer.
+//!
+//! Both ways of playing them share this: [`root`] over kernel TCP, [`memory`] over the in-process network.
+
+pub mod memory;
+pub mod root;
+pub mod session;
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::network::content::{Class, Closing, Exchange, Method};
+
+/// The scenarios.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// `/lcs1` and `/lcs2` go to two servers, everything else to a third (tutorial, slide 67).
+    Url,
+    /// The second item's subtotal in a purchase decides (tutorial, slides 67 and 68).
+    Xml,
+    /// One connection: images from one server, pages from another.
+    Keepalive,
+    /// The server name in a TLS ClientHello decides; nothing is decrypted.
+    Sni,
+    /// The first recipient of a mail decides: the server speaks first, so the director must.
+    Smtp,
+}
+
+/// What is to come in answer to what was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Exactly these bytes, from one of these servers.
+    Of(Vec<(String, Vec<u8>)>),
+    /// A line that begins so, from whoever it is.
+    Line(&'static str),
+}
+
+/// Something to send, and what is to come before the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What is sent, in one write.
+    pub send: Vec<u8>,
+    /// What is to come.
+    pub replies: Vec<Reply>,
+}
+
+/// One connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// What is said, in order.
+    pub steps: Vec<Step>,
+    /// Whether the server closes behind the last answer.
+    pub server_closes: bool,
+}
+
+/// The names of the groups in every scenario (the first two as in the tutorial), one server each.
+pub const GROUPS: [&str; 3] = ["ace", "wait", "web"];
+
+impl Content {
+    /// All of them.
+    pub const ALL: [Content; 5] = [Content::Url, Content::Xml, Content::Keepalive, Content::Sni, Content::Smtp];
+
+    /// The scenario's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Content::Url => "content-url",
+            Content::Xml => "content-xml",
+            Content::Keepalive => "keepalive",
+            Content::Sni => "sni",
+            Content::Smtp => "smtp",
+        }
+    }
+
+    /// What clients speak, as the configuration calls it.
+    pub fn application(self) -> &'static str {
+        match self {
+            Content::Url | Content::Xml | Content::Keepalive => "http",
+            Content::Sni => "tls",
+            Content::Smtp => "smtp",
+        }
+    }
+
+    /// The rule file.
+    pub fn rules(self) -> &'static str {
+        match self {
+            Content::Url => {
+                "R10: if (contains(url, \"lcs1\")) routeTo(ace, NON_STICKY)\n\
+                 R11: if (contains(url, \"lcs2\")) routeTo(wait, NON_STICKY)\n\
+                 default: routeTo(web)\n"
+            }
+            Content::Xml => {
+                "R4: if (xml.purchase/item[2]/subTotal > 50000) routeTo(ace, NON_STICKY)\n\
+                 R5: if (xml.purchase/item[2]/subTotal > 0 && xml.purchase/item[2]/subTotal < 50000) routeTo(wait, NON_STICKY)\n\
+                 default: routeTo(web)\n"
+            }
+            Content::Keepalive => {
+                "images: if (suffix(path, \".gif\") || suffix(path, \".jpg\")) routeTo(ace)\n\
+                 pages: if (prefix(path, \"/shop\")) routeTo(wait)\n\
+                 default: routeTo(web)\n"
+            }
+            Content::Sni => {
+                "ace: if (tls.sni == \"ace.example\") routeTo(ace)\n\
+                 wait: if (suffix(tls.sni, \".wait.example\")) routeTo(wait)\n\
+                 default: routeTo(web)\n"
+            }
+            Content::Smtp => {
+                "ace: if (smtp.to == \"chow@cs.uccs.edu\") routeTo(ace)\n\
+                 wait: if (suffix(smtp.to, \"@wait.example\")) routeTo(wait)\n\
+                 default: routeTo(web)\n"
+            }
+        }
+    }
+
+    /// The classes of requests that the server of a group must get, and no others.
+    fn classes(self, group: usize) -> &'static [Class] {
+        match (self, group) {
+            (Content::Url, 0) => &[Class::Lcs1],
+            (Content::Url, 1) => &[Class::Lcs2],
+            (Content::Xml, 0) => &[Class::Large],
+            (Content::Xml, 1) => &[Class::Small],
+            (Content::Keepalive, 0) => &[Class::Images],
+            (Content::Keepalive, 1) => &[Class::Web],
+            (Content::Keepalive, _) => &[Class::Lcs1],
+            _ => &[Class::Web, Class::Images],
+        }
+    }
+
+    /// What clients say, with the names of the three servers.
+    pub fn conversations(self, names: &[String]) -> Vec<Conversation> {
+        match self {
+            Content::Url => {
+                let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
+                self.http(names, 60, |n| (classes[n as usize % 3], Method::Get, 0), true)
+            }
+            Content::Xml => {
+                let sizes = [600, 3_000, 30_000, 50_000];
+                let of = |n: u64| match n % 5 {
+                    4 => (Class::Web, Method::Get, 0),
+                    k => {
+                        let class = if k % 2 == 0 { Class::Large } else { Class::Small };
+                        let method = if n.is_multiple_of(3) { Method::Chunked } else { Method::Post };
+                        (class, method, sizes[n as usize / 5 % 4])
+                    }
+                };
+                self.http(names, 60, of, true)
+            }
+            Content::Keepalive => {
+                let of = |n: u64| (if n.is_multiple_of(2) { Class::Images } else { Class::Web }, Method::Get, 0);
+                self.http(names, 120, of, false)
+            }
+            Content::Sni => (0..30).map(|n| self.hello(names, n)).collect(),
+            Content::Smtp => (0..30).map(|n| self.mail(names, n)).collect(),
+        }
+    }
+
+    /// Exchanges: each on a connection of its own, or all on one and then again in bursts of five.
+    fn http(
+        self,
+        names: &[String],
+        count: u64,
+        of: impl Fn(u64) -> (Class, Method, u32),
+        apart: bool,
+    ) -> Vec<Conversation> {
+        let exchange = |n: u64| {
+            let (class, method, body) = of(n);
+            let closing = if apart && n.is_multiple_of(2) { Closing::Asked } else { Closing::Keep };
+            let number = (self as u64 + 1) << 32 | n << 3;
+            let reply = [0, 700, 1_448, 9_000, 60_000][n as usize % 5];
+            Exchange { method, body, closing, ..Exchange::get(number, class, reply) }
+        };
+        let reply = |e: &Exchange| {
+            let may = (0..GROUPS.len()).filter(|&g| self.classes(g).contains(&e.class));
+            Reply::Of(may.map(|g| (names[g].clone(), e.response(&names[g]))).collect())
+        };
+        let step = |exchanges: &[Exchange]| Step {
+            send: exchanges.iter().flat_map(Exchange::request).collect(),
+            replies: exchanges.iter().map(reply).collect(),
+        };
+        let all: Vec<Exchange> = (0..count).map(exchange).collect();
+        if apart {
+            let alone = |e: &Exchange| Conversation { steps: vec![step(&[*e])], server_closes: e.server_closes() };
+            return all.iter().map(alone).collect();
+        }
+        let one = Conversation { steps: all.iter().map(|e| step(&[*e])).collect(), server_closes: false };
+        let bursts = all.chunks(5).map(step).collect();
+        vec![one, Conversation { steps: bursts, server_closes: false }]
+    }
+
+    /// A ClientHello and a little of what follows, which the server sends back with its name in front.
+    fn hello(self, names: &[String], n: u64) -> Conversation {
+        let (host, group) = [("ace.example", 0), ("a.wait.example", 1), ("www.example", 2)][n as usize % 3];
+        // As long as those of today's browsers now and then: two segments.
+        let hello = client_hello(host, n, if n.is_multiple_of(2) { 0 } else { 1_500 });
+        let data: Vec<u8> = [&[23, 3, 3, 1, 0][..], &[n as u8; 256]].concat();
+        let name = &names[group];
+        let back = |text: &[u8], first: bool| {
+            let front = if first { format!("{name}\n").into_bytes() } else { vec![] };
+            vec![Reply::Of(vec![(name.clone(), [front, text.to_vec()].concat())])]
+        };
+        let steps =
+            vec![Step { replies: back(&hello, true), send: hello }, Step { replies: back(&data, false), send: data }];
+        Conversation { steps, server_closes: false }
+    }
+
+    /// A mail: greeting and envelope up to the first recipient are the director's, the rest the server's.
+    fn mail(self, names: &[String], n: u64) -> Conversation {
+        let (to, group) = [("chow@cs.uccs.edu", 0), ("someone@wait.example", 1), ("x@example.net", 2)][n as usize % 3];
+        let name = &names[group];
+        let exactly = |text: String| vec![Reply::Of(vec![(name.clone(), text.into_bytes())])];
+        let line = |start| vec![Reply::Line(start)];
+        let step = |send: String, replies| Step { send: send.into_bytes(), replies };
+        let text = format!("Subject: mail {n}\r\n\r\n{}\r\n.\r\n", "line of text\r\n".repeat(n as usize * 20));
+        let hash = session::hash(text.as_bytes());
+        let steps = vec![
+            step(String::new(), line("220 ")),
+            step("HELO client.example\r\n".into(), line("250 ")),
+            step(format!("MAIL FROM:<sender{n}@example.org>\r\n"), line("250 ")),
+            step(format!("RCPT TO:<{to}>\r\n"), exactly(format!("250 {name} takes mail for {to}\r\n"))),
+            step("DATA\r\n".into(), exactly("354 go on\r\n".into())),
+            step(text, exactly(format!("250 {name} has {hash:016x}\r\n"))),
+            step("QUIT\r\n".into(), exactly(format!("221 {name} closes\r\n"))),
+        ];
+        Conversation { steps, server_closes: true }
+    }
+
+    /// What a server of this scenario does on one connection.
+    pub fn session(self, group: usize, name: &str) -> session::Session {
+        match self {
+            Content::Url | Content::Xml | Content::Keepalive => session::Session::http(name, self.classes(group)),
+            Content::Sni => session::Session::echo(name),
+            Content::Smtp => session::Session::smtp(name),
+        }
+    }
+
+    /// The keys of the service that switch it by content.
+    pub fn keys(self, rules: &RuleFile, names: &[String]) -> String {
+        let file = rules.0.display();
+        let mut text = format!("rules = \"{file}\"\napplication = \"{}\"\n", self.application());
+        let groups: Vec<String> = GROUPS.iter().zip(names).map(|(g, n)| format!("{g} = [\"{n}\"]")).collect();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "groups = {{ {} }}", groups.join(", "));
+        text
+    }
+}
+
+/// A rule file for as long as it is needed.
+#[derive(Debug)]
+pub struct RuleFile(PathBuf);
+
+impl RuleFile {
+    /// Writes one.
+    ///
+    /// # Errors
+    /// When there is no room for it among the temporary files.
+    pub fn write(text: &str) -> std::io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("lcs-demo-{}-{}.rules", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::write(&path, text)?;
+        Ok(RuleFile(path))
+    }
+}
+
+impl Drop for RuleFile {
+    fn drop(&mut self) {
+        // Gone already is gone.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Compares what comes with what is to come.
+#[derive(Debug, Default)]
+pub struct Ear {
+    waits: VecDeque<Reply>,
+    input: Vec<u8>,
+    /// Servers that have answered, in order; empty for a line from anyone.
+    pub answered: Vec<String>,
+    /// Bytes compared.
+    pub bytes: u64,
+}
+
+impl Ear {
+    /// Waits for these too.
+    pub fn expect(&mut self, replies: &[Reply]) {
+        self.waits.extend(replies.iter().cloned());
+    }
+
+    /// Whether nothing more is to come.
+    pub fn is_content(&self) -> bool {
+        self.waits.is_empty() && self.input.is_empty()
+    }
+
+    /// Takes in what has come.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn hear(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.input.extend_from_slice(bytes);
+        while !self.input.is_empty() {
+            let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(160)]).into_owned();
+            let (length, server) = match self.waits.front() {
+                None => return Err(format!("bytes that no one asked for: {:?}", shown(&self.input))),
+                Some(Reply::Line(start)) => {
+                    let Some(end) = self.input.iter().position(|b| *b == b'\n') else { return Ok(()) };
+                    if !self.input.starts_with(start.as_bytes()) {
+                        return Err(format!("{:?} where a line with {start} was to come", shown(&self.input)));
+                    }
+                    (end + 1, String::new())
+                }
+                Some(Reply::Of(candidates)) => {
+                    let input = &self.input;
+                    let agrees = |c: &&(String, Vec<u8>)| {
+                        let n = c.1.len().min(input.len());
+                        c.1[..n] == input[..n]
+                    };
+                    let Some((server, bytes)) = candidates.iter().find(agrees) else {
+                        let names: Vec<&str> = candidates.iter().map(|c| c.0.as_str()).collect();
+                        return Err(format!("not what {} answers: {:?}", names.join(" or "), shown(input)));
+                    };
+                    if input.len() < bytes.len() {
+                        return Ok(());
+                    }
+                    (bytes.len(), server.clone())
+                }
+            };
+            self.input.drain(..length);
+            self.waits.pop_front();
+            self.answered.push(server);
+            self.bytes += length as u64;
+        }
+        Ok(())
+    }
+}
+
+/// A TLS 1.2 ClientHello record for this host name (RFC 8446 section 4.1.2, RFC 6066 section 3), padded (RFC 7685).
+pub fn client_hello(host: &str, seed: u64, padding: usize) -> Vec<u8> {
+    let short = |n: usize| (n as u16).to_be_bytes();
+    let extension = |kind: u16, body: &[u8]| [&kind.to_be_bytes()[..], &short(body.len()), body].concat();
+    let name = [&short(host.len() + 3)[..], &[0], &short(host.len()), host.as_bytes()].concat();
+    let mut extensions = extension(0, &name);
+    extensions.extend(extension(16, b"\0\x0c\x02h2\x08http/1.1"));
+    if padding > 0 {
+        extensions.extend(extension(21, &vec![0; padding]));
+    }
+    let mut body = vec![3, 3];
+    body.extend((0..4).flat_map(|n: u64| crate::network::random::mix(seed * 4 + n + 1).to_be_bytes()));
+    // No session, two suites, no compression.
+    body.extend([0, 0, 4, 0x13, 0x01, 0xc0, 0x2f, 1, 0]);
+    body.extend(short(extensions.len()));
+    body.extend(extensions);
+    let mut message = vec![1];
+    message.extend(&(body.len() as u32).to_be_bytes()[1..]);
+    message.extend(body);
+    [&[22, 3, 1][..], &short(message.len()), &message].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> Vec<String> {
+        ["s1", "s2", "s3"].map(String::from).to_vec()
+    }
+
+    /// Plays a conversation with a session and no network; what the client has heard.
+    fn play(scenario: Content, group: usize, c: &Conversation) -> Result<Ear, String> {
+        let mut session = scenario.session(group, &names()[group]);
+        let mut ear = Ear::default();
+        let mut out = session.greeting();
+        for step in &c.steps {
+            ear.expect(&step.replies);
+            for part in step.send.chunks(7) {
+                out.extend(session.hear(part)?.0);
+            }
+            ear.hear(&std::mem::take(&mut out))?;
+        }
+        assert!(ear.is_content());
+        Ok(ear)
+    }
+
+    #[test]
+    fn every_conversation_is_what_one_server_answers_and_no_other() {
+        for scenario in [Content::Url, Content::Xml, Content::Sni, Content::Smtp] {
+            for c in scenario.conversations(&names()) {
+                let fits = (0..3).filter(|&g| play(scenario, g, &c).is_ok()).count();
+                assert_eq!(fits, 1, "{scenario:?} {:?}", c.steps[0]);
+            }
+        }
+        // On one connection no single server can answer all.
+        for c in Content::Keepalive.conversations(&names()) {
+            assert!((0..3).all(|g| play(Content::Keepalive, g, &c).is_err()));
+        }
+    }
+
+    #[test]
+    fn a_hello_says_its_name() {
+        for padding in [0, 1_500] {
+            let hello = client_hello("ace.example", 3, padding);
+            assert_eq!(usize::from(u16::from_be_bytes([hello[3], hello[4]])) + 5, hello.len());
+            let set =
+                lcs_control::rules::parse(Content::Sni.rules(), &lcs_control::rules::Context::named("sni")).unwrap();
+            let trial = lcs_control::rules::Trial::new(&set).unwrap();
+            let verdict = trial.verdict(Some(lcs_control::rules::Protocol::Tls), &hello, &Default::default());
+            assert_eq!(verdict, Ok(lcs_control::rules::Verdict::Rule(0)));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The content scenarios over kernel TCP: namespaces, the director on AF_XDP, real servers and a real client.
+
+use std::io::{self, Read, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use lcs_hwconf::testbed::{ETH0, Plan, Testbed};
+use socket2::SockRef;
+
+use super::{Content, Conversation, Ear, GROUPS, RuleFile};
+use crate::demo::interrupt::Interrupt;
+use crate::demo::narrator::Narrator;
+use crate::demo::report::{Check, Scenario};
+use crate::demo::root::Error;
+use crate::demo::root::director::Director;
+use crate::demo::root::play::{costs, name_port};
+use crate::demo::root::scene::{MAPPED_PORT, SERVICE_PORT};
+
+/// How long an answer may keep silent.
+const PATIENCE: Duration = Duration::from_secs(8);
+
+/// Plays the scenarios over IPv4 and IPv6, one after the other, as far as it's not interrupted.
+///
+/// # Errors
+/// Where namespaces may not be made. What keeps a single scenario from being played is told as a check of it that was
+/// not passed.
+pub fn run(contents: &[Content], narrator: &mut Narrator<'_>, interrupt: &Interrupt) -> Result<Vec<Scenario>, Error> {
+    let mut scenarios = vec![];
+    for (content, ipv6) in contents.iter().flat_map(|c| [(*c, false), (*c, true)]) {
+        if interrupt.is_set() {
+            break;
+        }
+        let ip = if ipv6 { "ipv6" } else { "ipv4" };
+        narrator.scene(format_args!("{} over {ip}", content.name()));
+        match play(content, ipv6, narrator, interrupt) {
+            Ok(scenario) => scenarios.push(scenario),
+            Err(Error::Interrupted(_)) => break,
+            Err(error) if error.is_permission() => return Err(error),
+            Err(error) => {
+                let name = "the scenario is played to its end".into();
+                let check = Check { name, ok: false, detail: error.to_string() };
+                narrator.check(&check);
+                scenarios.push(Scenario {
+                    name: content.name().into(),
+                    port: "af_xdp".into(),
+                    ip: ip.into(),
+                    checks: vec![check],
+                    ..Scenario::default()
+                });
+            }
+        }
+    }
+    Ok(scenarios)
+}
+
+/// Plays a scenario to its end.
+pub fn play(
+    content: Content,
+    ipv6: bool,
+    narrator: &mut Narrator<'_>,
+    interrupt: &Interrupt,
+) -> Result<Scenario, Error> {
+    let begun = Instant::now();
+    narrator.step("building: client, director and three servers on one bridge");
+    let bed = Testbed::build(Plan::default())?;
+    let service = SocketAddr::new(bed.virtual_address(0, ipv6), SERVICE_PORT);
+    bed.give_virtual_address(service.ip())?;
+    let names: Vec<String> = bed.servers().iter().map(|host| host.name().to_owned()).collect();
+    let mut servers = vec![];
+    for (group, host) in bed.servers().iter().enumerate() {
+        let address = SocketAddr::new(bed.server_address(group as u8, ipv6), MAPPED_PORT);
+        let name = host.name();
+        let started = host.run(|| Server::start(content, group, name, address))?;
+        servers.push(started.map_err(|source| Error::Server { name: name.into(), address, source })?);
+    }
+    interrupt.check()?;
+    narrator.step("starting the director on AF_XDP, with the rules");
+    for rule in content.rules().lines() {
+        narrator.step(format!("  {rule}"));
+    }
+    let rules = RuleFile::write(content.rules()).map_err(Error::Client)?;
+    let text = |socket: &str| configuration(&bed, service, &names, &content.keys(&rules, &names), socket);
+    let mut director = Director::start_on(bed.director(), text)?;
+    drop(rules);
+    let conversations = content.conversations(&names);
+    narrator.step(format!("{} connections, every byte of every answer compared", conversations.len()));
+    let mut scenario = Scenario {
+        name: content.name().into(),
+        port: "af_xdp".into(),
+        ip: if ipv6 { "ipv6" } else { "ipv4" }.into(),
+        ..Scenario::default()
+    };
+    let mut first_failure = None;
+    let mut bytes = 0;
+    for conversation in &conversations {
+        interrupt.check()?;
+        let wanted: usize = conversation.steps.iter().map(|s| s.replies.len()).sum();
+        let mut ear = Ear::default();
+        let outcome = bed.client().run(|| converse(service, conversation, &mut ear))?;
+        scenario.requests += wanted as u64;
+        scenario.failed += (wanted - ear.answered.len()) as u64;
+        bytes += ear.bytes;
+        for server in ear.answered.iter().filter(|s| !s.is_empty()) {
+            *scenario.per_server.entry(server.clone()).or_default() += 1;
+        }
+        if let Err(why) = outcome {
+            scenario.failed = scenario.failed.max(1);
+            first_failure = first_failure.or(Some(why));
+        }
+    }
+    let mut checks = vec![];
+    let mut check = |name: &str, outcome: Result<String, String>| {
+        let ok = outcome.is_ok();
+        let check = Check { name: name.into(), ok, detail: outcome.unwrap_or_else(|detail| detail) };
+        narrator.check(&check);
+        checks.push(check);
+    };
+    let (requests, failed) = (scenario.requests, scenario.failed);
+    check(
+        "every answer is the right server's, byte for byte",
+        match first_failure {
+            None => Ok(format!("{requests} answers, {} kB compared", bytes / 1000)),
+            Some(why) => Err(format!("{failed} of {requests} failed; the first: {why}")),
+        },
+    );
+    let wrong: Vec<String> = servers.iter().flat_map(Server::problems).collect();
+    check(
+        "no server gets a byte that is not for its group",
+        match wrong.first() {
+            None => Ok(format!("{} servers compared every request", servers.len())),
+            Some(first) => Err(format!("{} times; the first: {first}", wrong.len())),
+        },
+    );
+    let used = GROUPS.len() - names.iter().filter(|n| !scenario.per_server.contains_key(*n)).count();
+    let least = if content == Content::Keepalive { 2 } else { 3 };
+    let detail = format!("{:?}", scenario.per_server);
+    check("rules send requests to different servers", if used >= least { Ok(detail) } else { Err(detail) });
+    let stats = director.stats()?;
+    let port = director.status()?.port;
+    director.stop()?;
+    scenario.ok = checks.iter().all(|c| c.ok);
+    scenario.checks = checks;
+    costs(&mut scenario, &stats.total);
+    name_port(&mut scenario, &port);
+    scenario.seconds = begun.elapsed().as_secs_f64();
+    Ok(scenario)
+}
+
+/// The director's configuration, as a user would write it.
+fn configuration(bed: &Testbed, service: SocketAddr, names: &[String], keys: &str, socket: &str) -> String {
+    let own = [false, true].map(|v6| bed.director_inner_address(v6));
+    let servers: String = names
+        .iter()
+        .enumerate()
+        .map(|(n, name)| {
+            let address = bed.server_address(n as u8, service.is_ipv6());
+            format!("  {{ name = \"{name}\", address = \"{address}\", port = {MAPPED_PORT} }},\n")
+        })
+        .collect();
+    format!(
+        "[director]\nsocket = \"{socket}\"\naddresses = [\"{}\", \"{}\"]\n\n\
+         [workers]\nflows = 16384\nidle = \"adaptive\"\n\n\
+         [port]\nkind = \"af-xdp\"\ninterfaces = [\"{ETH0}\"]\n\n\
+         [[services]]\nname = \"shop\"\naddress = \"{}\"\nport = {SERVICE_PORT}\nforward = \"nat\"\n{keys}\
+         servers = [\n{servers}]\n",
+        own[0],
+        own[1],
+        service.ip(),
+    )
+}
+
+/// Carries on one conversation from the calling thread's namespace.
+fn converse(to: SocketAddr, conversation: &Conversation, ear: &mut Ear) -> Result<(), String> {
+    let fail = |what: &str, e: io::Error| format!("{what}: {e}");
+    let mut stream = TcpStream::connect_timeout(&to, PATIENCE).map_err(|e| fail("connect", e))?;
+    stream.set_nodelay(true).map_err(|e| fail("connect", e))?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(|e| fail("connect", e))?;
+    let mut chunk = vec![0; 64 << 10];
+    for (n, step) in conversation.steps.iter().enumerate() {
+        ear.expect(&step.replies);
+        stream.write_all(&step.send).map_err(|e| fail(&format!("send step {n}"), e))?;
+        while !ear.is_content() {
+            match stream.read(&mut chunk).map_err(|e| fail(&format!("wait for the answer to step {n}"), e))? {
+                0 => return Err(format!("closed before the answer to step {n}")),
+                n => ear.hear(&chunk[..n])?,
+            }
+        }
+    }
+    if !conversation.server_closes {
+        stream.shutdown(Shutdown::Write).map_err(|e| fail("close", e))?;
+    }
+    match stream.read(&mut chunk).map_err(|e| fail("wait for the end", e))? {
+        0 => Ok(()),
+        n => ear.hear(&chunk[..n]),
+    }
+}
+
+/// A running server; it ends when this is dropped.
+struct Server {
+    listener: TcpListener,
+    stop: Arc<AtomicBool>,
+    problems: Arc<Mutex<Vec<String>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Server {
+    fn start(content: Content, group: usize, name: &str, address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        let (stop, problems) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(vec![])));
+        let (accepting, stopped, found) = (listener.try_clone()?, Arc::clone(&stop), Arc::clone(&problems));
+        let name = name.to_owned();
+        let thread = std::thread::Builder::new().name(format!("{name} {}", content.name())).spawn(move || {
+            while let Ok((stream, _)) = accepting.accept() {
+                if stopped.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (name, found) = (name.clone(), Arc::clone(&found));
+                // A connection's thread ends with it; the client waits for its answers, not for the thread.
+                std::thread::spawn(move || serve(content, group, &name, stream, &found));
+            }
+        })?;
+        Ok(Server { listener, stop, problems, thread: Some(thread) })
+    }
+
+    fn problems(&self) -> Vec<String> {
+        self.problems.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // Wakes `accept` (Linux: EINVAL from a listener that was shut down).
+        let _ = SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn serve(content: Content, group: usize, name: &str, mut stream: TcpStream, found: &Mutex<Vec<String>>) {
+    let mut session = content.session(group, name);
+    let mut chunk = vec![0; 64 << 10];
+    let ended = stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(PATIENCE * 2)));
+    if ended.is_err() || stream.write_all(&session.greeting()).is_err() {
+        return;
+    }
+    while let Ok(n @ 1..) = stream.read(&mut chunk) {
+        match session.hear(&chunk[..n]) {
+            Ok((out, closes)) => {
+                if stream.write_all(&out).is_err() || closes {
+                    break;
+                }
+            }
+            Err(what) => {
+                found.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{name}: {what}"));
+                return;
+            }
+        }
+    }
+    // The client closes too, or has.
+    let _ = stream.shutdown(Shutdown::Write);
+    let _ = stream.read(&mut chunk);
+}
