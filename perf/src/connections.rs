@@ -286,7 +286,9 @@ fn seen(b: &[u8]) -> Option<Seen> {
 pub(crate) fn frame(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
     let options = if flags & SYN != 0 { vec![2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7] } else { vec![] };
     let mut p = Packet { destination_mac: DIRECTOR, ..Packet::tcp(from, to, flags) }.payload(payload);
-    p.transport = Transport::Tcp { flags, seq, ack, window: 512, options };
+    // A SYN's window is not scaled; 512 << 7 is 64 KiB.
+    let window = if flags & SYN != 0 { 65_535 } else { 512 };
+    p.transport = Transport::Tcp { flags, seq, ack, window, options };
     p.frame()
 }
 
