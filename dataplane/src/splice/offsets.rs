@@ -82,6 +82,12 @@ impl Offsets {
         self
     }
 
+    /// Changes what is added to the server's numbers.
+    pub fn move_down(&mut self, down: u32) {
+        self.down = down;
+        self.sums[1] = sum_of(down);
+    }
+
     /// The window shift of a side's segments.
     pub fn shift(&self, side: NumberSpace) -> i8 {
         self.shifts[side & 1]

@@ -130,6 +130,9 @@ pub(crate) struct Binding {
     pub(crate) extraction: Option<Box<Extraction>>,
     /// Generation of the snapshot whose rules `extraction` is for.
     pub(crate) generation: u64,
+    /// Bytes of greetings and replies said so far, and how many of them reading from the beginning will make again.
+    pub(crate) said: usize,
+    pub(crate) repeats: usize,
 }
 
 impl Default for Binding {
@@ -174,6 +177,8 @@ impl Default for Binding {
             give_up_at: NEVER,
             extraction: None,
             generation: 0,
+            said: 0,
+            repeats: 0,
         }
     }
 }

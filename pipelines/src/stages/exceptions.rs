@@ -4,6 +4,7 @@ use super::classify::addresses_of;
 use super::connection::Connections;
 use super::{forward, fragment, icmp, neighbour};
 use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::flow::FlowFlags;
 use lcs_dataplane::headers::Kind;
 use lcs_dataplane::{DropReason, Verdict};
 
@@ -14,6 +15,9 @@ pub(crate) fn exceptions(c: &mut Connections, batch: &mut Batch, others: Places,
         batch.verdict[i] = match batch.kind[i] {
             Kind::Arp => neighbour::arp(c, batch, i),
             Kind::Fragment4 | Kind::Fragment6 => match fragment::follow(c, batch, i) {
+                Ok(place) if c.table.get(place.flow()).flags.has(FlowFlags::SPLICED) => {
+                    Verdict::Drop(DropReason::BadFragment)
+                }
                 Ok(place) => {
                     batch.flow[i] = place.0;
                     forward::forward_without_ports(c, batch, i, place, now)

@@ -7,7 +7,7 @@
 
 use super::connection::Connections;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
-use lcs_dataplane::flow::{FlowFlags, Key, Place};
+use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place};
 use lcs_dataplane::headers::protocol;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 
@@ -103,12 +103,26 @@ fn is_of(c: &Connections, batch: &Batch, i: usize, place: Place) -> bool {
 fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &mut Places, misses: &mut Places) {
     let flow = c.table.get(place.flow());
     let opens = batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN && place.side() == Place::CLIENT;
-    if opens && flow.flags.has(FlowFlags::CLOSED) && batch.protocol[i] == protocol::TCP {
+    if opens && flow.flags.has(FlowFlags::CLOSED) && batch.protocol[i] == protocol::TCP && is_newer(c, batch, i, flow) {
         reopen(c, batch, place, i, hits, misses);
         return;
     }
     batch.flow[i] = place.0;
     hits.push(i);
+}
+
+/// Whether a SYN's number is beyond what is known of the connection before (RFC 9293 §3.6.1), where anything is: a late copy of
+/// the old SYN must not end what is still being acknowledged.
+fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow) -> bool {
+    if !flow.flags.has(FlowFlags::SPLICED) {
+        return true;
+    }
+    let at = usize::from(batch.l4[i]) + 4;
+    let Some(b) = batch.frames[i].bytes().get(at..at + 4) else { return false };
+    let seq = u32::from_be_bytes([b[0], b[1], b[2], b[3]]);
+    let e = c.splices.get(flow.extra);
+    let last = if flow.flags.has(FlowFlags::TRANSLATED) { e.offsets.limit[Place::CLIENT] } else { e.numbers[0] };
+    e.offsets.open || seq.wrapping_sub(last) as i32 > 0
 }
 
 /// RFC 9293 §3.6.1: a new SYN may reopen a connection in TIME-WAIT. It is scheduled afresh.

@@ -101,7 +101,7 @@ impl<P: Port> Desk<'_, P> {
             self.flush(flow, b);
         } else if b.phase == Phase::Answer {
             self.answer_over(flow, b);
-        } else if b.phase == Phase::Deliver {
+        } else if matches!(b.phase, Phase::Deliver | Phase::Replay) {
             if b.sent > b.delivered {
                 b.arm(self.now);
             }

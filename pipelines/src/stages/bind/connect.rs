@@ -16,6 +16,10 @@ use lcs_dataplane::{DropReason, Verdict};
 
 /// A server's window where it has not been seen lately, bytes: the initial window that every sender may use (RFC 6928).
 const CAUTIOUS_WINDOW: u32 = 14_600;
+/// From a server's FIN to the reset of a client whose next request was acknowledged already, nanoseconds.
+const LINGER: u64 = 1_000_000_000;
+/// How long a server has to go along with a dialogue that is repeated to it, nanoseconds.
+const GREETING: u64 = 20_000_000_000;
 /// No segment is smaller than this, whatever the peer says.
 const LEAST_MSS: u16 = 64;
 
@@ -197,6 +201,7 @@ impl<P: Port> Desk<'_, P> {
             if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
         b.server_window = u32::from(a.window);
         b.disarm();
+        b.give_up(Some(self.now + GREETING));
         if let Ok((_, ReplayProgress::Done)) = b.replay.feed(&[]) {
             return self.replayed(flow, b);
         }
@@ -274,9 +279,19 @@ impl<P: Port> Desk<'_, P> {
             return verdict;
         }
         if a.flags & FIN != 0 && verdict == Verdict::Forward && matches!(b.phase, Phase::Collect | Phase::Hold) {
-            // The server has closed: the client was told, and asks again elsewhere.
-            b.done = true;
+            // The server has closed: the client is told, and asks again elsewhere. What was acknowledged to it of another
+            // request will not be answered, so its connection is reset when it has taken what is on the way.
+            if b.may_ack && !b.buffer.is_empty() {
+                b.give_up(Some(self.now + LINGER));
+            } else {
+                b.done = true;
+            }
             return verdict;
+        }
+        if matches!(b.phase, Phase::Collect | Phase::Hold) && self.c.splices.get(entry).offsets.open {
+            // A tunnel from here on: what was taken for the next request is its first bytes.
+            b.uncut = true;
+            self.begin_delivery(flow, b);
         }
         match b.phase {
             Phase::Deliver => {

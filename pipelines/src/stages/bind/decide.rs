@@ -8,7 +8,7 @@ use crate::matching::{Action, GroupId};
 use crate::snapshot::{NO_SLOT, Scheduler, ServerState, Snapshot};
 use crate::splice::{Arrival, Binding, Phase, Taken};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::{Place, TcpState};
+use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::{DropReason, Verdict};
@@ -271,12 +271,12 @@ impl<P: Port> Desk<'_, P> {
     fn reset_by_client(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) -> Verdict {
         if b.phase == Phase::Deliver {
             let verdict = self.pass_beside(batch, i, a, flow, b);
-            b.done = verdict == Verdict::Forward;
+            b.done = verdict == Verdict::Forward && self.c.table.get(flow).flags.has(FlowFlags::CLOSED);
             return verdict;
         }
         let window = self.room(self.c.table.get(flow).service) as u32;
         let ahead = a.seq.wrapping_sub(b.next());
-        if ahead != 0 {
+        if ahead != 0 && (b.may_ack || a.seq != b.start) {
             // RFC 5961 §3.2: in the window a challenge, else nothing.
             if ahead < window && b.may_ack {
                 self.acknowledge(flow, b);
@@ -298,9 +298,15 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn collect(&mut self, flow: u32, b: &mut Binding) {
         let service = self.c.table.get(flow).service;
         let Some(content) = self.content(service) else {
+            if self.is_attached(flow) && !b.settled {
+                return;
+            }
             return self.give_up_request(flow, b, 503);
         };
         let waits = self.is_attached(flow) && !b.settled;
+        if self.is_attached(flow) && self.c.splices.get(b.entry).until_close {
+            return;
+        }
         if waits && !self.c.splices.get(b.entry).response_known {
             return;
         }
@@ -317,6 +323,7 @@ impl<P: Port> Desk<'_, P> {
             Some(mut e) => {
                 // Other rules ask for other things: from the beginning.
                 e.reset(content.protocol);
+                b.repeats = b.said;
                 e
             }
             None => self.c.splices.extraction(content.protocol),
@@ -334,7 +341,12 @@ impl<P: Port> Desk<'_, P> {
         let progress = read(self.c, &snapshot, &content, service, &mut extraction, &b.buffer, b.fin, &b.header);
         if !extraction.reply().is_empty() {
             let reply = std::mem::take(extraction.reply());
-            self.say_to_client(flow, b, &reply);
+            let again = b.repeats.min(reply.len());
+            b.repeats -= again;
+            b.said += reply.len() - again;
+            if again < reply.len() {
+                self.say_to_client(flow, b, &reply[again..]);
+            }
         }
         if matches!(progress, Progress::More) && extraction.awaits_continue() && !b.continued && !waits {
             b.continued = true;
@@ -365,7 +377,9 @@ impl<P: Port> Desk<'_, P> {
     /// A request that can't be read.
     fn unreadable(&mut self, flow: u32, b: &mut Binding, content: &Content, e: ExtractError) {
         self.c.splices.unparsed += 1;
-        let default = content.binding.on_unparsed == OnUnparsed::Default && !e.is_ambiguous();
+        let default = content.binding.on_unparsed == OnUnparsed::Default
+            && !e.is_ambiguous()
+            && !content.protocol.server_speaks_first();
         // Only a connection that has asked nothing yet can be given away whole.
         if default && !self.is_attached(flow) && !content.program.is_empty() {
             let rule = content.program.len() as u32 - 1;
@@ -400,8 +414,16 @@ impl<P: Port> Desk<'_, P> {
             return;
         }
         let service = self.c.table.get(flow).service;
-        let Some(content) = self.content(service) else { return self.give_up_request(flow, b, 503) };
+        let Some(content) = self.content(service) else {
+            if self.is_attached(flow) && !b.settled {
+                return;
+            }
+            return self.give_up_request(flow, b, 503);
+        };
         let attached = self.is_attached(flow);
+        if attached && self.c.splices.get(b.entry).until_close {
+            return;
+        }
         if attached && !self.c.splices.get(b.entry).response_known {
             return;
         }
@@ -487,6 +509,13 @@ impl<P: Port> Desk<'_, P> {
     /// The request is for the server that the connection is attached to.
     fn same_server(&mut self, flow: u32, b: &mut Binding) {
         self.c.splices.reused += 1;
+        if b.settled {
+            // What the director itself has said moves the server's numbers on.
+            let end = b.out_end();
+            let e = self.c.splices.get_mut(b.entry);
+            e.offsets.move_down(end.wrapping_sub(e.offsets.limit[Place::SERVER]));
+            b.ack_floor = e.offsets.limit[Place::SERVER];
+        }
         self.begin_delivery(flow, b);
         self.deliver(flow, b);
     }

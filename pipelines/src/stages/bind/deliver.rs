@@ -79,7 +79,10 @@ impl<P: Port> Desk<'_, P> {
             return;
         }
         if b.sendable() < b.buffer.len() {
+            let n = b.sendable().min(b.held);
             b.next_request();
+            b.held -= n;
+            self.c.splices.buffered -= n;
             b.give_up(None);
             // What follows is acknowledged when its turn comes; so much is known to be delivered.
             self.collect(flow, b);
@@ -114,7 +117,9 @@ impl<P: Port> Desk<'_, P> {
             if a.flags & (RST | FIN) != 0 {
                 return self.replay_failed(flow, b);
             }
-            return Verdict::Drop(DropReason::OutOfWindow);
+            // Its answer to our SYN, sent again: our acknowledgement was lost.
+            self.acknowledge_server(flow, b);
+            return Verdict::Consume;
         }
         if a.flags & ACK != 0 {
             self.server_acknowledges(a, flow, b);
@@ -157,6 +162,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// The server stands where the client does: the numbers of both are known now.
     pub(super) fn replayed(&mut self, flow: u32, b: &mut Binding) {
+        b.give_up(None);
         let forward = b.replay.forward().min(b.buffer.len());
         let sent = b.script.len() as u32;
         b.buffer.drain(..forward);
@@ -180,7 +186,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// The server does not go along: another one may.
-    fn replay_failed(&mut self, flow: u32, b: &mut Binding) -> Verdict {
+    pub(super) fn replay_failed(&mut self, flow: u32, b: &mut Binding) -> Verdict {
         let server = self.c.table.get(flow).server;
         let (seq, ack) = (b.start.wrapping_add(b.sent as u32), b.ack_floor);
         self.reset_server(flow, seq, ack);

@@ -99,6 +99,10 @@ fn intact(batch: &Batch, i: usize) -> bool {
 
 impl<P: Port> Desk<'_, P> {
     fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
+        if !matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6) {
+            // A part of a request in each of two fragments would be seen by the server only.
+            return Verdict::Drop(DropReason::BadFragment);
+        }
         let Some(a) = arrival(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
         // A frame before this one may have made the flow, or ended it.
         let place = super::schedule::key_of(batch, i)
@@ -129,7 +133,7 @@ impl<P: Port> Desk<'_, P> {
             if let Some(verdict) = self.half_open(batch, i, a, flow, entry) {
                 return verdict;
             }
-        } else if a.flags & SYN != 0 && !self.is_attached(flow) {
+        } else if a.flags & SYN != 0 {
             return self.challenge(batch, i, flow, entry);
         }
         match self.c.splices.take(entry) {
@@ -249,7 +253,12 @@ impl<P: Port> Desk<'_, P> {
     /// A challenge ACK (RFC 5961 §4.2): what the peer says can't be right, or it would not say it.
     fn challenge(&mut self, batch: &mut Batch, i: usize, flow: u32, entry: u32) -> Verdict {
         let e = self.c.splices.get(entry);
-        let (seq, ack) = (e.numbers[1].wrapping_add(1), e.numbers[0].wrapping_add(1));
+        let (seq, ack) = if self.is_attached(flow) {
+            let o = e.offsets;
+            (o.seq(Place::SERVER, o.limit[Place::SERVER]), o.limit[Place::CLIENT])
+        } else {
+            (e.numbers[1].wrapping_add(1), e.numbers[0].wrapping_add(1))
+        };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);
         self.answer_in_place(batch, i, None, &Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] })
@@ -284,7 +293,9 @@ impl<P: Port> Desk<'_, P> {
 
     /// The next number toward the client, as far as the director knows it.
     fn client_next(&self, b: &Binding) -> u32 {
-        b.out_start.wrapping_add(b.out_sent as u32)
+        let next = b.out_start.wrapping_add(b.out_sent as u32);
+        // What a server has said meanwhile, the client has acknowledged, or will not mind.
+        if !b.settled || b.client_ack.wrapping_sub(next) as i32 > 0 { b.client_ack } else { next }
     }
 
     /// Resets the client and forgets the connection.

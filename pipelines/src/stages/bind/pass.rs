@@ -1,10 +1,10 @@
 //! Segments that pass with their numbers moved, and what is seen of them on the way: where messages end.
 
 use super::{Desk, arrival, intact};
-use crate::splice::{Arrival, Binding, Follow, Seen};
+use crate::splice::{Arrival, Binding, Follow, Seen, Taken};
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
-use lcs_dataplane::flow::{FlowFlags, Place};
+use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::headers::{ipv4, parse};
 use lcs_dataplane::port::Port;
@@ -149,6 +149,14 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Consume;
         }
         if self.c.splices.get(entry).until_close {
+            let state = self.c.table.get(flow).state;
+            let e = self.c.splices.get(entry);
+            let end = e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]);
+            let over = e.response_known && a.ack.wrapping_sub(end) as i32 >= 0;
+            if over || matches!(state, TcpState::FinWait | TcpState::LastAck | TcpState::TimeWait) {
+                // The server has closed, or has answered without the whole request: it will not answer this, and the client must know.
+                return self.end_both(batch, i, a, flow, entry, b);
+            }
             return Verdict::Drop(DropReason::OutOfOrder);
         }
         let before = tail.from > a.payload;
@@ -186,7 +194,10 @@ impl<P: Port> Desk<'_, P> {
         let room = self.room(self.c.table.get(flow).service).saturating_sub(b.buffer.len());
         let room = if self.c.splices.has_room(bytes.len()) { room } else { 0 };
         let before = b.buffer.len();
-        b.take(a, bytes, a.flags & FIN != 0, room);
+        let taken = b.take(a, bytes, a.flags & FIN != 0, room);
+        if taken == Taken::New && b.fin {
+            self.moved_by(flow, FIN | ACK, Place::CLIENT);
+        }
         let grown = b.buffer.len() - before;
         b.held += grown;
         self.c.splices.buffered += grown;
@@ -222,6 +233,7 @@ impl<P: Port> Desk<'_, P> {
             let verdict = self.reset_passes(batch, i, a, flow, entry, place);
             if let Some(b) = b
                 && verdict == Verdict::Forward
+                && self.c.table.get(flow).flags.has(FlowFlags::CLOSED)
             {
                 b.done = true;
             }
@@ -257,6 +269,9 @@ impl<P: Port> Desk<'_, P> {
                 Ok(Seen::Ends(used)) => {
                     e.response_known = true;
                     surplus = used < rest.len();
+                    // An answer before the whole request is there: the rest may never be read, so nothing may follow it.
+                    let lacks = e.offsets.limit[Place::CLIENT].wrapping_sub(e.offsets.ack(Place::SERVER, a.ack));
+                    e.until_close |= !f.request.is_done() || lacks as i32 > 0;
                 }
             }
             if e.offsets.open || e.response_known && f.request.is_done() {
@@ -267,6 +282,9 @@ impl<P: Port> Desk<'_, P> {
             }
         }
         let verdict = self.pass_and_look(batch, i, place, entry);
+        if a.flags & FIN != 0 && verdict == Verdict::Forward {
+            self.c.splices.get_mut(entry).until_close = true;
+        }
         if let Some(b) = b {
             if verdict == Verdict::Forward && b.may_ack {
                 self.raise_ack(batch, i, b);
@@ -286,18 +304,22 @@ impl<P: Port> Desk<'_, P> {
         entry: u32,
         place: Place,
     ) -> Verdict {
-        let _ = flow;
-        /// The largest window that there can be.
-        const WINDOW: u32 = 1 << 30;
-        let e = self.c.splices.get(entry);
-        let near = e.offsets.limit[place.side()].wrapping_sub(a.seq).wrapping_add(WINDOW) <= 2 * WINDOW;
+        /// How far from the number that is known one may be that is right: what is on the way at once.
+        const NEAR: u32 = 1 << 20;
         if !intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
-        if !e.offsets.open && !near {
-            return Verdict::Drop(DropReason::OutOfWindow);
+        let e = self.c.splices.get(entry);
+        let near = e.offsets.limit[place.side()].wrapping_sub(a.seq).wrapping_add(NEAR) <= 2 * NEAR;
+        if e.offsets.open || near {
+            return self.pass_and_look(batch, i, place, entry);
         }
-        self.pass_and_look(batch, i, place, entry)
+        // Its receiver decides; here nothing ends by a guess.
+        let _ = flow;
+        batch.tcp_flags[i] &= !RST;
+        let verdict = self.pass_and_look(batch, i, place, entry);
+        batch.tcp_flags[i] |= RST;
+        verdict
     }
 
     /// Forwards a frame, and ends the connection's legs if that was its end.

@@ -28,6 +28,14 @@ impl<P: Port> Desk<'_, P> {
         if b.give_up_at <= self.now {
             b.give_up(None);
             match b.phase {
+                Phase::Collect | Phase::Hold if self.c.splices.get(b.entry).until_close => self.abort(flow, b),
+                Phase::Collect if self.is_attached(flow) && !b.settled => {
+                    // The response before is not over; the client has its time from then on.
+                    b.give_up(Some(self.now + 1_000_000_000));
+                }
+                Phase::Replay => {
+                    self.replay_failed(flow, b);
+                }
                 Phase::Collect => {
                     self.c.splices.unparsed += 1;
                     self.give_up_request(flow, b, 408);
