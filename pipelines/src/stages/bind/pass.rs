@@ -57,6 +57,14 @@ impl<P: Port> Desk<'_, P> {
             return self.reset_passes(batch, i, a, flow, entry, place);
         }
         let e = self.c.splices.get(entry);
+        if let Some(b) = b
+            && a.len == 0
+            && a.flags & FIN == 0
+            && (e.offsets.ack(Place::CLIENT, a.ack).wrapping_sub(b.ack_floor) as i32) < 0
+        {
+            // About what the server before has said: this one knows no such number.
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
         let limit = e.offsets.limit[Place::CLIENT];
         if e.offsets.open || a.len == 0 || a.flags & SYN != 0 || limit.wrapping_sub(a.end()) as i32 >= 0 {
             return self.pass_and_look(batch, i, place, entry);
