@@ -62,6 +62,10 @@ fn sum_of(n: u32) -> u16 {
 }
 
 impl Offsets {
+    /// Nothing changes, and nothing passes.
+    pub const NONE: Offsets =
+        Offsets { up: 0, down: 0, limit: [0; 2], sums: [0; 2], shifts: [0; 2], open: false, blank_sack: false };
+
     /// Offsets with nothing let through yet.
     pub fn new(up: u32, down: u32) -> Self {
         Offsets {

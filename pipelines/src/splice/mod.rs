@@ -16,6 +16,7 @@ use crate::content::Content;
 use crate::extract::{Extraction, Protocol};
 use crate::matching::Scratch;
 use crate::snapshot::Snapshot;
+use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets};
 use lcs_dataplane::worker::Nanos;
 use std::sync::Arc;
@@ -37,6 +38,7 @@ const SPARE: usize = 256;
 
 /// One spliced connection, or one idle connection to a server beside it (a *leg*). 64 bytes.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
 pub(crate) struct Entry {
     /// From one side's numbers to the other's. `limit` of the server's side is the end of the response where it is known.
     pub(crate) offsets: Offsets,
@@ -67,6 +69,23 @@ pub(crate) struct Entry {
     pub(crate) server_window: u8,
 }
 
+/// No connection's.
+const FREE: Entry = Entry {
+    offsets: Offsets::NONE,
+    flow: NIL,
+    numbers: [0; 2],
+    binding: NIL,
+    follow: NIL,
+    legs: NIL,
+    main: NIL,
+    offer: Offer { mss: 0, scale: None, sack: false },
+    server_mss: 536,
+    response_known: true,
+    until_close: false,
+    is_leg: false,
+    server_window: 9,
+};
+
 /// Bytes of an [`Entry`].
 pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>();
 const _: () = assert!(ENTRY_BYTES <= 64);
@@ -83,7 +102,6 @@ enum Slot {
 #[derive(Debug)]
 pub struct Splices {
     entries: Vec<Entry>,
-    free_entries: u32,
     used: usize,
     capacity: usize,
     slots: Vec<Slot>,
@@ -126,7 +144,6 @@ impl Splices {
     pub(crate) fn new(capacity: usize, seed: u64) -> Self {
         Splices {
             entries: Vec::new(),
-            free_entries: NIL,
             used: 0,
             capacity,
             slots: Vec::new(),
@@ -178,8 +195,8 @@ impl Splices {
     pub(crate) fn install(&mut self, snapshot: &Snapshot) {
         let any = snapshot.services.iter().flatten().any(|s| s.content.is_some());
         if any && self.entries.capacity() == 0 {
-            // Reserved, not touched, so that no growth ever stops the packets.
-            self.entries.reserve_exact(self.capacity);
+            // All at once, so that no growth ever stops the packets.
+            self.entries = vec![FREE; self.capacity];
             self.slots.reserve_exact(BINDINGS.min(self.capacity));
         }
         if any && self.cookied.is_empty() {
@@ -220,36 +237,19 @@ impl Splices {
         }
     }
 
-    /// An entry for a flow; `None` when there are as many as flows.
+    /// The entry of a flow: it has the flow's own number, so that both can be asked for at once. `None` while no service is
+    /// switched by content.
     pub(crate) fn insert(&mut self, flow: u32, numbers: [u32; 2], offer: Offer) -> Option<u32> {
-        let entry = Entry {
-            offsets: Offsets::default(),
-            flow,
-            numbers,
-            binding: NIL,
-            follow: NIL,
-            legs: NIL,
-            main: NIL,
-            offer,
-            server_mss: 536,
-            response_known: true,
-            until_close: false,
-            is_leg: false,
-            server_window: 9,
-        };
-        let id = if self.free_entries != NIL {
-            let id = self.free_entries;
-            self.free_entries = self.entries[id as usize].legs;
-            self.entries[id as usize] = entry;
-            id
-        } else if self.entries.len() < self.capacity {
-            self.entries.push(entry);
-            self.entries.len() as u32 - 1
-        } else {
-            return None;
-        };
+        let entry = Entry { flow, numbers, offer, ..FREE };
+        *self.entries.get_mut(flow as usize)? = entry;
         self.used += 1;
-        Some(id)
+        Some(flow)
+    }
+
+    /// Asks for the entry of a flow, which may be none.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, flow: u32) {
+        prefetch_at(self.entries.as_ptr().wrapping_add(flow as usize));
     }
 
     /// A client, known by its hash, was sent a cookie.
@@ -298,9 +298,7 @@ impl Splices {
         self.unbind(entry);
         self.unfollow(entry);
         let e = &mut self.entries[entry as usize];
-        e.flow = NIL;
-        e.legs = self.free_entries;
-        self.free_entries = entry;
+        *e = FREE;
         self.used -= 1;
     }
 

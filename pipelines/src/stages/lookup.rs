@@ -16,11 +16,15 @@ use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 pub(crate) fn candidates(c: &Connections, batch: &mut Batch, places: Places) {
     let finder = c.table.finder();
     let mut second = 0u32;
+    let spliced = c.splices.len() > 0;
     for i in places.iter() {
         match finder.candidate(batch.hash[i]) {
             Some(place) => {
                 batch.flow[i] = place.0;
                 finder.prefetch_flow(place);
+                if spliced {
+                    c.splices.prefetch(place.flow());
+                }
             }
             None => {
                 second |= 1 << i;
