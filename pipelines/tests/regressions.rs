@@ -1,5 +1,7 @@
 //! Replays the fuzz targets' corpus and everything that they once found. `pipelines/fuzz/README.md` says how a crash becomes a case here.
 
+#[path = "adversary/mod.rs"]
+mod adversary;
 mod invariants;
 mod wire;
 mod world;
@@ -38,6 +40,11 @@ fn headers() {
 #[test]
 fn icmp() {
     replay("icmp", invariants::icmp);
+}
+
+#[test]
+fn splice() {
+    replay("splice", adversary::run);
 }
 
 #[test]
@@ -90,6 +97,9 @@ fn write_seeds() {
         fs::create_dir_all(corpus.join(target)).unwrap();
         fs::write(corpus.join(target).join(name), bytes).unwrap();
     };
+    for (n, program) in adversary::seeds().iter().enumerate() {
+        put("splice", format!("exchange-{n:02}"), program);
+    }
     for (n, (_, frame)) in templates.iter().enumerate() {
         put("headers", format!("template-{n:02}"), frame);
         let quoted: Vec<u8> = (0..6u8).flat_map(|to| [to, 3, 4, 0, 0, 5, 0, n as u8, 0]).take(9).collect();

@@ -24,7 +24,10 @@ impl<P: Port> Desk<'_, P> {
 
     fn time_out(&mut self, flow: u32, b: &mut Binding) {
         // While the director itself is at work for it, a connection is not idle, however long its client is silent.
-        self.c.table.get_mut(flow).last_seen = self.tick;
+        // One that waits for its peers is idle.
+        if !matches!(b.phase, Phase::Collect | Phase::Hold) {
+            self.c.table.get_mut(flow).last_seen = self.tick;
+        }
         if b.give_up_at <= self.now {
             b.give_up(None);
             match b.phase {
