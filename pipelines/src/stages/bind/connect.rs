@@ -1,7 +1,7 @@
 //! Opening the server's side (SPLICING, Opening the server side).
 
 use super::super::schedule::{differences, free_source, server_endpoint};
-use super::{Desk, intact};
+use super::Desk;
 use crate::extract::ReplayProgress;
 use crate::snapshot::Forward;
 use crate::splice::{Arrival, Binding, Follow, OWN_SCALE, Phase, RTO_FIRST, TRIES};
@@ -55,7 +55,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// Gives a flow a server's side. `false` when it can't have this one.
     fn attach(&mut self, flow: u32, server: u16) -> bool {
-        let snapshot = self.snapshot.clone();
+        let snapshot = self.snapshot;
         let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return false };
         let Some(keys) = self.c.table.keys(flow) else { return false };
         let f = self.c.table.get(flow);
@@ -120,7 +120,7 @@ impl<P: Port> Desk<'_, P> {
         flow: u32,
         b: &mut Binding,
     ) -> Verdict {
-        if !intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         if a.flags & ACK != 0 && a.ack != b.start {
@@ -269,7 +269,7 @@ impl<P: Port> Desk<'_, P> {
             self.c.table.get_mut(flow).last_seen = self.tick;
             return self.replaying(batch, i, a, flow, b);
         }
-        if a.flags & RST == 0 && a.flags & ACK != 0 && b.phase == Phase::Deliver && intact(batch, i) {
+        if a.flags & RST == 0 && a.flags & ACK != 0 && b.phase == Phase::Deliver && self.is_intact(batch, i) {
             self.server_acknowledges(a, flow, b);
         }
         let entry = b.entry;

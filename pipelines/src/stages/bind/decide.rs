@@ -1,7 +1,7 @@
 //! Collecting a request and letting the rules decide about it.
 
 use super::super::connection::Connections;
-use super::{Desk, intact};
+use super::Desk;
 use crate::content::{Content, OnUnparsed, Switching};
 use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol, Replay};
 use crate::matching::{Action, GroupId};
@@ -154,7 +154,7 @@ impl<P: Port> Desk<'_, P> {
         flow: u32,
         b: &mut Binding,
     ) -> Verdict {
-        if !intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         let f = self.c.table.get_mut(flow);
@@ -337,8 +337,8 @@ impl<P: Port> Desk<'_, P> {
             };
             b.give_up(Some(self.now + patience));
         }
-        let snapshot = self.snapshot.clone();
-        let progress = read(self.c, &snapshot, &content, service, &mut extraction, &b.buffer, b.fin, &b.header);
+        let snapshot = self.snapshot;
+        let progress = read(self.c, snapshot, content, service, &mut extraction, &b.buffer, b.fin, &b.header);
         if !extraction.reply().is_empty() {
             let reply = std::mem::take(extraction.reply());
             let again = b.repeats.min(reply.len());
@@ -356,7 +356,7 @@ impl<P: Port> Desk<'_, P> {
             Progress::More => {
                 b.extraction = Some(extraction);
                 if !waits && b.buffer.len() >= self.room(service) {
-                    self.unreadable(flow, b, &content, ExtractError::BodyTooLarge);
+                    self.unreadable(flow, b, content, ExtractError::BodyTooLarge);
                 }
             }
             Progress::Decided(read) => {
@@ -369,7 +369,7 @@ impl<P: Port> Desk<'_, P> {
                     // Said when the response before is over.
                     return;
                 }
-                self.unreadable(flow, b, &content, e);
+                self.unreadable(flow, b, content, e);
             }
         }
     }
@@ -432,10 +432,10 @@ impl<P: Port> Desk<'_, P> {
         let over = !attached || b.settled;
         let action = content.program.rule(b.rule).map(|(_, action)| action.clone());
         let target = match action {
-            Some(Action::Reject { status }) if over => return self.rejected(flow, b, &content, status),
-            Some(Action::Redirect { status, url }) if over => return self.redirected(flow, b, &content, status, &url),
+            Some(Action::Reject { status }) if over => return self.rejected(flow, b, content, status),
+            Some(Action::Redirect { status, url }) if over => return self.redirected(flow, b, content, status, &url),
             Some(Action::Reject { .. } | Action::Redirect { .. }) => return,
-            Some(action) => self.choose(flow, b, &content, &action),
+            Some(action) => self.choose(flow, b, content, &action),
             None => None,
         };
         let Some(server) = target else {
@@ -480,8 +480,8 @@ impl<P: Port> Desk<'_, P> {
             }
             Action::Reject { .. } | Action::Redirect { .. } => return None,
         };
-        let snapshot = self.snapshot.clone();
-        let usable = |s: u16| servers.contains(&s) && is_up(&snapshot, s) && !b.has_tried(s);
+        let snapshot = self.snapshot;
+        let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s) && !b.has_tried(s);
         let present = self.c.table.get(flow).server;
         if self.is_attached(flow) && usable(present) {
             return Some(present);
@@ -529,8 +529,8 @@ impl<P: Port> Desk<'_, P> {
         let service = self.c.table.get(flow).service;
         let content = self.content(service)?;
         let mut extraction = self.c.splices.extraction(content.protocol);
-        let snapshot = self.snapshot.clone();
-        let progress = read(self.c, &snapshot, &content, service, &mut extraction, payload, false, packet);
+        let snapshot = self.snapshot;
+        let progress = read(self.c, snapshot, content, service, &mut extraction, payload, false, packet);
         self.c.splices.keep_extraction(extraction);
         let Progress::Decided(read) = progress else { return None };
         if read.length < payload.len() as u64 || read.body == BodyFollower::UntilClose {
@@ -542,7 +542,7 @@ impl<P: Port> Desk<'_, P> {
             Action::Forward { server, .. } => std::slice::from_ref(server),
             Action::Reject { .. } | Action::Redirect { .. } => return None,
         };
-        if !servers.contains(&present) || !is_up(&snapshot, present) || self.c.splices.get(entry).until_close {
+        if !servers.contains(&present) || !is_up(snapshot, present) || self.c.splices.get(entry).until_close {
             return None;
         }
         self.c.splices.hit(service, read.rule);

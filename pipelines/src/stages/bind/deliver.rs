@@ -1,6 +1,6 @@
 //! Delivering to the server what was acknowledged to the client: ours to send again until the server has it.
 
-use super::{Desk, intact};
+use super::Desk;
 use crate::extract::ReplayProgress;
 use crate::splice::{Arrival, Binding, Phase};
 use lcs_dataplane::batch::Batch;
@@ -110,7 +110,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// A server's segment while it is brought to where the client stands: its replies are for the director.
     pub(super) fn replaying(&mut self, batch: &Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) -> Verdict {
-        if !intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         if a.flags & (RST | FIN | SYN) != 0 {

@@ -119,7 +119,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// A server's segment on a leg.
     pub(super) fn leg(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, leg: u32) -> Verdict {
-        if !super::intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         let [next, expected] = self.c.splices.get(leg).numbers;

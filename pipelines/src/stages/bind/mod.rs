@@ -31,13 +31,15 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
 use lcs_dataplane::worker::Nanos;
 use lcs_dataplane::{BURST, DropReason, Verdict};
-use std::sync::Arc;
 
 /// What the stage works with, for the frames of one batch.
 pub(crate) struct Desk<'d, P> {
     c: &'d mut Connections,
     port: &'d mut P,
-    snapshot: Arc<Snapshot>,
+    /// Held by the caller, so that nothing is counted for each look at it.
+    snapshot: &'d Snapshot,
+    /// Places of the batch whose TCP checksum is known to be right, one bit each.
+    verified: u32,
     now: Nanos,
     tick: u32,
 }
@@ -54,7 +56,7 @@ pub(crate) fn bind<P: Port>(
     tick: u32,
 ) {
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot, now, tick };
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick };
     for i in Places::from_bits(misses.bits() | known.bits()).iter() {
         batch.verdict[i] = desk.frame(batch, i);
     }
@@ -67,7 +69,7 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
         return false;
     }
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot, now, tick };
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick };
     let more = desk.timers();
     desk.bury_orphans();
     more
@@ -97,7 +99,7 @@ fn intact(batch: &Batch, i: usize) -> bool {
         && transport_checksum_ok(batch.frames[i].bytes(), &parsed)
 }
 
-impl<P: Port> Desk<'_, P> {
+impl<'d, P: Port> Desk<'d, P> {
     fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
         if !matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6) {
             // A part of a request in each of two fragments would be seen by the server only.
@@ -114,7 +116,7 @@ impl<P: Port> Desk<'_, P> {
             return forward::forward_one(self.c, batch, i, self.tick);
         }
         let entry = flow.extra;
-        if a.flags & (SYN | FIN | RST) != 0 && !intact(batch, i) {
+        if a.flags & (SYN | FIN | RST) != 0 && !self.is_intact(batch, i) {
             // What changes a connection's state must be what its sender said.
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
@@ -165,14 +167,23 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// [`intact`], looked at once for each frame.
+    fn is_intact(&mut self, batch: &Batch, i: usize) -> bool {
+        let bit = 1 << (i % BURST);
+        if self.verified & bit == 0 && intact(batch, i) {
+            self.verified |= bit;
+        }
+        self.verified & bit != 0
+    }
+
     /// Whether a connection has a server's side at present.
     fn is_attached(&self, flow: u32) -> bool {
         self.c.table.get(flow).flags.has(FlowFlags::TRANSLATED)
     }
 
     /// The rules of a flow's service.
-    fn content(&self, service: u16) -> Option<Arc<Content>> {
-        self.snapshot.services.get(usize::from(service)).and_then(Option::as_ref).and_then(|s| s.content.clone())
+    fn content(&self, service: u16) -> Option<&'d Content> {
+        self.snapshot.services.get(usize::from(service)).and_then(Option::as_ref).and_then(|s| s.content.as_deref())
     }
 
     /// The key of packets that the director sends to the client (`side` 0) or to the server (1) of a flow.

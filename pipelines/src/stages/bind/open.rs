@@ -5,7 +5,7 @@
 //! AO and ECN are not echoed, so not negotiated.
 
 use super::super::schedule::{key_of, may_send};
-use super::{Desk, intact};
+use super::Desk;
 use crate::content::SynPolicy;
 use crate::snapshot::{NO_SLOT, WhenFull};
 use crate::splice::{Arrival, OWN_SCALE};
@@ -35,7 +35,7 @@ impl<P: Port> Desk<'_, P> {
         if !may_send(self.c, key.source().ip()) {
             return Verdict::Drop(DropReason::BadSource);
         }
-        if !intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         let half_open = self.c.timers.half_open();
@@ -182,7 +182,7 @@ impl<P: Port> Desk<'_, P> {
         entry: u32,
     ) -> Option<Verdict> {
         let numbers = self.c.splices.get(entry).numbers;
-        if !intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Some(Verdict::Drop(DropReason::BadTcpChecksum));
         }
         let next = numbers[0].wrapping_add(1);

@@ -1,6 +1,6 @@
 //! Segments that pass with their numbers moved, and what is seen of them on the way: where messages end.
 
-use super::{Desk, arrival, intact};
+use super::{Desk, arrival};
 use crate::splice::{Arrival, Binding, Follow, Seen, Taken};
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
@@ -69,7 +69,7 @@ impl<P: Port> Desk<'_, P> {
         if e.offsets.open || a.len == 0 || a.flags & SYN != 0 || limit.wrapping_sub(a.end()) as i32 >= 0 {
             return self.pass_and_look(batch, i, place, entry);
         }
-        if !intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         let end = usize::from(batch.end[i]);
@@ -255,7 +255,7 @@ impl<P: Port> Desk<'_, P> {
         let limit = e.offsets.limit[Place::SERVER];
         let known = e.offsets.open || e.until_close || a.len == 0 || limit.wrapping_sub(a.end()) as i32 >= 0;
         if !known {
-            if !intact(batch, i) {
+            if !self.is_intact(batch, i) {
                 return Verdict::Drop(DropReason::BadTcpChecksum);
             }
             let end = usize::from(batch.end[i]);
@@ -314,7 +314,7 @@ impl<P: Port> Desk<'_, P> {
     ) -> Verdict {
         /// How far from the number that is known one may be that is right: what is on the way at once.
         const NEAR: u32 = 1 << 20;
-        if !intact(batch, i) {
+        if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         let e = self.c.splices.get(entry);
