@@ -202,7 +202,7 @@ fn stats_services_and_connections_agree_with_what_happened() {
     assert!(!stats.total.drops[0].explanation.is_empty());
     assert_eq!((stats.total.flows, stats.total.states["established"]), (80, 80));
     let names: Vec<&str> = stats.total.stages.iter().map(|s| s.name.as_str()).collect();
-    assert_eq!(names, ["receive", "classify", "lookup", "schedule", "exceptions", "forward", "transmit"]);
+    assert_eq!(names, ["receive", "classify", "lookup", "schedule", "exceptions", "forward", "bind", "transmit"]);
     let Ok(Response::Services(services)) = lab.ask(Request::Services) else { panic!() };
     let web = &services.services[0];
     assert_eq!(web.servers[1].stats.connections as usize, count(&served, 2));
