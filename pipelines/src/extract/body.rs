@@ -162,7 +162,7 @@ impl BodyFollower {
     }
 
     /// Passes over bytes whose content does not matter for where the body ends, as if they had been fed: the rest of a body of
-    /// known length, or of a chunk. Says how many, at most [`MAX_SKIP`].
+    /// known length, or of a chunk. Says how many, at most 2³⁰ at once.
     pub fn skip(&mut self) -> u32 {
         let left = match self {
             Self::Length(left) | Self::Chunked(ChunkState::Data(left)) => left,

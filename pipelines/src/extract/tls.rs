@@ -48,6 +48,10 @@ impl HelloReader {
             if length == 0 || length > 1 << 14 {
                 return Err(ExtractError::NotTls);
             }
+            // How long the message is comes before how long its record may be.
+            if self.taken == 0 && length >= 4 && record.len() < 4 {
+                return Ok(None);
+            }
             // One record with all of it, or all of it known to be too long, needs no copy.
             if self.taken == 0
                 && length >= 4

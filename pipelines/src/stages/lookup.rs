@@ -1,9 +1,9 @@
 //! Stage 2: which known connection a frame belongs to.
 //!
 //! Short passes over the batch, so that each asks for the memory that the next one reads: the index buckets
-//! are already on their way (classification asked for them); [`candidates`] finds candidates and asks for
-//! their entries; whoever reads an entry first verifies it: [`super::forward::forward_found`] for the simple frames of
-//! established connections, [`lookup`] for all others.
+//! are already on their way (classification asked for them); `candidates` finds candidates and asks for
+//! their entries; whoever reads an entry first verifies it: `forward_found` for the simple frames of
+//! established connections, `lookup` for all others.
 
 use super::connection::Connections;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
