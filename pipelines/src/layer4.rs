@@ -1,4 +1,4 @@
-//! The pipeline of layer-4 services: classify → lookup → schedule on a miss → forward.
+//! The director's pipeline: classify → lookup → schedule on a miss → forward.
 //!
 //! Services with rules go through `bind` instead of `schedule`, and again whenever a segment must be read.
 //!

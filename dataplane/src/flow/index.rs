@@ -185,42 +185,40 @@ impl Index {
         false
     }
 
-    /// Changes the place of a pair; `false` when it is not there.
-    pub(super) fn replace(&mut self, hash: u64, place: u32, with: u32) -> bool {
+    /// Bucket and slot of a pair.
+    fn locate(&self, hash: u64, place: u32) -> Option<(usize, usize)> {
         let t = tag(hash);
         let first = self.first(hash);
         for b in [first, self.other(first, t)] {
-            let bucket = &mut self.buckets[b];
+            let bucket = &self.buckets[b];
             let mut mask = bucket.matching(t);
             while mask != 0 {
                 let slot = slot(mask);
                 if bucket.places[slot] == place {
-                    bucket.places[slot] = with;
-                    return true;
+                    return Some((b, slot));
                 }
                 mask &= mask - 1;
             }
         }
-        false
+        None
+    }
+
+    /// Changes the place of a pair; `false` when it is not there.
+    pub(super) fn replace(&mut self, hash: u64, place: u32, with: u32) -> bool {
+        let found = self.locate(hash, place);
+        if let Some((bucket, slot)) = found {
+            self.buckets[bucket].places[slot] = with;
+        }
+        found.is_some()
     }
 
     /// Removes the pair; `false` when it is not there.
     pub(super) fn remove(&mut self, hash: u64, place: u32) -> bool {
-        let t = tag(hash);
-        let first = self.first(hash);
-        for b in [first, self.other(first, t)] {
-            let bucket = &mut self.buckets[b];
-            let mut mask = bucket.matching(t);
-            while mask != 0 {
-                let slot = slot(mask);
-                if bucket.places[slot] == place {
-                    bucket.tags[slot] = EMPTY;
-                    return true;
-                }
-                mask &= mask - 1;
-            }
+        let found = self.locate(hash, place);
+        if let Some((bucket, slot)) = found {
+            self.buckets[bucket].tags[slot] = EMPTY;
         }
-        false
+        found.is_some()
     }
 }
 

@@ -197,7 +197,9 @@ impl Splices {
         if any && self.entries.capacity() == 0 {
             // All at once, so that no growth ever stops the packets.
             self.entries = vec![FREE; self.capacity];
-            self.slots.reserve_exact(BINDINGS.min(self.capacity));
+            let bindings = BINDINGS.min(self.capacity);
+            self.slots.reserve_exact(bindings);
+            self.wheel.reserve(bindings);
         }
         if any && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];

@@ -27,6 +27,11 @@ impl Wheel {
         Wheel { heads: vec![NIL; SLOTS as usize], links: Vec::new(), cursor: 0, armed: 0 }
     }
 
+    /// Room for so many places, so that none of them is waited for.
+    pub(super) fn reserve(&mut self, places: usize) {
+        self.links.reserve_exact(places);
+    }
+
     /// One more place.
     pub(super) fn grow(&mut self) {
         self.links.push(Link { next: NIL, prev: NIL, slot: NIL });

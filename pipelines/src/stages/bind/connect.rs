@@ -270,7 +270,7 @@ impl<P: Port> Desk<'_, P> {
             return self.replaying(batch, i, a, flow, b);
         }
         if a.flags & RST == 0 && a.flags & ACK != 0 && b.phase == Phase::Deliver && self.is_intact(batch, i) {
-            self.server_acknowledges(a, flow, b);
+            self.server_acknowledges(a, b);
         }
         let entry = b.entry;
         let verdict = self.pass_from_server(batch, i, a, flow, entry, Some(b));

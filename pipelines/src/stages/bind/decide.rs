@@ -200,14 +200,10 @@ impl<P: Port> Desk<'_, P> {
         if b.phase == Phase::Answer {
             return self.answered(a, payload.len(), flow, b);
         }
-        let room = self.room(service).saturating_sub(b.buffer.len());
-        let room = if self.c.splices.has_room(payload.len()) { room } else { 0 };
         let before = b.buffer.len();
         let nothing = payload.is_empty() && a.flags & FIN == 0;
-        let taken = b.take(a, payload, a.flags & FIN != 0, room);
+        let taken = self.hold_bytes(a, payload, flow, b);
         let grown = b.buffer.len() - before;
-        b.held += grown;
-        self.c.splices.buffered += grown;
         if taken == Taken::New && grown > 0 {
             b.header.clear();
             let l3 = usize::from(batch.l3[i]);
@@ -217,9 +213,6 @@ impl<P: Port> Desk<'_, P> {
         if taken == Taken::New && b.phase == Phase::Collect && self.speaks_first(service) {
             // A dialogue takes as long as it takes, if only it goes on (RFC 5321 §4.5.3.2).
             b.give_up(Some(self.now + DIALOGUE));
-        }
-        if b.fin && taken == Taken::New {
-            self.moved_by(flow, FIN | ACK, Place::CLIENT);
         }
         // The segment does not go on; its acknowledgement does, repeated ones too: one before may have been lost.
         let to_tell = advances > 0 || nothing && advances == 0;
@@ -430,12 +423,12 @@ impl<P: Port> Desk<'_, P> {
         self.settle(flow, b);
         // The response before it is over when the client has acknowledged its last byte.
         let over = !attached || b.settled;
-        let action = content.program.rule(b.rule).map(|(_, action)| action.clone());
+        let action = content.program.rule(b.rule).map(|(_, action)| action);
         let target = match action {
-            Some(Action::Reject { status }) if over => return self.rejected(flow, b, content, status),
-            Some(Action::Redirect { status, url }) if over => return self.redirected(flow, b, content, status, &url),
+            Some(Action::Reject { status }) if over => return self.rejected(flow, b, content, *status),
+            Some(Action::Redirect { status, url }) if over => return self.redirected(flow, b, content, *status, url),
             Some(Action::Reject { .. } | Action::Redirect { .. }) => return,
-            Some(action) => self.choose(flow, b, content, &action),
+            Some(action) => self.choose(flow, b, content, action),
             None => None,
         };
         let Some(server) = target else {

@@ -53,8 +53,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// The server acknowledges: what it has is not ours any more.
-    pub(super) fn server_acknowledges(&mut self, a: &Arrival, flow: u32, b: &mut Binding) {
-        let _ = flow;
+    pub(super) fn server_acknowledges(&self, a: &Arrival, b: &mut Binding) {
         let ack = self.c.splices.get(b.entry).offsets.ack(Place::SERVER, a.ack);
         let n = ack.wrapping_sub(b.start) as i32;
         if n < 0 {
@@ -122,7 +121,7 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Consume;
         }
         if a.flags & ACK != 0 {
-            self.server_acknowledges(a, flow, b);
+            self.server_acknowledges(a, b);
         }
         let skipped = b.ack_floor.wrapping_sub(a.seq) as i32;
         if skipped < 0 {

@@ -135,7 +135,7 @@ impl<P: Port> Desk<'_, P> {
             // It closes, or says what nobody asked for: there is no client to tell.
             let ack = a.end().wrapping_add(u32::from(a.flags & FIN != 0));
             let segment = Segment { key, flags: RST | ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
-            let verdict = self.answer_in_place(batch, i, None, &segment);
+            let verdict = self.answer_in_place(batch, i, &segment);
             self.close(flow);
             return verdict;
         }
@@ -143,7 +143,7 @@ impl<P: Port> Desk<'_, P> {
             // Sent again, or a probe (RFC 9293 §3.8.4).
             let window = LEG_WINDOW;
             let segment = Segment { key, flags: ACK, seq: next, ack: expected, window, options: &[], payload: &[] };
-            return self.answer_in_place(batch, i, None, &segment);
+            return self.answer_in_place(batch, i, &segment);
         }
         Verdict::Consume
     }

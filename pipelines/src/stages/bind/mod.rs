@@ -22,7 +22,7 @@ use crate::content::Content;
 use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, OWN_SCALE};
 use lcs_dataplane::batch::{Batch, Places};
-use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
+use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
@@ -225,20 +225,14 @@ impl<'d, P: Port> Desk<'d, P> {
     }
 
     /// Puts a segment without payload in the place of the frame that it answers.
-    fn answer_in_place(
-        &mut self,
-        batch: &mut Batch,
-        i: usize,
-        link: Option<[u8; 12]>,
-        segment: &Segment<'_>,
-    ) -> Verdict {
+    fn answer_in_place(&mut self, batch: &mut Batch, i: usize, segment: &Segment<'_>) -> Verdict {
         let frame = &mut batch.frames[i];
         let mut swapped = [0; 12];
         if let Some(b) = frame.bytes().get(..12) {
             swapped[..6].copy_from_slice(&b[6..]);
             swapped[6..].copy_from_slice(&b[..6]);
         }
-        if !segment.write(frame, &link.unwrap_or(swapped)) {
+        if !segment.write(frame, &swapped) {
             return Verdict::Drop(DropReason::NoBuffer);
         }
         batch.tx[i] = batch.rx[i];
@@ -258,7 +252,7 @@ impl<'d, P: Port> Desk<'d, P> {
         let (flags, seq, ack) =
             if a.flags & ACK != 0 { (RST, a.ack, 0) } else { (RST | ACK, 0, a.end().wrapping_add(counted)) };
         let segment = Segment { key, flags, seq, ack, window: 0, options: &[], payload: &[] };
-        self.answer_in_place(batch, i, None, &segment)
+        self.answer_in_place(batch, i, &segment)
     }
 
     /// A challenge ACK (RFC 5961 §4.2): what the peer says can't be right, or it would not say it.
@@ -272,18 +266,12 @@ impl<'d, P: Port> Desk<'d, P> {
         };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);
-        self.answer_in_place(batch, i, None, &Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] })
+        self.answer_in_place(batch, i, &Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] })
     }
 
     /// Bytes of a request that are held for one connection of a service at most.
     fn room(&self, service: u16) -> usize {
-        let limits = self
-            .snapshot
-            .services
-            .get(usize::from(service))
-            .and_then(Option::as_ref)
-            .and_then(|s| s.content.as_ref())
-            .map_or_else(Default::default, |c| c.binding.limits);
+        let limits = self.content(service).map_or_else(Default::default, |c| c.binding.limits);
         limits.head.max(limits.hello) + limits.body
     }
 
@@ -360,8 +348,10 @@ impl<'d, P: Port> Desk<'d, P> {
     }
 }
 
-/// The first frames of a batch that are for this stage: those of spliced connections that the fast path has left.
+/// Whether a frame whose flow is known belongs to a spliced connection: then this stage decides about it.
 pub(crate) fn is_spliced(c: &Connections, batch: &Batch, i: usize) -> bool {
-    let place = Place(batch.flow[i % BURST]);
-    c.table.keys(place.flow()).is_some() && c.table.get(place.flow()).flags.has(FlowFlags::SPLICED)
+    c.table.summary(Place(batch.flow[i % BURST])) & SPLICED != 0
 }
+
+/// The bit of a flow's summary that says so.
+const SPLICED: u32 = Flow::summary_of(0, TcpState::None, FlowFlags::SPLICED);

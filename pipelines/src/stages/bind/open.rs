@@ -127,7 +127,7 @@ impl<P: Port> Desk<'_, P> {
             options: &options[..n],
             payload: &[],
         };
-        self.answer_in_place(batch, i, None, &segment)
+        self.answer_in_place(batch, i, &segment)
     }
 
     /// A flow and an entry for a connection whose client has sent a SYN or brought back a cookie. It stays on the list of

@@ -54,7 +54,7 @@ impl<P: Port> Desk<'_, P> {
     ) -> Verdict {
         let place = Place::new(flow, Place::CLIENT);
         if a.flags & RST != 0 {
-            return self.reset_passes(batch, i, a, flow, entry, place);
+            return self.reset_passes(batch, i, a, entry, place);
         }
         let e = self.c.splices.get(entry);
         if let Some(b) = b
@@ -198,7 +198,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Takes bytes into a binding's buffer.
-    fn hold_bytes(&mut self, a: &Arrival, bytes: &[u8], flow: u32, b: &mut Binding) {
+    pub(super) fn hold_bytes(&mut self, a: &Arrival, bytes: &[u8], flow: u32, b: &mut Binding) -> Taken {
         let room = self.room(self.c.table.get(flow).service).saturating_sub(b.buffer.len());
         let room = if self.c.splices.has_room(bytes.len()) { room } else { 0 };
         let before = b.buffer.len();
@@ -209,6 +209,7 @@ impl<P: Port> Desk<'_, P> {
         let grown = b.buffer.len() - before;
         b.held += grown;
         self.c.splices.buffered += grown;
+        taken
     }
 
     /// Once the client has acknowledged the whole response before, the server has had the whole request before: what
@@ -238,7 +239,7 @@ impl<P: Port> Desk<'_, P> {
     ) -> Verdict {
         let place = Place::new(flow, Place::SERVER);
         if a.flags & RST != 0 {
-            let verdict = self.reset_passes(batch, i, a, flow, entry, place);
+            let verdict = self.reset_passes(batch, i, a, entry, place);
             if let Some(b) = b
                 && verdict == Verdict::Forward
                 && self.c.table.get(flow).flags.has(FlowFlags::CLOSED)
@@ -303,15 +304,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// A reset passes if its number can be right (RFC 5961 §3.2, in its sender's space) and it arrived whole.
-    fn reset_passes(
-        &mut self,
-        batch: &mut Batch,
-        i: usize,
-        a: &Arrival,
-        flow: u32,
-        entry: u32,
-        place: Place,
-    ) -> Verdict {
+    fn reset_passes(&mut self, batch: &mut Batch, i: usize, a: &Arrival, entry: u32, place: Place) -> Verdict {
         /// How far from the number that is known one may be that is right: what is on the way at once.
         const NEAR: u32 = 1 << 20;
         if !self.is_intact(batch, i) {
@@ -323,7 +316,6 @@ impl<P: Port> Desk<'_, P> {
             return self.pass_and_look(batch, i, place, entry);
         }
         // Its receiver decides; here nothing ends by a guess.
-        let _ = flow;
         batch.tcp_flags[i] &= !RST;
         let verdict = self.pass_and_look(batch, i, place, entry);
         batch.tcp_flags[i] |= RST;
