@@ -109,7 +109,7 @@ fn term(term: &Term, value: &Owned) -> Truth {
                         regex_automata::util::syntax::Config::new()
                             .unicode(false)
                             .utf8(false)
-                            .case_insensitive(term.ignore_case),
+                            .case_insensitive(folds),
                     )
                     .thompson(regex_automata::nfa::thompson::Config::new().utf8(false))
                     .build(pattern)
