@@ -106,10 +106,7 @@ fn term(term: &Term, value: &Owned) -> Truth {
                 let pattern = std::str::from_utf8(pattern).unwrap();
                 regex_automata::hybrid::regex::Regex::builder()
                     .syntax(
-                        regex_automata::util::syntax::Config::new()
-                            .unicode(false)
-                            .utf8(false)
-                            .case_insensitive(folds),
+                        regex_automata::util::syntax::Config::new().unicode(false).utf8(false).case_insensitive(folds),
                     )
                     .thompson(regex_automata::nfa::thompson::Config::new().utf8(false))
                     .build(pattern)
