@@ -185,7 +185,8 @@ fn mistakes_of_the_rule_file_are_shown_in_its_own_name_beside_those_of_the_confi
     assert!(shown.contains("mend: did you mean `web`?") && shown.contains("mend: equality is written =="), "{shown}");
     for (rules, what) in [
         ("a: if (path == /a) forward(s1)\n", "it has no `default`"),
-        ("a: if (path == /a) forward(s1, slow)\ndefault: reject\n", "queues are not supported yet"),
+        ("a: if (path == /a) forward(s1, slow)\ndefault: reject\n", "there is no queue `slow`"),
+        ("a: if (path == /a) routeTo(web, STICKY, cookie)\ndefault: reject\n", "expected source, cookie.NAME"),
         ("a: if (path in @none) reject\ndefault: reject\n", "cannot read the list"),
     ] {
         folder.write("shop.rules", rules);

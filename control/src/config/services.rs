@@ -100,6 +100,9 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         if let Some(span) = &written.groups_span {
             places.0.insert((me, "groups"), span.clone());
         }
+        if let Some(span) = &written.queues_span {
+            places.0.insert((me, "queues"), span.clone());
+        }
         for (i, (_, span)) in written.groups.iter().enumerate() {
             places.0.insert((Place::Group(i), ""), span.clone());
         }

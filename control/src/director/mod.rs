@@ -112,6 +112,8 @@ pub struct Control<W, S> {
     notices: VecDeque<Notice>,
     unread: VecDeque<Notice>,
     noticed: HashMap<(u8, u64), Duration>,
+    /// Cookies that workers have learned in this turn: worker, cookie, server.
+    cookies: Vec<(usize, u64, u16)>,
     now: Duration,
 }
 
@@ -143,6 +145,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             notices: VecDeque::new(),
             unread: VecDeque::new(),
             noticed: HashMap::new(),
+            cookies: Vec::new(),
             now: Duration::ZERO,
         }
     }
@@ -252,6 +255,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }
             }
         }
+        self.spread_cookies();
         self.expire();
         if self.model.is_draining() && now >= self.drain_at {
             self.drain_at = now + DRAIN_INTERVAL;

@@ -149,7 +149,8 @@ pub(super) fn load_rules(model: &mut Model, name: &str, file: &Path) -> Result<V
         return Err(Failure::new(FailureCode::Refused, message));
     };
     let groups = content.groups.iter().map(|group| group.name.as_str());
-    let names = config::names(groups, s.servers.iter().map(|server| server.name.as_str()));
+    let servers = s.servers.iter().map(|server| server.name.as_str());
+    let names = config::names(groups, servers, &content.binding.queues);
     let rules = config::load_rules(file, &names).map_err(|error| {
         Failure::new(FailureCode::Refused, format!("{error}\n\nnothing was changed; the rules that run stay"))
     })?;

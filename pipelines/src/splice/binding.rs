@@ -116,6 +116,15 @@ pub(crate) struct Binding {
     pub(crate) server_mss: u16,
     /// The rule that has taken the request.
     pub(crate) rule: u32,
+    /// How often the service's rules had been replaced when it did.
+    pub(crate) rules: u32,
+    /// The group (none for `forward`) and the server that the request is on its way to.
+    pub(crate) toward: Option<(Option<u16>, u16)>,
+    /// It waits in a queue; it has passed its queue.
+    pub(crate) queued: bool,
+    pub(crate) admitted: bool,
+    /// Hash of the name of the cookie that the response is looked through for; 0 for none.
+    pub(crate) watch: u64,
     /// Servers that did not answer.
     pub(crate) tried: [u16; TRIES],
     pub(crate) tries: usize,
@@ -168,6 +177,11 @@ impl Default for Binding {
             server_scale: 0,
             server_mss: 0,
             rule: 0,
+            rules: 0,
+            toward: None,
+            queued: false,
+            admitted: false,
+            watch: 0,
             tried: [0; TRIES],
             tries: 0,
             retries: 0,
@@ -353,6 +367,8 @@ impl Binding {
         self.delivered = 0;
         self.sent = 0;
         self.tries = 0;
+        self.queued = false;
+        self.admitted = false;
         self.continued = false;
         self.settled = false;
         self.phase = Phase::Collect;

@@ -14,6 +14,8 @@ mod deliver;
 mod leg;
 mod open;
 mod pass;
+mod queueing;
+mod sticky;
 mod timers;
 
 use super::connection::Connections;
@@ -70,7 +72,7 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     }
     let snapshot = c.snapshot.clone();
     let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick };
-    let more = desk.timers();
+    let more = desk.serve_queues() | desk.timers();
     desk.bury_orphans();
     more
 }
