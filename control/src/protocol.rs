@@ -78,6 +78,9 @@ pub enum Request {
     AddService {
         /// The service.
         service: Service,
+        /// How it is switched by content, if it is to be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<NewContent>,
     },
     /// Change what is given of a service.
     SetService {
@@ -149,6 +152,20 @@ pub enum Request {
         /// How many, up to [`TRACE_MAX`].
         frames: u32,
     },
+}
+
+/// How a service that is added is switched by content. What is not here has its default; servers are put in the groups
+/// when they are added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NewContent {
+    /// Absolute path of the rule file, which the director reads.
+    pub rules: PathBuf,
+    /// Groups that the rules may name.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// What clients speak: `http` and so on.
+    pub application: String,
 }
 
 /// What can be set of a service.

@@ -308,6 +308,7 @@ fn ten_thousand_changes_under_load_lose_no_packet() {
                     .unwrap()
                     .services
                     .remove(0),
+                content: None,
             },
             6 => Request::RemoveService { service: other },
             3 => Request::SetService {
