@@ -238,11 +238,12 @@ impl<P: Port> Desk<'_, P> {
         }
         match taken {
             Taken::New => {}
-            Taken::Gap => {
+            Taken::Ahead | Taken::Gap => {
+                // At once, so that the client sees what is missing (RFC 5681 §4.2).
                 if b.may_ack {
                     self.acknowledge(flow, b);
                 }
-                return Verdict::Drop(DropReason::OutOfOrder);
+                return if taken == Taken::Ahead { Verdict::Consume } else { Verdict::Drop(DropReason::OutOfOrder) };
             }
             Taken::Old if nothing => {}
             Taken::Old if earlier => {}

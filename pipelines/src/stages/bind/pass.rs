@@ -206,14 +206,15 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn hold_bytes(&mut self, a: &Arrival, bytes: &[u8], flow: u32, b: &mut Binding) -> Taken {
         let room = self.room(self.c.table.get(flow).service).saturating_sub(b.buffer.len());
         let room = if self.c.splices.has_room(bytes.len()) { room } else { 0 };
-        let before = b.buffer.len();
+        let before = b.holds();
         let taken = b.take(a, bytes, a.flags & FIN != 0, room);
         if taken == Taken::New && b.fin {
             self.moved_by(flow, FIN | ACK, Place::CLIENT);
         }
-        let grown = b.buffer.len() - before;
-        b.held += grown;
-        self.c.splices.buffered += grown;
+        // What was kept beyond a gap may have been let go.
+        let held = (b.held + b.holds()).saturating_sub(before);
+        self.c.splices.buffered = (self.c.splices.buffered + held).saturating_sub(b.held);
+        b.held = held;
         taken
     }
 
