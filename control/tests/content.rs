@@ -499,6 +499,8 @@ fn queues_stickiness_and_the_hosts_name_are_read_published_and_said_when_they_ch
     assert_eq!((bulk.name.as_str(), bulk.requests, bulk.priority, bulk.length), ("bulk", None, 1, 128));
     assert_eq!((bulk.packets, bulk.packet_length), (Some(Rate { per_second: 2000, burst: 500 }), Some(900)));
     assert_eq!((slow.requests, slow.timeout), (Some(Rate { per_second: 50, burst: 5 }), Duration::from_secs(5)));
+    // Greetings are made from the plan.
+    assert!(format!("{:?}", c.plan).contains("\"mail.example.com\""));
     let action = |n| c.program.rule(n).unwrap().1;
     assert!(matches!(action(0), Action::Forward { queue: Some(1), .. }));
     assert_eq!(c.sticky(action(1)), &Sticky::Cookie("id".into()));
