@@ -116,12 +116,11 @@ fn a_full_queue_and_one_that_takes_too_long_answer_503() {
         (Queue { timeout: Duration::from_secs(2), ..queue("slow", rate(1, 1), 100) }, Refusal::QueueTimeout),
     ] {
         let binding = Binding { queues: vec![queue], ..Binding::default() };
-        let mut plan = plan(2, binding.clone());
-        // The director may say 503.
-        plan.groups.retain(|(class, _)| *class == Class::Web || *class == Class::Down);
+        let plan = plan(2, binding.clone());
         let server = first(&plan, Class::Web);
         let load = |n| vec![vec![get(Class::Web, n as u64)]];
         let mut clients = clients(&plan, 12, 1, load);
+        // The director may say 503.
         let mut roster = plan.roster();
         roster.excuses = true;
         let roster = std::rc::Rc::new(roster);
@@ -199,9 +198,8 @@ fn what_waits_is_decided_anew_when_rules_are_replaced_and_counts_go_on() {
 
 /// Which servers answered each client.
 fn servers(site: &ContentSite) -> Vec<BTreeMap<String, u64>> {
-    let seen = |client| &site.net[client].application::<ContentClient>().seen;
-    let of = |client| seen(client).per_server.iter().map(|((_, server), n)| (server.clone(), *n)).collect();
-    site.clients.iter().map(|client| of(*client)).collect()
+    let seen = site.clients.iter().map(|client| &site.net[*client].application::<ContentClient>().seen.per_server);
+    seen.map(|answers| answers.iter().map(|((_, server), n)| (server.clone(), *n)).collect()).collect()
 }
 
 #[test]
