@@ -489,8 +489,11 @@ pub struct ServerReport {
     pub forward: Forward,
     /// Weight.
     pub weight: u32,
-    /// `up`, `draining`, or `removed` while it still has connections.
+    /// `up`, `draining`, `down`, or `removed` while it still has connections.
     pub state: String,
+    /// Why its checks say that it is down, if they do.
+    #[serde(default)]
+    pub down: Option<String>,
     /// Why packets cannot get there, and what to do about it, if they cannot.
     pub problem: Option<String>,
     /// What was counted.

@@ -585,6 +585,7 @@ fn a_service_by_content_is_added_while_the_director_runs_and_its_servers_after_i
         source_ports: Service::SOURCE_PORTS,
         servers: vec![],
         content: None,
+        check: None,
     };
     let add = |groups: &[&str], application: &str| Request::AddService {
         service: service("new"),

@@ -83,6 +83,7 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         places.0.insert((me, "sources"), first.span.clone());
     }
     let ports = places.keep(me, "source-ports", section.ports("source-ports"));
+    let check = places.keep(me, "check", super::health::read(&section));
     let mut servers = Vec::new();
     let mut complete = true;
     for server in section.tables("servers", "a server") {
@@ -117,6 +118,7 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         source_ports: ports.unwrap_or(Service::SOURCE_PORTS),
         servers,
         content,
+        check,
     };
     Some((service, places))
 }

@@ -21,6 +21,7 @@ pub use steering::{Steering, Unsteered};
 pub use workers::{Ring, Rings, Said, Workers};
 
 use crate::config::{Configuration, Invalid};
+use crate::health::{self, Finding};
 use crate::model::{Change, Environment, Learned, Model};
 use crate::netlink::Target;
 use crate::protocol::{Failure, FailureCode, Notice, Request, Response};
@@ -301,6 +302,19 @@ impl<W: Workers, S: Steering> Control<W, S> {
     /// The interfaces have other link-layer addresses or another MTU now.
     pub fn learn_interfaces(&mut self, interfaces: Vec<Interface>) {
         self.model.learn_interfaces(interfaces);
+    }
+
+    /// Servers that are to be checked.
+    pub fn checks(&self) -> Vec<health::Target> {
+        self.model.checks()
+    }
+
+    /// A server's checks have come to something.
+    pub fn learn_health(&mut self, finding: &Finding) {
+        if let Some(change) = self.model.set_health(finding) {
+            self.note(format!("{} is {}", change.subject, change.detail));
+            self.advance();
+        }
     }
 
     /// Notes something for the log and for `lcs status`.

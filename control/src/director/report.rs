@@ -152,7 +152,11 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed], counts: Option<ContentCoun
         .map(|s| {
             let stats = server_stats(reports, s.slot);
             add_server(&mut sum, &stats);
-            let state = if s.removed { "removed".to_owned() } else { s.server.state.to_string() };
+            let state = match s.down {
+                _ if s.removed => "removed".to_owned(),
+                Some(_) => "down".to_owned(),
+                None => s.server.state.to_string(),
+            };
             ServerReport {
                 name: s.server.name.clone(),
                 address: s.server.address,
@@ -161,6 +165,7 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed], counts: Option<ContentCoun
                 weight: s.server.weight,
                 state,
                 problem: s.problem.map(str::to_owned),
+                down: s.down.map(str::to_owned),
                 stats,
             }
         })

@@ -111,6 +111,12 @@ pub(super) fn service(old: &Service, new: &Service) -> Option<Change> {
     if old.forward != new.forward {
         what.push(format!("forward of servers that do not say {} → {}", old.forward.word(), new.forward.word()));
     }
+    if old.check != new.check {
+        what.push(match &new.check {
+            None => "servers are no longer checked, and count as up".to_owned(),
+            Some(check) => format!("servers are checked by {} every {:?}", check.kind.word(), check.interval),
+        });
+    }
     match (&old.content, &new.content) {
         (None, None) => {}
         (None, Some(new)) => what.push(format!("switched by content from now on: {}", by_rules(new))),

@@ -86,6 +86,7 @@ impl Model {
                                 server: &e.config,
                                 port: e.port,
                                 removed: e.removed.is_some(),
+                                down: e.down.as_deref(),
                                 problem: self.next_hops.problem(e.row),
                             })
                         })
@@ -149,6 +150,8 @@ pub struct ServerView<'a> {
     pub port: u16,
     /// Whether it is removed.
     pub removed: bool,
+    /// Why its checks say that it is down, if they do.
+    pub down: Option<&'a str>,
     /// Why packets cannot get there, if they cannot.
     pub problem: Option<&'a str>,
 }

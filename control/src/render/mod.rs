@@ -144,6 +144,9 @@ pub fn servers(services: &[ServiceReport]) -> String {
             if let Some(problem) = &r.problem {
                 let _ = writeln!(problems, "{name} is not reachable: {problem}");
             }
+            if let Some(why) = &r.down {
+                let _ = writeln!(problems, "{name} is down: {why}");
+            }
             table.row([
                 name,
                 if r.port == 0 { r.address.to_string() } else { endpoint_text(r.address, r.port) },

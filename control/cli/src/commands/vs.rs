@@ -114,6 +114,7 @@ pub fn run(common: &Common, args: Args) -> Outcome {
                 source_ports: settings.source_ports.unwrap_or(Service::SOURCE_PORTS),
                 servers: Vec::new(),
                 content: None,
+                check: None,
             };
             // The director runs in another folder.
             let rules = rules.map(std::path::absolute).transpose()?;
