@@ -44,7 +44,6 @@ fn snapshot() -> Snapshot {
             sources: vec![],
             source_ports: (1024, 65_535),
             content: None,
-            check: None,
         })],
         servers: vec![Some(server(0)), Some(server(1))],
         next_hops: vec![NextHop { interface: 1, ..NextHop::default() }],

@@ -204,7 +204,6 @@ impl Plan {
             sources,
             source_ports: (1024, 65_535),
             content: None,
-            check: None,
         }));
         s
     }
