@@ -6,6 +6,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod af_xdp;
+pub mod device;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
 pub mod memory;

@@ -4,9 +4,10 @@
 //! made from it is gone, and takes it down. Ports and pools each hold a [`Lease`], so none outlives what it stands on.
 
 use super::burst::{Pool, Queue};
-use super::device::Device;
 use super::error::DpdkError;
+use super::preflight;
 use crate::headers::MacAddr;
+use crate::port::device::Device;
 use capsule::Runtime;
 use capsule::config::RuntimeConfig;
 use capsule_ffi as ffi;
@@ -84,7 +85,7 @@ impl Environment {
     pub(super) fn start(options: &Options) -> Result<(Environment, Pool, Vec<Vec<Queue>>), DpdkError> {
         let wanted = Wanted::new(options)?;
         for device in &wanted.devices {
-            device.check()?;
+            preflight::check(device)?;
         }
         hugepages(&wanted.arguments)?;
         if STARTED.swap(true, Ordering::SeqCst) {
@@ -196,7 +197,8 @@ impl Wanted {
             "ports": ports,
             "dpdk_args": self.arguments.join(" "),
         });
-        serde_json::from_value(config).map_err(|e| start(&e.to_string(), "this version of capsule is configured differently"))
+        serde_json::from_value(config)
+            .map_err(|e| start(&e.to_string(), "this version of capsule is configured differently"))
     }
 }
 
@@ -234,6 +236,11 @@ fn arguments(given: Vec<String>, devices: &mut [Device]) -> Result<Vec<String>, 
             }
             None => kept.extend(["--vdev".to_owned(), device]),
         }
+    }
+    let has = |argument: &str| kept.iter().any(|k| k == argument);
+    if has("--no-huge") && has("--in-memory") {
+        let why = "it does not go with \"--no-huge\", for which \"--no-shconf\" is what leaves nothing behind";
+        return Err(DpdkError::Argument { argument: "--in-memory".to_owned(), why });
     }
     Ok(kept)
 }
@@ -324,9 +331,8 @@ fn bring_up(device: &Device) -> Result<DeviceState, DpdkError> {
 
 /// The pool on the first device's NUMA node, or the first there is. Capsule makes one a node: mempool0, mempool1, …
 fn pool_for(devices: &[DeviceState], lease: &Lease) -> Option<Pool> {
-    let pools: Vec<Pool> = (0..64)
-        .filter_map(|n| Pool::find(&CString::new(format!("mempool{n}")).ok()?, lease))
-        .collect();
+    let pools: Vec<Pool> =
+        (0..64).filter_map(|n| Pool::find(&CString::new(format!("mempool{n}")).ok()?, lease)).collect();
     // SAFETY: the EAL is initialised (the lease), and the number is a device's.
     let node = devices.first().map(|d| unsafe { ffi::rte_eth_dev_socket_id(d.number) });
     pools.iter().find(|p| Some(p.node()) == node).or(pools.first()).cloned()
@@ -371,7 +377,8 @@ mod tests {
     #[test]
     fn arguments_of_configured_devices_go_to_them_and_others_stay() {
         let mut devices = [Device::parse("net_tap0").unwrap(), Device::parse("net_ring0").unwrap()];
-        let given = words(&["--no-huge", "--vdev=net_tap0,iface=x", "--vdev", "net_ring0", "--vdev", "net_null7,size=64"]);
+        let given =
+            words(&["--no-huge", "--vdev=net_tap0,iface=x", "--vdev", "net_ring0", "--vdev", "net_null7,size=64"]);
         let kept = arguments(given, &mut devices).unwrap();
         assert_eq!(kept.join(" "), "--no-huge --vdev net_null7,size=64");
         assert_eq!((devices[0].arguments.as_deref(), devices[1].arguments.as_deref()), (Some("iface=x"), None));
@@ -379,8 +386,9 @@ mod tests {
 
     #[test]
     fn arguments_that_capsule_would_take_apart_or_that_the_workers_decide_are_refused() {
-        for bad in ["", "a b", "-l", "--lcores=1", "--vdev"] {
-            let error = arguments(words(&[bad]), &mut []).unwrap_err().to_string();
+        let bad: [&[&str]; 6] = [&[""], &["a b"], &["-l"], &["--lcores=1"], &["--vdev"], &["--no-huge", "--in-memory"]];
+        for bad in bad {
+            let error = arguments(words(bad), &mut []).unwrap_err().to_string();
             assert!(error.contains("is no argument for the EAL"), "{error}");
         }
     }

@@ -1,6 +1,6 @@
 //! What can go wrong while DPDK and its devices are set up, as sentences that say what to do about it.
 
-use super::device::Device;
+use crate::port::device::Device;
 use thiserror::Error;
 
 /// DPDK, or one of its devices, could not be set up.
@@ -14,7 +14,9 @@ pub enum DpdkError {
     )]
     NoHugepages,
     /// Root has to do it.
-    #[error("DPDK may not {what} as this user: run as root, or give the program the capabilities CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW and CAP_IPC_LOCK")]
+    #[error(
+        "DPDK may not {what} as this user: run as root, or give the program the capabilities CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_NET_RAW and CAP_IPC_LOCK"
+    )]
     Permission {
         /// What was refused.
         what: &'static str,
@@ -102,7 +104,9 @@ impl DpdkError {
              [port] fewer buffers, or with \"--no-huge\" add \"-m\", \"1024\" (MiB) to [port] eal"
                 .to_owned()
         } else if why.contains("No such device") {
-            format!("there is no device of a name among {names}; `dpdk-testpmd -- --help` and `dpdk-devbind.py --status` tell which there are")
+            format!(
+                "there is no device of a name among {names}; `dpdk-testpmd -- --help` and `dpdk-devbind.py --status` tell which there are"
+            )
         } else if virtual_only {
             format!("look at the names and arguments of {names}, and at [port] eal")
         } else {
@@ -125,6 +129,9 @@ mod tests {
         assert!(memory.contains("hugepages"), "{memory}");
         assert!(DpdkError::NoHugepages.to_string().contains("--no-huge"));
         let bound = DpdkError::Bound { device: "0000:5e:00.0".into(), driver: Some("ice".into()) }.to_string();
-        assert!(bound.contains("driver ice") && bound.contains("dpdk-devbind.py --bind=vfio-pci 0000:5e:00.0"), "{bound}");
+        assert!(
+            bound.contains("driver ice") && bound.contains("dpdk-devbind.py --bind=vfio-pci 0000:5e:00.0"),
+            "{bound}"
+        );
     }
 }

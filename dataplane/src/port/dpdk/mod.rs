@@ -8,11 +8,11 @@
 //! What devices, drivers and hugepages need is told in `hwconf/DPDK.md`.
 
 mod burst;
-mod device;
 mod environment;
 mod error;
+mod preflight;
 
-pub use device::Device;
+pub use crate::port::device::Device;
 pub use environment::{DEFAULT_ARGUMENTS, DeviceState, Environment, Options};
 pub use error::DpdkError;
 
@@ -50,7 +50,7 @@ pub fn open(options: &Options) -> Result<(Environment, Vec<DpdkPort>), DpdkError
     let capabilities = Capabilities {
         interfaces: options.devices.len() as u8,
         verifies_ip_checksum: environment.devices().iter().all(|d| d.verifies_ip_checksum),
-        partial_checksums: options.devices.iter().any(Device::has_partial_checksums),
+        partial_checksums: options.devices.iter().any(preflight::has_partial_checksums),
         kernel_answers: false,
         exception_path: false,
         neighbour_answers: false,

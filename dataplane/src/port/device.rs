@@ -1,8 +1,6 @@
-//! Naming a device, and what can be known of it before DPDK is started.
+//! Naming a device of DPDK: what a configuration says, with or without the feature `dpdk`.
 
-use super::error::DpdkError;
 use std::fmt;
-use std::path::Path;
 
 /// A device as DPDK names it: a PCI address (`0000:5e:00.0`) or a virtual device (`net_ring0`), with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,32 +43,6 @@ impl Device {
     pub fn is_pci(&self) -> bool {
         is_pci(&self.name)
     }
-
-    /// Whether its frames come from a kernel, which may leave their checksums to a device that is not there.
-    pub(super) fn has_partial_checksums(&self) -> bool {
-        const FROM_KERNELS: [&str; 6] =
-            ["net_af_packet", "net_af_xdp", "net_tap", "net_virtio", "net_vhost", "net_memif"];
-        FROM_KERNELS.iter().any(|kind| self.name.starts_with(kind))
-    }
-
-    /// What can be said against it before DPDK is asked.
-    pub(super) fn check(&self) -> Result<(), DpdkError> {
-        if !self.is_pci() {
-            return Ok(());
-        }
-        let path = Path::new("/sys/bus/pci/devices").join(&self.name);
-        if !path.exists() {
-            return Err(DpdkError::NoPciDevice { device: self.name.clone() });
-        }
-        let driver = std::fs::read_link(path.join("driver")).ok();
-        let driver = driver.and_then(|d| Some(d.file_name()?.to_string_lossy().into_owned()));
-        // Mellanox's drivers are shared with the kernel and stay bound.
-        const TAKES: [&str; 6] = ["vfio-pci", "uio_pci_generic", "igb_uio", "mlx4_core", "mlx5_core", "mana"];
-        match driver {
-            Some(driver) if TAKES.contains(&driver.as_str()) => Ok(()),
-            driver => Err(DpdkError::Bound { device: self.name.clone(), driver }),
-        }
-    }
 }
 
 impl fmt::Display for Device {
@@ -104,11 +76,5 @@ mod tests {
         for bad in ["", "eth0", "net_ring0,", "net_ring0,a b", "0000:5e:00", "5e:00.0", "net_ring0,\u{e9}"] {
             assert!(Device::parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_pci_device_that_is_not_there_is_named() {
-        let error = Device::parse("ffff:ff:1f.7").unwrap().check().unwrap_err().to_string();
-        assert!(error.contains("ffff:ff:1f.7") && error.contains("lspci -D"), "{error}");
     }
 }
