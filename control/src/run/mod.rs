@@ -15,6 +15,7 @@ use follow::Follower;
 use lcs_dataplane::cycles::Tsc;
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
+pub use ports::WITHOUT_DPDK;
 use resolver::Resolver;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
@@ -148,7 +149,7 @@ impl Director {
                 result
             }
             #[cfg(not(feature = "dpdk"))]
-            PortKind::Dpdk => Err(RunError::Port(ports::WITHOUT_DPDK.to_owned())),
+            PortKind::Dpdk => Err(RunError::Port(WITHOUT_DPDK.to_owned())),
             #[cfg(feature = "dpdk")]
             PortKind::Dpdk => {
                 let opened = ports::open_dpdk(&self.configuration).map_err(RunError::Port)?;

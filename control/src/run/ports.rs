@@ -68,11 +68,9 @@ pub(super) fn open(configuration: &Configuration) -> Result<AfXdp, String> {
     Ok(AfXdp { ports, filter, attached, environment, words })
 }
 
-/// Why a configuration for DPDK cannot be run by this program.
-#[cfg(not(feature = "dpdk"))]
-pub(super) const WITHOUT_DPDK: &str = "this lcs was built without DPDK: install what it needs (`apt-get install -y libdpdk-dev \
-    libclang-dev libpcap-dev libnuma-dev pkg-config`), build with `cargo build --release --features dpdk`, or set [port] kind to \
-    \"af-xdp\"";
+/// What a program that was built without DPDK says when it is asked for it.
+pub const WITHOUT_DPDK: &str = "this lcs was built without DPDK: install what it needs (`apt-get install -y libdpdk-dev \
+    libclang-dev libpcap-dev libnuma-dev pkg-config`), and build it with `cargo build --release --features dpdk`";
 
 /// DPDK ports, one for each worker.
 #[cfg(feature = "dpdk")]

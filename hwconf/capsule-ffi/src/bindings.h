@@ -49,6 +49,8 @@ struct lcs_refused {
 uint16_t lcs_rx_burst(uint16_t port, uint16_t queue, struct lcs_view *views, uint16_t n, struct lcs_refused *refused);
 /* Gives up to n (at most 64) packets to the device; returns how many it took, from the first on. */
 uint16_t lcs_tx_burst(uint16_t port, uint16_t queue, const struct lcs_view *views, uint16_t n);
+/* Sends up to n (at most 64) packets as they are received, and frees what the device does not take; returns how many it received. */
+uint16_t lcs_reflect(uint16_t port, uint16_t queue, uint16_t n);
 /* Takes a buffer: an empty view behind the headroom. 0 when there is one. */
 int lcs_alloc(struct rte_mempool *pool, struct lcs_view *view);
 /* Gives a buffer back to its pool. */

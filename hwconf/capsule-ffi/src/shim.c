@@ -75,6 +75,14 @@ uint16_t lcs_tx_burst(uint16_t port, uint16_t queue, const struct lcs_view *view
     return rte_eth_tx_burst(port, queue, packets, n);
 }
 
+uint16_t lcs_reflect(uint16_t port, uint16_t queue, uint16_t n) {
+    struct rte_mbuf *packets[LCS_BURST];
+    uint16_t got = rte_eth_rx_burst(port, queue, packets, n < LCS_BURST ? n : LCS_BURST);
+    uint16_t sent = got > 0 ? rte_eth_tx_burst(port, queue, packets, got) : 0;
+    for (uint16_t i = sent; i < got; i++) rte_pktmbuf_free(packets[i]);
+    return got;
+}
+
 int lcs_alloc(struct rte_mempool *pool, struct lcs_view *view) {
     struct rte_mbuf *m = rte_pktmbuf_alloc(pool);
     if (m == NULL) return -1;

@@ -135,6 +135,12 @@ impl Queue {
         n
     }
 
+    /// Sends a burst as it was received; returns how many packets.
+    pub(super) fn reflect(&mut self) -> usize {
+        // SAFETY: the queue exists and this is its only handle; the packets never leave the call.
+        usize::from(unsafe { ffi::lcs_reflect(self.device, self.queue, BURST as u16) })
+    }
+
     /// Queues a frame; gives it back when there is no room.
     #[inline]
     pub(super) fn stage(&mut self, frame: Frame) -> Result<(), Frame> {
