@@ -42,7 +42,10 @@ fn measure(name: &str, mut burst: impl FnMut() -> usize) {
     costs.sort_by(f64::total_cmp);
     let (low, middle, high) = (costs[ROUNDS / 4], costs[ROUNDS / 2], costs[ROUNDS * 3 / 4]);
     let ghz = tsc_hz() as f64 / 1e9;
-    println!("{name}: {middle:.1} cycles a packet ({low:.1} – {high:.1}), {:.1} Mpps at {ghz:.3} GHz", ghz * 1e3 / middle);
+    println!(
+        "{name}: {middle:.1} cycles a packet ({low:.1} – {high:.1}), {:.1} Mpps at {ghz:.3} GHz",
+        ghz * 1e3 / middle
+    );
 }
 
 fn by_capsule() -> Result<(), String> {

@@ -97,9 +97,10 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
     let (dpdk, mut ports) = open(&options).map_err(|e| e.to_string())?;
     let interfaces: Vec<Interface> =
         dpdk.devices().iter().map(|d| Interface { name: d.name.clone(), mac: d.mac, mtu: d.mtu }).collect();
-    let mut given = configuration.director.addresses.clone();
+    let given = configuration.director.addresses.clone();
+    let mut addresses = given.clone();
     // Where it asks from in IPv6 when it has no other address; neighbours ask for it in their turn.
-    given.extend(interfaces.iter().map(|i| std::net::IpAddr::V6(super::resolver::link_local(i.mac))));
+    addresses.extend(interfaces.iter().map(|i| std::net::IpAddr::V6(super::resolver::link_local(i.mac))));
     let words = dpdk.devices().iter().map(|d| {
         let checks =
             if d.verifies_ip_checksum { "the device checks IPv4 headers" } else { "IPv4 headers are checked here" };
@@ -107,7 +108,7 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
     });
     let words = words.collect();
     let lanes = ports.iter_mut().map(DpdkPort::neighbour_lane).collect();
-    let environment = Environment { interfaces, addresses: given.clone(), given };
+    let environment = Environment { interfaces, addresses, given };
     Ok(Dpdk { ports, dpdk, lanes, environment, words })
 }
 
