@@ -153,6 +153,9 @@ impl Director {
             #[cfg(feature = "dpdk")]
             PortKind::Dpdk => {
                 let opened = ports::open_dpdk(&self.configuration).map_err(RunError::Port)?;
+                for words in &opened.words {
+                    (self.log)(words);
+                }
                 let given = opened.environment.given.clone();
                 let resolver = Resolver::new(opened.lanes, opened.environment.interfaces.clone(), given);
                 let ports = Opened {

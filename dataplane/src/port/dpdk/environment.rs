@@ -168,7 +168,12 @@ impl Wanted {
         }
         let given = options.arguments.clone();
         let given = given.unwrap_or_else(|| DEFAULT_ARGUMENTS.iter().map(|a| (*a).to_owned()).collect());
-        let arguments = arguments(given, &mut devices)?;
+        let mut arguments = arguments(given, &mut devices)?;
+        // Without hardware to drive, DPDK leaves the machine's alone: it would try every card that it has a driver for.
+        let chosen = |a: &String| ["-a", "--allow", "-b", "--block", "--no-pci"].iter().any(|c| a.starts_with(c));
+        if !devices.iter().any(Device::is_pci) && !arguments.iter().any(chosen) {
+            arguments.push("--no-pci".to_owned());
+        }
         Ok(Wanted { devices, cores, buffers: options.buffers, arguments })
     }
 
