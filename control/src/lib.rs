@@ -9,6 +9,7 @@
 
 pub mod config;
 pub mod director;
+pub mod health;
 pub mod model;
 pub mod netlink;
 pub mod protocol;

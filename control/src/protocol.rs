@@ -13,9 +13,10 @@ use crate::model::{Change, Counts};
 use ipnet::IpNet;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::TcpState;
-use lcs_pipelines::command::{ServerStats, TraceFilter, TraceRecord};
+use lcs_pipelines::command::{RequestState, ServerStats, TraceFilter, TraceRecord};
 use lcs_pipelines::content::Switching;
 use lcs_pipelines::snapshot::{Forward, Scheduler};
+use lcs_pipelines::tally::QueueTally;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -77,6 +78,9 @@ pub enum Request {
     AddService {
         /// The service.
         service: Service,
+        /// How it is switched by content, if it is to be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        content: Option<NewContent>,
     },
     /// Change what is given of a service.
     SetService {
@@ -148,6 +152,20 @@ pub enum Request {
         /// How many, up to [`TRACE_MAX`].
         frames: u32,
     },
+}
+
+/// How a service that is added is switched by content. What is not here has its default; servers are put in the groups
+/// when they are added.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct NewContent {
+    /// Absolute path of the rule file, which the director reads.
+    pub rules: PathBuf,
+    /// Groups that the rules may name.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// What clients speak: `http` and so on.
+    pub application: String,
 }
 
 /// What can be set of a service.
@@ -480,6 +498,96 @@ pub struct ContentReport {
     pub rules: usize,
     /// The groups that they may name.
     pub groups: Vec<GroupReport>,
+    /// What was counted; in [`Response::Stats`] only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<ContentCounts>,
+}
+
+/// What was counted of a service that is switched by content, by all workers together. Counts go by name: a rule that is
+/// replaced by one of the same name goes on counting, and so does a server within its group.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ContentCounts {
+    /// Clients' connections now.
+    pub connections: u64,
+    /// Connections now to servers that are not in turn, kept for a later request of the same client.
+    pub parked: u64,
+    /// Requests in hand now: being collected, decided, waiting or being delivered.
+    pub in_hand: u64,
+    /// Decisions by rule, in the rules' order, `default` last.
+    pub rules: Vec<RuleCount>,
+    /// Requests by group and server.
+    pub groups: Vec<GroupCount>,
+    /// Requests that `forward` has sent, by server.
+    pub forwarded: Vec<ServerCount>,
+    /// Requests that rules have answered themselves.
+    pub answers: Vec<AnswerCount>,
+    /// Requests that no server got, by reason, those that happened.
+    pub refusals: Vec<RefusalCount>,
+    /// Queues.
+    pub queues: Vec<QueueCount>,
+}
+
+/// A queue and what went through it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct QueueCount {
+    /// Its name.
+    pub queue: String,
+    /// Its priority.
+    pub priority: u8,
+    /// What was counted; times in nanoseconds.
+    #[serde(flatten)]
+    pub counts: QueueTally,
+}
+
+/// Decisions of a rule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleCount {
+    /// Its name.
+    pub rule: String,
+    /// Requests that it has taken.
+    pub decisions: u64,
+}
+
+/// Requests of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupCount {
+    /// Its name.
+    pub group: String,
+    /// Requests sent to its servers.
+    pub requests: u64,
+    /// The same by server.
+    pub servers: Vec<ServerCount>,
+}
+
+/// Requests of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerCount {
+    /// Its name.
+    pub server: String,
+    /// Requests sent to it.
+    pub requests: u64,
+}
+
+/// Requests that rules have answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerCount {
+    /// HTTP status; none for a reset.
+    pub status: Option<u16>,
+    /// How many.
+    pub requests: u64,
+}
+
+/// Requests that no server got.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalCount {
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub requests: u64,
+    /// What that means.
+    pub explanation: String,
 }
 
 /// A group of servers.
@@ -508,8 +616,11 @@ pub struct ServerReport {
     pub forward: Forward,
     /// Weight.
     pub weight: u32,
-    /// `up`, `draining`, or `removed` while it still has connections.
+    /// `up`, `draining`, `down`, or `removed` while it still has connections.
     pub state: String,
+    /// Why its checks say that it is down, if they do.
+    #[serde(default)]
+    pub down: Option<String>,
     /// Why packets cannot get there, and what to do about it, if they cannot.
     pub problem: Option<String>,
     /// What was counted.
@@ -541,14 +652,17 @@ pub struct Connection {
     pub local: Option<SocketAddr>,
     /// Name of the service.
     pub service: String,
-    /// Name of the server.
-    pub server: String,
+    /// Name of the server; none while none is chosen.
+    pub server: Option<String>,
     /// The server's address.
-    pub server_address: SocketAddr,
+    pub server_address: Option<SocketAddr>,
     /// How packets get there.
-    pub forward: Forward,
+    pub forward: Option<Forward>,
     /// State.
     pub state: TcpState,
+    /// What is being done for its request, where it is switched by content and one is in hand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestState>,
     /// Seconds until it is forgotten if nothing comes.
     pub expires: f64,
     /// Packets from the client.

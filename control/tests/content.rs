@@ -5,9 +5,14 @@ mod lab;
 
 use lab::{HEAD, Lab, neighbours};
 use lcs_control::config::{Configuration, Invalid};
+use lcs_control::config::{Protocol as Transport, Service};
 use lcs_control::model::{Environment, Model};
-use lcs_control::protocol::{FailureCode, Request, Response, ServerSettings, ServiceReport};
-use lcs_pipelines::content::{Content, OnUnparsed, Switching, SynPolicy};
+use lcs_control::protocol::{
+    ConnectionFilter, FailureCode, NewContent, Request, Response, ServerSettings, ServiceReport,
+};
+use lcs_control::render;
+use lcs_pipelines::command::RequestState;
+use lcs_pipelines::content::{Content, OnUnparsed, Rate, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract::Protocol;
 use lcs_pipelines::matching::ir::Action;
 use lcs_pipelines::snapshot::{Interface, Scheduler, Snapshot};
@@ -155,6 +160,42 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         ),
         (&format!("{good}on_unparsed = \"reset\"\n"), 18, "unknown key `on_unparsed`", "`on-unparsed`"),
         (&format!("{good}request-timeout = \"1ms\"\n"), 18, "out of range", "200ms"),
+        (
+            &format!("{good}queues = {{ slow = {{ priority = 3 }} }}\n"),
+            18,
+            "queue slow of service shop has no rate",
+            "requests = N",
+        ),
+        (&format!("{good}queues = {{ slow = {{ requests = 0 }} }}\n"), 18, "out of range", "from 1 to"),
+        (
+            &format!("{good}queues = {{ slow = {{ request-burst = 4 }} }}\n"),
+            18,
+            "without `requests`",
+            "add requests = N",
+        ),
+        (
+            &format!("{good}queues = {{ slow = {{ rate = 4 }} }}\n"),
+            18,
+            "unknown key `rate` in queue slow",
+            "known here are",
+        ),
+        (&format!("{good}queues = {{ \"s w\" = {{ requests = 4 }} }}\n"), 18, "has ' ' in it", "letters"),
+        (
+            &format!("{good}queue-burst = 4\n"),
+            18,
+            "`queue-burst` in service shop without `queue-rate`",
+            "add queue-rate",
+        ),
+        (&format!("{good}sticky = \"cookie\"\n"), 18, "`sticky`: found `cookie`", "set-cookie.NAME"),
+        (&format!("{good}sticky = \"cookie.a;b\"\n"), 18, "`a;b` is no name of a cookie", "cookie.NAME"),
+        (
+            &format!("{good}sticky = \"set-cookie.id\"\nswitching = \"connection\"\n"),
+            16,
+            "whose responses are not read",
+            "switching = \"request\"",
+        ),
+        (&format!("{good}sticky = \"cookie.id\"\napplication = \"smtp\"\n"), 16, "smtp has no cookies", "source"),
+        (&format!("{good}host-name = \"a b\"\n"), 10, "no name that a host can have", "mail.example.com"),
     ];
     for (service, line, what, mend) in table {
         let invalid = folder.load(service).expect_err(what);
@@ -185,7 +226,8 @@ fn mistakes_of_the_rule_file_are_shown_in_its_own_name_beside_those_of_the_confi
     assert!(shown.contains("mend: did you mean `web`?") && shown.contains("mend: equality is written =="), "{shown}");
     for (rules, what) in [
         ("a: if (path == /a) forward(s1)\n", "it has no `default`"),
-        ("a: if (path == /a) forward(s1, slow)\ndefault: reject\n", "queues are not supported yet"),
+        ("a: if (path == /a) forward(s1, slow)\ndefault: reject\n", "there is no queue `slow`"),
+        ("a: if (path == /a) routeTo(web, STICKY, cookie)\ndefault: reject\n", "expected source, cookie.NAME"),
         ("a: if (path in @none) reject\ndefault: reject\n", "cannot read the list"),
     ] {
         folder.write("shop.rules", rules);
@@ -436,4 +478,135 @@ fn servers_come_and_go_with_their_groups() {
     let set = ServerSettings { forward: Some(lcs_pipelines::snapshot::Forward::Dr), ..Default::default() };
     let (_, message) = refused(&mut lab, Request::SetServer { service: "shop".into(), server: "s4".into(), set });
     assert!(message.contains("replies bypass the director"), "{message}");
+}
+
+#[test]
+fn queues_stickiness_and_the_hosts_name_are_read_published_and_said_when_they_change() {
+    let folder = Folder::new();
+    folder.write("shop.rules", "a: if (path == /a) forward(s1, slow)\nb: if (path == /b) routeTo(web, STICKY, cookie.id)\ndefault: routeTo(web)\n");
+    let keys = "sticky = \"set-cookie.SID\"\nsticky-timeout = \"5m\"\nqueue-rate = 500\nhost-name = \"mail.example.com\"\n\
+                [services.queues]\nslow = { requests = 50, length = 200, timeout = \"5s\" }\n\
+                bulk = { packets = 2000, packet-burst = 500, packet-length = 900, priority = 1 }\n";
+    let text = format!("{}{keys}", shop("shop.rules"));
+    let mut m = model();
+    m.apply(&folder.load(&text).unwrap_or_else(|e| panic!("{e}")).services).unwrap();
+    let snapshot = m.snapshot();
+    let c = content(&snapshot).unwrap();
+    let b = &c.binding;
+    assert_eq!((&b.sticky, b.sticky_timeout), (&Sticky::SetCookie("SID".into()), Duration::from_secs(300)));
+    assert_eq!(b.queue_rate, Some(Rate { per_second: 500, burst: 50 }));
+    let [bulk, slow] = &b.queues[..] else { panic!("{:?}", b.queues) };
+    assert_eq!((bulk.name.as_str(), bulk.requests, bulk.priority, bulk.length), ("bulk", None, 1, 128));
+    assert_eq!((bulk.packets, bulk.packet_length), (Some(Rate { per_second: 2000, burst: 500 }), Some(900)));
+    assert_eq!((slow.requests, slow.timeout), (Some(Rate { per_second: 50, burst: 5 }), Duration::from_secs(5)));
+    let action = |n| c.program.rule(n).unwrap().1;
+    assert!(matches!(action(0), Action::Forward { queue: Some(1), .. }));
+    assert_eq!(c.sticky(action(1)), &Sticky::Cookie("id".into()));
+    assert_eq!(c.sticky(action(2)), &Sticky::SetCookie("SID".into()));
+    // A live change of a queue's rate, and of the rest.
+    let other = text.replace("requests = 50", "requests = 60").replace("bulk =", "large =").replace("SID", "sid");
+    let other = other.replace("mail.example.com", "mx.example.com");
+    let changes = m.apply(&folder.load(&other).unwrap().services).unwrap();
+    let said = changes[0].to_string();
+    for what in [
+        "queue slow: requests 50/s (burst 5), priority 0, length 200, 5 s → requests 60/s (burst 6)",
+        "queue large: packets 2000/s (burst 500), priority 1, length 128 (900 packets), 10 s",
+        "queue bulk removed",
+        "sticky set-cookie.SID → set-cookie.sid",
+        "host-name mail.example.com → mx.example.com",
+    ] {
+        assert!(said.contains(what), "{what}: {said}");
+    }
+    // A queue that a rule names can't go.
+    let invalid = folder.load(&text.replace("slow =", "slower =")).unwrap_err();
+    assert!(invalid.to_string().contains("did you mean `slower`?"), "{invalid}");
+}
+
+/// Opens a connection to the shop from this port and sends the beginning of a request.
+fn ask_shop(lab: &mut Lab, port: u16) {
+    const SYN: u8 = 2;
+    // The director's SYN-ACK comes back to the client.
+    assert_eq!(lab.client(10, port, SYN), Some([198, 51, 100, 7].into()));
+}
+
+#[test]
+fn stats_name_rules_groups_queues_and_connections_that_have_no_server_yet() {
+    let folder = Folder::new();
+    let path = folder.write(
+        "shop.rules",
+        "a: if (path == /a) forward(s1, slow)\nno: if (path == /b) reject(403)\ndefault: routeTo(web)\n",
+    );
+    let keys = "syn = \"state\"\nqueues = { slow = { requests = 50, priority = 2 } }\n";
+    let shop = shop(&path.display().to_string());
+    let mut lab = Lab::new(&format!("{HEAD}{}[[services]]\n{shop}{keys}", neighbours(4)));
+    ask_shop(&mut lab, 4001);
+    ask_shop(&mut lab, 4002);
+    let Ok(Response::Stats(stats)) = lab.ask(Request::Stats) else { panic!() };
+    let counts = stats.services[0].content.as_ref().unwrap().counts.as_ref().unwrap();
+    assert_eq!((counts.connections, counts.parked, counts.in_hand), (2, 0, 0));
+    let rules: Vec<_> = counts.rules.iter().map(|r| (r.rule.as_str(), r.decisions)).collect();
+    assert_eq!(rules, [("a", 0), ("no", 0), ("default", 0)]);
+    let groups: Vec<_> = counts.groups.iter().map(|g| (g.group.as_str(), g.servers.len())).collect();
+    assert_eq!(groups, [("images", 1), ("web", 2)]);
+    assert_eq!((counts.forwarded[0].server.as_str(), counts.answers[0].status), ("s1", Some(403)));
+    assert_eq!((counts.queues[0].queue.as_str(), counts.queues[0].priority), ("slow", 2));
+    let shown = render::stats(&stats, None);
+    for what in ["service shop by content: 2 connections spliced", "(forward)", "default", "slow", "403"] {
+        assert!(shown.contains(what), "{what}: {shown}");
+    }
+    let json = serde_json::to_string(&*stats).unwrap();
+    assert!(json.contains("\"queue\":\"slow\",\"priority\":2,\"waiting\":0"), "{json}");
+    let none = render::since(&stats, &stats);
+    assert!(render::stats(&none, Some(1.0)).contains("2 connections spliced"));
+    // They are listed, without a server.
+    let filter = ConnectionFilter { state: Some("awaited".into()), ..ConnectionFilter::default() };
+    let Ok(Response::Connections(c)) = lab.ask(Request::Connections { filter, limit: 10 }) else { panic!() };
+    assert_eq!(c.connections.len(), 2);
+    let x = &c.connections[0];
+    assert_eq!((&x.server, x.server_address, x.forward, x.request), (&None, None, None, Some(RequestState::Awaited)));
+    assert!(render::response(&Response::Connections(c)).contains("syn-received, awaited"));
+}
+
+#[test]
+fn a_service_by_content_is_added_while_the_director_runs_and_its_servers_after_it() {
+    let folder = Folder::new();
+    let mut lab = lab(&folder);
+    let rules = folder.write("new.rules", "a: if (suffix(path, gif)) routeTo(images)\ndefault: routeTo(web)\n");
+    let service = |name: &str| Service {
+        name: name.into(),
+        protocol: Transport::Tcp,
+        address: [192, 0, 2, 77].into(),
+        port: 80,
+        scheduler: Scheduler::Wrr,
+        forward: lcs_pipelines::snapshot::Forward::Nat,
+        sources: vec![],
+        source_ports: Service::SOURCE_PORTS,
+        servers: vec![],
+        content: None,
+        check: None,
+    };
+    let add = |groups: &[&str], application: &str| Request::AddService {
+        service: service("new"),
+        content: Some(NewContent {
+            rules: rules.clone(),
+            groups: groups.iter().map(|g| (*g).to_owned()).collect(),
+            application: application.into(),
+        }),
+    };
+    let (_, message) = refused(&mut lab, add(&["web"], "http"));
+    assert!(message.contains("there is no group `images`") && message.contains("no service was added"), "{message}");
+    let (code, message) = refused(&mut lab, add(&["web", "images"], "gopher"));
+    assert!(code == FailureCode::BadRequest && message.contains("none of http"), "{message}");
+    let applied = lab.apply(add(&["web", "images"], "http"));
+    assert!(applied.changes[0].detail.contains("2 rules of"), "{applied:?}");
+    let set = ServerSettings {
+        address: Some([10, 0, 0, 2].into()),
+        groups: Some(vec!["images".into(), "web".into()]),
+        ..Default::default()
+    };
+    lab.apply(Request::AddServer { service: "new".into(), server: "x".into(), set });
+    let Ok(Response::Services(all)) = lab.ask(Request::Services) else { panic!() };
+    let new = all.services.iter().find(|s| s.name == "new").unwrap();
+    let groups = &new.content.as_ref().unwrap().groups;
+    assert!(groups.iter().all(|g| g.servers == ["x"]) && groups.len() == 2, "{groups:?}");
 }

@@ -214,8 +214,8 @@ fn stats_services_and_connections_agree_with_what_happened() {
     let Ok(Response::Connections(c)) = lab.ask(list(1000, "198.51.100.0/24")) else { panic!() };
     assert_eq!((c.connections.len(), c.more), (80, false));
     for c in &c.connections {
-        assert_eq!(std::net::IpAddr::V4(served[&c.client.port()]), c.server_address.ip());
-        assert_eq!((c.service.as_str(), c.server_address.port()), ("web", 80));
+        assert_eq!(std::net::IpAddr::V4(served[&c.client.port()]), c.server_address.unwrap().ip());
+        assert_eq!((c.service.as_str(), c.server_address.unwrap().port()), ("web", 80));
     }
     let Ok(Response::Connections(c)) = lab.ask(list(10, "198.51.100.0/24")) else { panic!() };
     assert_eq!((c.connections.len(), c.more), (10, true));
@@ -308,6 +308,7 @@ fn ten_thousand_changes_under_load_lose_no_packet() {
                     .unwrap()
                     .services
                     .remove(0),
+                content: None,
             },
             6 => Request::RemoveService { service: other },
             3 => Request::SetService {

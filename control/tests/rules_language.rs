@@ -328,3 +328,24 @@ fn default_is_compulsory_for_a_service() {
     assert_eq!(errors.0[0].mistake, Mistake::MissingDefault);
     assert!(rules::parse("R1: if (url == a) reject\ndefault: reject(404)\n", &context).is_ok());
 }
+
+#[test]
+fn stickiness_and_queues_are_read_and_written_back() {
+    let set = "a: if (path == \"/a\") routeTo(web, STICKY, source)\n\
+               b: if (path == \"/b\") routeTo(web, STICKY, cookie.id)\n\
+               c: if (path == \"/c\") routeTo(web, STICKY, set-cookie.JSESSIONID)\n\
+               d: if (path == \"/d\") forward(s1, slow)\n\
+               default: routeTo(web, STICKY)\n";
+    let parsed = rules::parse(set, &Context::named("t")).unwrap();
+    assert_eq!(parsed.to_string(), set);
+    for (rule, what) in [
+        ("default: routeTo(web, NON_STICKY, cookie.id)", "expected STICKY before what it goes by"),
+        ("default: routeTo(web, STICKY, header.id)", "expected source, cookie.NAME or set-cookie.NAME"),
+        ("default: routeTo(web, STICKY, cookie.)", "no name of a cookie"),
+        ("default: routeTo(web, STICKY, \"cookie.a;b\")", "no name of a cookie"),
+        ("default: routeTo(web, STICKY, a, b)", "found 4 arguments"),
+    ] {
+        let error = rules::parse(rule, &Context::named("t")).unwrap_err().to_string();
+        assert!(error.contains(what), "{rule}: {error}");
+    }
+}

@@ -1,6 +1,9 @@
 //! The seeded simulation for as many seeds as one likes:
 //! `cargo run --release -p lcs-perf --example simulate -- content 0..1000 40`.
 //!
+//! Seeds run side by side, one on each core. `content 0..100 1000` are 10⁵ connections, what CI runs; `content 0..100000 1000`
+//! are 10⁸, for a night.
+//!
 //! Prints every seed for which something did not hold and leaves its frames in `seed-N.pcapng`; ends with 1 if there was
 //! one. A single seed (`17..18`) replays that seed.
 
@@ -9,6 +12,9 @@ use lcs_perf::simulate::{self, Outcome, has_faults};
 use std::fs::File;
 use std::io::BufWriter;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 type Run = fn(u64, u64, bool) -> Outcome;
 type Replay = fn(u64, u64, bool, Capture) -> std::io::Result<Outcome>;
@@ -20,31 +26,81 @@ fn main() -> ExitCode {
         eprintln!("\nseeds FROM up to, but not with, TO; connections of each; direct is content without a director");
         return ExitCode::from(2);
     };
-    let (mut bad, mut made, mut answered) = (0u64, 0, 0);
-    for seed in from..to {
-        let outcome = run(seed, connections, has_faults(seed));
-        made += outcome.connections;
-        answered += outcome.answered;
-        if outcome.ok() {
-            continue;
+    let next = AtomicU64::new(from);
+    let total = Mutex::new(Total::default());
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= to {
+                        return;
+                    }
+                    let outcome = run(seed, connections, has_faults(seed));
+                    if !outcome.ok() {
+                        report(seed, &outcome, || capture(again, seed, connections));
+                    }
+                    let Ok(mut total) = total.lock() else { return };
+                    total.add(&outcome);
+                    if total.said.is_none_or(|at| at.elapsed() > PROGRESS) && started.elapsed() > PROGRESS {
+                        total.said = Some(Instant::now());
+                        let done = total.seeds as f64 / (to - from) as f64;
+                        let left = started.elapsed().as_secs_f64() * (1.0 - done) / done;
+                        eprintln!(
+                            "{:.1} %, {} connections, {} bad seeds; {left:.0} s left",
+                            100.0 * done,
+                            total.made,
+                            total.bad
+                        );
+                    }
+                }
+            });
         }
-        bad += 1;
-        println!("{outcome}");
-        let path = format!("seed-{seed}.pcapng");
-        let captured = File::create(&path).and_then(|f| {
-            let capture = Capture::new(Box::new(BufWriter::new(f)), 1 << 20);
-            again(seed, connections, has_faults(seed), capture)
-        });
-        match captured {
-            Ok(_) => println!("  its frames are in {path}"),
-            Err(e) => println!("  its frames could not be written to {path}: {e}"),
-        }
-    }
+    });
+    let Total { bad, made, answered, .. } = total.into_inner().unwrap_or_default();
     println!(
         "{} seeds, {made} connections, {answered} answers, {bad} seeds with something that did not hold",
         to - from
     );
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// From one line of progress to the next.
+const PROGRESS: Duration = Duration::from_secs(20);
+
+/// What all seeds together have come to.
+#[derive(Default)]
+struct Total {
+    seeds: u64,
+    bad: u64,
+    made: u64,
+    answered: u64,
+    said: Option<Instant>,
+}
+
+impl Total {
+    fn add(&mut self, outcome: &Outcome) {
+        self.seeds += 1;
+        self.bad += u64::from(!outcome.ok());
+        self.made += outcome.connections;
+        self.answered += outcome.answered;
+    }
+}
+
+/// Runs a seed again with its frames written down.
+fn capture(again: Replay, seed: u64, connections: u64) -> std::io::Result<String> {
+    let path = format!("seed-{seed}.pcapng");
+    let capture = Capture::new(Box::new(BufWriter::new(File::create(&path)?)), 1 << 20);
+    again(seed, connections, has_faults(seed), capture)?;
+    Ok(path)
+}
+
+fn report(seed: u64, outcome: &Outcome, capture: impl FnOnce() -> std::io::Result<String>) {
+    match capture() {
+        Ok(path) => println!("{outcome}\n  its frames are in {path}"),
+        Err(e) => println!("{outcome}\n  the frames of seed {seed} could not be written: {e}"),
+    }
 }
 
 fn read(arguments: &[String]) -> Option<(Run, Replay, u64, u64, u64)> {

@@ -1,6 +1,7 @@
 //! What the control thread may ask of a pipeline, and what comes back.
 
 use crate::snapshot::{Forward, NextHop, Snapshot};
+use crate::tally::Tally;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::{Memory, TcpState};
 use lcs_dataplane::verdict::Verdict;
@@ -32,6 +33,8 @@ pub enum Command {
     Report(Box<Report>),
     /// List flows into this page.
     ListFlows(Box<FlowPage>),
+    /// Remember which servers have set these cookies, as other workers have seen them.
+    Learn(Vec<(u64, u16)>),
     /// Trace the next `frames` frames that match, replacing any trace that is on; 0 ends it.
     Trace {
         /// Which frames.
@@ -63,6 +66,13 @@ pub enum Event {
     Trace(Box<TraceRecord>),
     /// A packet waits for this row's link-layer address (said at most once a second a row).
     NeedNextHop(u16),
+    /// A server has set a cookie by which clients are kept with it; for the other workers.
+    Cookie {
+        /// What stands for service, cookie and value.
+        key: u64,
+        /// Slot of the server.
+        server: u16,
+    },
     /// A sender leaves its checksums to an offload (said at most once a second an interface). The frames were completed in software.
     PartialChecksums {
         /// Interface that they come in on.
@@ -127,7 +137,7 @@ pub struct Report {
 }
 
 /// What one worker has counted of connections that are switched by content.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContentStats {
     /// Connections now, those to servers that are not in turn included.
     pub connections: usize,
@@ -149,8 +159,8 @@ pub struct ContentStats {
     pub refused: u64,
     /// Requests that went on over a server's connection that was there already.
     pub reused: u64,
-    /// By service slot: requests by rule, in the rules' order.
-    pub rules: Vec<Vec<u64>>,
+    /// By service slot: what was counted of each that is switched by content.
+    pub services: Vec<Option<Tally>>,
 }
 
 /// A part of a worker's flow table.
@@ -169,6 +179,56 @@ impl FlowPage {
     pub const END: u32 = u32::MAX;
 }
 
+/// What is being done for a connection that is switched by content and whose request is in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RequestState {
+    /// The client has sent nothing yet.
+    Awaited,
+    /// It is being collected and read.
+    Collecting,
+    /// A rule has taken it; the response before it is not over.
+    Decided,
+    /// It waits in the queue that its rule names.
+    Queued,
+    /// Its server is being connected to.
+    Connecting,
+    /// Its server, which speaks first, is being brought to where the client stands.
+    Replaying,
+    /// It is being delivered.
+    Delivering,
+    /// The director answers it itself.
+    Answering,
+}
+
+impl RequestState {
+    /// All of them.
+    pub const ALL: [RequestState; 8] = [
+        RequestState::Awaited,
+        RequestState::Collecting,
+        RequestState::Decided,
+        RequestState::Queued,
+        RequestState::Connecting,
+        RequestState::Replaying,
+        RequestState::Delivering,
+        RequestState::Answering,
+    ];
+
+    /// Its name, as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            RequestState::Awaited => "awaited",
+            RequestState::Collecting => "collecting",
+            RequestState::Decided => "decided",
+            RequestState::Queued => "queued",
+            RequestState::Connecting => "connecting",
+            RequestState::Replaying => "replaying",
+            RequestState::Delivering => "delivering",
+            RequestState::Answering => "answering",
+        }
+    }
+}
+
 /// One connection, for a user.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FlowView {
@@ -180,14 +240,16 @@ pub struct FlowView {
     pub virtual_address: SocketAddr,
     /// The director's address toward the server; the client's where it is kept.
     pub local: Option<SocketAddr>,
-    /// Real server.
-    pub server_address: SocketAddr,
+    /// Real server; none while none is chosen.
+    pub server_address: Option<SocketAddr>,
     /// Slot of the service.
     pub service: u16,
-    /// Slot of the server.
+    /// Slot of the server; [`crate::snapshot::NO_SLOT`] while none is chosen.
     pub server: u16,
     /// How packets reach the server.
-    pub forward: Forward,
+    pub forward: Option<Forward>,
+    /// What is being done for it, if its request is in hand.
+    pub request: Option<RequestState>,
     /// State.
     pub state: TcpState,
     /// Seconds until it is forgotten if nothing comes.

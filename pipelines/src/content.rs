@@ -1,7 +1,8 @@
 //! What a service needs that is switched by content: its rules, compiled, and how connections are bound.
 
 use crate::extract::{Limits, Plan, Protocol};
-use crate::matching::{GroupId, Program};
+pub use crate::matching::Sticky;
+use crate::matching::{Action, GroupId, Program, Stickiness};
 use crate::snapshot::Scheduler;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -36,6 +37,24 @@ impl Content {
     pub fn group(&self, id: GroupId) -> Option<&Group> {
         self.groups.get(usize::from(id))
     }
+
+    /// By what an action keeps a client with a server.
+    pub fn sticky<'c>(&'c self, action: &'c Action) -> &'c Sticky {
+        let Action::RouteTo { stickiness, .. } = action else { return &Sticky::None };
+        match stickiness {
+            Stickiness::Service => &self.binding.sticky,
+            Stickiness::Sticky if self.binding.sticky == Sticky::None => &Sticky::Source,
+            Stickiness::Sticky => &self.binding.sticky,
+            Stickiness::NonSticky => &Sticky::None,
+            Stickiness::By(how) => how,
+        }
+    }
+
+    /// Whether some action keeps clients by a cookie that servers set.
+    pub fn learns_cookies(&self) -> bool {
+        let actions = (0..self.program.len() as u32).filter_map(|rule| self.program.rule(rule));
+        actions.into_iter().any(|(_, action)| matches!(self.sticky(action), Sticky::SetCookie(_)))
+    }
 }
 
 /// Servers that a rule may send requests to.
@@ -68,6 +87,56 @@ pub struct Binding {
     pub syn_retries: u8,
     /// MSS announced to clients at most, bytes.
     pub mss: u16,
+    /// How a client is kept with a server where a rule does not say.
+    pub sticky: Sticky,
+    /// For how long a cookie that a server has set is remembered while nobody brings it back.
+    pub sticky_timeout: Duration,
+    /// Queues that rules may send requests through.
+    pub queues: Vec<Queue>,
+    /// Requests that leave all queues together; without it, each goes by its own rates only.
+    pub queue_rate: Option<Rate>,
+}
+
+/// So many a second, with bursts: a token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Tokens a second, at least 1.
+    pub per_second: u64,
+    /// Tokens that the bucket holds, at least 1.
+    pub burst: u64,
+}
+
+/// A queue of requests. Rates and lengths are those of the director; each worker has an equal part of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name in rules and reports.
+    pub name: String,
+    /// Requests that may leave it.
+    pub requests: Option<Rate>,
+    /// Packets of these: as many as each fills at the service's MSS.
+    pub packets: Option<Rate>,
+    /// Where queues wait for a rate that they have in common, the highest goes first.
+    pub priority: u8,
+    /// Requests that may wait in it.
+    pub length: u32,
+    /// Packets of these that may wait in it.
+    pub packet_length: Option<u64>,
+    /// How long a request may wait.
+    pub timeout: Duration,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Queue {
+            name: String::new(),
+            requests: None,
+            packets: None,
+            priority: 0,
+            length: 128,
+            packet_length: None,
+            timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 impl Default for Binding {
@@ -81,6 +150,10 @@ impl Default for Binding {
             request: Duration::from_secs(10),
             syn_retries: 3,
             mss: 1460,
+            sticky: Sticky::None,
+            sticky_timeout: Duration::from_secs(1800),
+            queues: Vec::new(),
+            queue_rate: None,
         }
     }
 }

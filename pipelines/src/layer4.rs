@@ -82,7 +82,7 @@ impl Layer4 {
         report.fragments = c.fragments.len();
         report.checksums_completed = c.checksums_completed;
         report.icmp_sent = c.icmp_sent;
-        report.content = c.splices.stats();
+        c.splices.report(&mut report.content);
         report.memory = Some(c.table.memory());
         report
     }
@@ -110,7 +110,8 @@ impl Layer4 {
             server.map(|s| {
                 std::net::SocketAddr::new(s.address, if s.port == 0 { virtual_address.port() } else { s.port })
             })
-        })?;
+        });
+        let spliced = f.flags.has(FlowFlags::SPLICED);
         let forward = if f.flags.has(FlowFlags::FULL_NAT) {
             Forward::FullNat
         } else if f.flags.has(FlowFlags::TRANSLATED) {
@@ -128,7 +129,8 @@ impl Layer4 {
             server_address,
             service: f.service,
             server: f.server,
-            forward,
+            forward: server_address.map(|_| forward),
+            request: if spliced { c.splices.request_state(f.extra, f.state) } else { None },
             state: f.state,
             expires: timer::seconds(left),
             packets_in: f.packets[Place::CLIENT],
@@ -228,6 +230,12 @@ impl Pipeline for Layer4 {
             Command::SetNextHop { row, hop } => done(c.set_next_hop(row, hop)),
             Command::Report(report) => Acknowledgement::Report(self.report(report, counters)),
             Command::ListFlows(page) => Acknowledgement::Flows(self.list(page, timer::tick(now))),
+            Command::Learn(cookies) => {
+                for (key, server) in cookies {
+                    c.splices.sessions.learn(key, server, now);
+                }
+                Acknowledgement::Done
+            }
             Command::Trace { filter, frames } => {
                 self.tracer.set(filter, frames);
                 Acknowledgement::Done

@@ -13,6 +13,7 @@ pub mod matching;
 pub mod snapshot;
 mod splice;
 pub mod stages;
+pub mod tally;
 mod trace;
 
 /// Bytes that a spliced connection takes beside its flow once its request is delivered and its response's end is known.

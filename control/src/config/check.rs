@@ -91,6 +91,9 @@ pub fn service(s: &Service) -> Vec<Finding> {
             add(Place::Service, "sources", format!("the source address {source} is given twice"), "remove one");
         }
     }
+    if let Some((what, mend)) = super::health::problem(s) {
+        add(Place::Service, "check", what, mend);
+    }
     let (first, last) = s.source_ports;
     if first == 0 || first > last {
         let what = format!("{first}-{last} is no range of source ports");

@@ -2,8 +2,8 @@
 
 use super::check::{Finding, Place};
 use super::{Protocol, Server, Service, Word};
-use crate::rules::{self, Action, Diagnostic, Errors, FileError, Mistake, Names, Numbering, RuleSet, Variable};
-use lcs_pipelines::content::{Binding, OnUnparsed, Switching, SynPolicy};
+use crate::rules::{self, Action, FileError, Names, Numbering, RuleSet, Stickiness, Variable};
+use lcs_pipelines::content::{Binding, OnUnparsed, Queue, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
 use lcs_pipelines::matching::{GroupId, QueueId, ServerId};
 use lcs_pipelines::snapshot::{SLOTS, Scheduler};
@@ -11,6 +11,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+/// Most queues of one service.
+pub const QUEUES_MAX: usize = 1024;
+/// Longest name that the director may give itself in greetings, bytes (RFC 1035 section 2.3.4).
+pub const HOST_NAME_MAX: usize = 255;
 /// Most groups of one service.
 pub const GROUPS_MAX: usize = 4096;
 
@@ -23,8 +27,10 @@ pub struct Content {
     pub rules: Arc<RuleSet>,
     /// Groups of servers that the rules may name, sorted by name.
     pub groups: Vec<Group>,
-    /// How connections are bound.
+    /// How connections are bound. Queues are sorted by name.
     pub binding: Binding,
+    /// What the director calls itself where it greets clients; the machine's name where none is given.
+    pub host_name: Option<String>,
 }
 
 /// A group of servers.
@@ -86,6 +92,30 @@ pub(crate) fn forwards(set: &RuleSet) -> BTreeSet<&str> {
         .collect()
 }
 
+/// Queues that rules name.
+fn queues(set: &RuleSet) -> BTreeSet<&str> {
+    let queued = actions(set).filter_map(|action| match action {
+        Action::Forward { queue, .. } => queue.as_deref(),
+        _ => None,
+    });
+    queued.collect()
+}
+
+/// By which cookies a service keeps clients with servers: what says so, and whether servers set it.
+fn cookies(content: &Content) -> Vec<(String, bool)> {
+    let of_service = match &content.binding.sticky {
+        Sticky::Cookie(name) => Some((format!("sticky = \"cookie.{name}\""), false)),
+        Sticky::SetCookie(name) => Some((format!("sticky = \"set-cookie.{name}\""), true)),
+        Sticky::None | Sticky::Source => None,
+    };
+    let of_rules = actions(&content.rules).filter_map(|action| match action {
+        Action::RouteTo { stickiness: Some(Stickiness::Cookie(_)), .. } => Some((action.to_string(), false)),
+        Action::RouteTo { stickiness: Some(Stickiness::SetCookie(_)), .. } => Some((action.to_string(), true)),
+        _ => None,
+    });
+    of_service.into_iter().chain(of_rules).collect()
+}
+
 /// Groups that rules name.
 fn groups(set: &RuleSet) -> BTreeSet<&str> {
     let routed = actions(set).filter_map(|action| match action {
@@ -119,11 +149,15 @@ impl Numbering for AnyNumber {
 }
 
 /// The names that the rules of a service may use.
-pub fn names<'g, 's>(groups: impl Iterator<Item = &'g str>, servers: impl Iterator<Item = &'s str>) -> Names {
+pub fn names<'g, 's>(
+    groups: impl Iterator<Item = &'g str>,
+    servers: impl Iterator<Item = &'s str>,
+    queues: &[Queue],
+) -> Names {
     Names {
         groups: Some(groups.map(str::to_owned).collect()),
         servers: Some(servers.map(str::to_owned).collect()),
-        queues: None,
+        queues: Some(queues.iter().map(|queue| queue.name.clone()).collect()),
         algorithms: Some(Scheduler::ALL.iter().map(|(word, _)| (*word).to_owned()).collect()),
     }
 }
@@ -134,20 +168,6 @@ pub fn names<'g, 's>(groups: impl Iterator<Item = &'g str>, servers: impl Iterat
 /// When the file cannot be read, or is no rule set that the service can use.
 pub fn load_rules(path: &Path, names: &Names) -> Result<RuleSet, FileError> {
     let set = rules::read_file(path, Some(names), true)?;
-    let queued = |action: &Action| matches!(action, Action::Forward { queue: Some(_), .. });
-    let places = set.rules.iter().map(|rule| (&rule.action, rule.action_span));
-    let places = places.chain(set.default.iter().map(|default| (&default.action, default.span)));
-    let queues: Vec<Diagnostic> = places
-        .filter(|(action, _)| queued(action))
-        .map(|(_, span)| {
-            let what = "queues are not supported yet";
-            let error = Diagnostic::new(Mistake::UnknownName, &set.file, &set.lines, span, what);
-            error.with_mend("leave the queue out: forward(server)")
-        })
-        .collect();
-    if !queues.is_empty() {
-        return Err(Errors(queues).into());
-    }
     rules::compile(&set, &AnyNumber)?;
     Ok(set)
 }
@@ -208,6 +228,43 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
                 add(place, "", what, &mend);
             }
         }
+    }
+    if content.binding.queues.len() > QUEUES_MAX {
+        let what = format!("service {label} has {} queues", content.binding.queues.len());
+        add(Place::Service, "queues", what, &format!("at most {QUEUES_MAX} are possible"));
+    }
+    for queue in &content.binding.queues {
+        if let Err((what, mend)) = super::check::name("queue", &queue.name) {
+            add(Place::Service, "queues", what, &mend);
+        }
+        if queue.requests.is_none() && queue.packets.is_none() && content.binding.queue_rate.is_none() {
+            let what = format!("queue {} of service {label} has no rate, so it would hold nothing back", queue.name);
+            let mend = "add requests = N or packets = N (a second) to it, or queue-rate = N to the service";
+            add(Place::Service, "queues", what, mend);
+        }
+    }
+    for (what, set_by_server) in cookies(content) {
+        let http = content.application == extract::Protocol::Http;
+        if !http {
+            let what = format!("{what} of service {label}: {} has no cookies", content.application.word());
+            add(Place::Service, "rules", what, "keep clients with their servers by their addresses: STICKY, source");
+        } else if set_by_server && content.binding.switching == Switching::Connection {
+            let what = format!("{what} of service {label}, whose responses are not read: switching is \"connection\"");
+            let mend = "write switching = \"request\", or go by a cookie of the request: cookie.NAME";
+            add(Place::Service, "rules", what, mend);
+        }
+    }
+    if let Some(name) = &content.host_name {
+        let good = !name.is_empty() && name.len() <= HOST_NAME_MAX && name.bytes().all(|b| b.is_ascii_graphic());
+        if !good {
+            let what = format!("{name:?} is no name that a host can have");
+            add(Place::Service, "host-name", what, "write host-name = \"mail.example.com\"");
+        }
+    }
+    let unknown = |name: &&str| !content.binding.queues.iter().any(|queue| queue.name == *name);
+    for name in queues(&content.rules).into_iter().filter(unknown) {
+        let what = format!("a rule of service {label} names queue {name}, which is not there");
+        add(Place::Service, "rules", what, "add it to `queues`");
     }
     for name in forwards(&content.rules).into_iter().filter(|name| s.server(name).is_none()) {
         let what = format!("a rule of service {label} forwards to server {name}, which would not be there");

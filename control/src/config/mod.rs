@@ -6,6 +6,7 @@
 
 pub mod check;
 mod content;
+mod health;
 mod problem;
 mod read;
 mod sections;
@@ -13,7 +14,7 @@ mod services;
 mod switching;
 
 pub(crate) use content::forwards;
-pub use content::{Content, GROUPS_MAX, Group, load_rules, names};
+pub use content::{Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, load_rules, names};
 pub(crate) use problem::nearest;
 pub use problem::{Invalid, Problem};
 
@@ -27,6 +28,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Longest name of a service or server, bytes.
 pub const NAME_MAX: usize = 64;
@@ -197,6 +199,57 @@ words! {
 }
 
 words! {
+    /// What a health check asks for.
+    CheckKind {
+        /// A TCP handshake.
+        Tcp = "tcp",
+        /// An HTTP response with a good status.
+        Http = "http",
+    }
+}
+
+/// `check` of a service: how it is found out whether its servers are there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Check {
+    /// What is asked for.
+    pub kind: CheckKind,
+    /// From one question to the next.
+    pub interval: Duration,
+    /// How long an answer may take; at most `interval`.
+    pub timeout: Duration,
+    /// Good answers in a row that bring a server back.
+    pub rise: u32,
+    /// Bad or missing answers in a row that take it out.
+    pub fall: u32,
+    /// Port that is asked; the server's where none is given.
+    pub port: Option<u16>,
+    /// HTTP: what is asked for.
+    pub path: String,
+    /// HTTP: the `Host` field; the server's endpoint where none is given.
+    pub host: Option<String>,
+    /// HTTP: first and last status that is good.
+    pub status: (u16, u16),
+}
+
+impl Check {
+    /// A check every two seconds, with one second to answer: three failures take a server out, two answers bring it back.
+    pub fn new(kind: CheckKind) -> Self {
+        Check {
+            kind,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+            port: None,
+            path: "/".to_owned(),
+            host: None,
+            status: (200, 399),
+        }
+    }
+}
+
+words! {
     /// Transport protocol of a service.
     Protocol {
         /// TCP.
@@ -292,6 +345,9 @@ pub struct Service {
     /// How it is switched by content; by its clients' SYN where there is none. Given by the file only.
     #[serde(skip)]
     pub content: Option<Content>,
+    /// How its servers' health is found out; where there is none, they count as up.
+    #[serde(default)]
+    pub check: Option<Check>,
 }
 
 impl Service {

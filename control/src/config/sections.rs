@@ -48,6 +48,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Configuration, Invalid> {
     let beside = Path::new(file).parent().unwrap_or(Path::new(""));
     let services = services::read(&root, &problems, beside);
     tunnel_sources(&root, &port, &director, &services);
+    checkers(&root, &port, &services);
     root.finish();
     drop(root);
     let problems = problems.into_inner();
@@ -308,6 +309,16 @@ fn routes(root: &Section<'_, '_>) -> Vec<Route> {
         routes.push(route);
     }
     routes
+}
+
+/// Health checks are asked by the kernel, which only an AF_XDP port leaves at the director's side.
+fn checkers(root: &Section<'_, '_>, port: &Port, services: &[super::Service]) {
+    let checked = services.iter().find(|s| s.check.is_some());
+    if let Some(service) = checked.filter(|_| port.kind != PortKind::AfXdp) {
+        let what =
+            format!("service {} has a `check`, and the port has no kernel that could ask its servers", service.name);
+        root.problem(0..1, what, "remove the check, or use [port] kind = \"af-xdp\"");
+    }
 }
 
 /// Where there is no kernel behind the port, nobody can be asked for the addresses where tunnels begin.

@@ -83,6 +83,7 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         places.0.insert((me, "sources"), first.span.clone());
     }
     let ports = places.keep(me, "source-ports", section.ports("source-ports"));
+    let check = places.keep(me, "check", super::health::read(&section));
     let mut servers = Vec::new();
     let mut complete = true;
     for server in section.tables("servers", "a server") {
@@ -100,6 +101,9 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         if let Some(span) = &written.groups_span {
             places.0.insert((me, "groups"), span.clone());
         }
+        if let Some(span) = &written.queues_span {
+            places.0.insert((me, "queues"), span.clone());
+        }
         for (i, (_, span)) in written.groups.iter().enumerate() {
             places.0.insert((Place::Group(i), ""), span.clone());
         }
@@ -116,6 +120,7 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         source_ports: ports.unwrap_or(Service::SOURCE_PORTS),
         servers,
         content,
+        check,
     };
     Some((service, places))
 }

@@ -4,8 +4,8 @@ use super::Word;
 use super::content::{self, Content, Group};
 use super::problem::Problem;
 use super::read::{Placed, Section};
-use crate::rules::{Diagnostic, FileError, RuleSet, file_mend};
-use lcs_pipelines::content::{Binding, Switching};
+use crate::rules::{self, Diagnostic, FileError, RuleSet, Stickiness, file_mend};
+use lcs_pipelines::content::{Binding, Queue, Rate, Sticky, Switching};
 use lcs_pipelines::extract;
 use lcs_pipelines::snapshot::Scheduler;
 use std::ops::Range;
@@ -14,20 +14,29 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 /// Keys that mean something only beside `rules`.
-const BESIDE_RULES: [&str; 12] = [
+const BESIDE_RULES: [&str; 18] = [
     "application",
     "body-limit",
     "first-byte-timeout",
     "groups",
     "head-limit",
     "hello-limit",
+    "host-name",
     "mss",
     "on-unparsed",
+    "queue-burst",
+    "queue-rate",
+    "queues",
     "request-timeout",
+    "sticky",
+    "sticky-timeout",
     "switching",
     "syn",
     "syn-retries",
 ];
+
+/// Largest rate of a queue, a second.
+const RATE_MAX: u64 = 10_000_000;
 
 /// Content as it is written, its rule file not read yet.
 pub(super) struct Written {
@@ -38,6 +47,9 @@ pub(super) struct Written {
     /// Where `groups` stands.
     pub(super) groups_span: Option<Range<usize>>,
     binding: Binding,
+    host_name: Option<Placed<String>>,
+    /// Where `queues` stands.
+    pub(super) queues_span: Option<Range<usize>>,
 }
 
 /// Takes the keys of a service about content.
@@ -62,7 +74,69 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         groups_span: section.raw("groups").map(|value| value.span()),
         groups: groups(section),
         binding: binding(section, application),
+        host_name: section.string("host-name"),
+        queues_span: section.raw("queues").map(|value| value.span()),
     })
+}
+
+/// A rate and its burst: by default what comes in a tenth of a second.
+fn rate(section: &Section<'_, '_>, key: &'static str, burst_key: &'static str) -> Option<Rate> {
+    let per_second = section.number(key, 1..=RATE_MAX);
+    let burst = section.number(burst_key, 1..=RATE_MAX);
+    match (per_second, burst) {
+        (Some(n), burst) => {
+            Some(Rate { per_second: n.value, burst: burst.map_or((n.value / 10).max(1), |placed| placed.value) })
+        }
+        (None, Some(burst)) => {
+            let what = format!("`{burst_key}` in {} without `{key}`", section.title);
+            section.problem(burst.span, what, format!("add {key} = N: so many a second"));
+            None
+        }
+        (None, None) => None,
+    }
+}
+
+fn queues(section: &Section<'_, '_>) -> Vec<Queue> {
+    let Some(table) = section.table("queues") else { return Vec::new() };
+    let mut queues = Vec::new();
+    for (name, value) in table.entries() {
+        let title = format!("queue {}", name.value);
+        let Some(section) = Section::from_value(title, value, section.problems()) else { continue };
+        let mut queue = Queue { name: name.value, ..Queue::default() };
+        queue.requests = rate(&section, "requests", "request-burst");
+        queue.packets = rate(&section, "packets", "packet-burst");
+        if let Some(priority) = section.number("priority", 0..=7) {
+            queue.priority = priority.value as u8;
+        }
+        if let Some(length) = section.number("length", 0..=65_536) {
+            queue.length = length.value as u32;
+        }
+        queue.packet_length = section.number("packet-length", 1..=1 << 24).map(|placed| placed.value);
+        if let Some(timeout) = section.duration("timeout") {
+            queue.timeout = timeout.value;
+        }
+        section.finish();
+        queues.push(queue);
+    }
+    queues.sort_by(|a, b| a.name.cmp(&b.name));
+    queues
+}
+
+fn sticky(section: &Section<'_, '_>) -> Option<Sticky> {
+    let placed = section.string("sticky")?;
+    if placed.value == "none" {
+        return Some(Sticky::None);
+    }
+    match rules::sticky_by(&placed.value) {
+        Ok(Stickiness::Cookie(name)) => Some(Sticky::Cookie(name.into())),
+        Ok(Stickiness::SetCookie(name)) => Some(Sticky::SetCookie(name.into())),
+        Ok(_) => Some(Sticky::Source),
+        Err(what) => {
+            let mend = "write \"none\", \"source\", \"cookie.NAME\" or \"set-cookie.NAME\"";
+            section.problem(placed.span, format!("`sticky`: {what}"), mend);
+            None
+        }
+    }
 }
 
 fn groups(section: &Section<'_, '_>) -> Vec<(Group, Range<usize>)> {
@@ -139,6 +213,12 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
     if let Some(mss) = section.number("mss", 536..=9_216) {
         binding.mss = mss.value as u16;
     }
+    binding.sticky = sticky(section).unwrap_or_default();
+    if let Some(timeout) = section.duration("sticky-timeout") {
+        binding.sticky_timeout = timeout.value;
+    }
+    binding.queues = queues(section);
+    binding.queue_rate = rate(section, "queue-rate", "queue-burst");
     binding
 }
 
@@ -152,7 +232,7 @@ impl Written {
         servers: impl Iterator<Item = &'s str>,
     ) -> Content {
         let groups: Vec<Group> = self.groups.into_iter().map(|(group, _)| group).collect();
-        let names = content::names(groups.iter().map(|group| group.name.as_str()), servers);
+        let names = content::names(groups.iter().map(|group| group.name.as_str()), servers, &self.binding.queues);
         let span = self.rules.span;
         let read = match self.rules.value.as_str() {
             "" => Ok(RuleSet::default()), // said already
@@ -170,7 +250,8 @@ impl Written {
             }
             RuleSet::default()
         });
-        Content { application: self.application, rules: Arc::new(rules), groups, binding: self.binding }
+        let host_name = self.host_name.map(|placed| placed.value);
+        Content { application: self.application, rules: Arc::new(rules), groups, binding: self.binding, host_name }
     }
 }
 

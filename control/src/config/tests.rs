@@ -28,6 +28,35 @@ fn the_example_is_valid_and_means_what_its_comments_say() {
     assert_eq!((c.workers.count(), c.workers.flows), (1, 1_000_000));
 }
 
+/// A service with a check, whose text is in line 4.
+fn check(keys: &str) -> String {
+    service(&format!("{keys}\nname = \"web\"\naddress = \"192.0.2.1\"\nport = 80"))
+}
+
+#[test]
+fn checks_have_defaults_and_may_be_set() {
+    let read =
+        |keys: &str| Configuration::parse("f", &check(keys)).unwrap_or_else(|e| panic!("{e}")).services.remove(0);
+    assert_eq!(read("").check, None);
+    assert_eq!(read("check = \"http\"").check, Some(Check::new(CheckKind::Http)));
+    let all = "check = { kind = \"http\", interval = \"500ms\", timeout = \"300ms\", rise = 1, fall = 5, port = 8081, \
+               path = \"/up\", host = \"a.example\", status = \"204\" }";
+    let millis = std::time::Duration::from_millis;
+    let wanted = Check {
+        interval: millis(500),
+        timeout: millis(300),
+        rise: 1,
+        fall: 5,
+        port: Some(8081),
+        path: "/up".into(),
+        host: Some("a.example".into()),
+        status: (204, 204),
+        ..Check::new(CheckKind::Http)
+    };
+    assert_eq!(read(all).check, Some(wanted));
+    assert_eq!(read("check = { kind = \"tcp\", interval = \"500ms\" }").check.map(|c| c.timeout), Some(millis(500)));
+}
+
 #[test]
 fn every_mistake_is_shown_at_its_place_with_its_mend() {
     let table: &[(&str, (usize, usize), &str, &str)] = &[
@@ -39,6 +68,12 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         ),
         ("[port]\ninterfaces = [\"eth0\"\n", (2, 21), "this is not TOML", "toml.io"),
         ("[port]\ninterfaces = \"eth0\"", (2, 14), "where a list is expected", "interfaces = ["),
+        (&check("check = \"ping\""), (4, 9), "is none of", "tcp, http"),
+        (&check("check = { kind = \"tcp\", path = \"/\" }"), (4, 32), "only connects", "kind = \"http\""),
+        (&check("check = { path = \"/\" }"), (4, 9), "has no `kind`", "kind = \"http\""),
+        (&check("check = { kind = \"http\", timeout = 5 }"), (4, 36), "longer than `interval`", "longer interval"),
+        (&check("check = { kind = \"http\", status = \"20x\" }"), (4, 35), "no range of status codes", "200-399"),
+        (&check("check = \"tcp\"\nprotocol = \"udp\""), (4, 9), "no handshake", "add `port`"),
         ("[port]\ninterfaces = [\"eth0\"]\nmode = \"nativ\"", (3, 8), "is none of", "did you mean \"native\"?"),
         ("[port]\ninterfaces = [\"eth0\"]\nbuffers = 1000", (3, 11), "power of two", "write 1024"),
         ("[workers]\nflows = 1\n", (1, 1), "has no `port`", "add [port]"),

@@ -159,7 +159,11 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 None
             }
         };
-        self.spare_reports.extend(reports);
+        // What a spare report still holds of old contents is to be freed here, not by the worker that fills it again.
+        self.spare_reports.extend(reports.into_iter().map(|mut report| {
+            report.content.services.clear();
+            report
+        }));
         self.spare_reports.truncate(2 * self.progress.len());
         if let Some(response) = response {
             self.answer(ticket, Ok(response));
@@ -255,6 +259,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
                     self.end_trace();
                 }
             }
+            Event::Cookie { key, server } => self.cookies.push((worker, key, server)),
             Event::NeedNextHop(row) => {
                 let Some(target) = self.model.target(row) else { return };
                 if let Some(problem) = self.model.problem(row).map(str::to_owned) {
@@ -270,6 +275,22 @@ impl<W: Workers, S: Steering> Control<W, S> {
                          `ethtool -K INTERFACE tx off` at the sender's end makes that unnecessary"
                     )
                 });
+            }
+        }
+    }
+
+    /// Tells every worker the cookies that the others have learned. One that has no room for them does without: it goes
+    /// by the cookie's value then.
+    pub(super) fn spread_cookies(&mut self) {
+        let cookies = std::mem::take(&mut self.cookies);
+        if cookies.is_empty() {
+            return;
+        }
+        for worker in 0..self.progress.len() {
+            let others = cookies.iter().filter(|(from, ..)| *from != worker);
+            let others: Vec<(u64, u16)> = others.map(|(_, key, server)| (*key, *server)).collect();
+            if !others.is_empty() {
+                self.tell(worker, Command::Learn(others), Sent::Nothing);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::operation::{Listing, Operation, Purpose, Sent};
 use super::{Control, Steering, TRACE_AGAIN, Ticket, Workers, requests};
 use crate::model::{Change, Kind};
 use crate::protocol::{CONNECTIONS_MAX, Failure, FailureCode, Request, TRACE_MAX};
-use lcs_pipelines::command::{Command, TraceFilter};
+use lcs_pipelines::command::{Command, RequestState, TraceFilter};
 
 impl<W: Workers, S: Steering> Control<W, S> {
     pub(super) fn begin(&mut self, ticket: Ticket, request: Request) -> Result<(), Failure> {
@@ -26,7 +26,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             Request::Trace { filter, frames } => return self.begin_trace(ticket, filter, frames),
             Request::Weight { service, server, weight } => return self.begin_weight(ticket, &service, &server, weight),
             Request::Reload => return self.begin_reload(ticket),
-            Request::AddService { service } => requests::add_service(model, &service)?,
+            Request::AddService { service, content } => requests::add_service(model, service, content)?,
             Request::SetService { service, set } => requests::set_service(model, &service, &set)?,
             Request::RemoveService { service } => requests::remove_service(model, &service)?,
             Request::AddServer { service, server, set } => requests::add_server(model, &service, &server, &set)?,
@@ -90,9 +90,9 @@ impl<W: Workers, S: Steering> Control<W, S> {
             let message = format!("{limit} connections; ask for 1 to {CONNECTIONS_MAX}");
             return Err(Failure::new(FailureCode::BadRequest, message));
         }
-        let known = |s: &str| lcs_dataplane::flow::TcpState::ALL.iter().any(|k| k.name() == s);
-        if let Some(state) = filter.state.as_deref().filter(|s| !known(s)) {
-            let names: Vec<&str> = lcs_dataplane::flow::TcpState::ALL.iter().map(|s| s.name()).collect();
+        let states = lcs_dataplane::flow::TcpState::ALL.iter().map(|s| s.name());
+        let names: Vec<&str> = states.chain(RequestState::ALL.iter().map(|s| s.name())).collect();
+        if let Some(state) = filter.state.as_deref().filter(|s| !names.contains(s)) {
             let message = format!("there is no state {state:?}; known are {}", names.join(", "));
             return Err(Failure::new(FailureCode::BadRequest, message));
         }

@@ -21,6 +21,7 @@ pub use steering::{Steering, Unsteered};
 pub use workers::{Ring, Rings, Said, Workers};
 
 use crate::config::{Configuration, Invalid};
+use crate::health::{self, Finding};
 use crate::model::{Change, Environment, Learned, Model};
 use crate::netlink::Target;
 use crate::protocol::{Failure, FailureCode, Notice, Request, Response};
@@ -112,6 +113,8 @@ pub struct Control<W, S> {
     notices: VecDeque<Notice>,
     unread: VecDeque<Notice>,
     noticed: HashMap<(u8, u64), Duration>,
+    /// Cookies that workers have learned in this turn: worker, cookie, server.
+    cookies: Vec<(usize, u64, u16)>,
     now: Duration,
 }
 
@@ -143,6 +146,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             notices: VecDeque::new(),
             unread: VecDeque::new(),
             noticed: HashMap::new(),
+            cookies: Vec::new(),
             now: Duration::ZERO,
         }
     }
@@ -252,6 +256,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }
             }
         }
+        self.spread_cookies();
         self.expire();
         if self.model.is_draining() && now >= self.drain_at {
             self.drain_at = now + DRAIN_INTERVAL;
@@ -297,6 +302,19 @@ impl<W: Workers, S: Steering> Control<W, S> {
     /// The interfaces have other link-layer addresses or another MTU now.
     pub fn learn_interfaces(&mut self, interfaces: Vec<Interface>) {
         self.model.learn_interfaces(interfaces);
+    }
+
+    /// Servers that are to be checked.
+    pub fn checks(&self) -> Vec<health::Target> {
+        self.model.checks()
+    }
+
+    /// A server's checks have come to something.
+    pub fn learn_health(&mut self, finding: &Finding) {
+        if let Some(change) = self.model.set_health(finding) {
+            self.note(format!("{} is {}", change.subject, change.detail));
+            self.advance();
+        }
     }
 
     /// Notes something for the log and for `lcs status`.

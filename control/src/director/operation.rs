@@ -3,7 +3,7 @@
 use super::report;
 use crate::model::{Change, Model};
 use crate::protocol::{Connection, ConnectionFilter};
-use lcs_pipelines::command::{FlowView, TraceFilter};
+use lcs_pipelines::command::{FlowView, RequestState, TraceFilter};
 use std::time::Duration;
 
 /// What is to be made of the workers' reports.
@@ -61,7 +61,7 @@ impl Listing {
         let f = &self.filter;
         let matches = is(&f.service, service)
             && is(&f.server, server)
-            && is(&f.state, Some(flow.state.name()))
+            && (is(&f.state, Some(flow.state.name())) || is(&f.state, flow.request.map(RequestState::name)))
             && f.client.is_none_or(|net| net.contains(&flow.client.ip()));
         if !matches {
             return true;
@@ -78,10 +78,11 @@ impl Listing {
             virtual_address: flow.virtual_address,
             local: flow.local,
             service: name(service),
-            server: name(server),
+            server: flow.server_address.map(|_| name(server)),
             server_address: flow.server_address,
             forward: flow.forward,
             state: flow.state,
+            request: flow.request,
             expires: flow.expires,
             packets_in: flow.packets_in,
             packets_out: flow.packets_out,

@@ -2,13 +2,17 @@
 
 use crate::config::{Content, Group, Word};
 use crate::model::{Model, ServiceView};
-use crate::protocol::{ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, WorkerStats};
+use crate::protocol::{
+    ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, WorkerStats,
+};
 use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{StageCost, tsc_hz};
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{Report, ServerStats};
 use lcs_pipelines::snapshot::Scheduler;
 use std::time::Duration;
+
+mod content;
 
 /// A worker's report, as it travels through its ring and back.
 pub(super) type Boxed = Box<Report>;
@@ -131,16 +135,16 @@ pub(super) fn stats(model: &Model, reports: &[Boxed], uptime: Duration) -> Stats
         tsc_hz: tsc_hz(),
         total: worker_stats(&all),
         workers: all.iter().map(|r| worker_stats(&[*r])).collect(),
-        services: services(model, reports),
+        services: model.view().iter().map(|view| service(view, reports, content::counts(view, reports))).collect(),
     }
 }
 
 /// The services and what was counted for them.
 pub(super) fn services(model: &Model, reports: &[Boxed]) -> Vec<ServiceReport> {
-    model.view().iter().map(|view| service(view, reports)).collect()
+    model.view().iter().map(|view| service(view, reports, None)).collect()
 }
 
-fn service(view: &ServiceView<'_>, reports: &[Boxed]) -> ServiceReport {
+fn service(view: &ServiceView<'_>, reports: &[Boxed], counts: Option<ContentCounts>) -> ServiceReport {
     let mut sum = ServerStats::default();
     let servers = view
         .servers
@@ -148,7 +152,11 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed]) -> ServiceReport {
         .map(|s| {
             let stats = server_stats(reports, s.slot);
             add_server(&mut sum, &stats);
-            let state = if s.removed { "removed".to_owned() } else { s.server.state.to_string() };
+            let state = match s.down {
+                _ if s.removed => "removed".to_owned(),
+                Some(_) => "down".to_owned(),
+                None => s.server.state.to_string(),
+            };
             ServerReport {
                 name: s.server.name.clone(),
                 address: s.server.address,
@@ -157,6 +165,7 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed]) -> ServiceReport {
                 weight: s.server.weight,
                 state,
                 problem: s.problem.map(str::to_owned),
+                down: s.down.map(str::to_owned),
                 stats,
             }
         })
@@ -169,13 +178,13 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed]) -> ServiceReport {
         port: s.port,
         scheduler: s.scheduler,
         state: if view.removed { "removed" } else { "up" }.to_owned(),
-        content: s.content.as_ref().map(|c| content(s.scheduler, c)),
+        content: s.content.as_ref().map(|c| content(s.scheduler, c, counts)),
         servers,
         stats: sum,
     }
 }
 
-fn content(scheduler: Scheduler, content: &Content) -> ContentReport {
+fn content(scheduler: Scheduler, content: &Content, counts: Option<ContentCounts>) -> ContentReport {
     let group = |g: &Group| GroupReport {
         name: g.name.clone(),
         scheduler: g.scheduler.unwrap_or(scheduler),
@@ -187,6 +196,7 @@ fn content(scheduler: Scheduler, content: &Content) -> ContentReport {
         file: content.rules.file.clone(),
         rules: content.rule_count(),
         groups: content.groups.iter().map(group).collect(),
+        counts,
     }
 }
 

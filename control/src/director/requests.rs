@@ -1,8 +1,10 @@
 //! What a request changes: live changes to services and servers, in terms of the model.
 
-use crate::config::{self, Admin, Server, Service, nearest};
+use crate::config::{self, Admin, Content, Server, Service, Word, nearest};
 use crate::model::{Change, Model, Refused};
-use crate::protocol::{Failure, FailureCode, ServerSettings, ServiceSettings};
+use crate::protocol::{Failure, FailureCode, NewContent, ServerSettings, ServiceSettings};
+use crate::rules::{Names, RuleSet};
+use lcs_pipelines::content::{Binding, Switching};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -39,11 +41,46 @@ fn server<'s>(service: &'s mut Service, name: &str) -> Result<&'s mut Server, Fa
     service.servers.iter_mut().find(|s| s.name == name).ok_or_else(|| none.into())
 }
 
-pub(super) fn add_service(model: &mut Model, new: &Service) -> Result<Vec<Change>, Failure> {
+pub(super) fn add_service(
+    model: &mut Model,
+    mut new: Service,
+    content: Option<NewContent>,
+) -> Result<Vec<Change>, Failure> {
     if model.service(&new.name).is_some() {
-        return Err(Refused::ServiceExists(new.name.clone()).into());
+        return Err(Refused::ServiceExists(new.name).into());
     }
-    Ok(model.put_service(new)?)
+    new.content = content.map(|content| new_content(&new, content)).transpose()?;
+    Ok(model.put_service(&new)?)
+}
+
+/// The content of a service that is added while the director runs.
+fn new_content(service: &Service, wanted: NewContent) -> Result<Content, Failure> {
+    let application = lcs_pipelines::extract::Protocol::from_word(&wanted.application)
+        .map_err(|what| Failure::new(FailureCode::BadRequest, format!("application: {what}")))?;
+    let group = |name| config::Group { name, scheduler: None, servers: Vec::new() };
+    let mut groups: Vec<config::Group> = wanted.groups.into_iter().map(group).collect();
+    groups.sort_by(|a, b| a.name.cmp(&b.name));
+    groups.dedup_by(|a, b| a.name == b.name);
+    let names = config::names(
+        groups.iter().map(|group| group.name.as_str()),
+        service.servers.iter().map(|server| server.name.as_str()),
+        &[],
+    );
+    let rules = read_rules(&wanted.rules, &names, "no service was added")?;
+    let switching =
+        if application == lcs_pipelines::extract::Protocol::Http { Switching::Request } else { Switching::Connection };
+    let binding = Binding { switching, ..Binding::default() };
+    Ok(Content { application, rules: Arc::new(rules), groups, binding, host_name: None })
+}
+
+/// Reads rules; `otherwise` says what is as it was when they have mistakes.
+fn read_rules(file: &Path, names: &Names, otherwise: &str) -> Result<RuleSet, Failure> {
+    if !file.is_absolute() {
+        let message = format!("{} is no absolute path", file.display());
+        return Err(Failure::new(FailureCode::BadRequest, message));
+    }
+    config::load_rules(file, names)
+        .map_err(|error| Failure::new(FailureCode::Refused, format!("{error}\n\n{otherwise}")))
 }
 
 pub(super) fn set_service(model: &mut Model, name: &str, set: &ServiceSettings) -> Result<Vec<Change>, Failure> {
@@ -137,10 +174,6 @@ fn set_groups(service: &mut Service, server: &str, groups: Option<&[String]>) ->
 /// Gives a service the rules of a file.
 pub(super) fn load_rules(model: &mut Model, name: &str, file: &Path) -> Result<Vec<Change>, Failure> {
     let mut s = service(model, name)?;
-    if !file.is_absolute() {
-        let message = format!("{} is no absolute path", file.display());
-        return Err(Failure::new(FailureCode::BadRequest, message));
-    }
     let Some(content) = &mut s.content else {
         let message = format!(
             "service {name} is not switched by content; give it rules = \"FILE\" and groups in the configuration, and \
@@ -149,10 +182,9 @@ pub(super) fn load_rules(model: &mut Model, name: &str, file: &Path) -> Result<V
         return Err(Failure::new(FailureCode::Refused, message));
     };
     let groups = content.groups.iter().map(|group| group.name.as_str());
-    let names = config::names(groups, s.servers.iter().map(|server| server.name.as_str()));
-    let rules = config::load_rules(file, &names).map_err(|error| {
-        Failure::new(FailureCode::Refused, format!("{error}\n\nnothing was changed; the rules that run stay"))
-    })?;
+    let servers = s.servers.iter().map(|server| server.name.as_str());
+    let names = config::names(groups, servers, &content.binding.queues);
+    let rules = read_rules(file, &names, "nothing was changed; the rules that run stay")?;
     content.rules = Arc::new(rules);
     Ok(model.put_service(&s)?)
 }

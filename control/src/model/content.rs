@@ -2,7 +2,7 @@
 
 use crate::config::{self, forwards};
 use crate::rules::{self, Errors, Numbering, RuleSet};
-use lcs_pipelines::content::{Content, Group};
+use lcs_pipelines::content::{Content, Group, Queue};
 use lcs_pipelines::extract::Plan;
 use lcs_pipelines::matching::{GroupId, QueueId, ServerId};
 use lcs_pipelines::snapshot::Scheduler;
@@ -16,11 +16,14 @@ pub(super) struct Published {
     rules: Arc<RuleSet>,
     /// Slots of the servers that rules forward to, by name.
     forwards: Vec<u16>,
+    /// What the director calls itself in greetings.
+    name: String,
 }
 
 struct Numbers<'a> {
     groups: &'a [Group],
     slots: &'a HashMap<&'a str, u16>,
+    queues: &'a [Queue],
 }
 
 impl Numbering for Numbers<'_> {
@@ -33,9 +36,18 @@ impl Numbering for Numbers<'_> {
         self.slots.get(name).copied()
     }
 
-    fn queue(&self, _: &str) -> Option<QueueId> {
-        None
+    fn queue(&self, name: &str) -> Option<QueueId> {
+        let at = self.queues.iter().position(|queue| queue.name == name)?;
+        QueueId::try_from(at).ok()
     }
+}
+
+/// The machine's name: what greets where no other name is given.
+fn machine() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    let good = !name.is_empty() && name.len() <= config::HOST_NAME_MAX && name.bytes().all(|b| b.is_ascii_graphic());
+    if good { name.to_owned() } else { "localhost".to_owned() }
 }
 
 /// A content as workers take it; the one of before where it would say the same.
@@ -55,19 +67,21 @@ pub(super) fn publish(
     };
     let groups: Vec<Group> = wanted.groups.iter().map(group).collect();
     let forwards: Vec<u16> = forwards(&wanted.rules).into_iter().filter_map(|name| slots.get(name).copied()).collect();
+    let name = wanted.host_name.clone().unwrap_or_else(machine);
     if let Some(before) = before {
         let same = before.content.protocol == wanted.application
             && before.content.binding == wanted.binding
             && before.content.groups == groups
             && before.forwards == forwards
+            && before.name == name
             && (Arc::ptr_eq(&before.rules, &wanted.rules) || before.rules == wanted.rules);
         if same {
             return Ok(before);
         }
     }
-    let program = rules::compile(&wanted.rules, &Numbers { groups: &groups, slots })?;
-    let plan = Plan::new(&program, wanted.binding.limits);
+    let program = rules::compile(&wanted.rules, &Numbers { groups: &groups, slots, queues: &wanted.binding.queues })?;
+    let plan = Plan::new(&program, wanted.binding.limits).with_name(&name);
     let (protocol, binding) = (wanted.application, wanted.binding.clone());
     let content = Arc::new(Content { protocol, program, plan, groups, binding });
-    Ok(Published { content, rules: Arc::clone(&wanted.rules), forwards })
+    Ok(Published { content, rules: Arc::clone(&wanted.rules), forwards, name })
 }

@@ -2,6 +2,7 @@
 
 use crate::config::{self, Content, Server, Service, Word, endpoint_text};
 use lcs_dataplane::flow::TcpState;
+use lcs_pipelines::content::{Queue, Rate, Sticky};
 use lcs_pipelines::snapshot::{Timeouts, WhenFull};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -110,6 +111,12 @@ pub(super) fn service(old: &Service, new: &Service) -> Option<Change> {
     if old.forward != new.forward {
         what.push(format!("forward of servers that do not say {} → {}", old.forward.word(), new.forward.word()));
     }
+    if old.check != new.check {
+        what.push(match &new.check {
+            None => "servers are no longer checked, and count as up".to_owned(),
+            Some(check) => format!("servers are checked by {} every {:?}", check.kind.word(), check.interval),
+        });
+    }
     match (&old.content, &new.content) {
         (None, None) => {}
         (None, Some(new)) => what.push(format!("switched by content from now on: {}", by_rules(new))),
@@ -123,6 +130,33 @@ pub(super) fn service(old: &Service, new: &Service) -> Option<Change> {
 pub(super) fn by_rules(content: &Content) -> String {
     let n = content.rule_count();
     format!("{n} {} of {}", if n == 1 { "rule" } else { "rules" }, content.rules.file)
+}
+
+/// `100/s (burst 10)`.
+fn rate_text(rate: Option<Rate>) -> String {
+    rate.map_or("none".to_owned(), |rate| format!("{}/s (burst {})", rate.per_second, rate.burst))
+}
+
+fn sticky_text(sticky: &Sticky) -> String {
+    match sticky {
+        Sticky::None => "none".to_owned(),
+        Sticky::Source => "source".to_owned(),
+        Sticky::Cookie(name) => format!("cookie.{name}"),
+        Sticky::SetCookie(name) => format!("set-cookie.{name}"),
+    }
+}
+
+/// `requests 100/s (burst 10), priority 3, length 64, 10 s`.
+fn limits(queue: &Queue) -> String {
+    let mut out = String::new();
+    for (what, rate) in [("requests", queue.requests), ("packets", queue.packets)] {
+        if rate.is_some() {
+            out += &format!("{what} {}, ", rate_text(rate));
+        }
+    }
+    let packets = queue.packet_length.map_or(String::new(), |n| format!(" ({n} packets)"));
+    let seconds = queue.timeout.as_secs_f64();
+    out + &format!("priority {}, length {}{packets}, {seconds} s", queue.priority, queue.length)
 }
 
 /// What differs between two contents of the same service.
@@ -148,12 +182,27 @@ fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
     }
     let gone = old.groups.iter().filter(|group| new.group(&group.name).is_none());
     what.extend(gone.map(|group| format!("group {} removed", group.name)));
+    for queue in &new.binding.queues {
+        match old.binding.queues.iter().find(|before| before.name == queue.name) {
+            None => what.push(format!("queue {}: {}", queue.name, limits(queue))),
+            Some(before) if before != queue => {
+                what.push(format!("queue {}: {} → {}", queue.name, limits(before), limits(queue)));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.binding.queues.iter().filter(|queue| !new.binding.queues.iter().any(|q| q.name == queue.name));
+    what.extend(gone.map(|queue| format!("queue {} removed", queue.name)));
     let (a, b) = (&old.binding, &new.binding);
     let mut say = |key: &str, old: String, new: String| {
         if old != new {
             what.push(format!("{key} {old} → {new}"));
         }
     };
+    say("queue-rate", rate_text(a.queue_rate), rate_text(b.queue_rate));
+    say("sticky", sticky_text(&a.sticky), sticky_text(&b.sticky));
+    let name = |content: &Content| content.host_name.clone().unwrap_or_else(|| "the machine's".to_owned());
+    say("host-name", name(old), name(new));
     say("syn", a.syn.word().into(), b.syn.word().into());
     say("switching", a.switching.word().into(), b.switching.word().into());
     say("on-unparsed", a.on_unparsed.word().into(), b.on_unparsed.word().into());
@@ -166,9 +215,11 @@ fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
     ] {
         say(key, old.to_string(), new.to_string());
     }
-    for (key, old, new) in
-        [("first-byte-timeout", a.first_byte, b.first_byte), ("request-timeout", a.request, b.request)]
-    {
+    for (key, old, new) in [
+        ("first-byte-timeout", a.first_byte, b.first_byte),
+        ("request-timeout", a.request, b.request),
+        ("sticky-timeout", a.sticky_timeout, b.sticky_timeout),
+    ] {
         say(key, format!("{} s", old.as_secs_f64()), format!("{} s", new.as_secs_f64()));
     }
 }

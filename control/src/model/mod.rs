@@ -6,6 +6,7 @@
 
 mod content;
 mod difference;
+mod health;
 mod learn;
 mod next_hops;
 mod slots;
@@ -99,6 +100,8 @@ struct ServerEntry {
     /// Port in the snapshot.
     port: u16,
     row: u16,
+    /// Why it is down, if its checks say so.
+    down: Option<String>,
     /// The first generation in which it takes no new connections, once it is removed.
     removed: Option<u64>,
 }
@@ -202,7 +205,12 @@ impl Model {
         let mut servers = vec![None; self.servers.span()];
         for (slot, entry) in self.servers.iter() {
             let s = &entry.config;
-            let up = entry.removed.is_none() && s.state == Admin::Up;
+            let state = match (&entry.down, s.state) {
+                _ if entry.removed.is_some() => ServerState::Draining,
+                (Some(_), _) => ServerState::Down,
+                (None, Admin::Up) => ServerState::Up,
+                (None, _) => ServerState::Draining,
+            };
             servers[usize::from(slot)] = Some(snapshot::Server {
                 name: s.name.clone(),
                 service: entry.service,
@@ -210,7 +218,7 @@ impl Model {
                 port: entry.port,
                 forward: s.forward,
                 weight: s.weight,
-                state: if up { ServerState::Up } else { ServerState::Draining },
+                state,
                 next_hop: entry.row,
                 tunnel_source: (s.forward == Forward::Tunnel)
                     .then(|| self.tunnel_source(entry.row, s.address))
@@ -542,11 +550,14 @@ impl Model {
                 changes.extend(difference::server(&service.name, &entry.config, server));
             }
             entry.config = server.clone();
+            if service.check.is_none() {
+                entry.down = None;
+            }
             return Some(slot);
         }
         let row = self.next_hops.take(server.address)?;
         let port = published_port(service, server);
-        let entry = ServerEntry { config: server.clone(), service: service_slot, port, row, removed: None };
+        let entry = ServerEntry { config: server.clone(), service: service_slot, port, row, down: None, removed: None };
         let slot = self.servers.insert(entry)?;
         if !quiet {
             changes.push(Change::server_added(service, server, false));

@@ -35,6 +35,7 @@ fn service(name: &str, host: u8, servers: Vec<Server>) -> Service {
         source_ports: Service::SOURCE_PORTS,
         servers,
         content: None,
+        check: None,
     }
 }
 
@@ -47,6 +48,42 @@ fn slots(model: &Model) -> BTreeMap<String, u16> {
         }
     }
     all
+}
+
+#[test]
+fn a_server_that_is_down_takes_nothing_new_until_it_is_back() {
+    let mut m = Model::new(environment());
+    let mut web = service("web", 1, vec![server("s1", 1), server("s2", 2)]);
+    web.check = Some(crate::config::Check::new(crate::config::CheckKind::Tcp));
+    m.apply(&[web.clone(), service("dns", 2, vec![server("s1", 3)])]).unwrap();
+    let targets = m.checks();
+    let asked: Vec<_> =
+        targets.iter().map(|t| (t.service.as_str(), t.server.as_str(), t.endpoint.to_string())).collect();
+    assert_eq!(asked, [("web", "s1", "10.0.0.1:8080".into()), ("web", "s2", "10.0.0.2:8080".into())]);
+    let finding = |server: &str, down: Option<&str>| crate::health::Finding {
+        service: "web".into(),
+        server: server.into(),
+        down: down.map(str::to_owned),
+    };
+    let states = |m: &mut Model| -> BTreeMap<String, ServerState> {
+        m.snapshot().servers.iter().flatten().filter(|s| s.service == 0).map(|s| (s.name.clone(), s.state)).collect()
+    };
+    let before = m.generation();
+    assert!(m.set_health(&finding("s1", Some("refused"))).is_some());
+    assert!(m.set_health(&finding("s1", Some("no answer"))).is_none(), "down as before");
+    assert!(m.set_health(&finding("s9", Some("refused"))).is_none());
+    assert_eq!(m.generation(), before + 1);
+    assert_eq!(states(&mut m), [("s1".into(), ServerState::Down), ("s2".into(), ServerState::Up)].into());
+    // A change of something else leaves it down; one that ends the checks does not.
+    web.servers[0].weight = 7;
+    m.apply(&[web.clone()]).unwrap();
+    assert_eq!(states(&mut m)["s1"], ServerState::Down);
+    assert!(m.set_health(&finding("s1", None)).is_some_and(|c| c.detail == "up again"));
+    assert_eq!(states(&mut m)["s1"], ServerState::Up);
+    m.set_health(&finding("s2", Some("refused")));
+    web.check = None;
+    m.apply(&[web]).unwrap();
+    assert_eq!(states(&mut m)["s2"], ServerState::Up);
 }
 
 #[test]

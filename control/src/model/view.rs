@@ -2,9 +2,11 @@
 
 use super::Model;
 use crate::config::{Server, Service};
+use lcs_pipelines::content::Content;
 use lcs_pipelines::snapshot::Endpoint;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Which packets are for the director: what the XDP filter is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +77,7 @@ impl Model {
                     slot,
                     service: &entry.config,
                     removed: entry.removed,
+                    content: entry.content.as_ref().map(|published| &published.content),
                     servers: servers
                         .filter_map(|s| {
                             let e = self.servers.get(s)?;
@@ -83,6 +86,7 @@ impl Model {
                                 server: &e.config,
                                 port: e.port,
                                 removed: e.removed.is_some(),
+                                down: e.down.as_deref(),
                                 problem: self.next_hops.problem(e.row),
                             })
                         })
@@ -129,6 +133,8 @@ pub struct ServiceView<'a> {
     pub service: &'a Service,
     /// Whether it is removed.
     pub removed: bool,
+    /// What workers are given of its content.
+    pub content: Option<&'a Arc<Content>>,
     /// Its servers; removed ones last.
     pub servers: Vec<ServerView<'a>>,
 }
@@ -144,6 +150,8 @@ pub struct ServerView<'a> {
     pub port: u16,
     /// Whether it is removed.
     pub removed: bool,
+    /// Why its checks say that it is down, if they do.
+    pub down: Option<&'a str>,
     /// Why packets cannot get there, if they cannot.
     pub problem: Option<&'a str>,
 }

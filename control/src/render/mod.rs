@@ -1,5 +1,6 @@
 //! Answers of the director as text for a terminal.
 
+mod content;
 mod stats;
 mod table;
 
@@ -143,6 +144,9 @@ pub fn servers(services: &[ServiceReport]) -> String {
             if let Some(problem) = &r.problem {
                 let _ = writeln!(problems, "{name} is not reachable: {problem}");
             }
+            if let Some(why) = &r.down {
+                let _ = writeln!(problems, "{name} is down: {why}");
+            }
             table.row([
                 name,
                 if r.port == 0 { r.address.to_string() } else { endpoint_text(r.address, r.port) },
@@ -178,18 +182,22 @@ pub fn connections(c: &Connections) -> String {
         ">out",
     ]);
     for x in &c.connections {
-        let to = match x.local {
-            Some(local) => format!("{local} → {}", x.server_address),
-            None => x.server_address.to_string(),
+        let to = match (x.local, x.server_address) {
+            (Some(local), Some(server)) => format!("{local} → {server}"),
+            (None, Some(server)) => server.to_string(),
+            (_, None) => "-".to_owned(),
         };
         table.row([
             x.protocol.clone(),
             x.client.to_string(),
             format!("{} {}", x.service, x.virtual_address),
-            x.server.clone(),
+            x.server.clone().unwrap_or_else(|| "-".to_owned()),
             to,
-            x.forward.word().to_owned(),
-            x.state.name().to_owned(),
+            x.forward.map_or("-", Word::word).to_owned(),
+            match x.request {
+                Some(request) => format!("{}, {}", x.state.name(), request.name()),
+                None => x.state.name().to_owned(),
+            },
             format!("{:.0} s", x.expires),
             number(x.packets_in.into()),
             number(x.packets_out.into()),

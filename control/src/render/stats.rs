@@ -1,5 +1,6 @@
 //! `lcs stats`: packets, cycles, drops.
 
+use super::content;
 use super::table::{Table, bytes, duration, number, percent, scaled};
 use crate::protocol::{Drops, Stats, WorkerStats};
 use std::fmt::Write;
@@ -11,6 +12,13 @@ pub fn since(now: &Stats, earlier: &Stats) -> Stats {
     subtract(&mut s.total, &earlier.total);
     for (worker, before) in s.workers.iter_mut().zip(&earlier.workers) {
         subtract(worker, before);
+    }
+    for service in &mut s.services {
+        let before = earlier.services.iter().find(|b| b.name == service.name).and_then(|b| b.content.as_ref());
+        let counts = service.content.as_mut().and_then(|content| content.counts.as_mut());
+        if let (Some(counts), Some(before)) = (counts, before.and_then(|content| content.counts.as_ref())) {
+            content::subtract(counts, before);
+        }
     }
     s
 }
@@ -69,6 +77,7 @@ pub fn stats(s: &Stats, over: Option<f64>) -> String {
     stages(&mut out, t, s.tsc_hz);
     drops(&mut out, &t.drops, over);
     flows(&mut out, t);
+    s.services.iter().for_each(|service| out += &content::counts(service, over));
     if s.workers.len() > 1 {
         workers(&mut out, s, over);
     }

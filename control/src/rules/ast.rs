@@ -431,13 +431,19 @@ pub enum Action {
     },
 }
 
-/// The second argument of `routeTo`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The second argument of `routeTo`, and the third.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Stickiness {
     /// `STICKY`
     Sticky,
     /// `NON_STICKY`
     NonSticky,
+    /// `STICKY, source`
+    Source,
+    /// `STICKY, cookie.NAME`
+    Cookie(String),
+    /// `STICKY, set-cookie.NAME`
+    SetCookie(String),
 }
 
 /// The application protocol whose bytes a variable is read from.

@@ -96,6 +96,11 @@ impl Lower<'_> {
                     None => ir::Stickiness::Service,
                     Some(Stickiness::Sticky) => ir::Stickiness::Sticky,
                     Some(Stickiness::NonSticky) => ir::Stickiness::NonSticky,
+                    Some(Stickiness::Source) => ir::Stickiness::By(ir::Sticky::Source),
+                    Some(Stickiness::Cookie(name)) => ir::Stickiness::By(ir::Sticky::Cookie(name.as_str().into())),
+                    Some(Stickiness::SetCookie(name)) => {
+                        ir::Stickiness::By(ir::Sticky::SetCookie(name.as_str().into()))
+                    }
                 };
                 ir::Action::RouteTo { group: self.group(group), stickiness }
             }

@@ -47,6 +47,7 @@ pub use explain::{Explanation, RuleReason, TermReason, explain};
 pub(crate) use file::mend as file_mend;
 pub use file::{FileError, read_file, read_text};
 pub use parse::{MAX_DEPTH, MAX_FILE, MAX_RULES, MAX_TERMS, parse};
+pub(crate) use parse_action::sticky_by;
 pub use parse_variable::{MAX_BIT, MAX_INDEX, MAX_STEPS};
 pub use pattern::{MAX_PATTERN_BYTES, MAX_PATTERN_DEPTH};
 pub use print::format;

@@ -22,6 +22,28 @@ struct Arguments {
     span: Span,
 }
 
+/// What stickiness goes by: `source`, `cookie.NAME`, `set-cookie.NAME`.
+///
+/// # Errors
+/// What the text is instead.
+pub(crate) fn sticky_by(text: &str) -> Result<Stickiness, String> {
+    let (cookie, make): (&str, fn(String) -> Stickiness) = if text == "source" {
+        return Ok(Stickiness::Source);
+    } else if let Some(cookie) = text.strip_prefix("cookie.") {
+        (cookie, Stickiness::Cookie)
+    } else if let Some(cookie) = text.strip_prefix("set-cookie.") {
+        (cookie, Stickiness::SetCookie)
+    } else {
+        return Err(format!("found `{text}`, expected source, cookie.NAME or set-cookie.NAME"));
+    };
+    // RFC 6265 section 4.1.1: a token.
+    let token = |b: u8| b.is_ascii_graphic() && !br#"()<>@,;:\"/[]?={}"#.contains(&b);
+    if cookie.is_empty() || cookie.len() > MAX_NAME || !cookie.bytes().all(token) {
+        return Err(format!("`{cookie}` is no name of a cookie"));
+    }
+    Ok(make(cookie.to_owned()))
+}
+
 impl Parser<'_> {
     /// An action, plain or in braces. In braces the tutorial's `IP_RULE_MSG("…")` becomes a comment.
     pub(super) fn body(&mut self) -> Parsed<(Action, Span)> {
@@ -159,7 +181,7 @@ impl Parser<'_> {
             [rest @ .., address] if rest.len() == 2 && word == "route_to" && address.text == "saddr" => rest,
             given => given,
         };
-        let usage = "routeTo(group) or routeTo(group, STICKY|NON_STICKY)";
+        let usage = "routeTo(group), routeTo(group, STICKY|NON_STICKY) or routeTo(group, STICKY, cookie.NAME)";
         let (group, stickiness) = match given {
             [group] => (group, None),
             [group, how] => match how.text.as_str() {
@@ -170,6 +192,19 @@ impl Parser<'_> {
                     return self.fail(Mistake::Syntax, how.span, message);
                 }
             },
+            [group, how, by] => {
+                if how.text != "STICKY" {
+                    let message = format!("found `{}`, expected STICKY before what it goes by", how.text);
+                    return self.fail(Mistake::Syntax, how.span, message);
+                }
+                match sticky_by(&by.text) {
+                    Ok(stickiness) => (group, Some(stickiness)),
+                    Err(message) => {
+                        let mend = "write STICKY, source · STICKY, cookie.NAME · STICKY, set-cookie.NAME";
+                        return self.fail_with(Mistake::Syntax, by.span, message, mend);
+                    }
+                }
+            }
             _ => return self.wrong_count(name, &arguments, usage),
         };
         let group_name = self.checked_name(group, "a group")?;

@@ -267,11 +267,15 @@ impl fmt::Display for Action {
             Action::Forward { server, queue: None } => write!(f, "forward({})", name(server)),
             Action::Forward { server, queue: Some(queue) } => write!(f, "forward({}, {})", name(server), name(queue)),
             Action::RouteTo { group, stickiness: None } => write!(f, "routeTo({})", name(group)),
-            Action::RouteTo { group, stickiness: Some(Stickiness::Sticky) } => {
-                write!(f, "routeTo({}, STICKY)", name(group))
-            }
-            Action::RouteTo { group, stickiness: Some(Stickiness::NonSticky) } => {
-                write!(f, "routeTo({}, NON_STICKY)", name(group))
+            Action::RouteTo { group, stickiness: Some(stickiness) } => {
+                write!(f, "routeTo({}, ", name(group))?;
+                match stickiness {
+                    Stickiness::Sticky => f.write_str("STICKY)"),
+                    Stickiness::NonSticky => f.write_str("NON_STICKY)"),
+                    Stickiness::Source => f.write_str("STICKY, source)"),
+                    Stickiness::Cookie(cookie) => write!(f, "STICKY, {})", name(&format!("cookie.{cookie}"))),
+                    Stickiness::SetCookie(cookie) => write!(f, "STICKY, {})", name(&format!("set-cookie.{cookie}"))),
+                }
             }
             Action::LoadBalance { group, algorithm } => write!(f, "loadBalance({}, {})", name(group), name(algorithm)),
             Action::Redirect { status, url } => write!(f, "redirect({status}, {})", quote(url)),

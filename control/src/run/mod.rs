@@ -1,5 +1,6 @@
 //! The running director: one control thread with everything that waits (socket, signals, netlink, the workers' rings).
 
+mod checks;
 mod follow;
 mod ports;
 #[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "only ports without a kernel resolve for themselves"))]
@@ -236,9 +237,11 @@ impl Director {
         let mut ready = Some(ready);
         let start = Instant::now();
         let mut clients = Clients::default();
+        let mut checker = checks::Checker::default();
         tokio::pin!(stop);
         loop {
             control.poll(start.elapsed());
+            checker.turn(control, start.elapsed());
             clients.answer(control, &mut self.log);
             while let Some(notice) = control.notice() {
                 (self.log)(&notice.text);

@@ -417,6 +417,8 @@ fn exchange(random: &mut Random, class: Class) -> Exchange {
         interim: random.chance(0.05),
         reply: size(random),
         closing: [Closing::Keep, Closing::Asked, Closing::Server][random.below(3) as usize],
+        session: 0,
+        returning: false,
     }
 }
 

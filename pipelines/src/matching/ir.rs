@@ -280,7 +280,7 @@ impl Expr {
 }
 
 /// Whether later connections of the same client follow the first one's server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum Stickiness {
     /// As the service is configured.
     #[default]
@@ -289,6 +289,22 @@ pub enum Stickiness {
     Sticky,
     /// `NON_STICKY`.
     NonSticky,
+    /// `STICKY`, and by what.
+    By(Sticky),
+}
+
+/// By what a client is kept with a server of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum Sticky {
+    /// Not at all.
+    #[default]
+    None,
+    /// By the client's address.
+    Source,
+    /// By the value of this cookie of the request.
+    Cookie(Box<str>),
+    /// By this cookie, which the servers set: its value stands for the server that has set it.
+    SetCookie(Box<str>),
 }
 
 /// What happens to a request that a rule takes.
@@ -327,6 +343,16 @@ pub enum Action {
         /// Value of the `Location` field.
         url: Box<str>,
     },
+}
+
+impl Action {
+    /// The group that it names.
+    pub fn group(&self) -> Option<GroupId> {
+        match self {
+            Action::RouteTo { group, .. } | Action::LoadBalance { group, .. } => Some(*group),
+            Action::Reject { .. } | Action::Redirect { .. } | Action::Forward { .. } => None,
+        }
+    }
 }
 
 /// One rule.

@@ -17,7 +17,8 @@ mod trie;
 
 pub use class::{Class, ClassSet};
 pub use ir::{
-    Action, DocPath, Expr, GroupId, QueueId, Relation, Rule, RuleSet, ServerId, Stickiness, Term, Value, Variable,
+    Action, DocPath, Expr, GroupId, QueueId, Relation, Rule, RuleSet, ServerId, Stickiness, Sticky, Term, Value,
+    Variable,
 };
 pub use lower::{CompileError, MAX_RULES, Problem, VarId};
 pub use number::Number;

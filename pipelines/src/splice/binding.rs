@@ -5,6 +5,7 @@
 
 use super::NIL;
 use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Replay};
+use lcs_dataplane::headers::options::kind;
 use lcs_dataplane::worker::Nanos;
 
 /// Retransmission time-out before a round trip is known (RFC 6298 §2.1), and its bounds.
@@ -60,8 +61,75 @@ pub(crate) enum Taken {
     New,
     /// All of it was there already.
     Old,
-    /// It comes after a gap.
+    /// It comes after a gap, and is kept until what lies before it has come.
+    Ahead,
+    /// It comes after a gap, and there is no room to keep it: the client sends it again.
     Gap,
+}
+
+/// Pieces beyond a gap that are kept for one connection at most.
+const PIECES: usize = 8;
+
+/// Bytes that have come before others that precede them.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// In the order of `pieces`, without gaps.
+    bytes: Vec<u8>,
+    /// First number and length of each, in order; they do not overlap, and some byte is missing before the first.
+    pieces: Vec<(u32, usize)>,
+    /// The number of the client's FIN, if it has come.
+    fin: Option<u32>,
+}
+
+impl Ahead {
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.bytes.shrink_to(KEEP);
+        self.pieces.clear();
+        self.fin = None;
+    }
+
+    /// Keeps the parts of a segment of which there is no copy yet (the first copy wins). `next` is the number in order.
+    /// `false` when a part of it had no place.
+    fn keep(&mut self, next: u32, seq: u32, payload: &[u8]) -> bool {
+        let offset = |n: u32| n.wrapping_sub(next) as usize;
+        let (mut from, end) = (offset(seq), offset(seq) + payload.len());
+        let first = from;
+        let (mut at, mut i) = (0, 0);
+        while from < end {
+            // Up to the piece that is there, or to the end.
+            let (start, length) = self.pieces.get(i).map_or((end, 0), |&(s, n)| (offset(s), n));
+            if start > from {
+                if self.pieces.len() > PIECES {
+                    return false;
+                }
+                let part = &payload[from - first..start.min(end) - first];
+                self.pieces.insert(i, (next.wrapping_add(from as u32), part.len()));
+                self.bytes.splice(at..at, part.iter().copied());
+                from += part.len();
+                at += part.len();
+            } else {
+                from = from.max(start + length);
+                at += length;
+            }
+            i += 1;
+        }
+        true
+    }
+
+    /// Moves what has come in order into `buffer`; returns whether the FIN is next.
+    fn drain(&mut self, mut next: u32, buffer: &mut Vec<u8>) -> bool {
+        let mut used = 0;
+        let mut pieces = 0;
+        while let Some(&(seq, length)) = self.pieces.get(pieces).filter(|p| p.0 == next) {
+            next = seq.wrapping_add(length as u32);
+            used += length;
+            pieces += 1;
+        }
+        buffer.extend(self.bytes.drain(..used));
+        self.pieces.drain(..pieces);
+        self.fin == Some(next)
+    }
 }
 
 /// One connection's binding.
@@ -74,6 +142,8 @@ pub(crate) struct Binding {
     /// The client's bytes from `start` on.
     pub(crate) buffer: Vec<u8>,
     pub(crate) start: u32,
+    /// What has come beyond a gap.
+    ahead: Ahead,
     /// Bytes counted for this binding in what the worker holds.
     pub(crate) held: usize,
     /// The client's FIN follows the buffer's last byte.
@@ -116,6 +186,15 @@ pub(crate) struct Binding {
     pub(crate) server_mss: u16,
     /// The rule that has taken the request.
     pub(crate) rule: u32,
+    /// How often the service's rules had been replaced when it did.
+    pub(crate) rules: u32,
+    /// The group (none for `forward`) and the server that the request is on its way to.
+    pub(crate) toward: Option<(Option<u16>, u16)>,
+    /// It waits in a queue; it has passed its queue.
+    pub(crate) queued: bool,
+    pub(crate) admitted: bool,
+    /// Hash of the name of the cookie that the response is looked through for; 0 for none.
+    pub(crate) watch: u64,
     /// Servers that did not answer.
     pub(crate) tried: [u16; TRIES],
     pub(crate) tries: usize,
@@ -143,6 +222,7 @@ impl Default for Binding {
             done: false,
             buffer: Vec::new(),
             start: 0,
+            ahead: Ahead::default(),
             held: 0,
             fin: false,
             may_ack: true,
@@ -168,6 +248,11 @@ impl Default for Binding {
             server_scale: 0,
             server_mss: 0,
             rule: 0,
+            rules: 0,
+            toward: None,
+            queued: false,
+            admitted: false,
+            watch: 0,
             tried: [0; TRIES],
             tries: 0,
             retries: 0,
@@ -194,7 +279,9 @@ impl Binding {
             v.shrink_to(KEEP);
             v
         };
+        self.ahead.clear();
         *self = Binding {
+            ahead: std::mem::take(&mut self.ahead),
             buffer: keep(std::mem::take(&mut self.buffer)),
             header: keep(std::mem::take(&mut self.header)),
             out: keep(std::mem::take(&mut self.out)),
@@ -208,22 +295,84 @@ impl Binding {
         self.start.wrapping_add(self.buffer.len() as u32).wrapping_add(u32::from(self.fin))
     }
 
-    /// Takes data that is in order, as far as `room` bytes go; what is there already stays as it is (the first copy wins).
+    /// Bytes of the client's that are held, in order or not.
+    pub(crate) fn holds(&self) -> usize {
+        self.buffer.len() + self.ahead.bytes.len()
+    }
+
+    /// Takes data as far as `room` bytes after those in order go, in any order; what is there already stays as it is (the
+    /// first copy wins).
     pub(crate) fn take(&mut self, a: &Arrival, payload: &[u8], fin: bool, room: usize) -> Taken {
-        let behind = self.next().wrapping_sub(a.seq) as i32;
-        if behind < 0 {
-            return Taken::Gap;
-        }
+        let next = self.next();
+        let behind = next.wrapping_sub(a.seq) as i32;
         if self.fin {
-            return Taken::Old;
+            return if behind < 0 { Taken::Gap } else { Taken::Old };
+        }
+        if behind < 0 {
+            let distance = behind.unsigned_abs() as usize;
+            if self.ahead.pieces.len() >= PIECES || distance + payload.len() > room {
+                return Taken::Gap;
+            }
+            if fin {
+                self.ahead.fin.get_or_insert(a.end());
+            }
+            return if self.ahead.keep(next, a.seq, payload) { Taken::Ahead } else { Taken::Gap };
         }
         let behind = behind as usize;
         let new = payload.get(behind..).unwrap_or(&[]);
         let taken = new.len().min(room);
-        self.buffer.extend_from_slice(&new[..taken]);
         let whole = taken == new.len() && behind <= payload.len();
-        self.fin = fin && whole;
-        if taken > 0 || self.fin { Taken::New } else { Taken::Old }
+        if self.ahead.pieces.is_empty() && self.ahead.fin.is_none() {
+            self.buffer.extend_from_slice(&new[..taken]);
+            self.fin = fin && whole;
+            return if taken > 0 || self.fin { Taken::New } else { Taken::Old };
+        }
+        // Bytes beyond a gap that came earlier count more than those that come now.
+        let known = self.ahead.keep(next, next, &new[..taken]);
+        if fin && whole {
+            self.ahead.fin.get_or_insert(a.end());
+        }
+        let before = self.buffer.len();
+        self.fin = self.ahead.drain(next, &mut self.buffer);
+        if self.fin || !known {
+            self.ahead.clear();
+        }
+        if self.buffer.len() > before || self.fin { Taken::New } else { Taken::Old }
+    }
+
+    /// Forgets what has come beyond a gap.
+    pub(crate) fn forget_ahead(&mut self) {
+        self.ahead.clear();
+    }
+
+    /// A SACK option about what is held beyond gaps (RFC 2018 §3), padded to a multiple of four bytes; its length.
+    pub(crate) fn sack(&self, out: &mut [u8; 28]) -> usize {
+        let mut blocks = 0;
+        let mut last: Option<(u32, u32)> = None;
+        let mut put = |(from, to): (u32, u32)| {
+            if blocks < 3 {
+                let at = 4 + 8 * blocks;
+                out[at..at + 4].copy_from_slice(&from.to_be_bytes());
+                out[at + 4..at + 8].copy_from_slice(&to.to_be_bytes());
+                blocks += 1;
+            }
+        };
+        for &(seq, length) in &self.ahead.pieces {
+            let end = seq.wrapping_add(length as u32);
+            last = match last {
+                Some((from, to)) if to == seq => Some((from, end)),
+                other => {
+                    other.into_iter().for_each(&mut put);
+                    Some((seq, end))
+                }
+            };
+        }
+        last.into_iter().for_each(&mut put);
+        if blocks == 0 {
+            return 0;
+        }
+        out[..4].copy_from_slice(&[kind::NOP, kind::NOP, kind::SACK, 2 + 8 * blocks as u8]);
+        4 + 8 * blocks
     }
 
     /// What the server is being sent.
@@ -353,6 +502,8 @@ impl Binding {
         self.delivered = 0;
         self.sent = 0;
         self.tries = 0;
+        self.queued = false;
+        self.admitted = false;
         self.continued = false;
         self.settled = false;
         self.phase = Phase::Collect;
@@ -391,6 +542,42 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn any_order_gives_the_same_request_at_once(
+            request in proptest::collection::vec(any::<u8>(), 1..300), start: u32,
+            cuts in proptest::collection::btree_set(1usize..300, 0..PIECES - 1), order: u64,
+        ) {
+            let mut edges: Vec<usize> = [0].into_iter().chain(cuts).chain([300]).map(|e| e.min(request.len())).collect();
+            edges.dedup();
+            let mut segments: Vec<_> = edges.windows(2).map(|w| (w[0], w[1])).collect();
+            segments.sort_by_key(|&(from, _)| (from as u64 + 1).wrapping_mul(order | 1).rotate_left(17));
+            let mut b = Binding { start, ..Binding::default() };
+            for (from, to) in segments {
+                let seq = start.wrapping_add(from as u32);
+                let a = Arrival { flags: 0, seq, ack: 0, window: 0, payload: 0, len: to - from };
+                let taken = b.take(&a, &request[from..to], to == request.len(), 300);
+                prop_assert!(matches!(taken, Taken::New | Taken::Ahead));
+                prop_assert!(b.holds() <= request.len());
+            }
+            prop_assert_eq!(&b.buffer, &request);
+            prop_assert!(b.fin && b.holds() == request.len());
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let mut b = Binding::default();
+        for n in 0..100u32 {
+            let a = Arrival { flags: 0, seq: 2 + 2 * n, ack: 0, window: 0, payload: 0, len: 1 };
+            let taken = b.take(&a, b"x", false, 1000);
+            assert_eq!(taken, if n < PIECES as u32 { Taken::Ahead } else { Taken::Gap });
+        }
+        let far = Arrival { flags: 0, seq: 999, ack: 0, window: 0, payload: 0, len: 2 };
+        assert_eq!(Binding::default().take(&far, b"yy", false, 1000), Taken::Gap, "beyond the room");
+        assert_eq!(b.holds(), PIECES);
+    }
+
     #[test]
     fn the_first_copy_wins() {
         let mut b = Binding::default();
@@ -398,9 +585,18 @@ mod tests {
         assert_eq!(b.take(&a(0, 3), b"abc", false, 100), Taken::New);
         assert_eq!(b.take(&a(1, 4), b"XYde", false, 100), Taken::New);
         assert_eq!(b.take(&a(0, 2), b"ZZ", false, 100), Taken::Old);
-        assert_eq!(b.take(&a(9, 2), b"ZZ", false, 100), Taken::Gap);
         assert_eq!(b.buffer, b"abcde");
         assert_eq!(b.take(&a(5, 4), b"fghi", true, 2), Taken::New);
         assert!(!b.fin, "the FIN comes after bytes that did not fit");
+        assert_eq!(b.take(&a(9, 2), b"jk", false, 100), Taken::Ahead);
+        assert_eq!(b.take(&a(8, 4), b"IJKL", false, 100), Taken::Ahead);
+        assert_eq!(b.holds(), 7 + 4);
+        let mut option = [0; 28];
+        assert_eq!(b.sack(&mut option), 12);
+        assert_eq!(option[..12], [1, 1, 5, 10, 0, 0, 0, 8, 0, 0, 0, 12]);
+        assert_eq!(b.take(&a(7, 5), b"hxxxx", true, 100), Taken::New);
+        assert_eq!(b.buffer, b"abcdefghIjkL");
+        assert!(b.fin && b.sack(&mut option) == 0 && b.holds() == 12);
+        assert_eq!(b.take(&a(20, 1), b"z", false, 100), Taken::Gap, "nothing follows a FIN");
     }
 }

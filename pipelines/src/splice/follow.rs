@@ -1,5 +1,6 @@
 //! Where the messages of a connection end: what must be looked at, and what may pass.
 
+use super::sticky::CookieWatch;
 use crate::extract::{BodyFollower, ExtractError, Method, ResponseFollower, ResponseProgress};
 use lcs_dataplane::splice::Offsets;
 
@@ -10,6 +11,8 @@ pub(crate) struct Follow {
     pub(crate) next: [u32; 2],
     pub(crate) request: BodyFollower,
     pub(crate) response: ResponseFollower,
+    /// What looks for a cookie in the response's head.
+    watch: Option<CookieWatch>,
 }
 
 /// What bytes of a message have told.
@@ -27,7 +30,17 @@ pub(crate) enum Seen {
 
 impl Follow {
     pub(crate) fn new(method: Method, request: BodyFollower, next: [u32; 2]) -> Self {
-        Follow { next, request, response: ResponseFollower::new(method) }
+        Follow { next, request, response: ResponseFollower::new(method), watch: None }
+    }
+
+    /// The same, and looks for a cookie whose name has this hash; 0 for none.
+    pub(crate) fn watching(self, name: u64) -> Self {
+        Follow { watch: (name != 0).then(|| CookieWatch::new(name)), ..self }
+    }
+
+    /// Hashes of name and value of the cookie that the response has set; once, when its head is over.
+    pub(crate) fn cookie(&mut self) -> Option<(u64, u64)> {
+        self.watch.take_if(|watch| watch.is_over())?.found()
     }
 
     /// Feeds bytes of the request that start at `next[0]`, and lets pass what need not be seen.
@@ -48,6 +61,9 @@ impl Follow {
     /// Feeds bytes of the response that start at `next[1]`.
     pub(crate) fn response(&mut self, bytes: &[u8], offsets: &mut Offsets) -> Result<Seen, ExtractError> {
         let (used, progress) = self.response.feed(bytes)?;
+        if let Some(watch) = &mut self.watch {
+            watch.feed(bytes.get(..used).unwrap_or(&[]));
+        }
         self.next[1] = self.next[1].wrapping_add(used as u32);
         let seen = match progress {
             ResponseProgress::Tunnel => Seen::Tunnel,

@@ -5,17 +5,23 @@
 
 mod binding;
 mod follow;
+mod queue;
+pub(crate) mod sticky;
 mod wheel;
 
 pub(crate) use binding::{Arrival, Binding, Phase, RTO_FIRST, TRIES, Taken};
 pub(crate) use follow::{Follow, Seen};
+pub(crate) use queue::Admission;
+use queue::Queues;
 use wheel::Wheel;
 
-use crate::command::ContentStats;
+use crate::command::{ContentStats, RequestState};
 use crate::content::Content;
 use crate::extract::{Extraction, Protocol};
 use crate::matching::Scratch;
 use crate::snapshot::Snapshot;
+use crate::tally::{Refusal, Tally};
+use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets};
 use lcs_dataplane::worker::Nanos;
@@ -90,6 +96,16 @@ const FREE: Entry = Entry {
 pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>();
 const _: () = assert!(ENTRY_BYTES <= 64);
 
+/// What there is now of one service.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    connections: u64,
+    parked: u64,
+    in_hand: u64,
+    /// Counts up with every replacement of its rules.
+    rules: u32,
+}
+
 #[derive(Debug)]
 enum Slot {
     Free(u32),
@@ -129,8 +145,14 @@ pub struct Splices {
     /// Cookies that clients have brought back, and those that were none of ours.
     pub(crate) cookies_good: u64,
     pub(crate) cookies_bad: u64,
-    /// By service slot: requests by rule.
-    pub(crate) hits: Vec<Vec<u64>>,
+    /// By service slot: what was counted, and the state of now.
+    tallies: Vec<Option<Tally>>,
+    states: Vec<State>,
+    /// By slot of bindings: whose it is.
+    owners: Vec<u16>,
+    queues: Queues,
+    /// Which server has set which cookie.
+    pub(crate) sessions: sticky::Sessions,
     /// Requests that could not be read.
     pub(crate) unparsed: u64,
     /// Requests for which no server was left.
@@ -140,8 +162,8 @@ pub struct Splices {
 }
 
 impl Splices {
-    /// Room for `capacity` connections. `seed` keys the cookies.
-    pub(crate) fn new(capacity: usize, seed: u64) -> Self {
+    /// Room for `capacity` connections, on one of so many workers. `seed` keys the cookies.
+    pub(crate) fn new(capacity: usize, seed: u64, workers: u8) -> Self {
         Splices {
             entries: Vec::new(),
             used: 0,
@@ -162,16 +184,30 @@ impl Splices {
             sent: 0,
             cookies_good: 0,
             cookies_bad: 0,
-            hits: Vec::new(),
+            tallies: Vec::new(),
+            states: Vec::new(),
+            owners: Vec::new(),
+            queues: Queues::new(workers),
+            sessions: sticky::Sessions::default(),
             unparsed: 0,
             refused: 0,
             reused: 0,
         }
     }
 
-    /// What has been counted.
-    pub(crate) fn stats(&self) -> ContentStats {
-        ContentStats {
+    /// Puts what has been counted in a report, whose room is used again.
+    pub(crate) fn report(&self, stats: &mut ContentStats) {
+        let mut services = std::mem::take(&mut stats.services);
+        services.resize_with(self.tallies.len(), || None);
+        for (slot, (to, from)) in services.iter_mut().zip(&self.tallies).enumerate() {
+            to.clone_from(from);
+            if let Some((to, now)) = to.as_mut().zip(self.states.get(slot)) {
+                (to.connections, to.parked, to.in_hand) = (now.connections, now.parked, now.in_hand);
+                to.queues.clear();
+                to.queues.extend(self.queues.tallies(slot));
+            }
+        }
+        *stats = ContentStats {
             connections: self.used,
             binding: self.bound,
             following: self.follows.len() - self.free_follows.len(),
@@ -182,8 +218,8 @@ impl Splices {
             unreadable: self.unparsed,
             refused: self.refused,
             reused: self.reused,
-            rules: self.hits.clone(),
-        }
+            services,
+        };
     }
 
     /// Connections and legs.
@@ -199,13 +235,16 @@ impl Splices {
             self.entries = vec![FREE; self.capacity];
             let bindings = BINDINGS.min(self.capacity);
             self.slots.reserve_exact(bindings);
+            self.owners.reserve_exact(bindings);
+            self.queues.reserve(bindings);
             self.wheel.reserve(bindings);
         }
         if any && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];
         }
         self.scratches.resize_with(snapshot.services.len(), || None);
-        self.hits.resize_with(snapshot.services.len(), Vec::new);
+        self.tallies.resize_with(snapshot.services.len(), || None);
+        self.states.resize(self.states.len().max(snapshot.services.len()), State::default());
         for (slot, service) in snapshot.services.iter().enumerate() {
             let content = service.as_ref().and_then(|s| s.content.as_ref());
             let same = match (&self.scratches[slot], content) {
@@ -215,7 +254,17 @@ impl Splices {
             };
             if !same {
                 self.scratches[slot] = content.map(|c| (c.clone(), c.program.scratch()));
-                self.hits[slot] = vec![0; content.map_or(0, |c| c.program.len())];
+                self.states[slot].rules += 1;
+                self.queues.install(slot as u16, content.map(|c| &c.binding));
+                if content.is_some_and(|content| content.learns_cookies()) {
+                    self.sessions.reserve();
+                }
+                let before = self.tallies[slot].take();
+                self.tallies[slot] = content.map(|content| {
+                    let mut tally = Tally::new(content);
+                    before.iter().for_each(|before| tally.add(before));
+                    tally
+                });
             }
         }
     }
@@ -232,19 +281,51 @@ impl Splices {
         }
     }
 
+    /// What is counted of a service.
+    pub(crate) fn tally(&mut self, service: u16) -> Option<&mut Tally> {
+        self.tallies.get_mut(usize::from(service))?.as_mut()
+    }
+
     /// Counts a request that a rule has taken.
     pub(crate) fn hit(&mut self, service: u16, rule: u32) {
-        if let Some(n) = self.hits.get_mut(usize::from(service)).and_then(|h| h.get_mut(rule as usize)) {
-            *n += 1;
+        if let Some(tally) = self.tally(service) {
+            tally.decided(rule);
         }
+    }
+
+    /// Counts a request that no server gets.
+    pub(crate) fn refuse(&mut self, service: u16, why: Refusal) {
+        self.refused += u64::from(why == Refusal::NoServer);
+        self.unparsed += u64::from(matches!(why, Refusal::Unreadable | Refusal::TooSlow));
+        if let Some(tally) = self.tally(service) {
+            tally.refusals[why as usize] += 1;
+        }
+    }
+
+    /// How often a service's rules have been replaced: what was decided before that is decided again.
+    pub(crate) fn rules_of(&self, service: u16) -> u32 {
+        self.state(service).rules
+    }
+
+    fn state(&self, service: u16) -> State {
+        self.states.get(usize::from(service)).copied().unwrap_or_default()
+    }
+
+    fn state_mut(&mut self, service: u16) -> &mut State {
+        let at = usize::from(service);
+        if at >= self.states.len() {
+            self.states.resize(at + 1, State::default());
+        }
+        &mut self.states[at]
     }
 
     /// The entry of a flow: it has the flow's own number, so that both can be asked for at once. `None` while no service is
     /// switched by content.
-    pub(crate) fn insert(&mut self, flow: u32, numbers: [u32; 2], offer: Offer) -> Option<u32> {
+    pub(crate) fn insert(&mut self, flow: u32, service: u16, numbers: [u32; 2], offer: Offer) -> Option<u32> {
         let entry = Entry { flow, numbers, offer, ..FREE };
         *self.entries.get_mut(flow as usize)? = entry;
         self.used += 1;
+        self.state_mut(service).connections += 1;
         Some(flow)
     }
 
@@ -267,6 +348,24 @@ impl Splices {
         place.is_some_and(|&(h, at)| h == hash && at > 0 && now < at + COOKIED_FOR)
     }
 
+    /// What is being done for a connection. `None`: nothing, or it is a leg.
+    pub(crate) fn request_state(&self, entry: u32, state: TcpState) -> Option<RequestState> {
+        let e = self.entries.get(entry as usize)?;
+        let Some(Slot::Held(b)) = self.slots.get(e.binding as usize) else {
+            return (state == TcpState::SynReceived).then_some(RequestState::Awaited);
+        };
+        Some(match b.phase {
+            Phase::Collect if b.buffer.is_empty() => RequestState::Awaited,
+            Phase::Collect => RequestState::Collecting,
+            Phase::Hold if b.queued => RequestState::Queued,
+            Phase::Hold => RequestState::Decided,
+            Phase::Connect => RequestState::Connecting,
+            Phase::Replay => RequestState::Replaying,
+            Phase::Deliver => RequestState::Delivering,
+            Phase::Answer => RequestState::Answering,
+        })
+    }
+
     /// The entries, for the fast path.
     #[inline(always)]
     pub(crate) fn entries(&self) -> &[Entry] {
@@ -284,8 +383,14 @@ impl Splices {
     }
 
     /// Forgets an entry whose flow is gone, with all that belongs to it. Its legs become orphans.
-    pub(crate) fn release(&mut self, entry: u32) {
+    pub(crate) fn release(&mut self, entry: u32, service: u16) {
         let Some(e) = self.entries.get(entry as usize).copied().filter(|e| e.flow != NIL) else { return };
+        let state = self.state_mut(service);
+        if e.is_leg {
+            state.parked -= 1
+        } else {
+            state.connections -= 1
+        }
         if e.is_leg {
             self.unlink(entry);
         } else {
@@ -324,14 +429,17 @@ impl Splices {
     }
 
     /// Puts a leg on its connection's list.
-    pub(crate) fn link(&mut self, main: u32, leg: u32) {
+    pub(crate) fn link(&mut self, main: u32, leg: u32, service: u16) {
+        let state = self.state_mut(service);
+        state.connections -= 1;
+        state.parked += 1;
         let first = std::mem::replace(&mut self.entries[main as usize].legs, leg);
         let e = &mut self.entries[leg as usize];
         (e.legs, e.main, e.is_leg) = (first, main, true);
     }
 
     /// A binding for an entry, in the caller's hands; `None` when there are as many as may be.
-    pub(crate) fn bind(&mut self, entry: u32) -> Option<Box<Binding>> {
+    pub(crate) fn bind(&mut self, entry: u32, service: u16) -> Option<Box<Binding>> {
         let slot = if self.free_slots != NIL {
             let slot = self.free_slots;
             let Slot::Free(next) = self.slots[slot as usize] else { return None };
@@ -339,6 +447,8 @@ impl Splices {
             slot
         } else if self.slots.len() < BINDINGS.min(self.capacity) {
             self.slots.push(Slot::Taken);
+            self.owners.push(service);
+            self.queues.grow();
             self.wheel.grow();
             self.slots.len() as u32 - 1
         } else {
@@ -347,6 +457,8 @@ impl Splices {
         self.slots[slot as usize] = Slot::Taken;
         self.entries[entry as usize].binding = slot;
         self.bound += 1;
+        self.owners[slot as usize] = service;
+        self.state_mut(service).in_hand += 1;
         let mut b = self.spare.pop().unwrap_or_default();
         b.entry = entry;
         Some(b)
@@ -387,6 +499,9 @@ impl Splices {
             *s = Slot::Free(self.free_slots);
             self.free_slots = slot;
             self.bound -= 1;
+            self.queues.leave(slot);
+            let service = self.owners[slot as usize];
+            self.state_mut(service).in_hand -= 1;
             self.wheel.clear(slot);
         }
     }
@@ -468,6 +583,43 @@ impl Splices {
         let id = std::mem::replace(&mut self.entries[entry as usize].follow, NIL);
         if id != NIL {
             self.free_follows.push(id);
+        }
+    }
+
+    /// A decided request comes to a queue of its service; where it waits, it comes out of [`Splices::released`] later.
+    pub(crate) fn admit(&mut self, b: &Binding, service: u16, queue: u16, packets: u32, now: Nanos) -> Admission {
+        let admission = self.queues.admit(service, queue, packets, now);
+        if admission == Admission::Waits {
+            let slot = self.entries.get(b.entry as usize).map_or(NIL, |e| e.binding);
+            self.queues.wait(slot, service, queue, packets, now);
+        }
+        admission
+    }
+
+    /// Has a request pass its queue if it can at once.
+    pub(crate) fn admit_at_once(&mut self, service: u16, queue: u16, packets: u32, now: Nanos) -> bool {
+        self.queues.would_pass(service, queue, now)
+            && self.queues.admit(service, queue, packets, now) == Admission::Passed
+    }
+
+    /// A request has waited for too long.
+    pub(crate) fn leave_queue(&mut self, b: &Binding) {
+        let slot = self.entries.get(b.entry as usize).map_or(NIL, |e| e.binding);
+        self.queues.give_up(slot);
+    }
+
+    /// The next binding that has waited in a queue and goes on, in the caller's hands; and whether it has passed the queue.
+    pub(crate) fn released(&mut self, now: Nanos) -> Option<(Box<Binding>, bool)> {
+        loop {
+            let (slot, passed) = match self.queues.revised() {
+                Some(slot) => (slot, false),
+                None => (self.queues.release(now)?, true),
+            };
+            match self.slots.get_mut(slot as usize).map(|held| std::mem::replace(held, Slot::Taken)) {
+                Some(Slot::Held(b)) => return Some((b, passed)),
+                Some(other) => self.slots[slot as usize] = other,
+                None => {}
+            }
         }
     }
 

@@ -125,7 +125,7 @@ impl Connections {
             checksums_completed: 0,
             outers: Vec::new(),
             ident: 1,
-            splices: Splices::new(settings.flows, settings.seed),
+            splices: Splices::new(settings.flows, settings.seed, settings.workers),
             unbound: Places::default(),
             looked_at: Places::default(),
             events: VecDeque::with_capacity(EVENTS),
@@ -150,6 +150,9 @@ impl Connections {
             if before != server.as_ref().map(|s| &s.name) {
                 self.traffic[slot] = Traffic::default();
                 self.loads[slot].opened = 0;
+                if before.is_some() {
+                    self.splices.sessions.forget(slot as u16);
+                }
             }
         }
         self.outers.clear();
@@ -396,7 +399,7 @@ fn uncount(
 ) -> u16 {
     let entry = table.get(flow);
     if entry.flags.has(FlowFlags::SPLICED) {
-        splices.release(entry.extra);
+        splices.release(entry.extra, entry.service);
     }
     learned.release(entry.next_hop[0]);
     let (server, state, active) = (entry.server, entry.state, entry.flags.has(FlowFlags::ACTIVE));

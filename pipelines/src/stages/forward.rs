@@ -1,5 +1,6 @@
 //! Stage 5: what is rewritten, and where the frame goes.
 
+use super::bind::intact;
 use super::connection::{Connections, next_state};
 use super::{icmp, tunnel};
 use crate::splice::NIL;
@@ -7,6 +8,7 @@ use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::parse::checksum_offset;
+use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
@@ -224,8 +226,10 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
     flow.packets[side] = flow.packets[side].wrapping_add(1);
     let (row, flags, server) = (flow.next_hop[1 - side], flow.flags, usize::from(flow.server));
     if batch.protocol[i] == protocol::TCP {
-        let state = next_state(flow.state, batch.tcp_flags[i], side, flags.has(FlowFlags::TRANSLATED));
-        if state != flow.state {
+        let tcp_flags = batch.tcp_flags[i];
+        let state = next_state(flow.state, tcp_flags, side, flags.has(FlowFlags::TRANSLATED));
+        // A reset that was damaged on its way ends nothing at its receiver, so nothing here (a spliced one was looked at).
+        if state != flow.state && (tcp_flags & RST == 0 || flags.has(FlowFlags::SPLICED) || intact(batch, i)) {
             c.moved(place.flow(), state, now);
         }
     }

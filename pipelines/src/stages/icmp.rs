@@ -209,7 +209,17 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
     let Some(place) = place else { return kernel_or(c, DropReason::IcmpUnrelated) };
     batch.flow[i] = place.0;
     let flow = *c.table.get(place.flow());
+    if flow.flags.has(FlowFlags::SPLICED)
+        && let Some(error) = path_error(batch, i)
+        && super::bind::told(c, place, embedded_seq(batch, i, &e), error)
+    {
+        return Verdict::Consume;
+    }
     if !flow.flags.has(FlowFlags::TRANSLATED) {
+        if flow.flags.has(FlowFlags::SPLICED) {
+            // There is nobody behind the director yet who could be told.
+            return Verdict::Drop(DropReason::IcmpUnrelated);
+        }
         return forward_without_ports(c, batch, i, place, now);
     }
     let side = place.side();
@@ -263,6 +273,36 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
     ethernet::set_addresses(b, &hop.addresses);
     batch.tx[i] = hop.interface;
     Verdict::Forward
+}
+
+/// What an ICMP error says about the way of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PathError {
+    /// Its receiver, or the way there, does not exist (RFC 1122 §4.2.3.9: hard, or soft).
+    Unreachable,
+    /// It was larger than the given MTU, which may be 0 where a router does not say (RFC 1191 §5).
+    TooBig(u32),
+}
+
+/// What a checked ICMP error says, as far as a TCP endpoint acts on it.
+fn path_error(batch: &Batch, i: usize) -> Option<PathError> {
+    let m = message(batch, i)?;
+    match (batch.kind[i], m[0], m[1]) {
+        (Kind::Icmp4, icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED) => {
+            Some(PathError::TooBig(u32::from(u16::from_be_bytes([m[6], m[7]]))))
+        }
+        (Kind::Icmp6, icmp::v6::TOO_BIG, _) => Some(PathError::TooBig(u32::from_be_bytes([m[4], m[5], m[6], m[7]]))),
+        (Kind::Icmp4, icmp::v4::UNREACHABLE, _) | (Kind::Icmp6, icmp::v6::UNREACHABLE, _) => {
+            Some(PathError::Unreachable)
+        }
+        _ => None,
+    }
+}
+
+/// The sequence number of the segment that an error embeds: among the eight bytes that RFC 792 promises.
+fn embedded_seq(batch: &Batch, i: usize, e: &Embedded) -> Option<u32> {
+    let end = usize::from(batch.end[i]);
+    batch.frames[i].bytes().get(e.l4 + 4..end)?.first_chunk().map(|b| u32::from_be_bytes(*b))
 }
 
 /// Turns the embedded packet into the one that the other side had sent: its key is `other`.

@@ -436,7 +436,7 @@ pub fn reached(program: &[u8]) -> Reached {
     let report = stage.report();
     stage.end();
     Reached {
-        decided: report.content.rules.iter().flatten().sum(),
+        decided: report.content.services.iter().flatten().flat_map(|tally| &tally.rules).sum(),
         forwarded: report.counters.forwarded,
         reused: report.content.reused,
     }

@@ -12,6 +12,7 @@ use std::net::IpAddr;
   sudo lcs conns
   sudo lcs conns web                       of a service
   sudo lcs conns web/s1 --state established
+  sudo lcs conns shop --state collecting   whose request is not decided yet
   sudo lcs conns --client 198.51.100.0/24 --limit 1000")]
 pub struct Args {
     /// Only those of this service, or of this server of it.
@@ -20,7 +21,8 @@ pub struct Args {
     /// Only those of clients with this address, or in this network.
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     client: Option<String>,
-    /// Only those in this state (established, syn-received, fin-wait, time-wait, udp, …).
+    /// Only those in this state (established, syn-received, fin-wait, time-wait, udp, …; switched by content: awaited,
+    /// collecting, decided, queued, connecting, replaying, delivering, answering).
     #[arg(long)]
     state: Option<String>,
     /// At most so many.

@@ -245,11 +245,13 @@ fn check(common: &Common, args: &Check) -> Outcome {
             let configuration = Configuration::load(path)?;
             let service = chosen(&configuration, args)?;
             let groups = service.content.iter().flat_map(|c| &c.groups).map(|g| g.name.as_str());
-            config::load_rules(&args.file, &config::names(groups, service.servers.iter().map(|s| s.name.as_str())))?
+            let servers = service.servers.iter().map(|s| s.name.as_str());
+            let queues = service.content.as_ref().map_or(&[][..], |c| &c.binding.queues);
+            config::load_rules(&args.file, &config::names(groups, servers, queues))?
         }
         None => {
             let given = |names: &Option<Vec<String>>| names.as_ref().map(|names| names.iter().cloned().collect());
-            let algorithms = config::names(std::iter::empty(), std::iter::empty()).algorithms;
+            let algorithms = config::names(std::iter::empty(), std::iter::empty(), &[]).algorithms;
             let names = Names { groups: given(&args.groups), servers: given(&args.servers), queues: None, algorithms };
             let set = rules::read_file(&args.file, Some(&names), false)?;
             Trial::new(&set).map_err(rules::FileError::from)?; // what only the compiler finds

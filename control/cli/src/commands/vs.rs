@@ -4,10 +4,11 @@ use crate::Common;
 use crate::endpoint::{Endpoint, ports, word};
 use crate::outcome::{Error, Outcome, ask, change};
 use lcs_control::config::{Protocol, Service};
-use lcs_control::protocol::{Request, ServiceSettings};
+use lcs_control::protocol::{NewContent, Request, ServiceSettings};
 use lcs_control::render;
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 /// List and change virtual services while the director runs.
 ///
@@ -33,6 +34,7 @@ enum What {
     #[command(after_help = "Examples:
   sudo lcs vs add web 198.51.100.10:80
   sudo lcs vs add dns 198.51.100.53:53 --protocol udp --forward dr
+  sudo lcs vs add shop 198.51.100.20:80 --rules shop.rules --groups web,images
   sudo lcs vs add api '[2001:db8::10]:443' --forward fullnat --source 2001:db8:200::1")]
     Add {
         /// Its name.
@@ -45,6 +47,15 @@ enum What {
         protocol: Protocol,
         #[command(flatten)]
         settings: Settings,
+        /// Switch it by content: by the rules of this file.
+        #[arg(long, value_name = "FILE")]
+        rules: Option<PathBuf>,
+        /// With --rules: groups that the rules name; `lcs rs add --group` puts servers in them.
+        #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "rules")]
+        groups: Vec<String>,
+        /// With --rules: what clients speak: http, tls, smtp, pop3, imap, ftp.
+        #[arg(long, default_value = "http", requires = "rules")]
+        application: String,
     },
     /// Change a service. With another address or port it is a new service: connections to the old one go on.
     #[command(after_help = "Examples:
@@ -90,7 +101,7 @@ struct Settings {
 pub fn run(common: &Common, args: Args) -> Outcome {
     match args.what {
         What::List => ask(common, Request::Services, render::response),
-        What::Add { name, endpoint, protocol, settings } => {
+        What::Add { name, endpoint, protocol, settings, rules, groups, application } => {
             let port = endpoint.port.ok_or_else(|| Error::Usage("give a port, or * for every port".to_owned()))?;
             let service = Service {
                 name,
@@ -103,8 +114,12 @@ pub fn run(common: &Common, args: Args) -> Outcome {
                 source_ports: settings.source_ports.unwrap_or(Service::SOURCE_PORTS),
                 servers: Vec::new(),
                 content: None,
+                check: None,
             };
-            change(common, Request::AddService { service })
+            // The director runs in another folder.
+            let rules = rules.map(std::path::absolute).transpose()?;
+            let content = rules.map(|rules| NewContent { rules, groups, application });
+            change(common, Request::AddService { service, content })
         }
         What::Set { name, endpoint, settings } => {
             let set = ServiceSettings {

@@ -135,7 +135,14 @@ pub struct Exchange {
     pub reply: u32,
     /// Who ends the connection with it.
     pub closing: Closing,
+    /// Number of the session that the server begins with a cookie; 0 for none.
+    pub session: u32,
+    /// Whether the request brings that cookie along.
+    pub returning: bool,
 }
+
+/// The cookie that stands for a session.
+pub const SESSION_COOKIE: &str = "session";
 
 impl Exchange {
     /// A GET of this class for this many bytes.
@@ -149,6 +156,8 @@ impl Exchange {
             interim: false,
             reply,
             closing: Closing::Keep,
+            session: 0,
+            returning: false,
         }
     }
 
@@ -186,6 +195,9 @@ impl Exchange {
         }
         if self.class == Class::Member || random.chance(0.3) {
             head.push_str(&format!("Cookie: {cookie}\r\n"));
+        }
+        if self.returning {
+            head.push_str(&format!("Cookie: a=b; {SESSION_COOKIE}={:x}\r\n", self.session));
         }
         head.push_str(&format!("{CODE_FIELD}{self}\r\n"));
         let sends = matches!(self.method, Method::Post | Method::Chunked);
@@ -241,6 +253,9 @@ impl Exchange {
         let got = body::hash(&self.request());
         let mut head = format!("HTTP/1.1 {status} {reason}\r\n{SERVER_FIELD}{server}\r\n");
         head.push_str(&format!("{CODE_FIELD}{self}\r\nX-Request-Hash: {got:016x}\r\n"));
+        if self.session > 0 && !self.returning {
+            head.push_str(&format!("Set-Cookie: {SESSION_COOKIE}={:x}; Path=/; HttpOnly\r\n", self.session));
+        }
         match self.framing {
             Framing::Length | Framing::NotModified => head.push_str(&format!("Content-Length: {}\r\n", self.reply)),
             Framing::Chunked => head.push_str("Transfer-Encoding: chunked\r\n"),
@@ -339,8 +354,10 @@ impl fmt::Display for Exchange {
             Closing::Server => "server",
         };
         let interim = if self.interim { "interim" } else { "final" };
-        let Exchange { number, class, body, reply, .. } = self;
-        write!(f, "{number:x}.{}.{method}.{body}.{framing}.{interim}.{reply}.{closing}", class.name())
+        let returning = if self.returning { "again" } else { "new" };
+        let Exchange { number, class, body, reply, session, .. } = self;
+        let class = class.name();
+        write!(f, "{number:x}.{class}.{method}.{body}.{framing}.{interim}.{reply}.{closing}.{session}.{returning}")
     }
 }
 
@@ -377,7 +394,9 @@ impl FromStr for Exchange {
             "server" => Closing::Server,
             _ => return Err(()),
         };
-        Ok(Exchange { number, class, method, body, framing, interim, reply, closing })
+        let session = part()?.parse().map_err(|_| ())?;
+        let returning = part()? == "again";
+        Ok(Exchange { number, class, method, body, framing, interim, reply, closing, session, returning })
     }
 }
 
@@ -410,6 +429,8 @@ mod tests {
                     closing,
                     interim,
                     body: 900,
+                    session: random.below(2) as u32 * 77,
+                    returning: random.chance(0.5),
                     ..Exchange::get(random.draw(), class, 70)
                 };
                 let request = e.request();

@@ -27,17 +27,18 @@ pub const NEW_PLACE: &str = "http://shop.example/new";
 /// Groups with the slots of their servers.
 pub type Groups = Vec<(String, Vec<u16>)>;
 
-struct Numbers<'a>(&'a Groups);
+struct Numbers<'a>(&'a Groups, &'a Binding);
 
 impl Numbering for Numbers<'_> {
     fn group(&self, name: &str) -> Option<GroupId> {
         self.0.iter().position(|(n, _)| n == name).map(|at| at as GroupId)
     }
-    fn server(&self, _: &str) -> Option<ServerId> {
-        None
+    /// `s1` is the server in slot 0.
+    fn server(&self, name: &str) -> Option<ServerId> {
+        name.strip_prefix('s')?.parse::<ServerId>().ok()?.checked_sub(1)
     }
-    fn queue(&self, _: &str) -> Option<QueueId> {
-        None
+    fn queue(&self, name: &str) -> Option<QueueId> {
+        self.1.queues.iter().position(|queue| queue.name == name).map(|at| at as QueueId)
     }
 }
 
@@ -48,7 +49,7 @@ impl Numbering for Numbers<'_> {
 pub fn compile(text: &str, groups: &Groups, scheduler: Scheduler, binding: Binding) -> Result<Content, String> {
     let context = Context { require_default: true, ..Context::named("rules") };
     let set = rules::parse(text, &context).map_err(|e| e.to_string())?;
-    let program = rules::compile(&set, &Numbers(groups)).map_err(|e| e.to_string())?;
+    let program = rules::compile(&set, &Numbers(groups, &binding)).map_err(|e| e.to_string())?;
     let plan = Plan::new(&program, binding.limits);
     let groups = groups
         .iter()

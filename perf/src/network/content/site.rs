@@ -208,6 +208,20 @@ impl ContentSite {
         });
     }
 
+    /// Compiles other rules and publishes them.
+    ///
+    /// # Panics
+    /// When they do not compile.
+    pub fn replace(&mut self, rules: &str, binding: &Binding) {
+        let content = rules::compile(rules, &self.plan.slots(), self.plan.base.scheduler, binding.clone());
+        let content = Arc::new(content.unwrap_or_else(|e| panic!("{e}")));
+        self.publish(|s| {
+            for service in s.services.iter_mut().flatten() {
+                service.content = Some(Arc::clone(&content));
+            }
+        });
+    }
+
     /// What each worker has counted.
     pub fn reports(&mut self) -> Vec<Report> {
         let now = self.net.now();

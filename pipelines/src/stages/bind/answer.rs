@@ -147,6 +147,7 @@ impl<P: Port> Desk<'_, P> {
         b.phase = Phase::Answer;
         b.start = b.start.wrapping_add(b.buffer.len() as u32);
         b.buffer.clear();
+        b.forget_ahead();
         b.cut = 0;
         b.retries = 0;
         b.rto = crate::splice::RTO_FIRST;

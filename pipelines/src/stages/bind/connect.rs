@@ -5,6 +5,7 @@ use super::Desk;
 use crate::extract::ReplayProgress;
 use crate::snapshot::Forward;
 use crate::splice::{Arrival, Binding, Follow, OWN_SCALE, Phase, RTO_FIRST, TRIES};
+use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place};
 use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
@@ -212,8 +213,13 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn begin_delivery(&mut self, flow: u32, b: &mut Binding) {
         if let Err(e) = b.extend() {
             // Its body, of which more has come since the decision, is malformed.
-            self.c.splices.unparsed += 1;
+            self.c.splices.refuse(self.c.table.get(flow).service, Refusal::Unreadable);
             return self.give_up_request(flow, b, e.status());
+        }
+        if let Some((group, server)) = b.toward.take()
+            && let Some(tally) = self.c.splices.tally(self.c.table.get(flow).service)
+        {
+            tally.sent(group, server);
         }
         b.phase = Phase::Deliver;
         b.sent = 0;
@@ -235,7 +241,7 @@ impl<P: Port> Desk<'_, P> {
             e.offsets.open = false;
             e.offsets.limit[Place::CLIENT] = request_end;
             e.response_known = false;
-            self.c.splices.follow(b.entry, Follow::new(method, body, [request_end, first]));
+            self.c.splices.follow(b.entry, Follow::new(method, body, [request_end, first]).watching(b.watch));
         }
     }
 
@@ -244,7 +250,7 @@ impl<P: Port> Desk<'_, P> {
         self.detach(flow);
         b.disarm();
         if b.tries >= TRIES {
-            self.c.splices.refused += 1;
+            self.c.splices.refuse(self.c.table.get(flow).service, Refusal::NoServer);
             return self.give_up_request(flow, b, 503);
         }
         b.phase = Phase::Hold;

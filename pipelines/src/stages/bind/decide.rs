@@ -2,11 +2,13 @@
 
 use super::super::connection::Connections;
 use super::Desk;
-use crate::content::{Content, OnUnparsed, Switching};
+use crate::content::{Content, OnUnparsed, Sticky, Switching};
 use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol, Replay};
 use crate::matching::{Action, GroupId};
 use crate::snapshot::{NO_SLOT, Scheduler, ServerState, Snapshot};
+use crate::splice::sticky::hash_address;
 use crate::splice::{Arrival, Binding, Phase, Taken};
+use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
@@ -50,6 +52,8 @@ pub(super) struct Read {
     pub(super) body: BodyFollower,
     /// How to bring a server that speaks first to where the client stands.
     pub(super) replay: Replay,
+    /// Hash of the name of the cookie that the response is looked through for; 0 for none.
+    pub(super) watch: u64,
 }
 
 /// What reading has come to.
@@ -87,12 +91,22 @@ fn read(
         Ok(Outcome::Rule(rule)) => rule,
     };
     if content.protocol != Protocol::Http || content.binding.switching == Switching::Connection {
+        let action = content.program.rule(rule).map(|(_, action)| action);
+        if action.is_some_and(|action| matches!(content.sticky(action), Sticky::Cookie(_))) {
+            // The cookie may stand behind what was enough for the rule.
+            match extraction.head(&content.plan, buffer) {
+                Err(e) => return Progress::Failed(e),
+                Ok(None) if !end => return Progress::More,
+                Ok(_) => {}
+            }
+        }
         return Progress::Decided(Read {
             rule,
             method: Method::Other,
             length: u64::MAX,
             body: BodyFollower::UntilClose,
             replay: extraction.replay(),
+            watch: 0,
         });
     }
     let head = match extraction.head(&content.plan, buffer) {
@@ -111,7 +125,7 @@ fn read(
         Err(e) => return Progress::Failed(e),
     }
     length += u64::from(body.skip());
-    Progress::Decided(Read { rule, method: head.method, length, body, replay: Replay::default() })
+    Progress::Decided(Read { rule, method: head.method, length, body, replay: Replay::default(), watch: 0 })
 }
 
 /// Whether a client's segment belongs to the request that is being delivered: then it passes, and the server puts it in
@@ -131,7 +145,10 @@ impl<P: Port> Desk<'_, P> {
             self.close(flow);
             return self.refuse_in_place(batch, i, a);
         };
-        let Some(mut b) = self.c.splices.bind(entry) else { return Verdict::Drop(DropReason::RequestsFull) };
+        let Some(mut b) = self.c.splices.bind(entry, service) else {
+            self.c.splices.refuse(service, Refusal::TooMany);
+            return Verdict::Drop(DropReason::RequestsFull);
+        };
         let numbers = self.c.splices.get(entry).numbers;
         b.start = numbers[0].wrapping_add(1);
         b.out_start = numbers[1].wrapping_add(1);
@@ -221,11 +238,12 @@ impl<P: Port> Desk<'_, P> {
         }
         match taken {
             Taken::New => {}
-            Taken::Gap => {
+            Taken::Ahead | Taken::Gap => {
+                // At once, so that the client sees what is missing (RFC 5681 §4.2).
                 if b.may_ack {
                     self.acknowledge(flow, b);
                 }
-                return Verdict::Drop(DropReason::OutOfOrder);
+                return if taken == Taken::Ahead { Verdict::Consume } else { Verdict::Drop(DropReason::OutOfOrder) };
             }
             Taken::Old if nothing => {}
             Taken::Old if earlier => {}
@@ -294,6 +312,7 @@ impl<P: Port> Desk<'_, P> {
             if self.is_attached(flow) && !b.settled {
                 return;
             }
+            self.c.splices.refuse(service, Refusal::Withdrawn);
             return self.give_up_request(flow, b, 503);
         };
         let waits = self.is_attached(flow) && !b.settled;
@@ -369,7 +388,6 @@ impl<P: Port> Desk<'_, P> {
 
     /// A request that can't be read.
     fn unreadable(&mut self, flow: u32, b: &mut Binding, content: &Content, e: ExtractError) {
-        self.c.splices.unparsed += 1;
         let default = content.binding.on_unparsed == OnUnparsed::Default
             && !e.is_ambiguous()
             && !content.protocol.server_speaks_first();
@@ -377,9 +395,12 @@ impl<P: Port> Desk<'_, P> {
         if default && !self.is_attached(flow) && !content.program.is_empty() {
             let rule = content.program.len() as u32 - 1;
             let replay = Replay::nothing();
-            let read = Read { rule, method: Method::Other, length: u64::MAX, body: BodyFollower::UntilClose, replay };
+            let (method, body) = (Method::Other, BodyFollower::UntilClose);
+            let read = Read { rule, method, length: u64::MAX, body, replay, watch: 0 };
+            self.c.splices.unparsed += 1;
             return self.decided(flow, b, read);
         }
+        self.c.splices.refuse(self.c.table.get(flow).service, Refusal::Unreadable);
         if content.protocol == Protocol::Http {
             self.give_up_request(flow, b, e.status());
         } else {
@@ -392,6 +413,7 @@ impl<P: Port> Desk<'_, P> {
         let service = self.c.table.get(flow).service;
         self.c.splices.hit(service, read.rule);
         b.rule = read.rule;
+        b.rules = self.c.splices.rules_of(service);
         b.give_up(None);
         b.uncut = read.body == BodyFollower::UntilClose;
         b.cut = read.length;
@@ -403,7 +425,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// Goes on with a decided request as soon as the response before it allows.
     pub(super) fn hold(&mut self, flow: u32, b: &mut Binding) {
-        if b.phase != Phase::Hold {
+        if b.phase != Phase::Hold || b.queued {
             return;
         }
         let service = self.c.table.get(flow).service;
@@ -411,8 +433,15 @@ impl<P: Port> Desk<'_, P> {
             if self.is_attached(flow) && !b.settled {
                 return;
             }
+            self.c.splices.refuse(service, Refusal::Withdrawn);
             return self.give_up_request(flow, b, 503);
         };
+        if b.rules != self.c.splices.rules_of(service) {
+            // Its rule is a number of rules that are gone.
+            b.phase = Phase::Collect;
+            b.repeats = b.said;
+            return self.collect(flow, b);
+        }
         let attached = self.is_attached(flow);
         if attached && self.c.splices.get(b.entry).until_close {
             return;
@@ -425,24 +454,45 @@ impl<P: Port> Desk<'_, P> {
         let over = !attached || b.settled;
         let action = content.program.rule(b.rule).map(|(_, action)| action);
         let target = match action {
-            Some(Action::Reject { status }) if over => return self.rejected(flow, b, content, *status),
-            Some(Action::Redirect { status, url }) if over => return self.redirected(flow, b, content, *status, url),
+            Some(Action::Reject { status }) if over => {
+                self.count_answer(service, content, status.unwrap_or(0));
+                return self.rejected(flow, b, content, *status);
+            }
+            Some(Action::Redirect { status, url }) if over => {
+                self.count_answer(service, content, *status);
+                return self.redirected(flow, b, content, *status, url);
+            }
             Some(Action::Reject { .. } | Action::Redirect { .. }) => return,
             Some(action) => self.choose(flow, b, content, action),
             None => None,
         };
         let Some(server) = target else {
             if over {
-                self.c.splices.refused += 1;
+                self.c.splices.refuse(service, Refusal::NoServer);
                 self.give_up_request(flow, b, 503);
             }
             return;
         };
+        if let Some(action @ Action::Forward { queue: Some(_), .. }) = action
+            && !(over && self.passes_queue(flow, b, content, action))
+        {
+            return;
+        }
+        b.watch = action.map_or(0, |action| Self::watches(content, action));
+        b.toward = Some((action.and_then(Action::group), server));
         if attached && self.c.table.get(flow).server == server {
             return self.same_server(flow, b);
         }
         if over {
             self.other_server(flow, b, server);
+        }
+    }
+
+    /// Counts what a rule answers itself; other protocols than HTTP have no statuses.
+    fn count_answer(&mut self, service: u16, content: &Content, status: u16) {
+        let status = if content.protocol == Protocol::Http { status } else { 0 };
+        if let Some(tally) = self.c.splices.tally(service) {
+            tally.answered(status);
         }
     }
 
@@ -474,7 +524,11 @@ impl<P: Port> Desk<'_, P> {
             Action::Reject { .. } | Action::Redirect { .. } => return None,
         };
         let snapshot = self.snapshot;
+        // Its cookie counts more than where the connection has been: a proxy sends many clients' requests over one.
         let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s) && !b.has_tried(s);
+        if let Some(server) = self.server_of_cookie(service, content, action, servers, &b.buffer, &usable) {
+            return Some(server);
+        }
         let present = self.c.table.get(flow).server;
         if self.is_attached(flow) && usable(present) {
             return Some(present);
@@ -482,15 +536,10 @@ impl<P: Port> Desk<'_, P> {
         if let Some(leg) = self.leg_to(b.entry, &usable) {
             return Some(leg);
         }
-        let sticky = matches!(action, Action::RouteTo { stickiness: crate::matching::Stickiness::Sticky, .. });
-        if sticky && let Some(keys) = self.c.table.keys(flow) {
-            // Rendezvous: the same client gets the same server as long as it is there, with nothing to remember.
-            let client = keys.client.source().ip();
-            let best = servers.iter().filter(|&&s| usable(s)).max_by_key(|&&s| {
-                let at = std::net::SocketAddr::new(client, s);
-                lcs_dataplane::flow::Key::new(at, at).map_or(0, |k| k.hash(self.c.table.hasher(), 0))
-            });
-            return best.copied();
+        if *content.sticky(action) == Sticky::Source
+            && let Some(keys) = self.c.table.keys(flow)
+        {
+            return self.rendezvous(hash_address(keys.client.source().ip()), servers, &usable);
         }
         let chosen = self.c.schedulers.choose_in(service, group, scheduler, servers, &self.c.counts);
         if chosen != NO_SLOT && usable(chosen) {
@@ -525,12 +574,13 @@ impl<P: Port> Desk<'_, P> {
         let snapshot = self.snapshot;
         let progress = read(self.c, snapshot, content, service, &mut extraction, payload, false, packet);
         self.c.splices.keep_extraction(extraction);
-        let Progress::Decided(read) = progress else { return None };
+        let Progress::Decided(mut read) = progress else { return None };
         if read.length < payload.len() as u64 || read.body == BodyFollower::UntilClose {
             return None;
         }
         let present = self.c.table.get(flow).server;
-        let servers = match content.program.rule(read.rule)?.1 {
+        let action = content.program.rule(read.rule)?.1;
+        let servers = match action {
             Action::RouteTo { group, .. } | Action::LoadBalance { group, .. } => &content.group(*group)?.servers[..],
             Action::Forward { server, .. } => std::slice::from_ref(server),
             Action::Reject { .. } | Action::Redirect { .. } => return None,
@@ -538,7 +588,19 @@ impl<P: Port> Desk<'_, P> {
         if !servers.contains(&present) || !is_up(snapshot, present) || self.c.splices.get(entry).until_close {
             return None;
         }
-        self.c.splices.hit(service, read.rule);
+        let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s);
+        let kept = self.server_of_cookie(service, content, action, servers, payload, &usable);
+        if kept.is_some_and(|server| server != present) {
+            return None;
+        }
+        read.watch = Self::watches(content, action);
+        if !self.passes_queue_at_once(service, content, action, read.length) {
+            return None;
+        }
+        if let Some(tally) = self.c.splices.tally(service) {
+            tally.decided(read.rule);
+            tally.sent(action.group(), present);
+        }
         self.c.splices.reused += 1;
         Some(read)
     }

@@ -33,7 +33,7 @@ impl<P: Port> Desk<'_, P> {
         let parked = (self.legs(b.entry).count() < LEGS)
             .then(|| self.c.table.insert_beside(flow).ok())
             .flatten()
-            .and_then(|beside| match self.c.splices.insert(beside, next, entry.offer) {
+            .and_then(|beside| match self.c.splices.insert(beside, f.service, next, entry.offer) {
                 Some(leg) => Some((beside, leg)),
                 None => {
                     self.c.table.remove(beside);
@@ -45,7 +45,7 @@ impl<P: Port> Desk<'_, P> {
             return;
         };
         if self.c.table.move_server(flow, beside).is_err() {
-            self.c.splices.release(leg);
+            self.c.splices.release(leg, f.service);
             self.c.table.remove(beside);
             self.reset_server(flow, next[0], next[1]);
             return;
@@ -69,7 +69,7 @@ impl<P: Port> Desk<'_, P> {
         let e = self.c.splices.get_mut(leg);
         e.offsets = entry.offsets;
         (e.server_mss, e.server_window) = (entry.server_mss, entry.server_window);
-        self.c.splices.link(b.entry, leg);
+        self.c.splices.link(b.entry, leg, f.service);
     }
 
     /// Takes a leg into use again; both directions carry an offset from now on. `false` when that is not possible.

@@ -14,7 +14,12 @@ mod deliver;
 mod leg;
 mod open;
 mod pass;
+mod path;
+mod queueing;
+mod sticky;
 mod timers;
+
+pub(crate) use path::told;
 
 use super::connection::Connections;
 use super::forward;
@@ -70,7 +75,7 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     }
     let snapshot = c.snapshot.clone();
     let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick };
-    let more = desk.timers();
+    let more = desk.serve_queues() | desk.timers();
     desk.bury_orphans();
     more
 }
@@ -84,7 +89,7 @@ fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
 }
 
 /// Whether the TCP checksum is right. Whatever the director itself acts on must be.
-fn intact(batch: &Batch, i: usize) -> bool {
+pub(crate) fn intact(batch: &Batch, i: usize) -> bool {
     let parsed = Parsed {
         kind: batch.kind[i],
         l3: batch.l3[i],
@@ -287,7 +292,10 @@ impl<'d, P: Port> Desk<'d, P> {
         let Some(key) = self.key_toward(flow, Place::CLIENT).filter(|_| b.may_ack && b.settled) else { return };
         let window = self.own_window(flow, b.buffer.len(), b.entry);
         let (seq, ack) = (self.client_next(b), b.next());
-        self.send(flow, Place::CLIENT, Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] });
+        let mut options = [0; 28];
+        let n = if self.c.splices.get(b.entry).offer.sack { b.sack(&mut options) } else { 0 };
+        let options = &options[..n];
+        self.send(flow, Place::CLIENT, Segment { key, flags: ACK, seq, ack, window, options, payload: &[] });
     }
 
     /// The next number toward the client, as far as the director knows it.

@@ -158,7 +158,7 @@ impl<P: Port> Desk<'_, P> {
             TableFull::Index => DropReason::FlowIndexFull,
             _ => DropReason::FlowTableFull,
         })?;
-        let Some(entry) = self.c.splices.insert(flow, numbers, offer) else {
+        let Some(entry) = self.c.splices.insert(flow, slot, numbers, offer) else {
             self.c.table.remove(flow);
             return Err(DropReason::FlowTableFull);
         };

@@ -2,6 +2,7 @@
 
 use super::{Desk, arrival};
 use crate::splice::{Arrival, Binding, Follow, Seen, Taken};
+use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
@@ -121,7 +122,7 @@ impl<P: Port> Desk<'_, P> {
         batch.frames[i] = frame;
         let read = read?;
         let request_end = a.seq.wrapping_add(read.length as u32);
-        let follow = Follow::new(read.method, read.body, [request_end, response_end]);
+        let follow = Follow::new(read.method, read.body, [request_end, response_end]).watching(read.watch);
         self.c.splices.follow(entry, follow);
         let e = self.c.splices.get_mut(entry);
         e.offsets.limit[Place::CLIENT] = request_end;
@@ -168,7 +169,11 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Drop(DropReason::OutOfOrder);
         }
         let before = tail.from > a.payload;
-        let Some(mut b) = self.c.splices.bind(entry) else { return Verdict::Drop(DropReason::RequestsFull) };
+        let service = self.c.table.get(flow).service;
+        let Some(mut b) = self.c.splices.bind(entry, service) else {
+            self.c.splices.refuse(service, Refusal::TooMany);
+            return Verdict::Drop(DropReason::RequestsFull);
+        };
         b.start = tail.seq;
         b.client_ack = a.ack;
         b.client_window = a.window;
@@ -201,14 +206,15 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn hold_bytes(&mut self, a: &Arrival, bytes: &[u8], flow: u32, b: &mut Binding) -> Taken {
         let room = self.room(self.c.table.get(flow).service).saturating_sub(b.buffer.len());
         let room = if self.c.splices.has_room(bytes.len()) { room } else { 0 };
-        let before = b.buffer.len();
+        let before = b.holds();
         let taken = b.take(a, bytes, a.flags & FIN != 0, room);
         if taken == Taken::New && b.fin {
             self.moved_by(flow, FIN | ACK, Place::CLIENT);
         }
-        let grown = b.buffer.len() - before;
-        b.held += grown;
-        self.c.splices.buffered += grown;
+        // What was kept beyond a gap may have been let go.
+        let held = (b.held + b.holds()).saturating_sub(before);
+        self.c.splices.buffered = (self.c.splices.buffered + held).saturating_sub(b.held);
+        b.held = held;
         taken
     }
 
@@ -283,8 +289,12 @@ impl<P: Port> Desk<'_, P> {
                     e.until_close |= !f.request.is_done() || lacks as i32 > 0;
                 }
             }
+            let cookie = f.cookie();
             if e.offsets.open || e.response_known && f.request.is_done() {
                 self.c.splices.unfollow(entry);
+            }
+            if let Some(cookie) = cookie {
+                self.learn(flow, cookie);
             }
             if surplus {
                 return self.end_both(batch, i, a, flow, entry, &mut b);

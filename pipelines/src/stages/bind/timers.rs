@@ -2,6 +2,7 @@
 
 use super::Desk;
 use crate::splice::{Binding, Phase};
+use crate::tally::Refusal;
 use lcs_dataplane::flow::Place;
 use lcs_dataplane::port::Port;
 
@@ -40,9 +41,11 @@ impl<P: Port> Desk<'_, P> {
                     self.replay_failed(flow, b);
                 }
                 Phase::Collect => {
-                    self.c.splices.unparsed += 1;
+                    let service = self.c.table.get(flow).service;
+                    self.c.splices.refuse(service, Refusal::TooSlow);
                     self.give_up_request(flow, b, 408);
                 }
+                Phase::Hold if b.queued => self.queue_timed_out(flow, b),
                 Phase::Answer => self.abort(flow, b),
                 _ => {}
             }

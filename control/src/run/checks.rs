@@ -1,0 +1,49 @@
+//! Runs health checks beside the control loop: each question is a task of its own, so that none waits for another.
+
+use crate::director::{Control, Steering, Workers};
+use crate::health::{Checks, Target, probe};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+type Answer = (Target, Result<(), String>);
+
+/// The checks under way.
+pub(super) struct Checker {
+    checks: Checks,
+    /// Number of the desired state whose servers are watched.
+    generation: u64,
+    // Bounded by one answer for each server: nobody is asked again before.
+    answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
+}
+
+impl Default for Checker {
+    fn default() -> Self {
+        Checker { checks: Checks::default(), generation: 0, answers: mpsc::unbounded_channel() }
+    }
+}
+
+impl Checker {
+    /// Asks those whose time has come, and tells the director what the others have answered.
+    pub(super) fn turn<W: Workers, S: Steering>(&mut self, control: &mut Control<W, S>, now: Duration) {
+        if self.generation != control.model().generation() {
+            self.generation = control.model().generation();
+            self.checks.follow(control.checks(), now);
+        }
+        if self.checks.is_empty() {
+            return;
+        }
+        for target in self.checks.due(now) {
+            let answers = self.answers.0.clone();
+            tokio::task::spawn_local(async move {
+                let answer = probe::ask(&target).await;
+                // The director may have ended meanwhile.
+                let _ = answers.send((target, answer));
+            });
+        }
+        while let Ok((target, answer)) = self.answers.1.try_recv() {
+            if let Some(finding) = self.checks.answered(&target, answer) {
+                control.learn_health(&finding);
+            }
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! Delayed binding, segment by segment: what the director's own TCP does when the network does not keep order, or says no.
+
+use lcs_dataplane::cycles::NoMeter;
+use lcs_dataplane::headers::build::{Packet, Transport, fill_icmp_checksum};
+use lcs_dataplane::headers::tcp::Tcp;
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
+use lcs_dataplane::headers::{MacAddr, parse};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::worker::Worker;
+use lcs_pipelines::command::Command;
+use lcs_pipelines::content::{Binding, Content, Group};
+use lcs_pipelines::extract::{Limits, Plan, Protocol};
+use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::matching::{self, Action, Expr, Rule, RuleSet, Stickiness};
+use lcs_pipelines::snapshot::*;
+use lcs_pipelines::stages::connection::Settings;
+use lcs_pipelines::stages::schedule::SharedCounts;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
+const MILLISECOND: u64 = 1_000_000;
+const CLIENT: &str = "192.0.2.1:1000";
+const SERVICE: &str = "198.51.100.1:80";
+const ISN: u32 = 0xffff_ffe0;
+const SYN_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 7, 1, 1, 4, 2];
+
+/// A segment that the director has sent.
+#[derive(Debug, Clone)]
+struct Sent {
+    bytes: Vec<u8>,
+    to: SocketAddr,
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    options: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+struct Director {
+    worker: Worker<MemoryPort, Layer4, NoMeter>,
+    now: u64,
+}
+
+impl Director {
+    /// One service, two servers, one rule.
+    fn new() -> Self {
+        let mut s = Snapshot {
+            interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
+            ..Snapshot::default()
+        };
+        let at: SocketAddr = SERVICE.parse().unwrap();
+        for n in 0..2u8 {
+            s.servers.push(Some(Server {
+                name: format!("s{n}"),
+                service: 0,
+                address: format!("10.0.0.{}", n + 1).parse().unwrap(),
+                port: 8080,
+                forward: Forward::Nat,
+                weight: 1,
+                state: ServerState::Up,
+                next_hop: u16::from(n),
+                tunnel_source: None,
+            }));
+            s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, 0, n]), DIRECTOR, 0, 1500));
+        }
+        let to = Action::RouteTo { group: 0, stickiness: Stickiness::Service };
+        let rule = Rule { name: "all".into(), condition: Expr::always(), action: to };
+        let program = matching::compile(&RuleSet { rules: vec![rule] }).unwrap();
+        let content = Content {
+            protocol: Protocol::Http,
+            plan: Plan::new(&program, Limits::default()),
+            program,
+            groups: vec![Group { name: "g".into(), scheduler: Scheduler::Rr, servers: vec![0, 1] }],
+            binding: Binding::default(),
+        };
+        s.by_endpoint.insert((at.ip(), at.port(), 6), 0);
+        s.own.insert(at.ip());
+        s.services.push(Some(Service {
+            name: "web".into(),
+            address: at.ip(),
+            port: at.port(),
+            protocol: 6,
+            scheduler: Scheduler::Rr,
+            servers: vec![0, 1],
+            sources: vec![],
+            source_ports: (2000, 2030),
+            content: Some(Arc::new(content)),
+        }));
+        let port = MemoryPort::new(1, 64);
+        let settings =
+            Settings { flows: 16, fragments: 4, seed: 7, worker: 0, workers: 1, capabilities: port.capabilities() };
+        let now = 1_000 * MILLISECOND;
+        let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 4)), now), NoMeter);
+        worker.command(Command::Install(Arc::new(s)), now);
+        Director { worker, now }
+    }
+
+    /// One frame in, what comes out.
+    fn receives(&mut self, frame: &[u8]) -> Vec<Sent> {
+        assert!(self.worker.port_mut().inject(0, frame));
+        self.turn()
+    }
+
+    fn passes(&mut self, milliseconds: u64) -> Vec<Sent> {
+        self.now += milliseconds * MILLISECOND;
+        self.turn()
+    }
+
+    fn turn(&mut self) -> Vec<Sent> {
+        self.worker.poll(self.now);
+        self.worker.between(self.now);
+        let mut sent = vec![];
+        self.worker.port_mut().take_sent(|_, b| {
+            let p = parse(b, true).unwrap();
+            let t = Tcp::parse(&b[usize::from(p.l4)..usize::from(p.end)]).unwrap();
+            sent.push(Sent {
+                bytes: b.to_vec(),
+                to: SocketAddr::from(([b[30], b[31], b[32], b[33]], t.destination_port())),
+                flags: t.flags(),
+                seq: t.seq().0,
+                ack: t.ack().0,
+                options: t.options().to_vec(),
+                payload: t.payload().to_vec(),
+            });
+        });
+        sent
+    }
+
+    fn says(
+        &mut self,
+        from: &str,
+        to: &str,
+        flags: u8,
+        seq: u32,
+        ack: u32,
+        options: &[u8],
+        payload: &[u8],
+    ) -> Vec<Sent> {
+        let mut p =
+            Packet { destination_mac: DIRECTOR, ..Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), flags) }
+                .payload(payload);
+        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: options.to_vec() };
+        self.receives(&p.frame())
+    }
+
+    fn client(&mut self, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<Sent> {
+        self.says(CLIENT, SERVICE, flags, seq, ack, if flags == SYN { SYN_OPTIONS } else { &[] }, payload)
+    }
+
+    /// The handshake; the director's initial number plus one.
+    fn handshake(&mut self) -> u32 {
+        let answer = self.client(SYN, ISN, 0, b"");
+        assert_eq!((answer.len(), answer[0].flags, answer[0].ack), (1, SYN | ACK, ISN.wrapping_add(1)));
+        let ack = answer[0].seq.wrapping_add(1);
+        assert!(self.client(ACK, ISN.wrapping_add(1), ack, b"").is_empty());
+        ack
+    }
+
+    /// An ICMP error from a router about a segment that the director has sent.
+    fn icmp(&mut self, kind: u8, code: u8, word: u32, about: &Sent) -> Vec<Sent> {
+        let mut frame = about.bytes[..34].to_vec();
+        frame[..6].copy_from_slice(&DIRECTOR.0);
+        frame[6..12].copy_from_slice(&[2, 0, 0, 1, 0, 9]);
+        let embedded = &about.bytes[14..14 + 28];
+        let length = (20 + 8 + embedded.len()) as u16;
+        frame[16..18].copy_from_slice(&length.to_be_bytes());
+        frame[23] = 1;
+        // From a router, to who has sent it.
+        frame.copy_within(26..30, 30);
+        frame[26..30].copy_from_slice(&[10, 0, 0, 254]);
+        frame[24..26].fill(0);
+        let sum = lcs_dataplane::checksum::Sum::ZERO.bytes(&frame[14..34]).checksum();
+        frame[24..26].copy_from_slice(&sum.to_ne_bytes());
+        frame.extend([kind, code, 0, 0]);
+        frame.extend(word.to_be_bytes());
+        frame.extend(embedded);
+        fill_icmp_checksum(&mut frame[34..], None);
+        self.receives(&frame)
+    }
+}
+
+const REQUEST: &[u8] = b"GET /a/long/enough/path HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+
+/// The server whose SYN is among these segments.
+fn server_asked(sent: &[Sent]) -> String {
+    sent.iter().find(|s| s.flags == SYN).expect("a server is asked").to.to_string()
+}
+
+#[test]
+fn a_request_that_comes_out_of_order_is_kept_and_told_so() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let first = ISN.wrapping_add(1);
+    let at = |n: usize| first.wrapping_add(n as u32);
+    // Its end first, then a part of the middle: each is told at once what is missing.
+    let told = d.client(ACK | PSH, at(40), ack, &REQUEST[40..]);
+    assert_eq!((told.len(), told[0].ack, told[0].to), (1, first, CLIENT.parse().unwrap()));
+    let block = |from: usize, to: usize| [at(from).to_be_bytes(), at(to).to_be_bytes()].concat();
+    assert_eq!(told[0].options, [&[1, 1, 5, 10][..], &block(40, REQUEST.len())].concat());
+    let told = d.client(ACK | PSH, at(10), ack, &REQUEST[10..20]);
+    assert_eq!(told[0].options, [&[1, 1, 5, 18][..], &block(10, 20), &block(40, REQUEST.len())].concat());
+    // What is missing, a byte too much on either side.
+    let told = d.client(ACK | PSH, first, ack, &REQUEST[..11]);
+    assert_eq!(told.last().map(|t| t.ack), Some(at(20)));
+    let sent = d.client(ACK | PSH, at(19), ack, &REQUEST[19..41]);
+    let syn = sent.iter().find(|s| s.flags == SYN).expect("the request is whole: a server is asked");
+    assert_eq!(syn.seq, ISN);
+    let delivered = d.says(&syn.to.to_string(), CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(data, REQUEST);
+}
+
+#[test]
+fn a_server_that_can_not_be_reached_is_passed_over_at_once() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = d.client(ACK | PSH, ISN.wrapping_add(1), ack, REQUEST);
+    let syn = sent.iter().find(|s| s.flags == SYN).unwrap().clone();
+    // An error about a number that was never sent is nobody's.
+    let mut forged = syn.clone();
+    forged.bytes[38] ^= 1;
+    assert!(d.icmp(3, 1, 0, &forged).iter().all(|s| s.flags & SYN == 0));
+    assert!(d.passes(40).is_empty());
+    assert!(d.icmp(3, 1, 0, &syn).is_empty(), "the client is told nothing");
+    let next: Vec<Sent> = (0..3).flat_map(|_| d.passes(20)).collect();
+    assert_eq!((next.len(), next[0].flags), (1, SYN));
+    assert_ne!(next[0].to, syn.to);
+}
+
+#[test]
+fn what_is_delivered_fits_the_path() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let first = ISN.wrapping_add(1);
+    let mut request = b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+    request.resize(1400, b'x');
+    request.extend(b"\r\n\r\n");
+    let server = server_asked(&d.client(ACK | PSH, first, ack, &request));
+    let delivered = d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    let whole = delivered.iter().find(|s| !s.payload.is_empty()).unwrap().clone();
+    assert_eq!(whole.payload, request);
+    assert!(d.icmp(3, 4, 600, &whole).is_empty(), "the client did not send it");
+    let mut again = vec![];
+    let mut seq = first;
+    // Each acknowledgement lets the next piece go.
+    for _ in 0..10 {
+        for s in d.passes(20) {
+            assert!(s.payload.len() <= 560, "an MTU of 600 carries no segment of {}", s.payload.len());
+            assert_eq!(s.seq, first.wrapping_add(again.len() as u32));
+            seq = s.seq.wrapping_add(s.payload.len() as u32);
+            again.extend(s.payload);
+        }
+        for s in d.says(&server, CLIENT, ACK, 5001, seq, &[], b"") {
+            if s.to.to_string() == server && !s.payload.is_empty() {
+                assert!(s.payload.len() <= 560);
+                seq = s.seq.wrapping_add(s.payload.len() as u32);
+                again.extend(s.payload);
+            }
+        }
+    }
+    assert_eq!(again, request);
+}
+
+#[test]
+fn a_damaged_reset_ends_nothing() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let first = ISN.wrapping_add(1);
+    let server = server_asked(&d.client(ACK | PSH, first, ack, REQUEST));
+    d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    let end = first.wrapping_add(REQUEST.len() as u32);
+    let response = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    assert_eq!(d.says(&server, CLIENT, ACK | PSH, 5001, end, &[], response).len(), 1);
+    let mut p =
+        Packet { destination_mac: DIRECTOR, ..Packet::tcp(CLIENT.parse().unwrap(), SERVICE.parse().unwrap(), RST) };
+    p.transport = Transport::Tcp { flags: RST, seq: end, ack: 0, window: 0, options: vec![] };
+    let mut frame = p.frame();
+    frame[50] ^= 0x10;
+    assert!(d.receives(&frame).is_empty());
+    let fin = d.says(&server, CLIENT, FIN | ACK, 5001 + response.len() as u32, end, &[], b"");
+    assert_eq!(fin.len(), 1, "the connection is still there");
+}
