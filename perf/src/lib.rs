@@ -6,6 +6,7 @@ pub mod decisions;
 pub mod demo;
 pub mod network;
 pub mod pauses;
+pub mod peers;
 pub mod replay;
 pub mod simulate;
 pub mod stages;
