@@ -34,7 +34,8 @@ pub fn receive_on(namespace: &Namespace, links: &[&str], core: Option<usize>) ->
 }
 
 /// Has NAPI of `link` run in a kernel thread (one a queue) on `core` instead of in the sender's context, and gives the
-/// threads' numbers. To be called while an XDP program is attached: without one a veth has no NAPI, which is an error.
+/// threads' numbers. To be called while an XDP program is attached: without one a veth has no NAPI, which is an error. The
+/// link keeps the setting for the next program, whose threads would not be pinned: [`poll_in_place`] undoes it.
 pub fn poll_in_thread(namespace: &Namespace, link: &str, core: usize) -> Result<Vec<u32>> {
     let before = kernel_threads("napi/");
     let queues = with_sysfs(namespace, || {
@@ -59,6 +60,11 @@ pub fn poll_in_thread(namespace: &Namespace, link: &str, core: usize) -> Result<
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Undoes [`poll_in_thread`]: NAPI of `link` runs where frames come in again.
+pub fn poll_in_place(namespace: &Namespace, link: &str) -> Result<()> {
+    with_sysfs(namespace, || write(&Path::new(LINKS).join(link).join("threaded"), "0"))
 }
 
 /// Pins a thread by its number, of whatever process or of the kernel.

@@ -148,7 +148,7 @@ impl Bench {
         let mut placed = Placed {
             bench: self,
             inside: Inside::Kernel,
-            watched: Watched { core: self.core, ..Watched::default() },
+            watched: Watched { core: self.core, niced: cpu::is_niced(), ..Watched::default() },
             notes: vec![],
         };
         // The kernel's own threads of the core count whoever they work for.
@@ -297,6 +297,7 @@ impl Drop for Placed<'_> {
                 program::run(director, "nft", &words)
             }
             Inside::Ipvs => program::run(director, "ipvsadm", &["-C".to_owned()]),
+            Inside::Director(_) => Ok(steering::poll_in_place(director.namespace(), ETH0).unwrap_or(())),
             _ => Ok(()),
         };
     }

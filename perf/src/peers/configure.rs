@@ -69,8 +69,9 @@ pub fn haproxy(site: &Site, traffic: &Traffic, variant: Variant, connections: us
     // A body that is to be searched must fit as a whole, head included; 16 KB is its default. With less it would go by
     // the part that fits, silently.
     let buffer = (traffic.longest() + 8192).max(16_384);
-    // Clients' connections; it asks for twice as many descriptors and some, and doesn't start where it may not have them.
-    let most = connections + 100;
+    // Clients' connections. It asks for twice as many descriptors, and keeps a server's idle connection only while a
+    // quarter of them is free (`tune.pool-high-fd-ratio`): with just enough it would open one for every request.
+    let most = connections * 4 + 2000;
     let reuse = if variant == Variant::Reuse { "always" } else { "safe" };
     let mut text = format!(
         "global\n  nbthread 1\n  maxconn {most}\n  tune.bufsize {buffer}\n\

@@ -3,7 +3,8 @@
 //! Two accounts, because neither is the whole truth. **Process time** is what the scheduler charged to the subject's
 //! threads, to the nanosecond; receive work that interrupts them is charged to them, and receive work in an idle moment to
 //! nobody. **Core time** is all the time in which the core was not idle, less what it's busy with when nothing is measured:
-//! the only account of work that is done in the kernel without a process, but others' work on that core is in it too.
+//! the only account of work that is done in the kernel without a process, but others' work on that core is in it too. What
+//! programs with a positive nice value had (a build, say) is left out of it as far as the timer tick saw it.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ const TICKS_A_SECOND: f64 = 100.0;
 pub struct CoreTime {
     /// Idle, waiting for a disk, or taken by the hypervisor.
     pub not_ours: f64,
+    /// In programs with a positive nice value, as sampled by the timer tick.
+    pub niced: f64,
     /// In interrupts, hard and soft, as sampled by the timer tick.
     pub interrupts: f64,
 }
@@ -28,7 +31,7 @@ pub fn core_time(text: &str, core: usize) -> Option<CoreTime> {
     let at = |n: usize| ticks.get(n).copied().unwrap_or(0.0) / TICKS_A_SECOND;
     // user nice system idle iowait irq softirq steal
     ticks.get(3)?;
-    Some(CoreTime { not_ours: at(3) + at(4) + at(7), interrupts: at(5) + at(6) })
+    Some(CoreTime { not_ours: at(3) + at(4) + at(7), niced: at(1), interrupts: at(5) + at(6) })
 }
 
 /// The time that a thread ran, in seconds, from the text of its `schedstat` (ns running, ns waiting, slices).
@@ -68,6 +71,8 @@ pub struct Watched {
     pub process: Vec<Thread>,
     /// Threads of the kernel that receive for it.
     pub kernel: Vec<Thread>,
+    /// Whether we have a positive nice value ourselves, so that niced programs' time may be the subject's.
+    pub niced: bool,
 }
 
 /// A moment.
@@ -83,13 +88,12 @@ impl Watched {
     /// Looks.
     pub fn look(&self) -> Moment {
         let text = fs::read_to_string("/proc/stat").unwrap_or_default();
-        let sum = |threads: &[Thread]| threads.iter().map(|thread| ran(*thread)).sum();
-        Moment {
-            at: Instant::now(),
-            core: core_time(&text, self.core).unwrap_or_default(),
-            process: sum(&self.process),
-            kernel: sum(&self.kernel),
+        let mut core = core_time(&text, self.core).unwrap_or_default();
+        if !self.niced {
+            core.not_ours += core.niced;
         }
+        let sum = |threads: &[Thread]| threads.iter().map(|thread| ran(*thread)).sum();
+        Moment { at: Instant::now(), core, process: sum(&self.process), kernel: sum(&self.kernel) }
     }
 }
 
@@ -127,9 +131,16 @@ impl Used {
     }
 }
 
+/// Whether this process has a positive nice value.
+pub fn is_niced() -> bool {
+    // Field 19 of the line is the 17th behind the name.
+    let text = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let nice = text.rsplit_once(')').and_then(|(_, rest)| rest.split_ascii_whitespace().nth(16)?.parse::<i32>().ok());
+    nice.is_some_and(|nice| nice > 0)
+}
+
 /// The share of a core that is busy with nothing of ours.
-pub fn baseline(core: usize, time: Duration) -> f64 {
-    let watched = Watched { core, ..Watched::default() };
+pub fn baseline(watched: &Watched, time: Duration) -> f64 {
     let first = watched.look();
     std::thread::sleep(time);
     Used::between(&first, &watched.look()).share()
@@ -145,8 +156,8 @@ mod tests {
     #[test]
     fn the_right_core_is_read() {
         let core = core_time(STAT, 1).unwrap();
-        assert_eq!(core, CoreTime { not_ours: 7183.54 + 99.71 + 198.91, interrupts: 1.0 + 166.16 });
-        assert_eq!(core_time(STAT, 10).unwrap(), CoreTime { not_ours: 0.04, interrupts: 0.0 });
+        assert_eq!(core, CoreTime { not_ours: 7183.54 + 99.71 + 198.91, niced: 8380.37, interrupts: 1.0 + 166.16 });
+        assert_eq!(core_time(STAT, 10).unwrap(), CoreTime { not_ours: 0.04, niced: 0.02, interrupts: 0.0 });
         assert_eq!(core_time(STAT, 2), None);
         assert_eq!(core_time("cpu0 1 2\n", 0), None);
     }
@@ -165,7 +176,7 @@ mod tests {
         let at = Instant::now();
         let moment = |secs, not_ours, process| Moment {
             at: at + Duration::from_secs(secs),
-            core: CoreTime { not_ours, interrupts: 0.0 },
+            core: CoreTime { not_ours, ..CoreTime::default() },
             process,
             kernel: 0.5,
         };

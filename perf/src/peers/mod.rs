@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::demo::interrupt::{Interrupt, Interrupted};
 use crate::demo::root;
 use bench::Bench;
-use cpu::Used;
+use cpu::{Used, Watched};
 use report::{Cell, Figures, Row, Skipped, Slot};
 use traffic::client::{self, Load};
 use workload::Traffic;
@@ -277,7 +277,8 @@ fn measure_slot(
     interrupt: &Interrupt,
     notes: &mut Vec<String>,
 ) -> Result<Slot, PeersError> {
-    let baseline = cpu::baseline(bench.core(), BASELINE);
+    let alone = Watched { core: bench.core(), niced: cpu::is_niced(), ..Watched::default() };
+    let baseline = cpu::baseline(&alone, BASELINE);
     let mut placed = bench.place(subject, traffic, interrupt)?;
     notes.append(&mut placed.notes);
     let load = Load {

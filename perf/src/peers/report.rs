@@ -78,6 +78,9 @@ pub struct Row {
     pub against_dnat: Option<Summary>,
     /// `core_us` against that of HAProxy's cheapest variant in the same round.
     pub against_haproxy: Option<Summary>,
+    /// `process_us` and `kernel_us` together against those of HAProxy's cheapest variant in the same round; none for what has
+    /// no process.
+    pub threads_against_haproxy: Option<Summary>,
     /// What our director says of itself.
     pub own: Option<Own>,
     /// What went wrong, and how often, all rounds together.
@@ -175,19 +178,21 @@ pub(super) fn rows(
     slots: &[Vec<Option<Slot>>],
     failures: Vec<BTreeMap<String, u64>>,
 ) -> Vec<Row> {
-    let of = |peer: Peer, round: usize| -> Option<f64> {
+    let of = |peer: Peer, round: usize, cost: fn(&Slot) -> f64| -> Option<f64> {
         let rows = subjects.iter().zip(slots).filter(|(subject, _)| subject.peer == peer);
-        let costs = rows.filter_map(|(_, slots)| slots.get(round)?.as_ref()).map(|slot| slot.core_us);
+        let costs = rows.filter_map(|(_, slots)| slots.get(round)?.as_ref()).map(cost);
         costs.filter(|us| *us > 0.0).min_by(f64::total_cmp)
     };
     let row = |((subject, rounds), mut errors): ((&Subject, &Vec<Option<Slot>>), BTreeMap<String, u64>)| {
         let there: Vec<&Slot> = rounds.iter().flatten().collect();
         let all = |value: fn(&Slot) -> f64| Summary::of(there.iter().map(|slot| value(slot)).collect());
-        let against = |peer: Peer| {
-            let ratios = rounds.iter().enumerate().filter_map(|(n, slot)| Some(slot.as_ref()?.core_us / of(peer, n)?));
+        let against = |peer: Peer, cost: fn(&Slot) -> f64| {
+            let rounds = rounds.iter().enumerate();
+            let ratios = rounds.filter_map(|(n, slot)| Some(cost(slot.as_ref()?) / of(peer, n, cost)?));
             let ratios: Vec<f64> = ratios.collect();
             (!ratios.is_empty()).then(|| Summary::of(ratios))
         };
+        let (core, threads): (fn(&Slot) -> f64, fn(&Slot) -> f64) = (|s| s.core_us, |s| s.process_us + s.kernel_us);
         for (what, times) in there.iter().flat_map(|slot| &slot.errors) {
             *errors.entry(what.clone()).or_default() += times;
         }
@@ -206,8 +211,9 @@ pub(super) fn rows(
             process_us: all(|s| s.process_us),
             kernel_us: all(|s| s.kernel_us),
             baseline: all(|s| s.baseline),
-            against_dnat: against(Peer::Nftables),
-            against_haproxy: against(Peer::Haproxy),
+            against_dnat: against(Peer::Nftables, core),
+            against_haproxy: against(Peer::Haproxy, core),
+            threads_against_haproxy: against(Peer::Haproxy, threads).filter(|_| subject.peer.reads()),
             own: (!owns.is_empty()).then(|| Own {
                 pipeline_us: own(|s| s.pipeline_us),
                 stages_us: own(|s| s.stages_us),
@@ -239,7 +245,8 @@ impl fmt::Display for Figures {
             "{rounds} rounds of {seconds} s, subjects in turn; {connections} connections at once; responses of {size} B; \
              offloads {offloads}\n\
              core: µs of core {} for a request, all that is not idle there less what was busy before; with quartiles\n\
-             proc, kern: the same as charged to the subject's own threads, and to the kernel's receiving threads",
+             proc, kern: the same as charged to the subject's own threads, and to the kernel's receiving threads\n\
+             × DNAT, × HAProxy: core against nftables' and against HAProxy's cheapest, round by round; (threads): proc + kern",
             self.core
         )?;
         for cell in &self.cells {
@@ -257,8 +264,20 @@ impl fmt::Display for Figures {
             writeln!(f, "; {mode}")?;
             writeln!(
                 f,
-                "{:<15}{:>8}{:>18}{:>8}{:>8}{:>8}{:>16}{:>8}{:>7}{:>8}{:>9}{:>9}",
-                "", "req/s", "", "p50 µs", "p99 µs", "core", "", "proc", "kern", "× DNAT", "× HAProxy", "errors"
+                "{:<15}{:>8}{:>18}{:>9}{:>9}{:>8}{:>16}{:>8}{:>7}{:>9}{:>11}{:>11}{:>8}",
+                "",
+                "req/s",
+                "",
+                "p50 µs",
+                "p99 µs",
+                "core",
+                "",
+                "proc",
+                "kern",
+                "× DNAT",
+                "× HAProxy",
+                "(threads)",
+                "errors"
             )?;
             for row in &cell.rows {
                 row.write(f)?;
@@ -304,7 +323,7 @@ impl Row {
         let process = if self.subject.peer.reads() { format!("{:.1}", self.process_us.median) } else { "–".into() };
         writeln!(
             f,
-            "{:<15}{:>8.0}{:>18}{:>8.0}{:>8.0}{:>8.1}{:>16}{:>8}{:>7.1}{:>8}{:>9}{:>9}",
+            "{:<15}{:>8.0}{:>18}{:>9.0}{:>9.0}{:>8.1}{:>16}{:>8}{:>7.1}{:>9}{:>11}{:>11}{:>8}",
             self.subject.to_string(),
             self.requests_per_second.median,
             spread(&self.requests_per_second, 0),
@@ -316,6 +335,7 @@ impl Row {
             self.kernel_us.median,
             ratio(&self.against_dnat),
             ratio(&self.against_haproxy),
+            ratio(&self.threads_against_haproxy),
             self.errors.values().sum::<u64>(),
         )
     }
