@@ -11,8 +11,8 @@ use super::traffic::client::Outcome;
 use super::{Mode, Options, Peer, Subject, Workload};
 use crate::summary::Summary;
 
-/// Share of the core that may be busy with nothing of ours before a figure is doubtful.
-const QUIET: f64 = 0.05;
+/// Share of the core that may be busy with nothing of ours before a round: with more, its core time says nothing.
+const QUIET: f64 = 0.1;
 
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,8 +66,9 @@ pub struct Row {
     pub p50: Summary,
     /// Latency that one of a hundred answers exceeds, µs.
     pub p99: Summary,
-    /// µs of the director's core for a request: all of its time that is not idle, less the baseline.
-    pub core_us: Summary,
+    /// µs of the director's core for a request: all of its time that is not idle, less the baseline. Of the rounds before
+    /// which the core was quiet; none where there was no such round.
+    pub core_us: Option<Summary>,
     /// µs for a request that the scheduler charged to the subject's threads.
     pub process_us: Summary,
     /// µs for a request charged to the kernel's receiving threads on that core.
@@ -110,7 +111,7 @@ pub struct Slot {
     requests_per_second: f64,
     p50: f64,
     p99: f64,
-    core_us: f64,
+    core_us: Option<f64>,
     process_us: f64,
     kernel_us: f64,
     baseline: f64,
@@ -139,7 +140,7 @@ impl Slot {
             requests_per_second: outcome.requests as f64 / outcome.window.as_secs_f64().max(1e-9),
             p50: outcome.percentile(0.5),
             p99: outcome.percentile(0.99),
-            core_us: each(used.busy - baseline * used.wall),
+            core_us: (baseline <= QUIET).then(|| each(used.busy - baseline * used.wall)),
             process_us: each(used.process),
             kernel_us: each(used.kernel),
             baseline,
@@ -178,21 +179,22 @@ pub(super) fn rows(
     slots: &[Vec<Option<Slot>>],
     failures: Vec<BTreeMap<String, u64>>,
 ) -> Vec<Row> {
-    let of = |peer: Peer, round: usize, cost: fn(&Slot) -> f64| -> Option<f64> {
+    let of = |peer: Peer, round: usize, cost: fn(&Slot) -> Option<f64>| -> Option<f64> {
         let rows = subjects.iter().zip(slots).filter(|(subject, _)| subject.peer == peer);
-        let costs = rows.filter_map(|(_, slots)| slots.get(round)?.as_ref()).map(cost);
+        let costs = rows.filter_map(|(_, slots)| slots.get(round)?.as_ref()).filter_map(cost);
         costs.filter(|us| *us > 0.0).min_by(f64::total_cmp)
     };
     let row = |((subject, rounds), mut errors): ((&Subject, &Vec<Option<Slot>>), BTreeMap<String, u64>)| {
         let there: Vec<&Slot> = rounds.iter().flatten().collect();
         let all = |value: fn(&Slot) -> f64| Summary::of(there.iter().map(|slot| value(slot)).collect());
-        let against = |peer: Peer, cost: fn(&Slot) -> f64| {
+        let some = |values: Vec<f64>| (!values.is_empty()).then(|| Summary::of(values));
+        let against = |peer: Peer, cost: fn(&Slot) -> Option<f64>| {
             let rounds = rounds.iter().enumerate();
-            let ratios = rounds.filter_map(|(n, slot)| Some(cost(slot.as_ref()?) / of(peer, n, cost)?));
-            let ratios: Vec<f64> = ratios.collect();
-            (!ratios.is_empty()).then(|| Summary::of(ratios))
+            let ratios = rounds.filter_map(|(n, slot)| Some(cost(slot.as_ref()?)? / of(peer, n, cost)?));
+            some(ratios.collect())
         };
-        let (core, threads): (fn(&Slot) -> f64, fn(&Slot) -> f64) = (|s| s.core_us, |s| s.process_us + s.kernel_us);
+        let core = |slot: &Slot| slot.core_us;
+        let threads = |slot: &Slot| Some(slot.process_us + slot.kernel_us);
         for (what, times) in there.iter().flat_map(|slot| &slot.errors) {
             *errors.entry(what.clone()).or_default() += times;
         }
@@ -207,7 +209,7 @@ pub(super) fn rows(
             requests_per_second: all(|s| s.requests_per_second),
             p50: all(|s| s.p50),
             p99: all(|s| s.p99),
-            core_us: all(|s| s.core_us),
+            core_us: some(there.iter().filter_map(|slot| slot.core_us).collect()),
             process_us: all(|s| s.process_us),
             kernel_us: all(|s| s.kernel_us),
             baseline: all(|s| s.baseline),
@@ -300,11 +302,12 @@ impl fmt::Display for Figures {
         if busy.max > QUIET {
             writeln!(
                 f,
-                "note: core {} was busy with others' work, {:.0} % of its time in the median and up to {:.0} %: core times \
-                 are doubtful, take the processes'",
+                "note: core {} was busy with others' work, {:.0} % of its time in the median and up to {:.0} %: rounds before \
+                 which it was busy more than {:.0} % don't count for core times",
                 self.core,
                 busy.median * 100.0,
-                busy.max * 100.0
+                busy.max * 100.0,
+                QUIET * 100.0
             )?;
         }
         if self.interrupted {
@@ -323,14 +326,14 @@ impl Row {
         let process = if self.subject.peer.reads() { format!("{:.1}", self.process_us.median) } else { "–".into() };
         writeln!(
             f,
-            "{:<15}{:>8.0}{:>18}{:>9.0}{:>9.0}{:>8.1}{:>16}{:>8}{:>7.1}{:>9}{:>11}{:>11}{:>8}",
+            "{:<15}{:>8.0}{:>18}{:>9.0}{:>9.0}{:>8}{:>16}{:>8}{:>7.1}{:>9}{:>11}{:>11}{:>8}",
             self.subject.to_string(),
             self.requests_per_second.median,
             spread(&self.requests_per_second, 0),
             self.p50.median,
             self.p99.median,
-            self.core_us.median,
-            spread(&self.core_us, 1),
+            self.core_us.map_or("–".to_owned(), |s| format!("{:.1}", s.median)),
+            self.core_us.map_or(String::new(), |s| spread(&s, 1)),
             process,
             self.kernel_us.median,
             ratio(&self.against_dnat),
@@ -368,6 +371,10 @@ mod tests {
     use std::time::Duration;
 
     fn slot(requests: u64, busy: f64, errors: u64) -> Slot {
+        noisy_slot(requests, busy, errors, 0.1)
+    }
+
+    fn noisy_slot(requests: u64, busy: f64, errors: u64, baseline: f64) -> Slot {
         let outcome = Outcome {
             requests,
             window: Duration::from_secs(2),
@@ -375,7 +382,7 @@ mod tests {
             total: requests,
             errors: if errors > 0 { [("closed".to_owned(), errors)].into() } else { BTreeMap::new() },
         };
-        Slot::new(&outcome, &Used { wall: 2.0, busy, process: 0.5, ..Used::default() }, 0.1)
+        Slot::new(&outcome, &Used { wall: 2.0, busy, process: 0.5, ..Used::default() }, baseline)
     }
 
     fn subject(peer: Peer, variant: Variant) -> Subject {
@@ -406,7 +413,8 @@ mod tests {
     fn the_baseline_is_taken_off_and_a_round_is_compared_with_itself() {
         let figures = figures();
         let [ours, nft, haproxy, map] = figures.cells[0].rows.as_slice() else { panic!() };
-        assert!((ours.core_us.min - 4.0).abs() < 1e-9 && (ours.core_us.max - 6.0).abs() < 1e-9, "{ours:?}");
+        let core = ours.core_us.unwrap();
+        assert!((core.min - 4.0).abs() < 1e-9 && (core.max - 6.0).abs() < 1e-9, "{ours:?}");
         assert_eq!(ours.requests_per_second.median, 50_000.0);
         // Only the first round has both.
         let dnat = ours.against_dnat.unwrap();
@@ -414,7 +422,7 @@ mod tests {
         // The cheapest HAProxy is the map: 20 µs.
         assert!((ours.against_haproxy.unwrap().min - 0.2).abs() < 1e-9);
         assert!((haproxy.against_haproxy.unwrap().median - 9.0).abs() < 1e-9);
-        assert_eq!((map.against_haproxy.unwrap().median, nft.core_us.rounds), (1.0, 1));
+        assert_eq!((map.against_haproxy.unwrap().median, nft.core_us.unwrap().rounds), (1.0, 1));
         assert_eq!(haproxy.errors["closed"], 7);
         assert!(figures.ok());
     }
@@ -437,6 +445,18 @@ mod tests {
     fn no_answer_is_an_error_and_no_division_by_zero() {
         let slot = slot(0, 1.0, 0);
         assert_eq!(slot.errors.len(), 1);
-        assert!(slot.core_us.is_finite());
+        assert!(slot.core_us.unwrap().is_finite());
+    }
+
+    #[test]
+    fn a_round_on_a_busy_core_counts_for_everything_but_core_time() {
+        let subjects = [subject(Peer::Ours, Variant::Plain), subject(Peer::Haproxy, Variant::Plain)];
+        let busy = || vec![Some(noisy_slot(100_000, 2.0, 0, 0.6))];
+        let rows = rows(&subjects, &[busy(), busy()], vec![BTreeMap::new(); 2]);
+        assert_eq!((rows[0].core_us, rows[0].against_haproxy), (None, None));
+        assert_eq!(rows[0].threads_against_haproxy.unwrap().median, 1.0);
+        let cell = Cell { workload: Workload::Urls, mode: Mode::Close, body: 0, rows };
+        let text = Figures { cells: vec![cell], ..figures() }.to_string();
+        assert!(text.contains("busy with others' work, 60 %"), "{text}");
     }
 }
