@@ -173,6 +173,9 @@ impl Slot {
     }
 }
 
+/// A subject and its rounds.
+type Measured<'m> = (&'m Subject, &'m Vec<Option<Slot>>);
+
 /// The rows of a cell. `slots[subject][round]` is none where the subject could not be measured.
 pub(super) fn rows(
     subjects: &[Subject],
@@ -184,7 +187,7 @@ pub(super) fn rows(
         let costs = rows.filter_map(|(_, slots)| slots.get(round)?.as_ref()).filter_map(cost);
         costs.filter(|us| *us > 0.0).min_by(f64::total_cmp)
     };
-    let row = |((subject, rounds), mut errors): ((&Subject, &Vec<Option<Slot>>), BTreeMap<String, u64>)| {
+    let row = |((subject, rounds), mut errors): (Measured<'_>, BTreeMap<String, u64>)| {
         let there: Vec<&Slot> = rounds.iter().flatten().collect();
         let all = |value: fn(&Slot) -> f64| Summary::of(there.iter().map(|slot| value(slot)).collect());
         let some = |values: Vec<f64>| (!values.is_empty()).then(|| Summary::of(values));
