@@ -14,12 +14,13 @@ pub const HEADROOM: u16 = 128;
 ///
 /// [`Frame::default`] is a zero-length frame that belongs to no pool; it fills the unused places of a burst.
 #[must_use = "a frame that is neither transmitted nor released leaks its buffer"]
+#[repr(C)] // the DPDK port's C part fills and reads frames in place
 pub struct Frame {
     head: NonNull<u8>,
     offset: u16,
     len: u16,
     capacity: u16,
-    /// Nothing; with it, moving a frame is one 16-byte load and store.
+    /// Nothing, and 0; with it, moving a frame is one 16-byte load and store.
     _spare: u16,
 }
 

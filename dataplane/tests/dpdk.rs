@@ -10,6 +10,7 @@ use lcs_dataplane::batch::BURST;
 use lcs_dataplane::frame::{Frame, HEADROOM};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::dpdk::{Device, DpdkPort, Environment, Options, open};
+use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::port::neighbours::NeighbourFrame;
 use lcs_dataplane::port::pcap::{Writer, read};
 use lcs_hwconf::netns::Namespace;
@@ -132,6 +133,10 @@ fn frames_come_back_through_a_ring_on_the_interface_that_they_went_out_on() {
         let frame = port.transmit(2, frame).expect_err("no such interface");
         port.release(frame);
         assert!(port.transmit(0, Frame::default()).is_err());
+        let mut memory = MemoryPort::new(1, 1);
+        let foreign = memory.allocate().expect("a buffer");
+        let foreign = port.transmit(0, foreign).expect_err("another port's frame");
+        memory.release(foreign);
         assert_eq!((sum(&port), port.refused()), (0, (0, 0)));
     });
 }

@@ -30,13 +30,11 @@ uint16_t _rte_eth_tx_burst(uint16_t port_id, uint16_t queue_id, struct rte_mbuf 
 
 /* The port's own bursts. They know struct rte_mbuf, whose fields move from release to release; Rust sees views only. */
 
-/* A packet as the port hands it about: the buffer behind the mbuf's header, and what of it is the frame. */
+/* A packet as the port hands it about: the buffer behind the mbuf's header, and what of it is the frame. It is laid out as the port's
+ * frames are; its second half is written and read at once, as they are moved. */
 struct lcs_view {
     void *head;
-    uint16_t offset;
-    uint16_t len;
-    uint16_t capacity;
-    uint16_t spare;
+    uint64_t rest; /* from the lowest 16 bits up: offset, length, capacity, 0 */
 };
 
 /* Packets that a burst brought and that were freed at once. */
@@ -55,3 +53,5 @@ uint16_t lcs_reflect(uint16_t port, uint16_t queue, uint16_t n);
 int lcs_alloc(struct rte_mempool *pool, struct lcs_view *view);
 /* Gives a buffer back to its pool. */
 void lcs_free(void *head);
+/* The addresses that a pool's buffers lie in: the first, and the one behind the last. DPDK reserves what is between them. */
+void lcs_pool_range(struct rte_mempool *pool, uintptr_t *first, uintptr_t *end);

@@ -24,16 +24,16 @@ uint16_t _rte_eth_tx_burst(uint16_t port_id, uint16_t queue_id, struct rte_mbuf 
 }
 
 #define LCS_BURST 64
+#define LCS_AHEAD 8
 
 /* The pools have no private area, so the buffer follows the mbuf's header; lcs_rx_burst lets no other packet through. */
 static inline struct rte_mbuf *mbuf_of(void *head) { return (struct rte_mbuf *)((char *)head - sizeof(struct rte_mbuf)); }
 
-static inline void view_of(struct rte_mbuf *m, struct lcs_view *view) {
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "views are laid out for little-endian machines");
+
+static inline void view_of(const struct rte_mbuf *m, struct lcs_view *view) {
     view->head = m->buf_addr;
-    view->offset = m->data_off;
-    view->len = m->data_len;
-    view->capacity = m->buf_len;
-    view->spare = 0;
+    view->rest = m->data_off | (uint64_t)m->data_len << 16 | (uint64_t)m->buf_len << 32;
 }
 
 static inline int is_plain(const struct rte_mbuf *m) {
@@ -46,9 +46,10 @@ uint16_t lcs_rx_burst(uint16_t port, uint16_t queue, struct lcs_view *views, uin
     struct rte_mbuf *packets[LCS_BURST];
     uint16_t got = rte_eth_rx_burst(port, queue, packets, n < LCS_BURST ? n : LCS_BURST);
     uint16_t filled = 0;
+    for (uint16_t i = 0; i < got && i < LCS_AHEAD; i++) rte_prefetch0(packets[i]);
     for (uint16_t i = 0; i < got; i++) {
         struct rte_mbuf *m = packets[i];
-        if (i + 4 < got) rte_prefetch0(packets[i + 4]);
+        if (i + LCS_AHEAD < got) rte_prefetch0(packets[i + LCS_AHEAD]);
         int bad = (m->ol_flags & RTE_MBUF_F_RX_IP_CKSUM_MASK) == RTE_MBUF_F_RX_IP_CKSUM_BAD;
         if (unlikely(bad || !is_plain(m))) {
             if (bad) refused->checksum++;
@@ -66,9 +67,10 @@ uint16_t lcs_tx_burst(uint16_t port, uint16_t queue, const struct lcs_view *view
     if (n > LCS_BURST) n = LCS_BURST;
     for (uint16_t i = 0; i < n; i++) {
         struct rte_mbuf *m = mbuf_of(views[i].head);
-        m->data_off = views[i].offset;
-        m->data_len = views[i].len;
-        m->pkt_len = views[i].len;
+        uint64_t rest = views[i].rest;
+        m->data_off = (uint16_t)rest;
+        m->data_len = (uint16_t)(rest >> 16);
+        m->pkt_len = (uint16_t)(rest >> 16);
         m->ol_flags = 0;
         packets[i] = m;
     }
@@ -91,3 +93,23 @@ int lcs_alloc(struct rte_mempool *pool, struct lcs_view *view) {
 }
 
 void lcs_free(void *head) { rte_pktmbuf_free(mbuf_of(head)); }
+
+struct lcs_range {
+    uintptr_t first, end;
+};
+
+static void widen(struct rte_mempool *pool, void *opaque, struct rte_mempool_memhdr *chunk, unsigned index) {
+    struct lcs_range *range = opaque;
+    uintptr_t first = (uintptr_t)chunk->addr, end = first + chunk->len;
+    (void)pool;
+    (void)index;
+    if (first < range->first) range->first = first;
+    if (end > range->end) range->end = end;
+}
+
+void lcs_pool_range(struct rte_mempool *pool, uintptr_t *first, uintptr_t *end) {
+    struct lcs_range range = {UINTPTR_MAX, 0};
+    rte_mempool_mem_iter(pool, widen, &range);
+    *first = range.first;
+    *end = range.end;
+}

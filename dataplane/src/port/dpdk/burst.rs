@@ -4,6 +4,7 @@ use super::environment::Lease;
 use crate::batch::BURST;
 use crate::frame::Frame;
 use capsule_ffi::{self as ffi, lcs_refused, lcs_view};
+use std::ops::Range;
 use std::ptr::NonNull;
 
 /// A packet pool of the environment.
@@ -11,6 +12,8 @@ use std::ptr::NonNull;
 pub(super) struct Pool {
     raw: NonNull<ffi::rte_mempool>,
     total: usize,
+    /// Addresses that this pool and its siblings on other nodes lie in: a frame's head is in there, or is not of DPDK.
+    range: Range<usize>,
     /// Keeps the pool in being.
     lease: Lease,
 }
@@ -26,7 +29,22 @@ impl Pool {
         let raw = NonNull::new(unsafe { ffi::rte_mempool_lookup(name.as_ptr()) })?;
         // SAFETY: a pool that was looked up is in being, and it is not freed while there is a lease.
         let total = unsafe { raw.as_ref() }.size as usize;
-        Some(Pool { raw, total, lease: lease.clone() })
+        let (mut first, mut end) = (0, 0);
+        // SAFETY: as above; both places are ours.
+        unsafe { ffi::lcs_pool_range(raw.as_ptr(), &raw mut first, &raw mut end) };
+        Some(Pool { raw, total, range: first..end, lease: lease.clone() })
+    }
+
+    /// Takes a sibling's frames for DPDK's too: a device may bring them.
+    pub(super) fn with_sibling(mut self, sibling: &Pool) -> Self {
+        self.range = self.range.start.min(sibling.range.start)..self.range.end.max(sibling.range.end);
+        self
+    }
+
+    /// Whether a frame is of DPDK. (Between two chunks of a pool lies nothing but what DPDK has reserved.)
+    #[inline]
+    pub(super) fn owns(&self, frame: &Frame) -> bool {
+        !frame.is_placeholder() && self.range.contains(&frame.head().as_ptr().addr())
     }
 
     /// The NUMA node that it is on, -1 for any.
@@ -47,14 +65,11 @@ impl Pool {
 
     /// Takes a buffer, as a frame of length 0 behind the headroom.
     pub(super) fn allocate(&self) -> Option<Frame> {
-        let mut view = lcs_view::default();
-        // SAFETY: the pool is in being (its lease), and `view` is ours.
-        let failed = unsafe { ffi::lcs_alloc(self.raw.as_ptr(), &raw mut view) };
-        if failed != 0 {
-            return None;
-        }
-        // SAFETY: the buffer was in the pool, so nobody else has it.
-        unsafe { frame(view) }
+        let mut frame = Frame::default();
+        // SAFETY: the pool is in being (its lease). The view is written whole where there is a buffer, and then it is of one
+        // that was in the pool, so that nobody else has it; see `Frame as view` for the layout.
+        let failed = unsafe { ffi::lcs_alloc(self.raw.as_ptr(), (&raw mut frame).cast()) };
+        (failed == 0).then_some(frame)
     }
 
     /// Keeps every pool in being until the process ends: for frames that outlive their port.
@@ -64,42 +79,35 @@ impl Pool {
 }
 
 /// Gives a buffer back to the pool that it came from.
+///
+/// # Safety
+/// The frame is of DPDK ([`Pool::owns`]).
 #[inline]
-pub(super) fn free(frame: Frame) {
-    if !frame.is_placeholder() {
-        // SAFETY: the frame's head is an mbuf's buffer (only `frame` makes frames of a DPDK port, and the port
-        // refuses others), and the frame was its only handle.
-        unsafe { ffi::lcs_free(frame.head().as_ptr().cast()) };
-    }
+pub(super) unsafe fn free(frame: Frame) {
+    // SAFETY: the frame's head is an mbuf's buffer, by the caller's promise, and the frame was its only handle.
+    unsafe { ffi::lcs_free(frame.head().as_ptr().cast()) };
 }
 
-/// # Safety
-/// The view is of a buffer that nobody else has a handle on, whose pool outlives the frame.
-#[inline]
-unsafe fn frame(view: lcs_view) -> Option<Frame> {
-    let head = NonNull::new(view.head.cast::<u8>())?;
-    // SAFETY: the caller's promise; DPDK zeroes its memory, so the buffer is initialised, and lcs_rx_burst has checked that
-    // offset and length lie within the capacity.
-    Some(unsafe { Frame::from_raw(head, view.capacity, view.offset, view.len) })
-}
+// Frame as view: a frame is laid out as the C part's view is, and a view is a frame when its buffer has no other handle, offset
+// and length lie within the capacity (lcs_rx_burst checks it), and the head is not null (it is an address in an mbuf). DPDK zeroes
+// its memory, so buffers are initialised.
+const _: () = {
+    assert!(size_of::<Frame>() == size_of::<lcs_view>() && align_of::<Frame>() == align_of::<lcs_view>());
+    assert!(cfg!(target_endian = "little"));
+};
 
 /// One queue pair of a device. There is one handle on each, so that no two threads use it at once.
 #[derive(Debug)]
 pub(super) struct Queue {
     device: u16,
     queue: u16,
-    views: [lcs_view; BURST],
     refused: lcs_refused,
     /// Frames that are queued, and not yet taken by the device; in order from `first` on.
-    staged: Vec<lcs_view>,
+    staged: Vec<Frame>,
     first: usize,
     /// Keeps the device started.
     _lease: Lease,
 }
-
-// SAFETY: the pointers in `views` and `staged` are buffers that this queue alone holds; nothing of a queue pair is
-// bound to a thread.
-unsafe impl Send for Queue {}
 
 /// Frames that may wait for the device: more than one turn of a worker makes.
 const STAGED: usize = 1024;
@@ -111,7 +119,6 @@ impl Queue {
         Queue {
             device,
             queue,
-            views: [lcs_view::default(); BURST],
             refused: lcs_refused::default(),
             staged: Vec::with_capacity(STAGED),
             first: 0,
@@ -123,16 +130,12 @@ impl Queue {
     #[inline]
     pub(super) fn receive(&mut self, frames: &mut [Frame]) -> usize {
         let wanted = frames.len().min(BURST) as u16;
-        // SAFETY: `new` was promised that the queue exists and that this is its only handle; `views` has room for a burst.
+        // SAFETY: `new` was promised that the queue exists and that this is its only handle; as many views are written as
+        // there are places, each whole, of buffers that the device has let go of and nobody else has; see `Frame as view`.
         let n = unsafe {
-            ffi::lcs_rx_burst(self.device, self.queue, self.views.as_mut_ptr(), wanted, &raw mut self.refused)
+            ffi::lcs_rx_burst(self.device, self.queue, frames.as_mut_ptr().cast(), wanted, &raw mut self.refused)
         };
-        let n = usize::from(n).min(frames.len());
-        for (place, view) in frames.iter_mut().zip(&self.views[..n]) {
-            // SAFETY: the device has let go of the buffer, and nobody else has it.
-            *place = unsafe { frame(*view) }.unwrap_or_default();
-        }
-        n
+        usize::from(n)
     }
 
     /// Sends a burst as it was received; returns how many packets.
@@ -142,18 +145,15 @@ impl Queue {
     }
 
     /// Queues a frame; gives it back when there is no room.
+    ///
+    /// # Safety
+    /// The frame is of DPDK ([`Pool::owns`]).
     #[inline]
-    pub(super) fn stage(&mut self, frame: Frame) -> Result<(), Frame> {
-        if self.staged.len() >= STAGED || frame.is_placeholder() {
+    pub(super) unsafe fn stage(&mut self, frame: Frame) -> Result<(), Frame> {
+        if self.staged.len() >= STAGED {
             return Err(frame);
         }
-        self.staged.push(lcs_view {
-            head: frame.head().as_ptr().cast(),
-            offset: frame.offset(),
-            len: frame.len() as u16,
-            capacity: frame.capacity() as u16,
-            spare: 0,
-        });
+        self.staged.push(frame);
         Ok(())
     }
 
@@ -173,8 +173,9 @@ impl Queue {
         while self.first < self.staged.len() {
             let rest = &self.staged[self.first..];
             let n = rest.len().min(2 * BURST) as u16;
-            // SAFETY: the queue exists and this is its only handle; every view was a frame, whose handle ended in `stage`.
-            let sent = unsafe { ffi::lcs_tx_burst(self.device, self.queue, rest.as_ptr(), n) };
+            // SAFETY: the queue exists and this is its only handle; the frames are of mbufs (`stage` was promised it), and
+            // those that were sent are forgotten below.
+            let sent = unsafe { ffi::lcs_tx_burst(self.device, self.queue, rest.as_ptr().cast(), n) };
             self.first += usize::from(sent);
             if sent < n {
                 break;
@@ -193,11 +194,9 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        for view in self.staged.drain(self.first..) {
-            // SAFETY: the view is of a buffer that nobody else has a handle on.
-            if let Some(frame) = unsafe { frame(view) } {
-                free(frame);
-            }
+        for frame in self.staged.drain(self.first..) {
+            // SAFETY: `stage` was promised it.
+            unsafe { free(frame) };
         }
     }
 }

@@ -340,7 +340,8 @@ fn pool_for(devices: &[DeviceState], lease: &Lease) -> Option<Pool> {
         (0..64).filter_map(|n| Pool::find(&CString::new(format!("mempool{n}")).ok()?, lease)).collect();
     // SAFETY: the EAL is initialised (the lease), and the number is a device's.
     let node = devices.first().map(|d| unsafe { ffi::rte_eth_dev_socket_id(d.number) });
-    pools.iter().find(|p| Some(p.node()) == node).or(pools.first()).cloned()
+    let nearest = pools.iter().find(|p| Some(p.node()) == node).or(pools.first())?.clone();
+    Some(pools.iter().fold(nearest, Pool::with_sibling))
 }
 
 /// A thread's place among DPDK's, which gives it a cache of buffers of its own.

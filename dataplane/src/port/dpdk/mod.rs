@@ -146,7 +146,11 @@ impl Port for DpdkPort {
     #[inline]
     fn transmit(&mut self, interface: u8, frame: Frame) -> Result<(), Frame> {
         let Some(queue) = self.queues.get_mut(usize::from(interface)) else { return Err(frame) };
-        queue.stage(frame)?;
+        if !self.pool.owns(&frame) {
+            return Err(frame);
+        }
+        // SAFETY: the frame is of DPDK.
+        unsafe { queue.stage(frame)? };
         self.held -= 1;
         Ok(())
     }
@@ -178,9 +182,12 @@ impl Port for DpdkPort {
     }
 
     fn release(&mut self, frame: Frame) {
-        if !frame.is_placeholder() {
+        let ours = self.pool.owns(&frame);
+        debug_assert!(ours || frame.is_placeholder(), "a frame of another port");
+        if ours {
             self.held -= 1;
-            burst::free(frame);
+            // SAFETY: the frame is of DPDK. (One of another port stays where it is: its own pool still counts it.)
+            unsafe { burst::free(frame) };
         }
     }
 
