@@ -82,7 +82,7 @@ pub enum Request {
     /// Add a service.
     AddService {
         /// The service.
-        service: Service,
+        service: Box<Service>,
         /// How it is switched by content, if it is to be.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<NewContent>,

@@ -588,7 +588,7 @@ fn a_service_by_content_is_added_while_the_director_runs_and_its_servers_after_i
         check: None,
     };
     let add = |groups: &[&str], application: &str| Request::AddService {
-        service: service("new"),
+        service: Box::new(service("new")),
         content: Some(NewContent {
             rules: rules.clone(),
             groups: groups.iter().map(|g| (*g).to_owned()).collect(),
