@@ -4,9 +4,13 @@
 pub mod connections;
 pub mod decisions;
 pub mod demo;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod network;
 pub mod pauses;
+pub mod peers;
 pub mod replay;
 pub mod simulate;
 pub mod stages;
 pub mod summary;
+pub(crate) mod wire;

@@ -5,12 +5,12 @@
 
 use crate::pauses::{BareLoop, Pauses, Turns};
 use crate::summary::Summary;
+use crate::wire::Wire;
 use lcs_dataplane::cycles::{Meter, NoMeter, StageCost, Tsc, tsc, tsc_hz};
 use lcs_dataplane::flow::Memory;
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::headers::build::Packet;
 use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
-use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
@@ -141,7 +141,7 @@ pub struct Figures {
 }
 
 /// Frames put on the wire at a time: eight bursts.
-const GROUP: usize = 256;
+pub(crate) const GROUP: usize = 256;
 /// Addresses of clients begin here.
 const CLIENTS: u32 = 0x0a00_0001;
 const NOW: u64 = 1_000_000_000;
@@ -157,8 +157,8 @@ struct Ends {
     ports: (u16, u16),
 }
 
-struct Bench<M> {
-    worker: Worker<MemoryPort, Layer4, M>,
+pub(crate) struct Bench<P, M> {
+    worker: Worker<P, Layer4, M>,
     options: Options,
     template: Vec<u8>,
     ends: Vec<Ends>,
@@ -251,9 +251,29 @@ pub fn snapshot(o: &Options) -> Snapshot {
     s
 }
 
-impl<M: Meter> Bench<M> {
+impl<M: Meter> Bench<MemoryPort, M> {
     fn new(o: &Options, meter: M) -> Self {
-        let port = MemoryPort::new(1, GROUP * if o.splice { 4 } else { 2 });
+        Self::on(o, MemoryPort::new(1, GROUP * if o.splice { 4 } else { 2 }), meter)
+    }
+
+    /// Over the memory port, with all flows open.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn in_memory(o: &Options, meter: M) -> Result<Self, StagesError> {
+        let mut bench = Self::new(o, meter);
+        bench.fill()?;
+        Ok(bench)
+    }
+}
+
+impl<P: Wire, M: Meter> Bench<P, M> {
+    /// The port, between two rounds: nothing is on the wire then.
+    #[cfg(feature = "dpdk")]
+    pub(crate) fn port_mut(&mut self) -> &mut P {
+        self.worker.port_mut()
+    }
+
+    /// A bench over `port`, which has nothing on the wire.
+    pub(crate) fn on(o: &Options, port: P, meter: M) -> Self {
         let settings = Settings {
             flows: if o.capacity == 0 { o.flows + o.flows / 5 } else { o.capacity },
             fragments: 1024,
@@ -343,7 +363,7 @@ impl<M: Meter> Bench<M> {
     }
 
     /// Opens all flows; returns the cycles for each new flow, by group, and the turns.
-    fn fill(&mut self) -> Result<(Vec<f64>, Turns), StagesError> {
+    pub(crate) fn fill(&mut self) -> Result<(Vec<f64>, Turns), StagesError> {
         let flows = self.options.flows;
         let mut costs = Vec::with_capacity(flows / GROUP + 1);
         if self.options.splice {
@@ -465,7 +485,7 @@ impl<M: Meter> Bench<M> {
     }
 
     /// One round over established flows in random order, from both sides where replies come back. Returns cycles a packet.
-    fn round(&mut self) -> Result<f64, StagesError> {
+    pub(crate) fn round(&mut self) -> Result<f64, StagesError> {
         let o = self.options.clone();
         let (mut cycles, mut packets) = (0, 0);
         let mut turns = Turns::with_capacity(o.packets / 32 + 8);
@@ -520,7 +540,7 @@ impl<M: Meter> Bench<M> {
     }
 }
 
-fn check(o: &Options) -> Result<(), StagesError> {
+pub(crate) fn check(o: &Options) -> Result<(), StagesError> {
     let in_range = |what, given: usize, least, most| {
         if (least..=most).contains(&given) { Ok(()) } else { Err(StagesError::Range { what, given, least, most }) }
     };

@@ -20,6 +20,7 @@ pub use problem::{Invalid, Problem};
 
 use ipnet::IpNet;
 use lcs_dataplane::headers::MacAddr;
+use lcs_dataplane::port::device::Device;
 use lcs_dataplane::worker::Idle;
 use lcs_pipelines::snapshot::{Forward, Scheduler, Timeouts, WhenFull};
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,10 @@ pub struct Port {
     pub kind: PortKind,
     /// Names of the interfaces, numbered in this order.
     pub interfaces: Vec<String>,
+    /// DPDK: the same as devices, with their arguments. Empty for other kinds.
+    pub devices: Vec<Device>,
+    /// DPDK: arguments of its environment; its own where there are none.
+    pub eal: Option<Vec<String>>,
     /// Where the XDP program runs.
     pub mode: XdpMode,
     /// Whether the kernel copies frames.
@@ -162,6 +167,8 @@ words! {
     PortKind {
         /// Frames straight from the Linux driver.
         AfXdp = "af-xdp",
+        /// Devices of DPDK, polled from user space. Needs a program that was built with the feature `dpdk`.
+        Dpdk = "dpdk",
         /// An in-process network, for tests, demonstration and captures.
         Memory = "memory",
     }

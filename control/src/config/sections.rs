@@ -9,6 +9,7 @@ use super::{
 };
 use ipnet::IpNet;
 use lcs_dataplane::flow::TcpState;
+use lcs_dataplane::port::device::Device;
 use lcs_dataplane::worker::Idle;
 use lcs_pipelines::snapshot::{Forward, Timeouts, WhenFull};
 use std::cell::RefCell;
@@ -136,8 +137,15 @@ fn cores(value: &DeValue<'_>) -> Result<Vec<usize>, String> {
 }
 
 fn port(root: &Section<'_, '_>) -> Port {
-    let mut port =
-        Port { kind: PortKind::AfXdp, interfaces: Vec::new(), mode: XdpMode::Auto, copy: Copy::Auto, buffers: BUFFERS };
+    let mut port = Port {
+        kind: PortKind::AfXdp,
+        interfaces: Vec::new(),
+        devices: Vec::new(),
+        eal: None,
+        mode: XdpMode::Auto,
+        copy: Copy::Auto,
+        buffers: BUFFERS,
+    };
     let Some(section) = root.table("port") else {
         root.require("port", "add [port] with interfaces = [\"eth0\"]: those that clients and servers are on");
         return port;
@@ -151,11 +159,26 @@ fn port(root: &Section<'_, '_>) -> Port {
                 let what = format!("`interfaces` names {} interfaces; 1 to 16 are possible", list.value.len());
                 section.problem(list.span, what, "name those that clients and servers are on: interfaces = [\"eth0\"]");
             }
-            for name in list.value {
-                if name.value.is_empty() || name.value.len() > 15 || name.value.contains(['/', ' ', '\0']) {
+            for mut name in list.value {
+                if port.kind == PortKind::Dpdk {
+                    match Device::parse(&name.value) {
+                        Ok(device) => {
+                            name.value.clone_from(&device.name);
+                            port.devices.push(device);
+                        }
+                        Err(what) => {
+                            let mend =
+                                "`dpdk-devbind.py --status` shows PCI addresses; hwconf/DPDK.md has virtual devices";
+                            section.problem(name.span, what, mend);
+                            continue;
+                        }
+                    }
+                } else if name.value.is_empty() || name.value.len() > 15 || name.value.contains(['/', ' ', '\0']) {
                     let what = format!("{:?} is no name of an interface", name.value);
                     section.problem(name.span, what, "`ip link` shows their names");
-                } else if port.interfaces.contains(&name.value) {
+                    continue;
+                }
+                if port.interfaces.contains(&name.value) {
                     section.problem(name.span, format!("interface {} is named twice", name.value), "remove one");
                 } else {
                     port.interfaces.push(name.value);
@@ -163,6 +186,12 @@ fn port(root: &Section<'_, '_>) -> Port {
             }
         }
         None => section.require("interfaces", "add interfaces = [\"eth0\"]: those that clients and servers are on"),
+    }
+    if let Some(list) = section.strings("eal") {
+        if port.kind != PortKind::Dpdk {
+            section.problem(list.span, "`eal` has arguments for DPDK", "set kind = \"dpdk\", or remove `eal`");
+        }
+        port.eal = Some(list.value.into_iter().map(|argument| argument.value).collect());
     }
     if let Some(mode) = section.word::<XdpMode>("mode") {
         port.mode = mode.value;
@@ -292,9 +321,9 @@ fn checkers(root: &Section<'_, '_>, port: &Port, services: &[super::Service]) {
     }
 }
 
-/// On a memory port there is no kernel to ask for the addresses where tunnels begin.
+/// Where there is no kernel behind the port, nobody can be asked for the addresses where tunnels begin.
 fn tunnel_sources(root: &Section<'_, '_>, port: &Port, director: &Director, services: &[super::Service]) {
-    if port.kind != PortKind::Memory {
+    if port.kind == PortKind::AfXdp {
         return;
     }
     let of_family = |a: IpAddr| director.addresses.iter().any(|d| d.is_ipv4() == a.is_ipv4());

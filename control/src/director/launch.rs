@@ -55,6 +55,7 @@ pub fn plan(configuration: &Configuration, seed: u64) -> (Vec<Plan>, Rings) {
                         partial_checksums: false,
                         kernel_answers: false,
                         exception_path: false,
+                        neighbour_answers: false,
                     },
                 },
                 counts: Arc::clone(&counts),

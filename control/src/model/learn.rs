@@ -12,6 +12,11 @@ impl Model {
         self.next_hops.targets()
     }
 
+    /// The router toward an address that the configuration gives a route for; without one, the address is on a link.
+    pub fn router_toward(&self, address: IpAddr) -> Option<IpAddr> {
+        self.next_hops.router_toward(address)
+    }
+
     /// Counts up when [`Model::targets`] change.
     pub fn targets_version(&self) -> u64 {
         self.next_hops.version()

@@ -247,7 +247,10 @@ impl Model {
 
     /// The director's address of the family of `like`.
     fn own_address(&self, like: IpAddr) -> Option<IpAddr> {
-        self.environment.addresses.iter().copied().find(|a| a.is_ipv4() == like.is_ipv4())
+        // A link-local address is no place for a tunnel to begin: its other end may be on another link.
+        let usable =
+            |a: &IpAddr| a.is_ipv4() == like.is_ipv4() && !matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
+        self.environment.addresses.iter().copied().find(usable)
     }
 
     /// Makes `wanted` the desired services, all or nothing. They have passed [`check::service`], and no two of them

@@ -121,12 +121,14 @@ impl NextHops {
     /// What the configuration says about `target`: its own neighbour entry, or that of the router toward it.
     fn given(&self, target: IpAddr) -> Option<NextHop> {
         let find = |address: IpAddr| self.neighbours.iter().find(|n| n.address == address);
-        let neighbour = find(target).or_else(|| {
-            let route = self.given.iter().filter(|r| r.to.contains(&target)).max_by_key(|r| r.to.prefix_len());
-            find(route?.via?)
-        })?;
+        let neighbour = find(target).or_else(|| find(self.router_toward(target)?))?;
         let interface = self.interfaces.get(usize::from(neighbour.interface))?;
         Some(NextHop::new(neighbour.mac, interface.mac, neighbour.interface, interface.mtu))
+    }
+
+    /// The router of the narrowest given route to `address`.
+    pub(super) fn router_toward(&self, address: IpAddr) -> Option<IpAddr> {
+        self.given.iter().filter(|r| r.to.contains(&address)).max_by_key(|r| r.to.prefix_len())?.via
     }
 
     /// Replaces the interfaces: they have other addresses or another MTU now.

@@ -3,6 +3,8 @@
 mod checks;
 mod follow;
 mod ports;
+#[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "only ports without a kernel resolve for themselves"))]
+mod resolver;
 
 use crate::config::{Configuration, Invalid, PortKind};
 use crate::director::launch::{Threads, memory_environment, plan};
@@ -14,6 +16,8 @@ use follow::Follower;
 use lcs_dataplane::cycles::Tsc;
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
+pub use ports::WITHOUT_DPDK;
+use resolver::Resolver;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::path::{Path, PathBuf};
@@ -139,9 +143,32 @@ impl Director {
                     environment: opened.environment,
                     words: opened.words,
                     follower: Some(follower),
+                    resolver: None,
                 };
                 let result = self.direct(ports, rest).await;
                 drop(opened.attached); // from here on every frame is the kernel's again
+                result
+            }
+            #[cfg(not(feature = "dpdk"))]
+            PortKind::Dpdk => Err(RunError::Port(WITHOUT_DPDK.to_owned())),
+            #[cfg(feature = "dpdk")]
+            PortKind::Dpdk => {
+                let opened = ports::open_dpdk(&self.configuration).map_err(RunError::Port)?;
+                for words in &opened.words {
+                    (self.log)(words);
+                }
+                let given = opened.environment.given.clone();
+                let resolver = Resolver::new(opened.lanes, opened.environment.interfaces.clone(), given);
+                let ports = Opened {
+                    ports: opened.ports,
+                    steering: Unsteered,
+                    environment: opened.environment,
+                    words: opened.words,
+                    follower: None,
+                    resolver: Some(resolver),
+                };
+                let result = self.direct(ports, rest).await;
+                drop(opened.dpdk); // after the ports, which are gone with the workers
                 result
             }
             PortKind::Memory => {
@@ -153,6 +180,7 @@ impl Director {
                     environment: memory_environment(&self.configuration),
                     words: vec!["memory: no frame comes from outside".to_owned()],
                     follower: None,
+                    resolver: None,
                 };
                 self.direct(ports, rest).await
             }
@@ -190,7 +218,7 @@ impl Director {
         };
         let workers = if count == 1 { "worker" } else { "workers" };
         (self.log)(&format!("{count} {workers}{on}; control socket {socket}"));
-        let result = self.turn(&mut control, opened.follower, rest).await;
+        let result = self.turn(&mut control, (opened.follower, opened.resolver), rest).await;
         threads.stop();
         (self.log)(match &result {
             Ok(()) => "ended",
@@ -202,7 +230,7 @@ impl Director {
     async fn turn<S: Steering>(
         &mut self,
         control: &mut Control<Rings, S>,
-        mut follower: Option<Follower>,
+        (mut follower, mut resolver): (Option<Follower>, Option<Resolver>),
         rest: Rest<impl Future<Output = ()>, impl FnOnce()>,
     ) -> Result<(), RunError> {
         let Rest { mut incoming, mut hangup, stop, ready } = rest;
@@ -225,6 +253,9 @@ impl Director {
                 && let Some(ready) = ready.take()
             {
                 ready();
+            }
+            if let Some(r) = &mut resolver {
+                r.turn(control, start.elapsed());
             }
             if let Some(f) = &mut follower
                 && f.watch(control).await.is_err()
@@ -260,6 +291,7 @@ struct Opened<P, S> {
     environment: Environment,
     words: Vec<String>,
     follower: Option<Follower>,
+    resolver: Option<Resolver>,
 }
 
 /// What the control thread waits for besides its workers.

@@ -68,6 +68,50 @@ pub(super) fn open(configuration: &Configuration) -> Result<AfXdp, String> {
     Ok(AfXdp { ports, filter, attached, environment, words })
 }
 
+/// What a program that was built without DPDK says when it is asked for it.
+pub const WITHOUT_DPDK: &str = "this lcs was built without DPDK: install what it needs (`apt-get install -y libdpdk-dev \
+    libclang-dev libpcap-dev libnuma-dev pkg-config`), and build it with `cargo build --release --features dpdk`";
+
+/// DPDK ports, one for each worker.
+#[cfg(feature = "dpdk")]
+pub(super) struct Dpdk {
+    pub(super) ports: Vec<lcs_dataplane::port::dpdk::DpdkPort>,
+    /// DPDK itself, to be dropped after the ports.
+    pub(super) dpdk: lcs_dataplane::port::dpdk::Environment,
+    pub(super) lanes: Vec<lcs_dataplane::port::neighbours::NeighbourLane>,
+    pub(super) environment: Environment,
+    pub(super) words: Vec<String>,
+}
+
+/// Starts DPDK, and opens them.
+#[cfg(feature = "dpdk")]
+pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
+    use lcs_dataplane::port::dpdk::{DpdkPort, Options, open};
+    let settings = &configuration.port;
+    let options = Options {
+        devices: settings.devices.clone(),
+        cores: configuration.workers.cores.clone(),
+        buffers: settings.buffers,
+        arguments: settings.eal.clone(),
+    };
+    let (dpdk, mut ports) = open(&options).map_err(|e| e.to_string())?;
+    let interfaces: Vec<Interface> =
+        dpdk.devices().iter().map(|d| Interface { name: d.name.clone(), mac: d.mac, mtu: d.mtu }).collect();
+    let given = configuration.director.addresses.clone();
+    let mut addresses = given.clone();
+    // Where it asks from in IPv6 when it has no other address; neighbours ask for it in their turn.
+    addresses.extend(interfaces.iter().map(|i| std::net::IpAddr::V6(super::resolver::link_local(i.mac))));
+    let words = dpdk.devices().iter().map(|d| {
+        let checks =
+            if d.verifies_ip_checksum { "the device checks IPv4 headers" } else { "IPv4 headers are checked here" };
+        format!("{}: DPDK, driver {}, {}, MTU {}, {} queues; {checks}", d.name, d.driver, d.mac, d.mtu, ports.len())
+    });
+    let words = words.collect();
+    let lanes = ports.iter_mut().map(DpdkPort::neighbour_lane).collect();
+    let environment = Environment { interfaces, addresses, given };
+    Ok(Dpdk { ports, dpdk, lanes, environment, words })
+}
+
 /// Frames on a queue that no worker polls would go past the director.
 fn queues(name: &str, queues: usize, workers: usize) -> String {
     format!(

@@ -6,7 +6,11 @@
 
 #[cfg(target_os = "linux")]
 pub mod af_xdp;
+pub mod device;
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 pub mod memory;
+pub mod neighbours;
 pub mod pcap;
 
 use crate::batch::BURST;
@@ -26,6 +30,8 @@ pub struct Capabilities {
     pub kernel_answers: bool,
     /// [`Port::to_kernel`] works: frames that are not ours can be handed on.
     pub exception_path: bool,
+    /// [`Port::to_kernel`] takes what answers ARP and neighbour solicitations of the control thread (see [`neighbours`]).
+    pub neighbour_answers: bool,
 }
 
 /// Where a port's buffers are. `free + receiving + transmitting + held == total`, always.

@@ -152,6 +152,8 @@ pub(crate) fn receive_v6(c: &mut Connections, batch: &mut Batch, i: usize, now: 
         translate(c, batch, i, now)
     } else if kind == icmp::v6::NEIGHBOUR_SOLICITATION && !c.settings.capabilities.kernel_answers {
         neighbour::solicitation(c, batch, i)
+    } else if kind == icmp::v6::NEIGHBOUR_ADVERTISEMENT && c.settings.capabilities.neighbour_answers {
+        Verdict::Kernel
     } else {
         other(c, batch, i, kind)
     }

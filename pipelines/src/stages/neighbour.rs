@@ -23,6 +23,9 @@ pub(crate) fn arp(c: &Connections, batch: &mut Batch, i: usize) -> Verdict {
     let Some(request) = batch.frames[i].bytes().get(l3..).and_then(Arp::parse) else {
         return Verdict::Drop(DropReason::BadNeighbour);
     };
+    if request.operation == 2 && c.settings.capabilities.neighbour_answers {
+        return Verdict::Kernel;
+    }
     let Some(mac) = own_mac(c, batch.rx[i]) else { return kernel_or(c, DropReason::NotForUs) };
     if request.operation != 1 || !c.snapshot.own.contains(&IpAddr::V4(request.target)) {
         return kernel_or(c, DropReason::NotForUs);

@@ -15,7 +15,8 @@ use std::io::{self, IsTerminal, Write};
     after_help = "Examples:
   lcs perf stages --pipeline nat --flows 1000000
   lcs perf rules --rules 10,10000 --mix url
-  lcs perf xml --size 1k,100k"
+  lcs perf xml --size 1k,100k
+  sudo lcs perf peers --workload urls"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -28,6 +29,7 @@ enum What {
     Connections(ConnectionsArgs),
     Rules(RulesArgs),
     Xml(XmlArgs),
+    Peers(super::peers::Args),
 }
 
 /// Cycles per packet of each stage of the real pipeline, over the memory port, with established flows in random order.
@@ -66,9 +68,23 @@ struct StagesArgs {
     /// IPv6 instead of IPv4.
     #[arg(long)]
     ipv6: bool,
+    /// What the frames come over. "dpdk" measures over a ring device, and against the memory port and the device alone.
+    #[arg(long, value_enum, default_value_t = PortArg::Memory)]
+    port: PortArg,
+    /// With --port dpdk: an argument for DPDK's environment; may be repeated [default: without hugepages].
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
+    eal: Vec<String>,
     /// Measure as well what the accounting of cycles costs: each round with and without it, interleaved.
     #[arg(long)]
     accounting: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum PortArg {
+    /// In this process's memory.
+    Memory,
+    /// A device of DPDK; needs a program that was built with the feature `dpdk`.
+    Dpdk,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -182,7 +198,7 @@ struct XmlArgs {
 }
 
 /// `1k`, `2M`, `500`.
-fn size(text: &str) -> Result<usize, String> {
+pub(super) fn size(text: &str) -> Result<usize, String> {
     let (number, scale) = match text.strip_suffix(['k', 'K']) {
         Some(number) => (number, 1_000),
         None => text.strip_suffix('M').map_or((text, 1), |number| (number, 1_000_000)),
@@ -212,6 +228,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             let options = XmlOptions { sizes: args.size.clone(), rounds: args.rounds };
             show(common, measured(|progress| decisions::measure_xml(&options, progress))?)
         }
+        What::Peers(args) => super::peers::run(common, args),
     }
 }
 
@@ -288,6 +305,9 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         splice: matches!(args.pipeline, Pipeline::Splice),
         accounting: args.accounting,
     };
+    if matches!(args.port, PortArg::Dpdk) {
+        return stages_on_dpdk(common, &options, args.eal.clone());
+    }
     let terminal = io::stderr().is_terminal();
     let figures = stages::measure(&options, |what| {
         if terminal {
@@ -301,6 +321,27 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         stages::StagesError::Range { .. } | stages::StagesError::Splice => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
     })?;
+    let text = if common.json { json(&figures)? } else { format!("{figures}\n") };
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn stages_on_dpdk(_: &Common, _: &stages::Options, _: Vec<String>) -> Outcome {
+    Err(Error::Failed(lcs_control::run::WITHOUT_DPDK.to_owned()))
+}
+
+#[cfg(feature = "dpdk")]
+fn stages_on_dpdk(common: &Common, options: &stages::Options, eal: Vec<String>) -> Outcome {
+    let terminal = io::stderr().is_terminal();
+    let figures = lcs_perf::dpdk::measure(options, (!eal.is_empty()).then_some(eal), |what| {
+        if terminal {
+            eprint!("\r\x1b[K{what} …");
+        }
+    });
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    let figures = figures.map_err(|e| Error::Failed(e.to_string()))?;
     let text = if common.json { json(&figures)? } else { format!("{figures}\n") };
     Ok(io::stdout().write_all(text.as_bytes())?)
 }

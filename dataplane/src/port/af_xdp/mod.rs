@@ -375,6 +375,7 @@ impl Port for AfXdpPort {
             partial_checksums: self.links.iter().any(|link| link.partial_checksums),
             kernel_answers: true,
             exception_path: self.links.iter().all(|link| link.exception),
+            neighbour_answers: false,
         }
     }
 

@@ -1,0 +1,208 @@
+//! The DPDK port (cargo feature `dpdk`): devices polled from user space, for line rate.
+//!
+//! `capsule` initialises the EAL and sets up packet pools and devices ([`environment`]); the bursts go straight to DPDK,
+//! because capsule's allocate a vector each ([`burst`]). One port a worker: queue `i` of every device. No kernel stands
+//! behind a device, so ARP and neighbour discovery are the director's own: requests are answered by the pipeline, and what
+//! answers ours reaches the control thread by a [`NeighbourLane`].
+//!
+//! What devices, drivers and hugepages need is told in `hwconf/DPDK.md`.
+
+mod burst;
+mod environment;
+mod error;
+mod preflight;
+
+pub use crate::port::device::Device;
+pub use environment::{DEFAULT_ARGUMENTS, DeviceState, Environment, Options};
+pub use error::DpdkError;
+
+use super::neighbours::{self, NeighbourEnd, NeighbourLane};
+use super::{Capabilities, PoolCounts, Port};
+use crate::batch::BURST;
+use crate::frame::Frame;
+use burst::{Pool, Queue};
+use std::time::Duration;
+
+/// Longest sleep of an idle worker: devices are polled, nothing wakes it, and what comes meanwhile waits in the device's queue
+/// (at 64-byte frames and 10 Gbit/s 744 of its 1,024 descriptors).
+const NAP: Duration = Duration::from_micros(50);
+
+/// One worker's queues, one of each device.
+#[derive(Debug)]
+pub struct DpdkPort {
+    /// Declared before the pool: what they hold goes back to it.
+    queues: Vec<Queue>,
+    pool: Pool,
+    capabilities: Capabilities,
+    /// The device that is asked first next time.
+    next: usize,
+    held: usize,
+    registered: bool,
+    neighbours: Option<NeighbourEnd>,
+}
+
+/// Starts DPDK, and opens a port for each worker. Once for each process.
+///
+/// # Errors
+/// What is missing, and what to run.
+pub fn open(options: &Options) -> Result<(Environment, Vec<DpdkPort>), DpdkError> {
+    let (environment, pool, queues) = Environment::start(options)?;
+    let capabilities = Capabilities {
+        interfaces: options.devices.len() as u8,
+        verifies_ip_checksum: environment.devices().iter().all(|d| d.verifies_ip_checksum),
+        partial_checksums: options.devices.iter().any(preflight::has_partial_checksums),
+        kernel_answers: false,
+        exception_path: false,
+        neighbour_answers: false,
+    };
+    let ports = queues.into_iter().map(|queues| DpdkPort {
+        queues,
+        pool: pool.clone(),
+        capabilities,
+        next: 0,
+        held: 0,
+        registered: false,
+        neighbours: None,
+    });
+    let ports = ports.collect();
+    Ok((environment, ports))
+}
+
+impl DpdkPort {
+    /// Opens a lane by which the control thread asks for neighbours' addresses through this port, and hears answers.
+    /// Frames of the lane pass the port's first worker only; give one to each worker, as answers may come in on any queue.
+    pub fn neighbour_lane(&mut self) -> NeighbourLane {
+        let (lane, end) = neighbours::lane();
+        self.neighbours = Some(end);
+        self.capabilities.neighbour_answers = true;
+        lane
+    }
+
+    /// Packets that devices brought and that were freed at once: with a wrong IPv4 header checksum, and in a shape that is
+    /// never asked for (several buffers, or someone else's).
+    pub fn refused(&self) -> (u64, u64) {
+        self.queues.iter().map(Queue::refused).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    }
+
+    /// Sends a burst of the first device as it was received, without a frame being made of any: what a device costs by itself,
+    /// for measurement. Returns how many packets there were.
+    pub fn reflect(&mut self) -> usize {
+        if !self.registered {
+            self.register();
+        }
+        self.queues.first_mut().map_or(0, Queue::reflect)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn register(&mut self) {
+        self.registered = true;
+        environment::register_thread();
+    }
+
+    /// Sends what the control thread has to say.
+    fn speak(&mut self) {
+        while let Some(said) = self.neighbours.as_ref().and_then(NeighbourEnd::said) {
+            let Some(mut frame) = self.allocate() else { return };
+            let bytes = said.bytes();
+            if frame.set_len(bytes.len() as u16) {
+                frame.bytes_mut().copy_from_slice(bytes);
+                if let Err(frame) = self.transmit(said.interface, frame) {
+                    self.release(frame);
+                }
+            } else {
+                self.release(frame);
+            }
+        }
+    }
+}
+
+impl Port for DpdkPort {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    #[inline]
+    fn receive(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST]) -> usize {
+        if !self.registered {
+            self.register();
+        }
+        let count = self.queues.len();
+        let mut n = 0;
+        for _ in 0..count {
+            let at = self.next;
+            self.next = if at + 1 == count { 0 } else { at + 1 };
+            let got = self.queues[at].receive(&mut frames[n..]);
+            interfaces[n..n + got].fill(at as u8);
+            n += got;
+            if n == BURST {
+                break;
+            }
+        }
+        self.held += n;
+        n
+    }
+
+    #[inline]
+    fn transmit(&mut self, interface: u8, frame: Frame) -> Result<(), Frame> {
+        let Some(queue) = self.queues.get_mut(usize::from(interface)) else { return Err(frame) };
+        queue.stage(frame)?;
+        self.held -= 1;
+        Ok(())
+    }
+
+    fn to_kernel(&mut self, interface: u8, frame: Frame) -> Result<(), Frame> {
+        match &self.neighbours {
+            Some(end) if end.hear(interface, frame.bytes()) => {
+                self.release(frame);
+                Ok(())
+            }
+            _ => Err(frame),
+        }
+    }
+
+    #[inline]
+    fn flush(&mut self) {
+        if self.neighbours.as_ref().is_some_and(NeighbourEnd::has_something_to_say) {
+            self.speak();
+        }
+        for queue in &mut self.queues {
+            queue.flush();
+        }
+    }
+
+    fn allocate(&mut self) -> Option<Frame> {
+        let frame = self.pool.allocate()?;
+        self.held += 1;
+        Some(frame)
+    }
+
+    fn release(&mut self, frame: Frame) {
+        if !frame.is_placeholder() {
+            self.held -= 1;
+            burst::free(frame);
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        std::thread::sleep(timeout.min(NAP));
+    }
+
+    /// The pool is shared by all workers, and what a device holds for transmission cannot be told from what it holds for
+    /// reception: `receiving` is everything that is elsewhere.
+    fn pool(&self) -> PoolCounts {
+        let (total, free) = (self.pool.total(), self.pool.free());
+        let transmitting: usize = self.queues.iter().map(Queue::staged).sum();
+        let receiving = total.saturating_sub(free + transmitting + self.held);
+        PoolCounts { total, free, receiving, transmitting, held: self.held }
+    }
+}
+
+impl Drop for DpdkPort {
+    fn drop(&mut self) {
+        // Frames that are still held point into the pool, which then stays until the process ends.
+        if self.held > 0 {
+            self.pool.keep();
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A lane between the control thread and a port that has no kernel behind it: what is asked of neighbours goes out through
+//! the port, and their answers come back. Bounded in both directions; what does not fit is dropped, and asked again.
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Frames that wait in one direction at most.
+const DEPTH: usize = 256;
+/// Bytes of a frame that are taken along: an advertisement over IPv6 with its options.
+const BYTES: usize = 96;
+
+/// A frame of ARP or neighbour discovery.
+#[derive(Debug, Clone, Copy)]
+pub struct NeighbourFrame {
+    /// Number of the interface within the port.
+    pub interface: u8,
+    len: u8,
+    bytes: [u8; BYTES],
+}
+
+impl NeighbourFrame {
+    /// A frame, or as much of it as is taken along (96 bytes).
+    pub fn new(interface: u8, frame: &[u8]) -> Self {
+        let len = frame.len().min(BYTES);
+        let mut bytes = [0; BYTES];
+        bytes[..len].copy_from_slice(&frame[..len]);
+        NeighbourFrame { interface, len: len as u8, bytes }
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// The control thread's end.
+#[derive(Debug)]
+pub struct NeighbourLane {
+    say: Sender<NeighbourFrame>,
+    heard: Receiver<NeighbourFrame>,
+}
+
+/// The port's end.
+#[derive(Debug)]
+pub struct NeighbourEnd {
+    said: Receiver<NeighbourFrame>,
+    hear: Sender<NeighbourFrame>,
+}
+
+/// A lane.
+pub fn lane() -> (NeighbourLane, NeighbourEnd) {
+    let (say, said) = bounded(DEPTH);
+    let (hear, heard) = bounded(DEPTH);
+    (NeighbourLane { say, heard }, NeighbourEnd { said, hear })
+}
+
+impl NeighbourLane {
+    /// Has a frame sent; `false` when the lane is full or the port is gone.
+    pub fn say(&self, frame: NeighbourFrame) -> bool {
+        self.say.try_send(frame).is_ok()
+    }
+
+    /// The next answer.
+    pub fn heard(&self) -> Option<NeighbourFrame> {
+        self.heard.try_recv().ok()
+    }
+}
+
+impl NeighbourEnd {
+    /// The next frame to be sent.
+    pub fn said(&self) -> Option<NeighbourFrame> {
+        self.said.try_recv().ok()
+    }
+
+    /// Whether there is one. Cheap enough for every burst.
+    #[inline]
+    pub fn has_something_to_say(&self) -> bool {
+        !self.said.is_empty()
+    }
+
+    /// Takes a frame to the control thread; `false` when the lane is full.
+    pub fn hear(&self, interface: u8, frame: &[u8]) -> bool {
+        self.hear.try_send(NeighbourFrame::new(interface, frame)).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_pass_both_ways_and_what_does_not_fit_is_dropped() {
+        let (lane, end) = lane();
+        assert!(!end.has_something_to_say());
+        assert!(lane.say(NeighbourFrame::new(1, b"who has")));
+        assert!(end.has_something_to_say());
+        let said = end.said().unwrap();
+        assert_eq!((said.interface, said.bytes()), (1, &b"who has"[..]));
+        for n in 0..DEPTH {
+            assert!(end.hear(0, &[n as u8; 200]));
+        }
+        assert!(!end.hear(0, b"one more"));
+        assert_eq!(lane.heard().unwrap().bytes(), [0; BYTES]);
+        drop(end);
+        assert!(!lane.say(NeighbourFrame::new(0, b"")));
+    }
+}

@@ -1,0 +1,113 @@
+//! Kernel TCP through the director on DPDK: what the demo plays on AF_XDP, on a packet socket of DPDK (`net_af_packet`). The kernel
+//! has no address on the director's interface, so ARP and neighbour discovery are the director's own, in both directions.
+//!
+//! DPDK is started once for each process, so every scenario runs in a process of its own.
+#![cfg(feature = "dpdk")]
+
+mod support;
+
+use lcs_hwconf::testbed::{ETH0, Host};
+use lcs_perf::demo::load::{Load, LoadPlan};
+use lcs_perf::demo::root::director::Director;
+use lcs_perf::demo::root::scene::{Scene, Setup};
+use lcs_pipelines::snapshot::Forward;
+use std::process::Command;
+use support::{PATIENCE, root};
+
+const CHILD: &str = "LCS_DPDK_TEST";
+
+/// Runs `body` in a process that has not seen DPDK yet.
+fn alone(name: &str, body: impl FnOnce()) {
+    if std::env::var(CHILD).is_ok_and(|n| n == name) {
+        return body();
+    }
+    let program = std::env::current_exe().expect("this program");
+    let child = Command::new(program).args([name, "--exact", "--nocapture"]).env(CHILD, name).output();
+    let child = child.expect("a process");
+    let said = format!("{}\n{}", String::from_utf8_lossy(&child.stdout), String::from_utf8_lossy(&child.stderr));
+    assert!(child.status.success() && said.contains("1 passed"), "{}:\n{said}", child.status);
+    print!("{said}");
+}
+
+/// Takes the kernel's addresses off the director's interface: from here on nobody but us answers there.
+fn silence(host: &Host) {
+    host.namespace().sysctl(&format!("net/ipv6/conf/{ETH0}/disable_ipv6"), "1").expect("no IPv6");
+    for net in host.rtnl().addresses(ETH0).expect("addresses") {
+        host.rtnl().delete_address(ETH0, net).expect("an address taken");
+    }
+    assert_eq!(host.rtnl().addresses(ETH0).expect("addresses"), []);
+}
+
+/// 60 connections of 3 requests each, through the director.
+fn play(forward: Forward, ipv6: bool) {
+    let setup = Setup { forward, ipv6, server_ipv6: ipv6 };
+    let scene = Scene::build(setup, setup.plan()).expect("a scene");
+    let bed = scene.bed();
+    silence(bed.director());
+    let mut director = Director::start_on(bed.director(), |socket| {
+        let text = scene.configuration(socket);
+        let (from, to) = (
+            format!("kind = \"af-xdp\"\ninterfaces = [\"{ETH0}\"]"),
+            format!(
+                "kind = \"dpdk\"\ninterfaces = [\"net_af_packet0,iface={ETH0}\"]\n\
+                 eal = [\"--no-huge\", \"--no-shconf\", \"--no-telemetry\", \"-m\", \"128\"]"
+            ),
+        );
+        assert!(text.contains(&from), "{text}");
+        text.replace(&from, &to)
+    })
+    .unwrap_or_else(|e| panic!("{e}"));
+    let plan = LoadPlan {
+        to: scene.service(),
+        parallel: 8,
+        requests: 3,
+        sizes: vec![0, 100, 1460, 10_000, 60_000],
+        most: 60,
+        patience: PATIENCE,
+    };
+    let load = bed.client().run(|| Load::start(plan)).expect("the client").expect("a load");
+    assert!(load.wait(60, PATIENCE, || false), "{:?}", director.stats());
+    let tally = load.stop().remove(0);
+    let stats = director.stats().expect("counters");
+    assert_eq!((tally.requests, tally.failed), (180, 0), "{tally:?} {stats:?}");
+    assert_eq!(tally.per_server.len(), 3, "{tally:?}");
+    assert_eq!(tally.seen_as.get(&scene.seen_as()), Some(&60), "{tally:?}");
+    let log = director.log();
+    assert!(log.iter().any(|l| l.contains("net_af_packet0: DPDK, driver net_af_packet")), "{log:?}");
+    director.stop().expect("an end without an error");
+}
+
+#[test]
+fn nat_over_ipv4() {
+    if root("nat_over_ipv4") {
+        alone("nat_over_ipv4", || play(Forward::Nat, false));
+    }
+}
+
+#[test]
+fn nat_over_ipv6() {
+    if root("nat_over_ipv6") {
+        alone("nat_over_ipv6", || play(Forward::Nat, true));
+    }
+}
+
+#[test]
+fn full_nat_over_ipv4() {
+    if root("full_nat_over_ipv4") {
+        alone("full_nat_over_ipv4", || play(Forward::FullNat, false));
+    }
+}
+
+#[test]
+fn direct_routing_over_ipv6() {
+    if root("direct_routing_over_ipv6") {
+        alone("direct_routing_over_ipv6", || play(Forward::Dr, true));
+    }
+}
+
+#[test]
+fn tunnels_over_ipv4() {
+    if root("tunnels_over_ipv4") {
+        alone("tunnels_over_ipv4", || play(Forward::Tunnel, false));
+    }
+}
