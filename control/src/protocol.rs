@@ -8,15 +8,20 @@
 //!
 //! A trace answers with many lines; all but the last have `"more":true`. Requests of one client are answered in order.
 
+mod content;
+
+pub use content::{
+    AnswerCount, ContentCounts, ContentReport, GroupCount, GroupReport, NewContent, QueueCount, RefusalCount,
+    RuleCount, ServerCount,
+};
+
 use crate::config::{Admin, Service};
 use crate::model::{Change, Counts};
 use ipnet::IpNet;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{RequestState, ServerStats, TraceFilter, TraceRecord};
-use lcs_pipelines::content::Switching;
 use lcs_pipelines::snapshot::{Forward, Scheduler};
-use lcs_pipelines::tally::QueueTally;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -77,7 +82,7 @@ pub enum Request {
     /// Add a service.
     AddService {
         /// The service.
-        service: Service,
+        service: Box<Service>,
         /// How it is switched by content, if it is to be.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         content: Option<NewContent>,
@@ -152,20 +157,6 @@ pub enum Request {
         /// How many, up to [`TRACE_MAX`].
         frames: u32,
     },
-}
-
-/// How a service that is added is switched by content. What is not here has its default; servers are put in the groups
-/// when they are added.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct NewContent {
-    /// Absolute path of the rule file, which the director reads.
-    pub rules: PathBuf,
-    /// Groups that the rules may name.
-    #[serde(default)]
-    pub groups: Vec<String>,
-    /// What clients speak: `http` and so on.
-    pub application: String,
 }
 
 /// What can be set of a service.
@@ -482,124 +473,6 @@ pub struct ServiceReport {
     pub servers: Vec<ServerReport>,
     /// Sum over its servers.
     pub stats: ServerStats,
-}
-
-/// How a service is switched by content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct ContentReport {
-    /// What clients speak: `http`, `tls`, `smtp`, `pop3`, `imap`, `ftp`.
-    pub application: String,
-    /// What one decision is for.
-    pub switching: Switching,
-    /// The rule file.
-    pub file: String,
-    /// How many rules there are, `default` aside.
-    pub rules: usize,
-    /// The groups that they may name.
-    pub groups: Vec<GroupReport>,
-    /// What was counted; in [`Response::Stats`] only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub counts: Option<ContentCounts>,
-}
-
-/// What was counted of a service that is switched by content, by all workers together. Counts go by name: a rule that is
-/// replaced by one of the same name goes on counting, and so does a server within its group.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct ContentCounts {
-    /// Clients' connections now.
-    pub connections: u64,
-    /// Connections now to servers that are not in turn, kept for a later request of the same client.
-    pub parked: u64,
-    /// Requests in hand now: being collected, decided, waiting or being delivered.
-    pub in_hand: u64,
-    /// Decisions by rule, in the rules' order, `default` last.
-    pub rules: Vec<RuleCount>,
-    /// Requests by group and server.
-    pub groups: Vec<GroupCount>,
-    /// Requests that `forward` has sent, by server.
-    pub forwarded: Vec<ServerCount>,
-    /// Requests that rules have answered themselves.
-    pub answers: Vec<AnswerCount>,
-    /// Requests that no server got, by reason, those that happened.
-    pub refusals: Vec<RefusalCount>,
-    /// Queues.
-    pub queues: Vec<QueueCount>,
-}
-
-/// A queue and what went through it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct QueueCount {
-    /// Its name.
-    pub queue: String,
-    /// Its priority.
-    pub priority: u8,
-    /// What was counted; times in nanoseconds.
-    #[serde(flatten)]
-    pub counts: QueueTally,
-}
-
-/// Decisions of a rule.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleCount {
-    /// Its name.
-    pub rule: String,
-    /// Requests that it has taken.
-    pub decisions: u64,
-}
-
-/// Requests of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupCount {
-    /// Its name.
-    pub group: String,
-    /// Requests sent to its servers.
-    pub requests: u64,
-    /// The same by server.
-    pub servers: Vec<ServerCount>,
-}
-
-/// Requests of a server.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ServerCount {
-    /// Its name.
-    pub server: String,
-    /// Requests sent to it.
-    pub requests: u64,
-}
-
-/// Requests that rules have answered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AnswerCount {
-    /// HTTP status; none for a reset.
-    pub status: Option<u16>,
-    /// How many.
-    pub requests: u64,
-}
-
-/// Requests that no server got.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RefusalCount {
-    /// Why.
-    pub reason: String,
-    /// How many.
-    pub requests: u64,
-    /// What that means.
-    pub explanation: String,
-}
-
-/// A group of servers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct GroupReport {
-    /// Its name.
-    pub name: String,
-    /// How one of its servers is chosen where a rule does not say.
-    pub scheduler: Scheduler,
-    /// Names of its servers.
-    pub servers: Vec<String>,
 }
 
 /// A server and how it does.

@@ -190,12 +190,12 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         (&format!("{good}sticky = \"cookie.a;b\"\n"), 18, "`a;b` is no name of a cookie", "cookie.NAME"),
         (
             &format!("{good}sticky = \"set-cookie.id\"\nswitching = \"connection\"\n"),
-            16,
+            18,
             "whose responses are not read",
             "switching = \"request\"",
         ),
-        (&format!("{good}sticky = \"cookie.id\"\napplication = \"smtp\"\n"), 16, "smtp has no cookies", "source"),
-        (&format!("{good}host-name = \"a b\"\n"), 10, "no name that a host can have", "mail.example.com"),
+        (&format!("{good}sticky = \"cookie.id\"\napplication = \"smtp\"\n"), 18, "smtp has no cookies", "source"),
+        (&format!("{good}host-name = \"a b\"\n"), 18, "no name that a host can have", "mail.example.com"),
     ];
     for (service, line, what, mend) in table {
         let invalid = folder.load(service).expect_err(what);
@@ -499,6 +499,8 @@ fn queues_stickiness_and_the_hosts_name_are_read_published_and_said_when_they_ch
     assert_eq!((bulk.name.as_str(), bulk.requests, bulk.priority, bulk.length), ("bulk", None, 1, 128));
     assert_eq!((bulk.packets, bulk.packet_length), (Some(Rate { per_second: 2000, burst: 500 }), Some(900)));
     assert_eq!((slow.requests, slow.timeout), (Some(Rate { per_second: 50, burst: 5 }), Duration::from_secs(5)));
+    // Greetings are made from the plan.
+    assert!(format!("{:?}", c.plan).contains("\"mail.example.com\""));
     let action = |n| c.program.rule(n).unwrap().1;
     assert!(matches!(action(0), Action::Forward { queue: Some(1), .. }));
     assert_eq!(c.sticky(action(1)), &Sticky::Cookie("id".into()));
@@ -518,8 +520,8 @@ fn queues_stickiness_and_the_hosts_name_are_read_published_and_said_when_they_ch
         assert!(said.contains(what), "{what}: {said}");
     }
     // A queue that a rule names can't go.
-    let invalid = folder.load(&text.replace("slow =", "slower =")).unwrap_err();
-    assert!(invalid.to_string().contains("did you mean `slower`?"), "{invalid}");
+    let invalid = folder.load(&text.replace("slow =", "slows =")).unwrap_err();
+    assert!(invalid.to_string().contains("did you mean `slows`?"), "{invalid}");
 }
 
 /// Opens a connection to the shop from this port and sends the beginning of a request.
@@ -586,7 +588,7 @@ fn a_service_by_content_is_added_while_the_director_runs_and_its_servers_after_i
         check: None,
     };
     let add = |groups: &[&str], application: &str| Request::AddService {
-        service: service("new"),
+        service: Box::new(service("new")),
         content: Some(NewContent {
             rules: rules.clone(),
             groups: groups.iter().map(|g| (*g).to_owned()).collect(),
@@ -598,7 +600,7 @@ fn a_service_by_content_is_added_while_the_director_runs_and_its_servers_after_i
     let (code, message) = refused(&mut lab, add(&["web", "images"], "gopher"));
     assert!(code == FailureCode::BadRequest && message.contains("none of http"), "{message}");
     let applied = lab.apply(add(&["web", "images"], "http"));
-    assert!(applied.changes[0].detail.contains("2 rules of"), "{applied:?}");
+    assert!(applied.changes[0].detail.contains("1 rule of"), "{applied:?}");
     let set = ServerSettings {
         address: Some([10, 0, 0, 2].into()),
         groups: Some(vec!["images".into(), "web".into()]),

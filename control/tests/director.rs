@@ -304,10 +304,12 @@ fn ten_thousand_changes_under_load_lose_no_packet() {
             },
             5 => Request::RemoveServer { service: "web".into(), server: names(i + 1).1 },
             1 => Request::AddService {
-                service: lab::parse(&format!("{HEAD}{}", service(&other, 20 + (i % 7) as u8, &[(3, 1)])))
-                    .unwrap()
-                    .services
-                    .remove(0),
+                service: Box::new(
+                    lab::parse(&format!("{HEAD}{}", service(&other, 20 + (i % 7) as u8, &[(3, 1)])))
+                        .unwrap()
+                        .services
+                        .remove(0),
+                ),
                 content: None,
             },
             6 => Request::RemoveService { service: other },

@@ -337,7 +337,7 @@ fn stickiness_and_queues_are_read_and_written_back() {
                d: if (path == \"/d\") forward(s1, slow)\n\
                default: routeTo(web, STICKY)\n";
     let parsed = rules::parse(set, &Context::named("t")).unwrap();
-    assert_eq!(parsed.to_string(), set);
+    assert_eq!(rules::format(&parsed), set);
     for (rule, what) in [
         ("default: routeTo(web, NON_STICKY, cookie.id)", "expected STICKY before what it goes by"),
         ("default: routeTo(web, STICKY, header.id)", "expected source, cookie.NAME or set-cookie.NAME"),

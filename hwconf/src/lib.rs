@@ -11,6 +11,7 @@ pub mod links;
 pub mod netns;
 pub mod packet;
 pub mod rtnl;
+pub mod steering;
 mod sys;
 pub mod testbed;
 pub mod tun;

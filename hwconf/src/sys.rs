@@ -5,6 +5,9 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::ptr;
 use std::time::Duration;
 
 use socket2::{SockAddr, SockAddrStorage, Socket};
@@ -26,6 +29,41 @@ pub(crate) fn unshare_network() -> io::Result<()> {
 pub(crate) fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes no pointer; the descriptor is borrowed, so it's open.
     check(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
+/// Gives the calling thread a table of mounts of its own, in which `/sys` shows its network namespace.
+pub(crate) fn mount_own_sysfs() -> io::Result<()> {
+    // SAFETY: takes no pointer. CLONE_NEWNS unshares the working directory as well, for this thread alone.
+    check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
+    let private = libc::MS_REC | libc::MS_PRIVATE;
+    // SAFETY: the strings end with a zero and live for the call; type and data may be null for a change of propagation.
+    check(unsafe { libc::mount(c"none".as_ptr(), c"/".as_ptr(), ptr::null(), private, ptr::null()) })?;
+    // SAFETY: the strings end with a zero and live for the call; sysfs takes no data.
+    check(unsafe { libc::mount(c"sysfs".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr(), 0, ptr::null()) }).map(drop)
+}
+
+/// Lets the thread or kernel thread `id` run on `core` only. `core` must be below `CPU_SETSIZE`.
+pub(crate) fn pin_thread(id: u32, core: usize) -> io::Result<()> {
+    let id = libc::pid_t::try_from(id).map_err(|_| io::Error::from_raw_os_error(libc::ESRCH))?;
+    if core >= libc::CPU_SETSIZE as usize {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: `cpu_set_t` is a bit field for which all zeroes is a valid value.
+    let mut cores: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: the bit is within the set, as was just looked at.
+    unsafe { libc::CPU_SET(core, &mut cores) };
+    // SAFETY: the set is ours and its size is passed with it.
+    check(unsafe { libc::sched_setaffinity(id, mem::size_of::<libc::cpu_set_t>(), &cores) }).map(drop)
+}
+
+/// Has the program that `command` starts killed when the thread that starts it ends.
+pub(crate) fn end_with_thread(command: &mut Command) {
+    let request = || {
+        // SAFETY: takes no pointer, and is a system call only: nothing of it is unsafe between `fork` and `exec`.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong) }).map(drop)
+    };
+    // SAFETY: the closure makes one system call, and allocates and locks nothing.
+    unsafe { command.pre_exec(request) };
 }
 
 /// Waits until one of `descriptors` can be read, or has failed, or `timeout` has passed (`None`: for ever).

@@ -223,3 +223,26 @@ fn a_dropped_testbed_is_gone() {
     drop(bed);
     eventually("the end of the client's leg", || rtnl.link(ETH0).is_err());
 }
+
+/// Receive work is steered where it's told to, and the caller's own view of /sys stays as it is.
+#[test]
+fn receive_work_is_steered_within_the_namespace_only() {
+    use lcs_hwconf::{cores, steering};
+    if !root("receive_work_is_steered_within_the_namespace_only") {
+        return;
+    }
+    let core = cores::available().unwrap().last().unwrap().id;
+    let links = || std::fs::read_dir("/sys/class/net").unwrap().count();
+    let before = links();
+    let bed = Testbed::build(Plan::default()).unwrap();
+    let mut ports = vec!["client", "director"];
+    steering::receive_on(bed.switch().namespace(), &ports, Some(core)).unwrap();
+    steering::receive_on(bed.director().namespace(), &[ETH0], Some(core)).unwrap();
+    steering::receive_on(bed.director().namespace(), &[ETH0], None).unwrap();
+    ports.push("nobody");
+    let error = steering::receive_on(bed.switch().namespace(), &ports, Some(core)).unwrap_err().to_string();
+    assert!(error.contains("nobody"), "{error}");
+    // Without an XDP program a veth has no NAPI to be run in a thread.
+    assert!(steering::poll_in_thread(bed.director().namespace(), ETH0, core).is_err());
+    assert_eq!(links(), before);
+}

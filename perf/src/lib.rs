@@ -8,6 +8,7 @@ pub mod demo;
 pub mod dpdk;
 pub mod network;
 pub mod pauses;
+pub mod peers;
 pub mod replay;
 pub mod simulate;
 pub mod stages;

@@ -5,6 +5,7 @@ mod support;
 use lcs_hwconf::ethtool::Offload;
 use lcs_hwconf::rtnl::{Route, VethEnd};
 use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan};
+use lcs_perf::demo::content::RuleFile;
 use lcs_perf::demo::http::Connection;
 use lcs_perf::demo::interrupt::Interrupt;
 use lcs_perf::demo::load::{Load, LoadPlan, Tally};
@@ -248,6 +249,49 @@ fn an_interface_that_goes_down_and_comes_back_costs_no_request() {
             assert_eq!(tally.failed, 0, "{tally:?}");
         }
     }
+}
+
+/// Two workers, each with a queue of its own: the kernel spreads connections, and hardly ever both ways of one to the same
+/// queue, so that frames are handed over between the workers.
+#[test]
+fn two_workers_on_two_queues_serve_every_request() {
+    if !root("two_workers_on_two_queues_serve_every_request") {
+        return;
+    }
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        println!("two_workers_on_two_queues_serve_every_request: skipped, this machine has one core");
+        return;
+    }
+    let rules =
+        RuleFile::write("one: if (suffix(url, \"/100\")) forward(server1)\ndefault: loadBalance(all, rr)\n").unwrap();
+    let groups = "groups = { all = [\"server1\", \"server2\", \"server3\"] }";
+    let content = format!("rules = {:?}\n{groups}", rules.path().display().to_string());
+    let mut handed_over = 0;
+    for (forward, keys) in [
+        (Forward::Nat, ""),
+        (Forward::FullNat, ""),
+        (Forward::Dr, ""),
+        (Forward::Tunnel, ""),
+        (Forward::Nat, &content[..]),
+        (Forward::FullNat, &content[..]),
+    ] {
+        for ipv6 in [false, true] {
+            let setup = setup(forward, ipv6);
+            let scene = Scene::build(setup, Plan { queues: 2, ..setup.plan() }).unwrap().with_keys(keys);
+            let mut director = Director::start_on(scene.bed().director(), |socket| {
+                scene.configuration(socket).replace("[workers]\n", "[workers]\ncores = [0, 1]\n")
+            })
+            .unwrap();
+            let tally = under_load(&scene, |_| ());
+            let stats = director.stats().unwrap();
+            assert_eq!((tally.failed, tally.per_server.len()), (0, 3), "{setup:?} {keys}: {tally:?} {:?}", stats.total);
+            for worker in &stats.workers {
+                assert!(worker.received > 50, "{setup:?}: a worker has nothing to do: {worker:?}");
+            }
+            handed_over += stats.total.handed_over;
+        }
+    }
+    assert!(handed_over > 0, "no connection was ever on two queues");
 }
 
 /// A client whose kernel leaves its checksums to a device that does not fill them in.

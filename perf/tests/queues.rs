@@ -1,8 +1,10 @@
 //! Named queues, sticky clients and what is counted of both, between real TCP stacks over good links.
 
+use lcs_dataplane::worker::Pipeline;
 use lcs_perf::network::content::{Class, ContentClient, ContentPlan, ContentSite, Exchange, Health, Script};
 use lcs_perf::network::site::Plan;
-use lcs_perf::network::{MILLISECOND, SECOND};
+use lcs_perf::network::{MICROSECOND, MILLISECOND, SECOND};
+use lcs_pipelines::command::{Command, Event};
 use lcs_pipelines::content::{Binding, Queue, Rate, Sticky};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use lcs_pipelines::tally::{Refusal, Tally};
@@ -114,12 +116,11 @@ fn a_full_queue_and_one_that_takes_too_long_answer_503() {
         (Queue { timeout: Duration::from_secs(2), ..queue("slow", rate(1, 1), 100) }, Refusal::QueueTimeout),
     ] {
         let binding = Binding { queues: vec![queue], ..Binding::default() };
-        let mut plan = plan(2, binding.clone());
-        // The director may say 503.
-        plan.groups.retain(|(class, _)| *class == Class::Web || *class == Class::Down);
+        let plan = plan(2, binding.clone());
         let server = first(&plan, Class::Web);
         let load = |n| vec![vec![get(Class::Web, n as u64)]];
         let mut clients = clients(&plan, 12, 1, load);
+        // The director may say 503.
         let mut roster = plan.roster();
         roster.excuses = true;
         let roster = std::rc::Rc::new(roster);
@@ -197,9 +198,8 @@ fn what_waits_is_decided_anew_when_rules_are_replaced_and_counts_go_on() {
 
 /// Which servers answered each client.
 fn servers(site: &ContentSite) -> Vec<BTreeMap<String, u64>> {
-    let seen = |client| &site.net[client].application::<ContentClient>().seen;
-    let of = |client| seen(client).per_server.iter().map(|((_, server), n)| (server.clone(), *n)).collect();
-    site.clients.iter().map(|client| of(*client)).collect()
+    let seen = site.clients.iter().map(|client| &site.net[*client].application::<ContentClient>().seen.per_server);
+    seen.map(|answers| answers.iter().map(|((_, server), n)| (server.clone(), *n)).collect()).collect()
 }
 
 #[test]
@@ -231,6 +231,39 @@ fn sessions_stay_with_the_server_that_has_set_their_cookie() {
         assert_eq!(used.values().copied().collect::<Vec<_>>(), [2, 2, 2, 2], "their beginnings go round: {used:?}");
         sound(&mut site);
     }
+}
+
+#[test]
+fn a_session_is_known_to_every_worker_once_the_control_thread_has_passed_it_on() {
+    let binding = Binding { sticky: Sticky::SetCookie("session".into()), ..Binding::default() };
+    let mut plan = plan(4, binding.clone());
+    (plan.base.workers, plan.base.scatter) = (2, true);
+    let load = |n: usize| {
+        let e = |m: u64| Exchange { session: 1 + n as u32, returning: m > 0, ..get(Class::Web, n as u64 * 100 + m) };
+        (0..10).map(|m| vec![e(m)]).collect()
+    };
+    let mut site = ContentSite::build(plan.clone(), clients(&plan, 8, 1, load));
+    site.replace("default: routeTo(web)", &binding);
+    let mut passed_on = 0;
+    while !site.finish(20 * MICROSECOND) {
+        assert!(site.net.now() < 100 * SECOND);
+        let now = site.net.now();
+        let workers = site.net[site.director].workers_mut();
+        for from in 0..workers.len() {
+            while let Some(event) = workers[from].pipeline_mut().event() {
+                if let Event::Cookie { key, server } = event {
+                    passed_on += 1;
+                    workers[1 - from].command(Command::Learn(vec![(key, server)]), now);
+                }
+            }
+        }
+    }
+    assert_eq!(passed_on, 8, "what is known already is not said again");
+    assert!(servers(&site).iter().all(|of| of.len() == 1), "{:?}", servers(&site));
+    let used: Vec<bool> =
+        site.reports().iter().map(|r| r.content.services[0].as_ref().unwrap().rules[0] > 10).collect();
+    assert_eq!(used, [true, true], "both workers have had connections");
+    sound(&mut site);
 }
 
 #[test]

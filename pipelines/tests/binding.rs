@@ -128,6 +128,7 @@ impl Director {
         sent
     }
 
+    #[allow(clippy::too_many_arguments)] // a segment has so many parts
     fn says(
         &mut self,
         from: &str,

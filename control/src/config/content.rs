@@ -101,16 +101,16 @@ fn queues(set: &RuleSet) -> BTreeSet<&str> {
     queued.collect()
 }
 
-/// By which cookies a service keeps clients with servers: what says so, and whether servers set it.
-fn cookies(content: &Content) -> Vec<(String, bool)> {
+/// By which cookies a service keeps clients with servers: the key and the words that say so, and whether servers set it.
+fn cookies(content: &Content) -> Vec<(&'static str, String, bool)> {
     let of_service = match &content.binding.sticky {
-        Sticky::Cookie(name) => Some((format!("sticky = \"cookie.{name}\""), false)),
-        Sticky::SetCookie(name) => Some((format!("sticky = \"set-cookie.{name}\""), true)),
+        Sticky::Cookie(name) => Some(("sticky", format!("sticky = \"cookie.{name}\""), false)),
+        Sticky::SetCookie(name) => Some(("sticky", format!("sticky = \"set-cookie.{name}\""), true)),
         Sticky::None | Sticky::Source => None,
     };
     let of_rules = actions(&content.rules).filter_map(|action| match action {
-        Action::RouteTo { stickiness: Some(Stickiness::Cookie(_)), .. } => Some((action.to_string(), false)),
-        Action::RouteTo { stickiness: Some(Stickiness::SetCookie(_)), .. } => Some((action.to_string(), true)),
+        Action::RouteTo { stickiness: Some(Stickiness::Cookie(_)), .. } => Some(("rules", action.to_string(), false)),
+        Action::RouteTo { stickiness: Some(Stickiness::SetCookie(_)), .. } => Some(("rules", action.to_string(), true)),
         _ => None,
     });
     of_service.into_iter().chain(of_rules).collect()
@@ -243,15 +243,15 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
             add(Place::Service, "queues", what, mend);
         }
     }
-    for (what, set_by_server) in cookies(content) {
+    for (key, what, set_by_server) in cookies(content) {
         let http = content.application == extract::Protocol::Http;
         if !http {
             let what = format!("{what} of service {label}: {} has no cookies", content.application.word());
-            add(Place::Service, "rules", what, "keep clients with their servers by their addresses: STICKY, source");
+            add(Place::Service, key, what, "keep clients with their servers by their addresses: STICKY, source");
         } else if set_by_server && content.binding.switching == Switching::Connection {
             let what = format!("{what} of service {label}, whose responses are not read: switching is \"connection\"");
             let mend = "write switching = \"request\", or go by a cookie of the request: cookie.NAME";
-            add(Place::Service, "rules", what, mend);
+            add(Place::Service, key, what, mend);
         }
     }
     if let Some(name) = &content.host_name {

@@ -101,9 +101,7 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         if let Some(span) = &written.groups_span {
             places.0.insert((me, "groups"), span.clone());
         }
-        if let Some(span) = &written.queues_span {
-            places.0.insert((me, "queues"), span.clone());
-        }
+        places.0.extend(written.places.iter().map(|(key, span)| ((me, *key), span.clone())));
         for (i, (_, span)) in written.groups.iter().enumerate() {
             places.0.insert((Place::Group(i), ""), span.clone());
         }

@@ -48,8 +48,8 @@ pub(super) struct Written {
     pub(super) groups_span: Option<Range<usize>>,
     binding: Binding,
     host_name: Option<Placed<String>>,
-    /// Where `queues` stands.
-    pub(super) queues_span: Option<Range<usize>>,
+    /// Where keys stand that are looked at together with the rest of the service.
+    pub(super) places: Vec<(&'static str, Range<usize>)>,
 }
 
 /// Takes the keys of a service about content.
@@ -75,7 +75,10 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         groups: groups(section),
         binding: binding(section, application),
         host_name: section.string("host-name"),
-        queues_span: section.raw("queues").map(|value| value.span()),
+        places: ["rules", "queues", "sticky", "host-name"]
+            .into_iter()
+            .filter_map(|key| Some((key, section.raw(key)?.span())))
+            .collect(),
     })
 }
 

@@ -26,7 +26,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             Request::Trace { filter, frames } => return self.begin_trace(ticket, filter, frames),
             Request::Weight { service, server, weight } => return self.begin_weight(ticket, &service, &server, weight),
             Request::Reload => return self.begin_reload(ticket),
-            Request::AddService { service, content } => requests::add_service(model, service, content)?,
+            Request::AddService { service, content } => requests::add_service(model, *service, content)?,
             Request::SetService { service, set } => requests::set_service(model, &service, &set)?,
             Request::RemoveService { service } => requests::remove_service(model, &service)?,
             Request::AddServer { service, server, set } => requests::add_server(model, &service, &server, &set)?,

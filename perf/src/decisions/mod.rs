@@ -5,7 +5,7 @@
 //! memory, and warm in the cache as after a device's direct cache access.
 
 mod rules;
-mod workload;
+pub(crate) mod workload;
 mod xml;
 
 pub use rules::{RulesFigures, RulesOptions, RulesRow, measure as measure_rules};

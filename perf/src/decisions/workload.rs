@@ -57,7 +57,7 @@ impl fmt::Display for Mix {
 }
 
 /// The tutorial's purchase order of about so many bytes.
-pub(super) fn purchase(bytes: usize, n: usize) -> String {
+pub(crate) fn purchase(bytes: usize, n: usize) -> String {
     let mut body = format!("<?xml version=\"1.0\"?>\n<purchase>\n  <customerName>customer{n}</customerName>\n");
     let mut item = 0;
     while body.len() + 200 < bytes {

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 /// Largest body that is served, bytes.
-pub const LARGEST: usize = 64 << 20;
+pub const LARGEST: usize = 128 << 20;
 
 /// The size that a path asks for: its last part. `None` where that is no number, or above [`LARGEST`].
 pub fn size_of(path: &str) -> Option<usize> {

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod conns;
 pub mod demo;
 pub mod init;
+mod peers;
 pub mod perf;
 pub mod reload;
 pub mod replay;

@@ -15,7 +15,8 @@ use std::io::{self, IsTerminal, Write};
     after_help = "Examples:
   lcs perf stages --pipeline nat --flows 1000000
   lcs perf rules --rules 10,10000 --mix url
-  lcs perf xml --size 1k,100k"
+  lcs perf xml --size 1k,100k
+  sudo lcs perf peers --workload urls"
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -28,6 +29,7 @@ enum What {
     Connections(ConnectionsArgs),
     Rules(RulesArgs),
     Xml(XmlArgs),
+    Peers(super::peers::Args),
 }
 
 /// Cycles per packet of each stage of the real pipeline, over the memory port, with established flows in random order.
@@ -196,7 +198,7 @@ struct XmlArgs {
 }
 
 /// `1k`, `2M`, `500`.
-fn size(text: &str) -> Result<usize, String> {
+pub(super) fn size(text: &str) -> Result<usize, String> {
     let (number, scale) = match text.strip_suffix(['k', 'K']) {
         Some(number) => (number, 1_000),
         None => text.strip_suffix('M').map_or((text, 1), |number| (number, 1_000_000)),
@@ -226,6 +228,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             let options = XmlOptions { sizes: args.size.clone(), rounds: args.rounds };
             show(common, measured(|progress| decisions::measure_xml(&options, progress))?)
         }
+        What::Peers(args) => super::peers::run(common, args),
     }
 }
 

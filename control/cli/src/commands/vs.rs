@@ -119,7 +119,7 @@ pub fn run(common: &Common, args: Args) -> Outcome {
             // The director runs in another folder.
             let rules = rules.map(std::path::absolute).transpose()?;
             let content = rules.map(|rules| NewContent { rules, groups, application });
-            change(common, Request::AddService { service, content })
+            change(common, Request::AddService { service: Box::new(service), content })
         }
         What::Set { name, endpoint, settings } => {
             let set = ServiceSettings {

@@ -8,7 +8,7 @@ pub mod session;
 
 use std::collections::VecDeque;
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::network::content::{Class, Closing, Exchange, Method};
@@ -260,6 +260,11 @@ impl RuleFile {
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text)?;
         Ok(RuleFile(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
     }
 }
 

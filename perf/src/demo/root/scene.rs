@@ -88,6 +88,7 @@ impl Setup {
 pub struct Scene {
     setup: Setup,
     datagrams: bool,
+    keys: String,
     servers: Vec<Server>,
     tunnels: Vec<Decapsulator>,
     bed: Testbed,
@@ -99,7 +100,8 @@ impl Scene {
         let bed = Testbed::build(plan)?;
         let virtual_address = bed.virtual_address(0, setup.ipv6);
         bed.give_virtual_address(virtual_address)?;
-        let mut scene = Scene { setup, datagrams: false, servers: Vec::new(), tunnels: Vec::new(), bed };
+        let mut scene =
+            Scene { setup, datagrams: false, keys: String::new(), servers: Vec::new(), tunnels: Vec::new(), bed };
         for (at, host) in scene.bed.servers().iter().enumerate() {
             if !setup.forward.replies_return() {
                 host.add_hidden_address(virtual_address)?;
@@ -116,6 +118,31 @@ impl Scene {
     #[must_use]
     pub fn with_datagrams(self) -> Self {
         Scene { datagrams: true, ..self }
+    }
+
+    /// The same scene with more keys for its service, lines of TOML.
+    #[must_use]
+    pub fn with_keys(self, keys: impl Into<String>) -> Self {
+        Scene { keys: keys.into(), ..self }
+    }
+
+    /// Ends the HTTP server number `at`, from 0: its host refuses connections from then on.
+    pub fn end_server(&mut self, at: usize) {
+        if at < self.servers.len() {
+            drop(self.servers.remove(at));
+        }
+    }
+
+    /// Starts the HTTP server number `at`, from 0, again.
+    ///
+    /// # Errors
+    /// When it can't listen.
+    pub fn start_server(&mut self, at: usize) -> Result<(), Error> {
+        if let Some(host) = self.bed.servers().get(at) {
+            let server = start_server(host, self.endpoint(at as u8))?;
+            self.servers.insert(at.min(self.servers.len()), server);
+        }
+        Ok(())
     }
 
     /// Whether there is the service of UDP.
@@ -195,6 +222,9 @@ impl Scene {
             self.service().ip(),
             forward.word(),
         );
+        if name == SERVICE {
+            let _ = writeln!(text, "{}", self.keys);
+        }
         if forward == Forward::FullNat {
             let _ = writeln!(text, "sources = [\"{}\"]", self.bed.director_inner_address(server_ipv6));
         }

@@ -5,8 +5,7 @@ use super::Desk;
 use crate::content::{Content, OnUnparsed, Sticky, Switching};
 use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol, Replay};
 use crate::matching::{Action, GroupId};
-use crate::snapshot::{NO_SLOT, Scheduler, ServerState, Snapshot};
-use crate::splice::sticky::hash_address;
+use crate::snapshot::{ServerState, Snapshot};
 use crate::splice::{Arrival, Binding, Phase, Taken};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
@@ -37,7 +36,7 @@ impl Groups for GroupState<'_> {
     }
 }
 
-fn is_up(snapshot: &Snapshot, server: u16) -> bool {
+pub(super) fn is_up(snapshot: &Snapshot, server: u16) -> bool {
     let s = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref);
     s.is_some_and(|s| s.state == ServerState::Up && s.weight > 0)
 }
@@ -494,58 +493,6 @@ impl<P: Port> Desk<'_, P> {
         if let Some(tally) = self.c.splices.tally(service) {
             tally.answered(status);
         }
-    }
-
-    /// The server for a request: the one in turn if the rule allows it, then one that the connection has used before, then the
-    /// group's scheduler's choice.
-    fn choose(&mut self, flow: u32, b: &Binding, content: &Content, action: &Action) -> Option<u16> {
-        let service = self.c.table.get(flow).service;
-        let one;
-        let (servers, group, scheduler): (&[u16], u16, Scheduler) = match action {
-            Action::Forward { server, .. } => {
-                one = [*server];
-                (&one, u16::MAX, Scheduler::Rr)
-            }
-            Action::RouteTo { group, .. } => {
-                let g = content.group(*group)?;
-                (&g.servers, *group, g.scheduler)
-            }
-            Action::LoadBalance { group, algorithm } => {
-                let g = content.group(*group)?;
-                let named = match &**algorithm {
-                    "rr" => Scheduler::Rr,
-                    "wrr" => Scheduler::Wrr,
-                    "lc" => Scheduler::Lc,
-                    "wlc" => Scheduler::Wlc,
-                    _ => g.scheduler,
-                };
-                (&g.servers, *group, named)
-            }
-            Action::Reject { .. } | Action::Redirect { .. } => return None,
-        };
-        let snapshot = self.snapshot;
-        // Its cookie counts more than where the connection has been: a proxy sends many clients' requests over one.
-        let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s) && !b.has_tried(s);
-        if let Some(server) = self.server_of_cookie(service, content, action, servers, &b.buffer, &usable) {
-            return Some(server);
-        }
-        let present = self.c.table.get(flow).server;
-        if self.is_attached(flow) && usable(present) {
-            return Some(present);
-        }
-        if let Some(leg) = self.leg_to(b.entry, &usable) {
-            return Some(leg);
-        }
-        if *content.sticky(action) == Sticky::Source
-            && let Some(keys) = self.c.table.keys(flow)
-        {
-            return self.rendezvous(hash_address(keys.client.source().ip()), servers, &usable);
-        }
-        let chosen = self.c.schedulers.choose_in(service, group, scheduler, servers, &self.c.counts);
-        if chosen != NO_SLOT && usable(chosen) {
-            return Some(chosen);
-        }
-        servers.iter().copied().find(|&s| usable(s))
     }
 
     /// The request is for the server that the connection is attached to.

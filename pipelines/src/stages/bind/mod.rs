@@ -8,6 +8,7 @@
 //! Only frames that the fast path of [`super::forward`] has left come here.
 
 mod answer;
+mod choose;
 mod connect;
 mod decide;
 mod deliver;
