@@ -363,7 +363,7 @@ fn what_cannot_be_opened_is_said_with_what_to_do() {
         if let Some(arguments) = arguments {
             options.arguments = Some(arguments.iter().map(|a| (*a).to_owned()).collect());
         }
-        open(&options).err().expect("a refusal").to_string()
+        open(&options).expect_err("a refusal").to_string()
     };
     // These are found before DPDK is started, so they do not spend the process.
     let missing = error(&["ffff:ff:1f.7"], &[], None);
@@ -407,6 +407,5 @@ fn frames_that_outlive_their_port_keep_the_pool() {
         drop(environment);
         frame.bytes_mut().fill(2);
         assert!(frame.bytes().iter().all(|b| *b == 2));
-        std::mem::forget(frame);
     });
 }
