@@ -2,6 +2,7 @@
 
 use super::read::{Placed, Section};
 use super::{Check, CheckKind, Protocol, Service, Word};
+use std::time::Duration;
 use toml::de::DeValue;
 
 /// Reads `check`, a word or a table.
@@ -83,6 +84,26 @@ fn http(table: &Section<'_, '_>, kind: Option<CheckKind>, check: &mut Check) {
 /// What is wrong with a service's check, and the mend.
 pub(super) fn problem(service: &Service) -> Option<(String, &'static str)> {
     let check = service.check.as_ref()?;
+    // The file's reader has said these at their keys; a request of the control socket has not been through it.
+    let times = Duration::from_millis(200)..=Duration::from_secs(7 * 86_400);
+    let plain = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    let (first, last) = check.status;
+    let good = times.contains(&check.interval)
+        && *times.start() <= check.timeout
+        && check.timeout <= check.interval
+        && (1..=100).contains(&check.rise)
+        && (1..=100).contains(&check.fall)
+        && check.port != Some(0)
+        && check.path.starts_with('/')
+        && plain(&check.path)
+        && check.host.as_deref().is_none_or(plain)
+        && 100 <= first
+        && first <= last
+        && last <= 599;
+    if !good {
+        let what = format!("the check of service {} has a value out of its range", service.name);
+        return Some((what, "CONFIGURATION.md has the limits of each key of `check`"));
+    }
     if check.port.is_some() {
         return None;
     }

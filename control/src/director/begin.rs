@@ -2,6 +2,7 @@
 
 use super::operation::{Listing, Operation, Purpose, Sent};
 use super::{Control, Steering, TRACE_AGAIN, Ticket, Workers, requests};
+use crate::config::PortKind;
 use crate::model::{Change, Kind};
 use crate::protocol::{CONNECTIONS_MAX, Failure, FailureCode, Request, TRACE_MAX};
 use lcs_pipelines::command::{Command, RequestState, TraceFilter};
@@ -26,7 +27,10 @@ impl<W: Workers, S: Steering> Control<W, S> {
             Request::Trace { filter, frames } => return self.begin_trace(ticket, filter, frames),
             Request::Weight { service, server, weight } => return self.begin_weight(ticket, &service, &server, weight),
             Request::Reload => return self.begin_reload(ticket),
-            Request::AddService { service, content } => requests::add_service(model, *service, content)?,
+            Request::AddService { service, content } => {
+                let kernel = self.running.as_ref().is_none_or(|c| c.port.kind == PortKind::AfXdp);
+                requests::add_service(model, *service, content, kernel)?
+            }
             Request::SetService { service, set } => requests::set_service(model, &service, &set)?,
             Request::RemoveService { service } => requests::remove_service(model, &service)?,
             Request::AddServer { service, server, set } => requests::add_server(model, &service, &server, &set)?,

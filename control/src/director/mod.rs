@@ -304,9 +304,14 @@ impl<W: Workers, S: Steering> Control<W, S> {
         self.model.learn_interfaces(interfaces);
     }
 
-    /// Servers that are to be checked.
-    pub fn checks(&self) -> Vec<health::Target> {
+    /// Servers that are to be checked, and whether they count as down.
+    pub fn checks(&self) -> Vec<(health::Target, bool)> {
         self.model.checks()
+    }
+
+    /// A server could not be checked, for want of something on this side.
+    pub fn could_not_check(&mut self, why: &str) {
+        self.note_of((4, 0), |_| format!("servers cannot be checked and count as before: {why}"));
     }
 
     /// A server's checks have come to something.

@@ -45,9 +45,14 @@ pub(super) fn add_service(
     model: &mut Model,
     mut new: Service,
     content: Option<NewContent>,
+    kernel: bool,
 ) -> Result<Vec<Change>, Failure> {
     if model.service(&new.name).is_some() {
         return Err(Refused::ServiceExists(new.name).into());
+    }
+    if new.check.is_some() && !kernel {
+        let text = format!("service {} has a check, and the port has no kernel that could ask its servers", new.name);
+        return Err(Failure::new(FailureCode::Refused, text));
     }
     new.content = content.map(|content| new_content(&new, content)).transpose()?;
     Ok(model.put_service(&new)?)

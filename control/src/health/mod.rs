@@ -52,20 +52,25 @@ pub struct Checks {
 }
 
 impl Checks {
-    /// Watches these from now on. One that was watched before in the same way goes on as it was.
-    pub fn follow(&mut self, targets: Vec<Target>, now: Duration) {
+    /// Watches these from now on, each with whether it counts as down. One that was watched before in the same way goes on
+    /// as it was.
+    pub fn follow(&mut self, targets: Vec<(Target, bool)>, now: Duration) {
         let mut before = std::mem::take(&mut self.watched);
         let count = targets.len().max(1) as u32;
-        for (n, target) in targets.into_iter().enumerate() {
+        for (n, (target, down)) in targets.into_iter().enumerate() {
             let key = (target.service.clone(), target.server.clone());
-            let watched = match before.remove(&key) {
+            let mut watched = match before.remove(&key) {
                 Some(w) if w.target == target => w,
                 // Spread over the interval, so that a thousand servers are not asked in one moment.
-                other => {
-                    let due = now + target.check.interval * n as u32 / count / 2;
-                    Watched { target, due, asked: false, down: other.is_some_and(|w| w.down), against: 0 }
+                _ => {
+                    let due = now + target.check.interval.mul_f64(n as f64 / f64::from(count) / 2.0);
+                    Watched { target, due, asked: false, down, against: 0 }
                 }
             };
+            if watched.down != down {
+                // Another server by the same name: what was counted was another's.
+                (watched.down, watched.against) = (down, 0);
+            }
             self.watched.insert(key, watched);
         }
     }
@@ -80,6 +85,14 @@ impl Checks {
             w.target.clone()
         })
         .collect()
+    }
+
+    /// A server could not be asked, for want of something on this side.
+    pub fn unasked(&mut self, target: &Target) {
+        let key = (target.service.clone(), target.server.clone());
+        if let Some(w) = self.watched.get_mut(&key).filter(|w| w.target == *target) {
+            w.asked = false;
+        }
     }
 
     /// A server has answered, or has not. Returns what changes by that.
@@ -128,7 +141,7 @@ mod tests {
     #[test]
     fn three_failures_in_a_row_take_a_server_out_and_two_answers_bring_it_back() {
         let mut checks = Checks::default();
-        checks.follow(vec![target("a")], Duration::ZERO);
+        checks.follow(vec![(target("a"), false)], Duration::ZERO);
         let mut now = Duration::ZERO;
         let mut ask = |checks: &mut Checks, answer: Result<(), String>| {
             let asked = checks.due(now);
@@ -152,7 +165,7 @@ mod tests {
     #[test]
     fn a_changed_configuration_keeps_what_is_known() {
         let mut checks = Checks::default();
-        checks.follow(vec![target("a"), target("b")], Duration::ZERO);
+        checks.follow(vec![(target("a"), false), (target("b"), false)], Duration::ZERO);
         let late = checks.due(2 * SECOND);
         assert_eq!(late.len(), 2);
         for _ in 0..3 {
@@ -160,11 +173,20 @@ mod tests {
         }
         let mut changed = target("a");
         changed.check.rise = 1;
-        checks.follow(vec![changed.clone()], 3 * SECOND);
+        checks.follow(vec![(changed.clone(), true)], 3 * SECOND);
         assert_eq!(checks.len(), 1);
         assert_eq!(checks.answered(&target("a"), Ok(())), None, "an answer to an old question counts no more");
         assert_eq!(checks.due(3 * SECOND), [changed.clone()]);
         assert_eq!(checks.answered(&changed, Ok(())).unwrap().down, None, "it was down, and one answer is enough now");
         assert_eq!(checks.answered(&target("b"), Err("no".into())), None);
+        // The model has put another server in its place, which counts as up until its own checks fail.
+        let failures =
+            |checks: &mut Checks, n: usize| (0..n).filter_map(|_| checks.answered(&changed, Err("no".into()))).count();
+        assert_eq!(failures(&mut checks, 3), 1);
+        checks.follow(vec![(changed.clone(), false)], 4 * SECOND);
+        assert_eq!((failures(&mut checks, 2), failures(&mut checks, 1)), (0, 1), "down again after three of its own");
+        let asked = checks.due(60 * SECOND);
+        checks.unasked(&asked[0]);
+        assert_eq!(checks.due(120 * SECOND), asked, "what could not be asked is asked again");
     }
 }

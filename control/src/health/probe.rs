@@ -11,41 +11,82 @@ use tokio::time::timeout;
 /// Bytes of a response's head that are read at most.
 const HEAD: usize = 16 << 10;
 
-/// Asks a server once; waits no longer than its check says.
+/// Why a server counts as not answering, or why it could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// In words.
+    Server(String),
+    /// This side lacks something (descriptors, ports, memory): it says nothing about the server.
+    Here(String),
+}
+
+/// Asks a server once; the handshake and the response may each take as long as its check says.
 ///
 /// # Errors
-/// Why it counts as not answering, in words.
-pub async fn ask(target: &Target) -> Result<(), String> {
+/// Why it counts as not answering, or could not be asked.
+pub async fn ask(target: &Target) -> Result<(), Failure> {
     let check = &target.check;
-    match timeout(check.timeout, question(target)).await {
-        Ok(answer) => answer,
-        Err(_) => Err(format!("{} does not answer within {:?}", target.endpoint, check.timeout)),
+    let silent = || Failure::Server(format!("{} does not answer within {:?}", target.endpoint, check.timeout));
+    let stream = match timeout(check.timeout, TcpStream::connect(target.endpoint)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(e)) => {
+            let text = format!("{} cannot be connected to: {}", target.endpoint, said(&e));
+            return Err(if is_ours(&e) { Failure::Here(text) } else { Failure::Server(text) });
+        }
+        Err(_) => return Err(silent()),
+    };
+    if check.kind == CheckKind::Tcp {
+        return Ok(());
+    }
+    match timeout(check.timeout, question(target, stream)).await {
+        Ok(answer) => answer.map_err(Failure::Server),
+        Err(_) => Err(silent()),
     }
 }
 
-async fn question(target: &Target) -> Result<(), String> {
+/// Whether an error is about this side's means.
+fn is_ours(e: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, OutOfMemory};
+    // Linux's ENFILE, EMFILE and ENOBUFS have no kind of their own.
+    matches!(e.kind(), AddrInUse | AddrNotAvailable | OutOfMemory) || matches!(e.raw_os_error(), Some(23 | 24 | 105))
+}
+
+async fn question(target: &Target, mut stream: TcpStream) -> Result<(), String> {
     let endpoint = target.endpoint;
-    let mut stream =
-        TcpStream::connect(endpoint).await.map_err(|e| format!("{endpoint} cannot be connected to: {}", said(&e)))?;
-    if target.check.kind == CheckKind::Tcp {
-        return Ok(());
-    }
     let lost = |e: io::Error| format!("{endpoint} ends the connection: {}", said(&e));
     stream.write_all(request(&target.check, &endpoint.to_string()).as_bytes()).await.map_err(lost)?;
     let mut head = Vec::with_capacity(1024);
     loop {
-        let mut fields = [httparse::EMPTY_HEADER; 64];
-        let mut response = httparse::Response::new(&mut fields);
-        let parsed = response.parse(&head);
-        match (parsed, response.code) {
-            (Ok(_), Some(code)) if (target.check.status.0..=target.check.status.1).contains(&code) => return Ok(()),
-            (Ok(_), Some(code)) => return Err(format!("{endpoint}{} has status {code}", target.check.path)),
-            (Ok(_), None) if head.len() < HEAD => {}
+        match status(&head) {
+            Some(Ok(code)) if (target.check.status.0..=target.check.status.1).contains(&code) => return Ok(()),
+            Some(Ok(code)) => return Err(format!("{endpoint}{} has status {code}", target.check.path)),
+            None if head.len() < HEAD => {}
             _ => return Err(format!("{endpoint} does not answer in HTTP")),
         }
         if stream.read_buf(&mut head).await.map_err(lost)? == 0 {
             return Err(format!("{endpoint} closes without an answer"));
         }
+    }
+}
+
+/// The status of the first response that is not an interim one (RFC 9110 §15.2), as soon as its line is there. What fields
+/// follow does not matter.
+fn status(mut head: &[u8]) -> Option<Result<u16, httparse::Error>> {
+    loop {
+        let end = head.iter().position(|b| *b == b'\n')? + 1;
+        let mut line = head[..end].to_vec();
+        line.extend(b"\r\n");
+        let mut response = httparse::Response::new(&mut []);
+        let code = match (response.parse(&line), response.code) {
+            (Ok(_), Some(code)) => code,
+            (Ok(_), None) => return Some(Err(httparse::Error::Status)),
+            (Err(e), _) => return Some(Err(e)),
+        };
+        if !(100..200).contains(&code) || code == 101 {
+            return Some(Ok(code));
+        }
+        let blank = head.windows(4).position(|w| w == b"\r\n\r\n")?;
+        head = &head[blank + 4..];
     }
 }
 
@@ -89,7 +130,10 @@ mod tests {
         if kind == CheckKind::Http {
             assert!(request.starts_with(&format!("GET /up HTTP/1.1\r\nHost: {endpoint}\r\n")));
         }
-        answer.map_err(|e| e.replace(&endpoint.to_string(), "SERVER"))
+        answer.map_err(|e| match e {
+            Failure::Server(text) => text.replace(&endpoint.to_string(), "SERVER"),
+            Failure::Here(text) => panic!("{text}"),
+        })
     }
 
     #[tokio::test]
@@ -97,6 +141,8 @@ mod tests {
         let http = CheckKind::Http;
         assert_eq!(found(CheckKind::Tcp, "").await, Ok(()));
         assert_eq!(found(http, "HTTP/1.1 204 No Content\r\nServer: x\r\n\r\n").await, Ok(()));
+        let early = "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nbad field\r\n\r\n";
+        assert_eq!(found(http, early).await, Ok(()));
         let status = found(http, "HTTP/1.0 503 Down\r\n\r\n").await;
         assert_eq!(status, Err("SERVER/up has status 503".into()));
         assert_eq!(found(http, "220 smtp ready\r\n").await, Err("SERVER does not answer in HTTP".into()));
@@ -108,7 +154,8 @@ mod tests {
         let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         let check = Check { timeout: Duration::from_secs(5), ..Check::new(CheckKind::Tcp) };
         let target = Target { service: "web".into(), server: "a".into(), endpoint, check };
-        assert_eq!(ask(&target).await, Err(format!("{endpoint} cannot be connected to: Connection refused")));
+        let refused = format!("{endpoint} cannot be connected to: Connection refused");
+        assert_eq!(ask(&target).await, Err(Failure::Server(refused)));
     }
 
     #[tokio::test]
@@ -117,7 +164,8 @@ mod tests {
         let endpoint = listener.local_addr().unwrap();
         let check = Check { timeout: Duration::from_millis(200), ..Check::new(CheckKind::Http) };
         let target = Target { service: "web".into(), server: "a".into(), endpoint, check };
-        assert_eq!(ask(&target).await, Err(format!("{endpoint} does not answer within 200ms")));
+        let silent = format!("{endpoint} does not answer within 200ms");
+        assert_eq!(ask(&target).await, Err(Failure::Server(silent)));
         drop(listener);
     }
 }

@@ -5,19 +5,22 @@ use crate::health::{Finding, Target};
 use std::net::SocketAddr;
 
 impl Model {
-    /// The servers that are to be checked; those that are removed are not.
-    pub fn checks(&self) -> Vec<Target> {
+    /// The servers that are to be checked, and whether they count as down; those that are removed are not checked.
+    pub fn checks(&self) -> Vec<(Target, bool)> {
         let services = self.services();
         let checked = services.into_iter().filter_map(|s| Some((s, s.check.as_ref()?)));
         let targets = checked.flat_map(|(service, check)| {
             service.servers.iter().map(move |server| {
+                let slot = self.find(&service.name, &server.name).ok().and_then(|(_, slot)| self.servers.get(slot));
+                let down = slot.is_some_and(|entry| entry.down.is_some());
                 let own = if server.port == 0 { service.port } else { server.port };
-                Target {
+                let target = Target {
                     service: service.name.clone(),
                     server: server.name.clone(),
                     endpoint: SocketAddr::new(server.address, check.port.unwrap_or(own)),
                     check: check.clone(),
-                }
+                };
+                (target, down)
             })
         });
         targets.collect()

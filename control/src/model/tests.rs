@@ -58,7 +58,7 @@ fn a_server_that_is_down_takes_nothing_new_until_it_is_back() {
     m.apply(&[web.clone(), service("dns", 2, vec![server("s1", 3)])]).unwrap();
     let targets = m.checks();
     let asked: Vec<_> =
-        targets.iter().map(|t| (t.service.as_str(), t.server.as_str(), t.endpoint.to_string())).collect();
+        targets.iter().map(|(t, _)| (t.service.as_str(), t.server.as_str(), t.endpoint.to_string())).collect();
     assert_eq!(asked, [("web", "s1", "10.0.0.1:8080".into()), ("web", "s2", "10.0.0.2:8080".into())]);
     let finding = |server: &str, down: Option<&str>| crate::health::Finding {
         service: "web".into(),
@@ -81,6 +81,15 @@ fn a_server_that_is_down_takes_nothing_new_until_it_is_back() {
     assert!(m.set_health(&finding("s1", None)).is_some_and(|c| c.detail == "up again"));
     assert_eq!(states(&mut m)["s1"], ServerState::Up);
     m.set_health(&finding("s2", Some("refused")));
+    let down = |m: &Model| m.checks().into_iter().map(|(t, down)| (t.server, down)).collect::<Vec<_>>();
+    assert_eq!(down(&m), [("s1".into(), false), ("s2".into(), true)]);
+    // On another address the service's servers are others, and nothing is known of them yet.
+    let mut moved = web.clone();
+    moved.address = IpAddr::from([192, 0, 2, 9]);
+    m.apply(&[moved]).unwrap();
+    assert_eq!(down(&m), [("s1".into(), false), ("s2".into(), false)]);
+    m.apply(&[web.clone()]).unwrap();
+    assert_eq!(down(&m), [("s1".into(), false), ("s2".into(), true)], "those from before, which have not drained");
     web.check = None;
     m.apply(&[web]).unwrap();
     assert_eq!(states(&mut m)["s2"], ServerState::Up);

@@ -1,24 +1,35 @@
 //! Runs health checks beside the control loop: each question is a task of its own, so that none waits for another.
 
 use crate::director::{Control, Steering, Workers};
-use crate::health::{Checks, Target, probe};
+use crate::health::probe::{self, Failure};
+use crate::health::{Checks, Target};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
-type Answer = (Target, Result<(), String>);
+type Answer = (Target, Result<(), Failure>);
+
+/// Servers that are asked at the same time at most, each with a socket.
+const AT_ONCE: usize = 256;
 
 /// The checks under way.
 pub(super) struct Checker {
     checks: Checks,
     /// Number of the desired state whose servers are watched.
     generation: u64,
+    at_once: Arc<Semaphore>,
     // Bounded by one answer for each server: nobody is asked again before.
     answers: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
 impl Default for Checker {
     fn default() -> Self {
-        Checker { checks: Checks::default(), generation: 0, answers: mpsc::unbounded_channel() }
+        Checker {
+            checks: Checks::default(),
+            generation: 0,
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            answers: mpsc::unbounded_channel(),
+        }
     }
 }
 
@@ -33,14 +44,25 @@ impl Checker {
             return;
         }
         for target in self.checks.due(now) {
-            let answers = self.answers.0.clone();
+            let (answers, at_once) = (self.answers.0.clone(), Arc::clone(&self.at_once));
             tokio::task::spawn_local(async move {
+                // It is never closed.
+                let _place = at_once.acquire_owned().await;
                 let answer = probe::ask(&target).await;
                 // The director may have ended meanwhile.
                 let _ = answers.send((target, answer));
             });
         }
         while let Ok((target, answer)) = self.answers.1.try_recv() {
+            let answer = match answer {
+                Ok(()) => Ok(()),
+                Err(Failure::Server(why)) => Err(why),
+                Err(Failure::Here(why)) => {
+                    self.checks.unasked(&target);
+                    control.could_not_check(&why);
+                    continue;
+                }
+            };
             if let Some(finding) = self.checks.answered(&target, answer) {
                 control.learn_health(&finding);
             }

@@ -58,6 +58,11 @@ pub unsafe fn rte_eth_dev_configure(port: u16, rx_queues: u16, tx_queues: u16, c
     if known == 0 {
         conf.rxmode.offloads |= info.rx_offload_capa & LCS_RX_OFFLOAD_IPV4_CKSUM;
     }
+    // SAFETY: no arguments, and the EAL is initialised.
+    if unsafe { rte_socket_count() } > 1 {
+        // A pool for each NUMA node: then a queue may send buffers of several pools, which fast free forbids.
+        conf.txmode.offloads &= !u64::from(DEV_TX_OFFLOAD_MBUF_FAST_FREE);
+    }
     // SAFETY: the caller's promise, with a configuration that lives until the call is over (DPDK copies it).
     unsafe { c::rte_eth_dev_configure(port, rx_queues, tx_queues, &raw const conf) }
 }

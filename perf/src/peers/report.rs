@@ -193,7 +193,9 @@ pub(super) fn rows(
         let some = |values: Vec<f64>| (!values.is_empty()).then(|| Summary::of(values));
         let against = |peer: Peer, cost: fn(&Slot) -> Option<f64>| {
             let rounds = rounds.iter().enumerate();
-            let ratios = rounds.filter_map(|(n, slot)| Some(cost(slot.as_ref()?)? / of(peer, n, cost)?));
+            // A cost that drowned in what was busy before says nothing, on either side.
+            let own = |slot: &Option<Slot>| cost(slot.as_ref()?).filter(|us| *us > 0.0);
+            let ratios = rounds.filter_map(|(n, slot)| Some(own(slot)? / of(peer, n, cost)?));
             some(ratios.collect())
         };
         let core = |slot: &Slot| slot.core_us;

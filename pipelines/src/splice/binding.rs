@@ -340,6 +340,15 @@ impl Binding {
         if self.buffer.len() > before || self.fin { Taken::New } else { Taken::Old }
     }
 
+    /// What has come beyond a gap, in order: number and bytes.
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let mut at = 0;
+        self.ahead.pieces.iter().map(move |&(seq, length)| {
+            at += length;
+            (seq, &self.ahead.bytes[at - length..at])
+        })
+    }
+
     /// Forgets what has come beyond a gap.
     pub(crate) fn forget_ahead(&mut self) {
         self.ahead.clear();

@@ -319,19 +319,30 @@ impl Queues {
                 continue;
             }
             let together = s.opens_together();
-            for at in 0..s.order.len() {
-                let queue = s.order[at];
-                let q = &mut s.queues[usize::from(queue)];
+            // Of those of the highest priority that may go, the one that has waited longest.
+            let mut first: Option<(u16, Nanos)> = None;
+            for &queue in &s.order {
+                let q = &s.queues[usize::from(queue)];
                 if q.head == NIL {
                     continue;
+                }
+                if first.is_some_and(|(f, _)| s.queues[usize::from(f)].priority != q.priority) {
+                    break;
                 }
                 let opens = q.opens().max(together);
                 if opens > now {
                     next = next.min(opens);
                     continue;
                 }
+                let since = self.links[q.head as usize].since;
+                if first.is_none_or(|(_, before)| since < before) {
+                    first = Some((queue, since));
+                }
+            }
+            if let Some((queue, since)) = first {
+                let q = &mut s.queues[usize::from(queue)];
                 let place = q.head;
-                let Link { packets, since, .. } = self.links[place as usize];
+                let packets = self.links[place as usize].packets;
                 q.tally.delayed += 1;
                 q.tally.waited += now.saturating_sub(since);
                 s.pass(queue, u64::from(packets), now);

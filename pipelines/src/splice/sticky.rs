@@ -255,9 +255,15 @@ impl Sessions {
         true
     }
 
-    /// A server's slot has changed hands.
-    pub(crate) fn forget(&mut self, server: u16) {
-        self.known.iter_mut().filter(|k| k.key != 0 && k.server == server).for_each(|k| *k = Known::default());
+    /// Servers' slots have changed hands.
+    pub(crate) fn forget(&mut self, gone: &[u16]) {
+        if gone.is_empty() {
+            return;
+        }
+        let mut slots = vec![false; 1 << 16];
+        gone.iter().for_each(|slot| slots[usize::from(*slot)] = true);
+        let known = self.known.iter_mut().filter(|k| k.key != 0 && slots[usize::from(k.server)]);
+        known.for_each(|k| *k = Known::default());
     }
 }
 
@@ -353,7 +359,7 @@ mod tests {
             c.learn(key(n), 1, (300 + n) * S);
         }
         assert!(c.known.len() == COOKIES && c.find(key(2 * COOKIES as u64 - 1), u32::MAX, 0).is_some());
-        c.forget(1);
+        c.forget(&[1]);
         assert_eq!(c.find(key(2 * COOKIES as u64 - 1), u32::MAX, 0), None);
     }
 }

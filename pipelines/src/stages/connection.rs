@@ -144,6 +144,7 @@ impl Connections {
         }
         self.traffic.resize(snapshot.servers.len(), Traffic::default());
         self.loads.resize(snapshot.servers.len(), Load::default());
+        let mut gone = Vec::new();
         for (slot, server) in snapshot.servers.iter().enumerate() {
             // A slot that changes hands starts counting from nothing.
             let before = self.snapshot.servers.get(slot).and_then(Option::as_ref).map(|s| &s.name);
@@ -151,10 +152,11 @@ impl Connections {
                 self.traffic[slot] = Traffic::default();
                 self.loads[slot].opened = 0;
                 if before.is_some() {
-                    self.splices.sessions.forget(slot as u16);
+                    gone.push(slot as u16);
                 }
             }
         }
+        self.splices.sessions.forget(&gone);
         self.outers.clear();
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);

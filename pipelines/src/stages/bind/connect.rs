@@ -176,6 +176,8 @@ impl<P: Port> Desk<'_, P> {
         e.server_mss = o.mss.unwrap_or(default).clamp(LEAST_MSS, path.max(LEAST_MSS));
         b.ack_floor = first;
         b.measured(self.now);
+        // Whatever an ICMP error has hastened: it is there.
+        b.disarm();
         self.moved_by(flow, 0, Place::SERVER);
         if self.speaks_first(self.c.table.get(flow).service) {
             return self.begin_replay(a, flow, b);
@@ -243,6 +245,30 @@ impl<P: Port> Desk<'_, P> {
             e.response_known = false;
             self.c.splices.follow(b.entry, Follow::new(method, body, [request_end, first]).watching(b.watch));
         }
+        if b.uncut || b.cut > b.buffer.len() as u64 {
+            self.pass_ahead(flow, b);
+        }
+    }
+
+    /// Lets go of what is held beyond a gap in a body that still comes: from here on the client's segments pass, and the
+    /// server puts them in order. Sent once: the client has it still, and no acknowledgement covers it before the server's.
+    fn pass_ahead(&mut self, flow: u32, b: &mut Binding) {
+        let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
+        let offsets = self.c.splices.get(b.entry).offsets;
+        let (ack, window) = (self.ack_to_server(b), offsets.window(Place::CLIENT, b.client_window));
+        let mss = usize::from(b.server_mss.max(1));
+        for (from, bytes) in b.ahead() {
+            let end = from.wrapping_sub(b.start) as usize + bytes.len();
+            if !b.uncut && end as u64 > b.cut {
+                break;
+            }
+            for (n, payload) in bytes.chunks(mss).enumerate() {
+                let seq = offsets.seq(Place::CLIENT, from.wrapping_add((n * mss) as u32));
+                let segment = Segment { key, flags: ACK, seq, ack, window, options: &[], payload };
+                self.send(flow, Place::SERVER, segment);
+            }
+        }
+        b.forget_ahead();
     }
 
     /// Tries the next server, after the one in turn did not answer or refused.

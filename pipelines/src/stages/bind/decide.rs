@@ -139,7 +139,7 @@ impl<P: Port> Desk<'_, P> {
     /// The first data (or FIN) of a client: from here on the connection counts as established.
     pub(super) fn first_data(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
         let service = self.c.table.get(flow).service;
-        let Some(content) = self.content(service) else {
+        let Some(content) = self.content_of(flow) else {
             // The service is gone, or is no longer switched by content: nothing was promised yet.
             self.close(flow);
             return self.refuse_in_place(batch, i, a);
@@ -307,7 +307,7 @@ impl<P: Port> Desk<'_, P> {
     /// Reads on in what has been collected, and acts on a decision.
     pub(super) fn collect(&mut self, flow: u32, b: &mut Binding) {
         let service = self.c.table.get(flow).service;
-        let Some(content) = self.content(service) else {
+        let Some(content) = self.content_of(flow) else {
             if self.is_attached(flow) && !b.settled {
                 return;
             }
@@ -428,7 +428,7 @@ impl<P: Port> Desk<'_, P> {
             return;
         }
         let service = self.c.table.get(flow).service;
-        let Some(content) = self.content(service) else {
+        let Some(content) = self.content_of(flow) else {
             if self.is_attached(flow) && !b.settled {
                 return;
             }
@@ -516,7 +516,7 @@ impl<P: Port> Desk<'_, P> {
     /// Whether a client's segment is a whole request for the server in turn, so that it can pass as it is. `None`: no.
     pub(super) fn read_in_place(&mut self, flow: u32, entry: u32, payload: &[u8], packet: &[u8]) -> Option<Read> {
         let service = self.c.table.get(flow).service;
-        let content = self.content(service)?;
+        let content = self.content_of(flow)?;
         let mut extraction = self.c.splices.extraction(content.protocol);
         let snapshot = self.snapshot;
         let progress = read(self.c, snapshot, content, service, &mut extraction, payload, false, packet);

@@ -12,7 +12,7 @@ use lcs_dataplane::{DropReason, Verdict};
 
 impl<P: Port> Desk<'_, P> {
     /// What the server is told of the client's acknowledgements: never less than where its own numbers begin.
-    fn ack_to_server(&self, b: &Binding) -> u32 {
+    pub(super) fn ack_to_server(&self, b: &Binding) -> u32 {
         if b.phase == Phase::Replay {
             return b.ack_floor;
         }

@@ -192,6 +192,14 @@ impl<'d, P: Port> Desk<'d, P> {
         self.snapshot.services.get(usize::from(service)).and_then(Option::as_ref).and_then(|s| s.content.as_deref())
     }
 
+    /// The rules of a flow's service, if it is still the service that its client has called: a slot may have a new owner.
+    fn content_of(&self, flow: u32) -> Option<&'d Content> {
+        let slot = usize::from(self.c.table.get(flow).service);
+        let service = self.snapshot.services.get(slot).and_then(Option::as_ref)?;
+        let called = self.c.table.keys(flow)?.client.destination();
+        (called.ip() == service.address && called.port() == service.port).then(|| service.content.as_deref()).flatten()
+    }
+
     /// The key of packets that the director sends to the client (`side` 0) or to the server (1) of a flow.
     fn key_toward(&self, flow: u32, side: usize) -> Option<Key> {
         let keys = self.c.table.keys(flow)?;

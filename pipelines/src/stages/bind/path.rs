@@ -62,7 +62,9 @@ pub(crate) fn told(c: &mut Connections, place: Place, seq: Option<u32>, error: P
             && mss(mtu) < e.offer.mss
         {
             c.splices.get_mut(entry).offer.mss = mss(mtu);
-            b.now();
+            if b.phase != Phase::Connect {
+                b.now();
+            }
         }
         own
     };

@@ -10,6 +10,9 @@ use lcs_dataplane::port::Port;
 /// Requests that leave their queues between two batches.
 const BUDGET: usize = 32;
 
+/// Bytes that a request pays for of a body that has not come yet, at most: what is only promised must not shut a queue for long.
+const PROMISED: u64 = 64 << 10;
+
 /// How many packets a request of so many bytes fills.
 fn packets(content: &Content, bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(u64::from(content.binding.mss.max(1)))).unwrap_or(u32::MAX).max(1)
@@ -23,8 +26,8 @@ impl<P: Port> Desk<'_, P> {
             return true;
         }
         let service = self.c.table.get(flow).service;
-        // All of it that is known: bytes of its body that are still to come have their length in `cut`.
-        let bytes = if b.uncut { b.buffer.len() as u64 } else { b.cut };
+        // Bytes of its body that are still to come have their length in `cut`.
+        let bytes = if b.uncut { b.buffer.len() as u64 } else { b.cut.min(b.buffer.len() as u64 + PROMISED) };
         match self.c.splices.admit(b, service, *queue, packets(content, bytes), self.now) {
             Admission::Passed => {
                 b.admitted = true;
@@ -54,6 +57,7 @@ impl<P: Port> Desk<'_, P> {
     ) -> bool {
         match action {
             Action::Forward { queue: Some(queue), .. } => {
+                let bytes = bytes.min(PROMISED);
                 self.c.splices.admit_at_once(service, *queue, packets(content, bytes), self.now)
             }
             _ => true,
@@ -68,7 +72,9 @@ impl<P: Port> Desk<'_, P> {
             b.queued = false;
             if b.phase == Phase::Hold {
                 b.admitted |= passed;
-                b.give_up(None);
+                if !(self.is_attached(flow) && self.c.splices.get(b.entry).until_close) {
+                    b.give_up(None);
+                }
                 self.hold(flow, &mut b);
             }
             self.c.splices.put(b);
