@@ -1,7 +1,7 @@
 //! The seeded simulation for as many seeds as one likes:
 //! `cargo run --release -p lcs-perf --example simulate -- content 0..1000 40`.
 //!
-//! Seeds run side by side, one on each core. `content 0..100 1000` are 10⁵ connections, what CI runs; `content 0..100000 1000`
+//! Seeds run side by side, one on each core. `content 0..10000 10` are 10⁵ connections; `content 0..10000000 10`
 //! are 10⁸, for a night.
 //!
 //! Prints every seed for which something did not hold and leaves its frames in `seed-N.pcapng`; ends with 1 if there was
