@@ -24,8 +24,9 @@ pub(super) fn read(section: &Section<'_, '_>) -> Option<Placed<Check>> {
         if timeout.value > check.interval {
             let what = format!("`timeout` ({:?}) is longer than `interval` ({:?})", timeout.value, check.interval);
             table.problem(timeout.span, what, "give a longer interval or a shorter time-out");
+        } else {
+            check.timeout = timeout.value;
         }
-        check.timeout = timeout.value;
     }
     for (key, place) in [("rise", &mut check.rise), ("fall", &mut check.fall)] {
         if let Some(n) = table.number(key, 1..=100) {
@@ -53,18 +54,17 @@ fn http(table: &Section<'_, '_>, kind: Option<CheckKind>, check: &mut Check) {
     if let Some(path) = table.string("path") {
         if !path.value.starts_with('/') || path.value.bytes().any(|b| !b.is_ascii_graphic()) {
             table.problem(path.span, format!("{:?} is no path", path.value), "begin it with / and leave blanks out");
+        } else {
+            check.path = path.value;
         }
-        check.path = path.value;
     }
     if let Some(host) = table.string("host") {
         if host.value.is_empty() || host.value.bytes().any(|b| !b.is_ascii_graphic()) {
-            table.problem(
-                host.span,
-                format!("{:?} is no host", host.value),
-                "write a name, such as \"www.example.com\"",
-            );
+            let what = format!("{:?} is no host", host.value);
+            table.problem(host.span, what, "write a name, such as \"www.example.com\"");
+        } else {
+            check.host = Some(host.value);
         }
-        check.host = Some(host.value);
     }
     if let Some(status) = table.string("status") {
         let (first, last) = status.value.split_once('-').unwrap_or((&status.value, &status.value));
