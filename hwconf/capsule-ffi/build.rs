@@ -57,7 +57,9 @@ fn bind(includes: &[PathBuf], flags: &[String]) {
         .allowlist_type("rte_eth_rx_mq_mode|pcap_t|pcap_dumper_t|pcap_pkthdr|timeval|lcs_.*")
         .allowlist_function("_rte_.*|lcs_.*|rte_version|rte_strerror|rte_eal_cleanup")
         .allowlist_function("rte_eth_(macaddr_get|stats_get|promiscuous_(en|dis)able|allmulticast_(en|dis)able)")
-        .allowlist_function("rte_eth_dev_(adjust_nb_rx_tx_desc|close|get_port_by_name|get_mtu|info_get|socket_id|start|stop)")
+        .allowlist_function(
+            "rte_eth_dev_(adjust_nb_rx_tx_desc|close|get_port_by_name|get_mtu|info_get|socket_id|start|stop)",
+        )
         .allowlist_function("rte_eth_(rx|tx)_queue_setup|rte_eth_add_(rx|tx)_callback|rte_eth_link_get_nowait")
         .allowlist_function("rte_mempool_(free|lookup|in_use_count|avail_count)|rte_pktmbuf_pool_create")
         .allowlist_function("rte_socket_(count|id|id_by_idx)|rte_thread_(set_affinity|register|unregister)")

@@ -197,7 +197,8 @@ impl<'d, P: Port> Desk<'d, P> {
         let slot = usize::from(self.c.table.get(flow).service);
         let service = self.snapshot.services.get(slot).and_then(Option::as_ref)?;
         let called = self.c.table.keys(flow)?.client.destination();
-        (called.ip() == service.address && called.port() == service.port).then(|| service.content.as_deref()).flatten()
+        let same = called.ip() == service.address && called.port() == service.port;
+        service.content.as_deref().filter(|_| same)
     }
 
     /// The key of packets that the director sends to the client (`side` 0) or to the server (1) of a flow.
