@@ -6,7 +6,7 @@ use crate::config::{Check, CheckKind};
 use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// Bytes of a response's head that are read at most.
 const HEAD: usize = 16 << 10;
@@ -20,14 +20,15 @@ pub enum Failure {
     Here(String),
 }
 
-/// Asks a server once; the handshake and the response may each take as long as its check says.
+/// Asks a server once; waits no longer than its check says.
 ///
 /// # Errors
 /// Why it counts as not answering, or could not be asked.
 pub async fn ask(target: &Target) -> Result<(), Failure> {
     let check = &target.check;
     let silent = || Failure::Server(format!("{} does not answer within {:?}", target.endpoint, check.timeout));
-    let stream = match timeout(check.timeout, TcpStream::connect(target.endpoint)).await {
+    let until = Instant::now() + check.timeout;
+    let stream = match timeout_at(until, TcpStream::connect(target.endpoint)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(e)) => {
             let text = format!("{} cannot be connected to: {}", target.endpoint, said(&e));
@@ -38,7 +39,7 @@ pub async fn ask(target: &Target) -> Result<(), Failure> {
     if check.kind == CheckKind::Tcp {
         return Ok(());
     }
-    match timeout(check.timeout, question(target, stream)).await {
+    match timeout_at(until, question(target, stream)).await {
         Ok(answer) => answer.map_err(Failure::Server),
         Err(_) => Err(silent()),
     }

@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 mod c {
     use std::ffi::{c_char, c_int};
 
+    // SAFETY: the signature is that of rte_eal.h.
     unsafe extern "C" {
         pub(super) fn rte_eal_init(argc: c_int, argv: *mut *mut c_char) -> c_int;
     }

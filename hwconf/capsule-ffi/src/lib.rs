@@ -40,6 +40,7 @@ mod c {
     use super::bindings::rte_eth_conf;
     use std::ffi::c_int;
 
+    // SAFETY: the signature is that of rte_ethdev.h.
     unsafe extern "C" {
         pub(super) fn rte_eth_dev_configure(port: u16, rx: u16, tx: u16, conf: *const rte_eth_conf) -> c_int;
     }

@@ -7,7 +7,7 @@ use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::worker::Nanos;
 
 impl Splices {
-    /// Puts what has been counted in a report, whose room is used again.
+    /// Puts what has been counted in a report.
     pub(crate) fn report(&self, stats: &mut ContentStats) {
         let mut services = std::mem::take(&mut stats.services);
         services.resize_with(self.tallies.len(), || None);

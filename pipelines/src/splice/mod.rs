@@ -301,15 +301,11 @@ impl Splices {
     /// Forgets an entry whose flow is gone, with all that belongs to it. Its legs become orphans.
     pub(crate) fn release(&mut self, entry: u32, service: u16) {
         let Some(e) = self.entries.get(entry as usize).copied().filter(|e| e.flow != NIL) else { return };
-        let state = self.state_mut(service);
         if e.is_leg {
-            state.parked -= 1
-        } else {
-            state.connections -= 1
-        }
-        if e.is_leg {
+            self.state_mut(service).parked -= 1;
             self.unlink(entry);
         } else {
+            self.state_mut(service).connections -= 1;
             let mut leg = e.legs;
             while leg != NIL {
                 let l = &mut self.entries[leg as usize];
