@@ -283,3 +283,52 @@ fn a_damaged_reset_ends_nothing() {
     let fin = d.says(&server, CLIENT, FIN | ACK, 5001 + response.len() as u32, end, &[], b"");
     assert_eq!(fin.len(), 1, "the connection is still there");
 }
+
+/// A connection whose first request is answered; the server, and the numbers after request and response.
+fn answered(d: &mut Director) -> (String, u32, u32, u32) {
+    let ack = d.handshake();
+    let first = ISN.wrapping_add(1);
+    let server = server_asked(&d.client(ACK | PSH, first, ack, REQUEST));
+    d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    (server, first.wrapping_add(REQUEST.len() as u32), ack, 5001)
+}
+
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[test]
+fn a_held_request_goes_on_when_its_repetition_says_that_the_response_before_has_come() {
+    let mut d = Director::new();
+    let (server, next, ack, from_server) = answered(&mut d);
+    // Asked before the answer has come: it waits.
+    assert!(d.client(ACK | PSH, next, ack, REQUEST).iter().all(|s| s.payload.is_empty()));
+    let passed = d.says(&server, CLIENT, ACK | PSH, from_server, next, &[], RESPONSE);
+    assert_eq!(passed.iter().filter(|s| s.payload == RESPONSE).count(), 1);
+    // Nothing in this segment is new but that the response has come.
+    let sent = d.client(ACK | PSH, next, ack.wrapping_add(RESPONSE.len() as u32), REQUEST);
+    let goes_on = |s: &Sent| s.payload == REQUEST || s.flags == SYN && s.to.port() == 8080;
+    assert_eq!(sent.iter().filter(|s| goes_on(s)).count(), 1, "{sent:?}");
+}
+
+#[test]
+fn a_damaged_frame_does_not_turn_the_answers_of_a_client_aside() {
+    let mut d = Director::new();
+    let (server, next, ack, from_server) = answered(&mut d);
+    let mut p =
+        Packet { destination_mac: DIRECTOR, ..Packet::tcp(CLIENT.parse().unwrap(), SERVICE.parse().unwrap(), ACK) };
+    p.transport = Transport::Tcp { flags: ACK, seq: next, ack, window: 60_000, options: vec![] };
+    let own = p.source_mac;
+    p.source_mac = MacAddr([2, 0, 0, 7, 7, 7]);
+    let mut frame = p.frame();
+    // Another client's address has become this one's, and the checksum says so.
+    frame[50] ^= 1;
+    d.receives(&frame);
+    let answer = |d: &mut Director, at: usize| {
+        let seq = from_server + at as u32;
+        let passed = d.says(&server, CLIENT, ACK | PSH, seq, next, &[], &RESPONSE[at..at + 10]);
+        passed[0].bytes[..6].to_vec()
+    };
+    assert_eq!(answer(&mut d, 0), own.0);
+    frame[50] ^= 1;
+    d.receives(&frame);
+    assert_eq!(answer(&mut d, 10), p.source_mac.0, "a client that has moved is followed");
+}

@@ -49,6 +49,10 @@ pub struct Monitor {
     /// Segments that went beyond the window that had been opened. A client may never see one. A server may, of a client
     /// whose window was the director's until it had a server: they are as good as lost (RFC 9293 section 3.8.6).
     pub beyond: u64,
+    /// Acknowledgements without data of less than the host's first number. A client may never see one. A server may: a
+    /// client's of what another server has said, overtaken on its way, is a duplicate here as it would be there, and is
+    /// ignored (RFC 9293 section 3.10.7.4).
+    pub old: u64,
 }
 
 impl Monitor {
@@ -119,6 +123,10 @@ impl Monitor {
         if let Some(edge) = known.edge.filter(|_| len > 0) {
             // A probe of a closed window is one byte (RFC 9293 section 3.8.6.1).
             self.beyond += u64::from(SeqNumber(tcp.seq().0.wrapping_add(len as u32)).since(edge) > 1);
+        }
+        if len == 0 && kind == flags::ACK && known.next != known.first && tcp.ack().since(known.first) < 0 {
+            self.old += 1;
+            return;
         }
         if let Some(what) = wrong(&known, &tcp) {
             self.found += 1;

@@ -243,6 +243,9 @@ fn ends(net: &Network, clients: &[Id<Host>], servers: &[Id<Host>], outcome: &mut
         if let Some(monitor) = net[*client].monitor().filter(|m| m.beyond > 0) {
             problems.push(format!("a client got {} segments that went beyond its window", monitor.beyond));
         }
+        if let Some(monitor) = net[*client].monitor().filter(|m| m.old > 0) {
+            problems.push(format!("a client got {} acknowledgements of less than it ever sent", monitor.old));
+        }
     }
     for host in clients.iter().chain(servers) {
         if let Some(monitor) = net[*host].monitor().filter(|m| m.found > 0) {

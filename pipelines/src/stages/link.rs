@@ -197,6 +197,10 @@ pub(crate) fn follow_clients(c: &mut Connections, batch: &Batch, hits: &Places) 
 
 #[inline(never)]
 fn moved(c: &mut Connections, batch: &Batch, i: usize, flow: u32, old: u16, source: MacAddr) {
+    if !super::bind::intact(batch, i) {
+        // A frame of another client's, its address damaged on the way, must not turn this one's answers aside.
+        return;
+    }
     let own = ethernet::destination(batch.frames[i].bytes());
     let Some(client) = c.table.keys(flow).map(|k| k.client.source().ip()) else { return };
     if let Ok(row) = c.row_to_client(client, batch.rx[i], source, own) {

@@ -11,8 +11,8 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
 use std::fmt::Write as _;
 
-/// How long a client has to take an answer, nanoseconds.
-const PATIENCE: u64 = 20_000_000_000;
+/// How long a client has to take an answer, nanoseconds: R2 of RFC 9293 §3.8.3.
+const PATIENCE: u64 = 100_000_000_000;
 
 /// The reason phrase of a status (RFC 9110 §15).
 fn phrase(status: u16) -> &'static str {

@@ -235,6 +235,9 @@ impl<P: Port> Desk<'_, P> {
         if to_tell && self.is_attached(flow) && matches!(b.phase, Phase::Collect | Phase::Hold | Phase::Deliver) {
             self.acknowledge_server(flow, b);
         }
+        // What was held back until the response before was over may go on now, even if this segment brings nothing else.
+        let now_settled = b.settled && !was_settled;
+        let mut verdict = Verdict::Consume;
         match taken {
             Taken::New => {}
             Taken::Ahead | Taken::Gap => {
@@ -242,7 +245,12 @@ impl<P: Port> Desk<'_, P> {
                 if b.may_ack {
                     self.acknowledge(flow, b);
                 }
-                return if taken == Taken::Ahead { Verdict::Consume } else { Verdict::Drop(DropReason::OutOfOrder) };
+                if taken == Taken::Gap {
+                    verdict = Verdict::Drop(DropReason::OutOfOrder);
+                }
+                if !now_settled {
+                    return verdict;
+                }
             }
             Taken::Old if nothing => {}
             Taken::Old if earlier => {}
@@ -251,8 +259,8 @@ impl<P: Port> Desk<'_, P> {
                 if b.may_ack {
                     self.acknowledge(flow, b);
                 }
-                if !(b.phase == Phase::Collect && full) {
-                    return Verdict::Consume;
+                if !now_settled && !(b.phase == Phase::Collect && full) {
+                    return verdict;
                 }
             }
         }
@@ -262,9 +270,12 @@ impl<P: Port> Desk<'_, P> {
             // The rest of the request follows as the server takes it.
             Phase::Connect | Phase::Replay | Phase::Deliver | Phase::Answer => {}
         }
-        // What was held back until the response before was over may be acknowledged now.
-        let now_settled = b.settled && !was_settled && !b.buffer.is_empty();
-        if (taken == Taken::New || now_settled) && b.may_ack && !b.done && b.phase != Phase::Answer {
+        let told = matches!(taken, Taken::Ahead | Taken::Gap);
+        if (taken == Taken::New || now_settled && !b.buffer.is_empty() && !told)
+            && b.may_ack
+            && !b.done
+            && b.phase != Phase::Answer
+        {
             self.acknowledge(flow, b);
         }
         if b.phase == Phase::Deliver && !b.done {
@@ -274,7 +285,7 @@ impl<P: Port> Desk<'_, P> {
         if earlier && super::pass::shorten(batch, i, a.payload + start.wrapping_sub(a.seq) as usize) {
             return self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), b.entry);
         }
-        Verdict::Consume
+        verdict
     }
 
     /// The client resets its connection while it is being bound.
