@@ -71,6 +71,8 @@ pub struct Group {
 /// How a service's connections are bound to servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
+    /// When a connection gets its server.
+    pub scheme: Scheme,
     /// How the director answers a client's SYN.
     pub syn: SynPolicy,
     /// What one decision is for.
@@ -142,6 +144,7 @@ impl Default for Queue {
 impl Default for Binding {
     fn default() -> Self {
         Binding {
+            scheme: Scheme::Delayed,
             syn: SynPolicy::Auto,
             switching: Switching::Request,
             on_unparsed: OnUnparsed::Reset,
@@ -156,6 +159,30 @@ impl Default for Binding {
             queue_rate: None,
         }
     }
+}
+
+/// When a connection gets its server (tutorial, slides 34 to 43; SCHEMES).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Scheme {
+    /// When its request is decided: until then the director answers for the server.
+    #[default]
+    Delayed,
+    /// With its SYN, by a guess that the request proves right or wrong. A wrong one is mended as [`Scheme::Delayed`] binds.
+    Preallocate(Guess),
+}
+
+/// How the server of a connection is guessed before it has asked for anything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Guess {
+    /// The one that this client's last request was for; of a client that is not known, as [`Guess::Frequency`].
+    #[default]
+    Client,
+    /// The one that most requests of late were for.
+    Frequency,
+    /// By a hash of the client's address and port, evenly.
+    Hash,
+    /// Always this one, by its name in the service.
+    Server(String),
 }
 
 /// How the director answers a client's SYN (RFC 4987).

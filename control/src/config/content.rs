@@ -3,7 +3,7 @@
 use super::check::{Finding, Place};
 use super::{Protocol, Server, Service, Word};
 use crate::rules::{self, Action, FileError, Names, Numbering, RuleSet, Stickiness, Variable};
-use lcs_pipelines::content::{Binding, OnUnparsed, Queue, Sticky, Switching, SynPolicy};
+use lcs_pipelines::content::{Binding, Guess, OnUnparsed, Queue, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
 use lcs_pipelines::matching::{GroupId, QueueId, ServerId};
 use lcs_pipelines::snapshot::{SLOTS, Scheduler};
@@ -53,6 +53,59 @@ impl Word for extract::Protocol {
         ("imap", extract::Protocol::Imap),
         ("ftp", extract::Protocol::Ftp),
     ];
+}
+
+/// [`lcs_pipelines::content::Scheme`] as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemeWord {
+    /// `Scheme::Delayed`
+    Delayed,
+    /// `Scheme::Preallocate`
+    Preallocate,
+}
+
+impl SchemeWord {
+    /// How a scheme is written.
+    pub fn of(scheme: &Scheme) -> Self {
+        match scheme {
+            Scheme::Delayed => SchemeWord::Delayed,
+            Scheme::Preallocate(_) => SchemeWord::Preallocate,
+        }
+    }
+}
+
+impl Word for SchemeWord {
+    const ALL: &'static [(&'static str, Self)] =
+        &[("delayed", SchemeWord::Delayed), ("preallocate", SchemeWord::Preallocate)];
+}
+
+/// [`lcs_pipelines::content::Guess`] as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GuessWord {
+    Client,
+    Frequency,
+    Hash,
+    Server,
+}
+
+impl Word for GuessWord {
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("client", GuessWord::Client),
+        ("frequency", GuessWord::Frequency),
+        ("hash", GuessWord::Hash),
+        ("server", GuessWord::Server),
+    ];
+}
+
+/// How a guess is written.
+pub fn guess_text(scheme: &Scheme) -> String {
+    match scheme {
+        Scheme::Delayed => "none".to_owned(),
+        Scheme::Preallocate(Guess::Server(name)) => format!("server {name}"),
+        Scheme::Preallocate(Guess::Client) => GuessWord::Client.word().to_owned(),
+        Scheme::Preallocate(Guess::Frequency) => GuessWord::Frequency.word().to_owned(),
+        Scheme::Preallocate(Guess::Hash) => GuessWord::Hash.word().to_owned(),
+    }
 }
 
 impl Word for SynPolicy {
@@ -242,6 +295,17 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
             let mend = "add requests = N or packets = N (a second) to it, or queue-rate = N to the service";
             add(Place::Service, "queues", what, mend);
         }
+    }
+    if let Scheme::Preallocate(Guess::Server(name)) = &content.binding.scheme
+        && s.server(name).is_none()
+    {
+        let what = format!("`guess-server` is {name}, and service {label} has no such server");
+        let names: Vec<&str> = s.servers.iter().map(|s| s.name.as_str()).collect();
+        let mend = match super::nearest(name, &names) {
+            Some(near) => format!("did you mean {near}?"),
+            None => "name a server of the service".to_owned(),
+        };
+        add(Place::Service, "guess-server", what, &mend);
     }
     for (key, what, set_by_server) in cookies(content) {
         let http = content.application == extract::Protocol::Http;

@@ -14,7 +14,7 @@ mod services;
 mod switching;
 
 pub(crate) use content::forwards;
-pub use content::{Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, load_rules, names};
+pub use content::{Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, guess_text, load_rules, names};
 pub(crate) use problem::nearest;
 pub use problem::{Invalid, Problem};
 

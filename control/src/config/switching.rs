@@ -1,11 +1,11 @@
 //! The keys of a service that is switched by content, read from the document.
 
 use super::Word;
-use super::content::{self, Content, Group};
+use super::content::{self, Content, Group, GuessWord, SchemeWord};
 use super::problem::Problem;
 use super::read::{Placed, Section};
 use crate::rules::{self, Diagnostic, FileError, RuleSet, Stickiness, file_mend};
-use lcs_pipelines::content::{Binding, Queue, Rate, Sticky, Switching};
+use lcs_pipelines::content::{Binding, Guess, Queue, Rate, Scheme, Sticky, Switching};
 use lcs_pipelines::extract;
 use lcs_pipelines::snapshot::Scheduler;
 use std::ops::Range;
@@ -14,11 +14,14 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 /// Keys that mean something only beside `rules`.
-const BESIDE_RULES: [&str; 18] = [
+const BESIDE_RULES: [&str; 21] = [
     "application",
+    "binding",
     "body-limit",
     "first-byte-timeout",
     "groups",
+    "guess",
+    "guess-server",
     "head-limit",
     "hello-limit",
     "host-name",
@@ -75,7 +78,7 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         groups: groups(section),
         binding: binding(section, application),
         host_name: section.string("host-name"),
-        places: ["rules", "queues", "sticky", "host-name"]
+        places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server"]
             .into_iter()
             .filter_map(|key| Some((key, section.raw(key)?.span())))
             .collect(),
@@ -175,8 +178,43 @@ fn groups(section: &Section<'_, '_>) -> Vec<(Group, Range<usize>)> {
     groups
 }
 
+fn scheme(section: &Section<'_, '_>, application: extract::Protocol) -> Scheme {
+    let guesses = section.word::<SchemeWord>("binding").filter(|placed| placed.value == SchemeWord::Preallocate);
+    let guess = section.word::<GuessWord>("guess");
+    let server = section.string("guess-server");
+    let Some(binding) = guesses else {
+        for (key, span) in [("guess", guess.map(|g| g.span)), ("guess-server", server.map(|s| s.span))] {
+            if let Some(span) = span {
+                let what = format!("`{key}` in {}, where nothing is guessed", section.title);
+                section.problem(span, what, format!("add binding = \"preallocate\", or remove `{key}`"));
+            }
+        }
+        return Scheme::Delayed;
+    };
+    if application.server_speaks_first() {
+        let what = format!("a connection of {} can't be bound before it is decided", application.word());
+        let mend = "write binding = \"delayed\": the server would speak before the client has said what it wants";
+        section.problem(binding.span, what, mend);
+    }
+    Scheme::Preallocate(match (guess.map(|g| (g.value, g.span)), server) {
+        (None | Some((GuessWord::Server, _)), Some(server)) => Guess::Server(server.value),
+        (Some((GuessWord::Server, span)), None) => {
+            section.problem(span, "`guess` is \"server\", and which one is not said", "add guess-server = \"NAME\"");
+            Guess::default()
+        }
+        (Some((word, _)), Some(server)) => {
+            let what = format!("`guess-server` beside guess = \"{}\"", word.word());
+            section.problem(server.span, what, "write guess = \"server\", or remove `guess-server`");
+            Guess::default()
+        }
+        (Some((GuessWord::Frequency, _)), None) => Guess::Frequency,
+        (Some((GuessWord::Hash, _)), None) => Guess::Hash,
+        (Some((GuessWord::Client, _)) | None, None) => Guess::Client,
+    })
+}
+
 fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding {
-    let mut binding = Binding::default();
+    let mut binding = Binding { scheme: scheme(section, application), ..Binding::default() };
     if let Some(syn) = section.word("syn") {
         binding.syn = syn.value;
     }
