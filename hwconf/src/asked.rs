@@ -90,6 +90,8 @@ pub struct Asked {
     pub xdp: XdpWish,
     /// Frames must not be copied by the kernel.
     pub zero_copy: bool,
+    /// Buffers for each interface and worker.
+    pub buffers: u32,
     /// DPDK's environment is told to do without hugepages.
     pub no_huge: bool,
     /// All ways in which packets are forwarded.

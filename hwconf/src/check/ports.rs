@@ -351,8 +351,10 @@ fn pci(machine: &Machine, address: &str, asked: &Asked, report: &mut Report) {
     lanes(address, pci, report);
 }
 
-/// Bytes of hugepages that one worker's node should have, at least: the packet pool of 65,535 buffers of about 2.3 KiB.
-const POOL: u64 = 160 << 20;
+/// A buffer of DPDK: 2,048 bytes, headroom and its description.
+const BUFFER_BYTES: u64 = 2304;
+/// What DPDK takes beside the packet pool: rings, its own tables.
+const BESIDE_BYTES: u64 = 32 << 20;
 
 fn hugepages(machine: &Machine, asked: &Asked, hardware: bool, report: &mut Report) {
     if asked.no_huge {
@@ -367,14 +369,16 @@ fn hugepages(machine: &Machine, asked: &Asked, hardware: bool, report: &mut Repo
         }
         return;
     }
+    let pairs = (asked.devices.len() * asked.workers()) as u64;
+    let pool = (u64::from(asked.buffers) * pairs).saturating_mul(BUFFER_BYTES).saturating_add(BESIDE_BYTES);
     let bytes = |pages: &[crate::machine::Hugepages]| pages.iter().map(|p| p.size.saturating_mul(p.free)).fold(0, u64::saturating_add);
     let mend = "sysctl -w vm.nr_hugepages=1024 (2 GiB), or eal = [\"--no-huge\", \"--no-shconf\", \"-m\", \"256\"] for a try";
-    if bytes(&machine.hugepages) < POOL {
+    if bytes(&machine.hugepages) < pool {
         report.find(
             Severity::DoesNotRun,
             "hugepages",
             "the machine",
-            format!("{} MiB of hugepages are free, and DPDK's packet pool wants {} MiB", bytes(&machine.hugepages) >> 20, POOL >> 20),
+            format!("{} MiB of hugepages are free, and DPDK's packet pool wants about {} MiB", bytes(&machine.hugepages) >> 20, pool >> 20),
             mend,
         );
         return;
@@ -382,7 +386,7 @@ fn hugepages(machine: &Machine, asked: &Asked, hardware: bool, report: &mut Repo
     let mut nodes: Vec<u32> = asked.cores.iter().filter_map(|id| machine.cpu(*id)?.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    for node in machine.nodes.iter().filter(|node| nodes.contains(&node.id) && bytes(&node.hugepages) < POOL) {
+    for node in machine.nodes.iter().filter(|node| nodes.contains(&node.id) && bytes(&node.hugepages) < pool) {
         report.find(
             Severity::DoesNotRun,
             "hugepages",
