@@ -69,7 +69,14 @@ pub struct Report {
 }
 
 impl Report {
-    fn find(&mut self, severity: Severity, code: &str, place: impl Into<String>, what: impl Into<String>, mend: impl Into<String>) {
+    fn find(
+        &mut self,
+        severity: Severity,
+        code: &str,
+        place: impl Into<String>,
+        what: impl Into<String>,
+        mend: impl Into<String>,
+    ) {
         self.findings.push(Finding {
             severity,
             code: code.to_owned(),

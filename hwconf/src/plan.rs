@@ -106,7 +106,8 @@ pub fn plan(machine: &Machine, asked: &Asked, goal: Goal) -> Result<Plan> {
     if nics.is_empty() && asked.devices.is_empty() {
         return Err(Error::Invalid {
             what: "there is nothing to plan for".into(),
-            mend: "name interfaces (--interfaces eth0,eth1) or a configuration with a port of kind af-xdp or dpdk".into(),
+            mend: "name interfaces (--interfaces eth0,eth1) or a configuration with a port of kind af-xdp or dpdk"
+                .into(),
         });
     }
 
@@ -125,7 +126,9 @@ pub fn plan(machine: &Machine, asked: &Asked, goal: Goal) -> Result<Plan> {
     }
     let limit = queue_limit(&nics);
     if let Some((queues, name)) = &limit {
-        notes.push(format!("{name} has {queues} queue(s) of each direction at most, so there can be no more workers than that"));
+        notes.push(format!(
+            "{name} has {queues} queue(s) of each direction at most, so there can be no more workers than that"
+        ));
     }
     let (workers, housekeeping) = place(machine, asked, node, limit.map(|(queues, _)| queues), &mut notes);
     let ground = Ground { machine, asked, goal, nics, workers, housekeeping };
@@ -253,14 +256,19 @@ impl Ground<'_> {
         match self.asked.kind {
             PortKind::Dpdk => {
                 let devices: Vec<String> = self.asked.devices.iter().map(|device| self.device_text(device)).collect();
-                let eal = if self.asked.no_huge { "[\"--no-huge\", \"--no-shconf\", \"-m\", \"256\"]" } else { "[\"--in-memory\"]" };
+                let eal = if self.asked.no_huge {
+                    "[\"--no-huge\", \"--no-shconf\", \"-m\", \"256\"]"
+                } else {
+                    "[\"--in-memory\"]"
+                };
                 let devices = quoted(devices.iter().map(String::as_str).collect());
                 let _ = write!(text, "kind = \"dpdk\"\ninterfaces = {devices}\neal = {eal}\n");
             }
             _ => {
                 let names = quoted(self.asked.interfaces.iter().map(String::as_str).collect());
                 let native = self.nics.iter().all(|(nic, profile)| native(nic, profile.as_ref()) == Some(true));
-                let zero_copy = self.nics.iter().all(|(nic, profile)| zero_copy(nic, profile.as_ref()) == Some(true));
+                let zero_copy =
+                    self.nics.iter().all(|(nic, profile)| zero_copy(self.machine, nic, profile.as_ref()) == Some(true));
                 let mode = if native { "native" } else { "auto" };
                 let copy = if zero_copy { "zero-copy" } else { "auto" };
                 let _ = write!(
@@ -289,7 +297,11 @@ pub(crate) fn native(nic: &Nic, profile: Option<&Profile>) -> Option<bool> {
     nic.told.xdp.map(|xdp| xdp.native && xdp.redirect).or(profile.map(|p| p.xdp.native))
 }
 
-/// Whether frames need not be copied: the kernel's word, or else the profile's.
-pub(crate) fn zero_copy(nic: &Nic, profile: Option<&Profile>) -> Option<bool> {
+/// Whether frames need not be copied: the kernel's word, or else the profile's; but not by a kernel that is too old for it.
+pub(crate) fn zero_copy(machine: &Machine, nic: &Nic, profile: Option<&Profile>) -> Option<bool> {
+    let from = profile.and_then(|p| p.xdp.zero_copy_from);
+    if from.zip(machine.kernel.version()).is_some_and(|(from, is)| is < from) {
+        return Some(false);
+    }
     nic.told.xdp.map(|xdp| xdp.zero_copy).or(profile.map(|p| p.xdp.zero_copy))
 }

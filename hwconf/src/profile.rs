@@ -86,6 +86,8 @@ pub struct XdpUse {
     pub native: bool,
     /// AF_XDP without a copy by the kernel.
     pub zero_copy: bool,
+    /// The first kernel whose zero-copy sockets are on the queues that we take them for.
+    pub zero_copy_from: Option<(u32, u32)>,
     /// Longest frame with a program in the driver, bytes with Ethernet header, tag and check sequence.
     pub frame_max: Option<u32>,
     /// Largest MTU with a program in the driver, bytes.

@@ -86,7 +86,8 @@ impl FlowType {
 }
 
 /// `RXH_…` bits and `ethtool`'s letters for them, in the order in which it takes them.
-const FIELDS: [(u64, char); 6] = [(1 << 1, 'm'), (1 << 2, 'v'), (1 << 4, 's'), (1 << 5, 'd'), (1 << 6, 'f'), (1 << 7, 'n')];
+const FIELDS: [(u64, char); 6] =
+    [(1 << 1, 'm'), (1 << 2, 'v'), (1 << 4, 's'), (1 << 5, 'd'), (1 << 6, 'f'), (1 << 7, 'n')];
 
 /// The letters of `ethtool -N IF rx-flow-hash`: `s` source address, `d` destination address, `f` source port,
 /// `n` destination port (of TCP and UDP), `m` link-layer destination, `v` VLAN.
@@ -114,7 +115,10 @@ impl Ethtool {
         // struct ethtool_rxfh: command, context, table size, key size, function and transformation, reserved, table, key.
         let mut header = [0u32; RSS_HEADER_WORDS];
         header[0] = GRSSH;
-        if self.ask_if_offered(link, what, &mut header)?.is_none() || header[2] > MOST_ENTRIES || header[3] > MOST_ENTRIES {
+        if self.ask_if_offered(link, what, &mut header)?.is_none()
+            || header[2] > MOST_ENTRIES
+            || header[3] > MOST_ENTRIES
+        {
             return Ok(None);
         }
         let (entries, key_bytes) = (header[2], header[3]);

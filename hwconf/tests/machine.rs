@@ -64,7 +64,10 @@ fn a_virtual_machine_does_not_tell_all_and_nothing_is_made_up() {
     let nic = m.nic("eth0").unwrap();
     // Its slot says −1, which is no node, and its speed is unknown.
     assert_eq!((nic.node(), nic.told.interface.speed, nic.told.rss.as_ref()), (None, None, None));
-    assert_eq!(nic.interrupts.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(), ["virtio2-config", "virtio2-input.0", "virtio2-output.0"]);
+    assert_eq!(
+        nic.interrupts.iter().map(|i| i.name.as_str()).collect::<Vec<_>>(),
+        ["virtio2-config", "virtio2-input.0", "virtio2-output.0"]
+    );
     assert_eq!(nic.queue_interrupts().len(), 2);
     let report = check::check(&m, &af_xdp(&["eth0"], &[1]));
     assert!(report.unknown.iter().any(|unknown| unknown.contains("governor")), "{:?}", report.unknown);
@@ -106,7 +109,13 @@ fn a_server_as_it_comes_is_full_of_findings() {
     assert_eq!(places(&report, "governor"), ["core 1", "core 5", "core 13"]);
     assert_eq!(places(&report, "idle-states"), ["core 1", "core 5", "core 13"]);
     assert_eq!(places(&report, "numa"), PORTS);
-    assert!(report.findings.iter().filter(|f| f.code == "numa").all(|f| f.what.contains("core(s) 1 are") && f.mend.contains("4-7,12-15")));
+    assert!(
+        report
+            .findings
+            .iter()
+            .filter(|f| f.code == "numa")
+            .all(|f| f.what.contains("core(s) 1 are") && f.mend.contains("4-7,12-15"))
+    );
     // Queue 1's interrupt is on core 5 and queue 5's on core 13, of both ports; core 1 has none.
     assert_eq!(places(&report, "core-interrupts"), ["core 5", "core 13", "core 5", "core 13"]);
     assert!(report.has("hand-over") && report.has("not-isolated"));
@@ -269,6 +278,17 @@ fn interfaces_that_cannot_serve_are_named() {
     assert_eq!((places(&report, "mtu-buffer"), places(&report, "mtu-xdp")), (vec!["ens1f1"], vec!["ens1f1"]));
     let error = plan::plan(&m, &af_xdp(&["ens9"], &[]), Goal::Throughput).unwrap_err().to_string();
     assert!(error.contains("ens9") && error.contains("ens1f0"), "{error}");
+}
+
+#[test]
+fn a_kernel_too_old_for_zero_copy_is_found() {
+    let mut m = machine(E810);
+    m.nics.iter_mut().filter_map(|nic| nic.told.interface.driver.as_mut()).for_each(|d| d.name = "mlx5_core".into());
+    let asked = Asked { zero_copy: true, ..af_xdp(&PORTS, &[4]) };
+    assert!(!check::check(&m, &asked).has("xdp"));
+    m.kernel.release = Some("5.15.0-91-generic".into());
+    assert_eq!(places(&check::check(&m, &asked), "xdp"), PORTS);
+    assert!(plan::plan(&m, &asked, Goal::Throughput).unwrap().configuration.contains("copy = \"auto\""));
 }
 
 #[test]

@@ -100,8 +100,14 @@ fn sharing(machine: &Machine, asked: &Asked, workers: &[&Cpu], report: &mut Repo
                     Severity::Slower,
                     "sibling-busy",
                     &place,
-                    format!("its other thread, {}, may run other tasks, which take caches and units from the worker", other.id),
-                    format!("isolate it as well (isolcpus=), or echo 0 > /sys/devices/system/cpu/cpu{}/online", other.id),
+                    format!(
+                        "its other thread, {}, may run other tasks, which take caches and units from the worker",
+                        other.id
+                    ),
+                    format!(
+                        "isolate it as well (isolcpus=), or echo 0 > /sys/devices/system/cpu/cpu{}/online",
+                        other.id
+                    ),
                 );
             }
         }
@@ -156,7 +162,10 @@ fn power(asked: &Asked, workers: &[&Cpu], report: &mut Report) {
                 Severity::WrongFigure,
                 "idle-states",
                 &place,
-                format!("while the worker sleeps the core may go to {}, which take more than {LONGEST_EXIT_US} µs to leave", deep.join(", ")),
+                format!(
+                    "while the worker sleeps the core may go to {}, which take more than {LONGEST_EXIT_US} µs to leave",
+                    deep.join(", ")
+                ),
                 "[workers] idle = \"poll\", or disable them: `lcs hw plan` has the commands",
             );
         }
@@ -182,8 +191,8 @@ fn interrupts(machine: &Machine, asked: &Asked, report: &mut Report) {
     for nic in asked.interfaces.iter().filter_map(|name| machine.nic(name)) {
         for cpu in &asked.cores {
             let here: Vec<String> = nic
-                .interrupts
-                .iter()
+                .queue_interrupts()
+                .into_iter()
                 .filter(|interrupt| interrupt.cores().contains(cpu))
                 .map(|interrupt| format!("{} ({})", interrupt.number, interrupt.name))
                 .collect();

@@ -22,7 +22,7 @@ pub(super) fn af_xdp(machine: &Machine, asked: &Asked, report: &mut Report) {
         let profile = profile::of_nic(nic);
         state(nic, report);
         queues(nic, asked, report);
-        xdp(nic, profile.as_ref(), asked, report);
+        xdp(machine, nic, profile.as_ref(), asked, report);
         joined(nic, profile.as_ref(), asked, report);
         veth(machine, nic, profile.as_ref(), asked, report);
         slot(machine, nic, asked, report);
@@ -76,7 +76,10 @@ fn present<'a>(machine: &'a Machine, name: &str, report: &mut Report) -> Option<
             "interface-missing",
             name,
             "there is no such interface in this network namespace",
-            format!("name one of {}, or look in the right namespace: ip netns exec NAME lcs hw check …", present.join(", ")),
+            format!(
+                "name one of {}, or look in the right namespace: ip netns exec NAME lcs hw check …",
+                present.join(", ")
+            ),
         );
     }
     nic
@@ -115,7 +118,7 @@ fn queues(nic: &Nic, asked: &Asked, report: &mut Report) {
     );
 }
 
-fn xdp(nic: &Nic, profile: Option<&Profile>, asked: &Asked, report: &mut Report) {
+fn xdp(machine: &Machine, nic: &Nic, profile: Option<&Profile>, asked: &Asked, report: &mut Report) {
     let (name, link) = (nic.name(), &nic.told.interface.link);
     if let Some(number) = link.xdp_program {
         report.find(
@@ -157,12 +160,12 @@ fn xdp(nic: &Nic, profile: Option<&Profile>, asked: &Asked, report: &mut Report)
         ),
         None => report.unknown.push(format!("{name}: whether XDP can run in the driver")),
     }
-    match zero_copy(nic, profile) {
+    match zero_copy(machine, nic, profile) {
         Some(false) if asked.zero_copy => report.find(
             Severity::DoesNotRun,
             "xdp",
             name,
-            "its driver copies every frame, and copy = \"zero-copy\" asks for none",
+            "its driver copies every frame with this kernel, and copy = \"zero-copy\" asks for none",
             "copy = \"auto\"",
         ),
         Some(false) => report.find(
@@ -289,7 +292,10 @@ fn numa(machine: &Machine, place: &str, node: Option<u32>, asked: &Asked, report
             Severity::Slower,
             "numa",
             place,
-            format!("it is on NUMA node {node}, and the workers on core(s) {} are not: every frame crosses between sockets", away.join(", ")),
+            format!(
+                "it is on NUMA node {node}, and the workers on core(s) {} are not: every frame crosses between sockets",
+                away.join(", ")
+            ),
             format!("take cores of that node: {}", crate::machine::told(near)),
         );
     }
@@ -319,8 +325,18 @@ fn lanes(place: &str, pci: &crate::machine::Pci, report: &mut Report) {
 fn pci(machine: &Machine, address: &str, asked: &Asked, report: &mut Report) {
     let Some(pci) = machine.pci(address) else {
         let present: Vec<&str> = machine.pci.iter().map(|pci| pci.address.as_str()).collect();
-        let mend = if present.is_empty() { "this machine has none".to_owned() } else { format!("it has {}", present.join(", ")) };
-        report.find(Severity::DoesNotRun, "interface-missing", address, "there is no network device at this address", mend);
+        let mend = if present.is_empty() {
+            "this machine has none".to_owned()
+        } else {
+            format!("it has {}", present.join(", "))
+        };
+        report.find(
+            Severity::DoesNotRun,
+            "interface-missing",
+            address,
+            "there is no network device at this address",
+            mend,
+        );
         return;
     };
     let profile = profile::of_pci(machine, address);
@@ -371,14 +387,21 @@ fn hugepages(machine: &Machine, asked: &Asked, hardware: bool, report: &mut Repo
     }
     let pairs = (asked.devices.len() * asked.workers()) as u64;
     let pool = (u64::from(asked.buffers) * pairs).saturating_mul(BUFFER_BYTES).saturating_add(BESIDE_BYTES);
-    let bytes = |pages: &[crate::machine::Hugepages]| pages.iter().map(|p| p.size.saturating_mul(p.free)).fold(0, u64::saturating_add);
-    let mend = "sysctl -w vm.nr_hugepages=1024 (2 GiB), or eal = [\"--no-huge\", \"--no-shconf\", \"-m\", \"256\"] for a try";
+    let bytes = |pages: &[crate::machine::Hugepages]| {
+        pages.iter().map(|p| p.size.saturating_mul(p.free)).fold(0, u64::saturating_add)
+    };
+    let mend =
+        "sysctl -w vm.nr_hugepages=1024 (2 GiB), or eal = [\"--no-huge\", \"--no-shconf\", \"-m\", \"256\"] for a try";
     if bytes(&machine.hugepages) < pool {
         report.find(
             Severity::DoesNotRun,
             "hugepages",
             "the machine",
-            format!("{} MiB of hugepages are free, and DPDK's packet pool wants about {} MiB", bytes(&machine.hugepages) >> 20, pool >> 20),
+            format!(
+                "{} MiB of hugepages are free, and DPDK's packet pool wants about {} MiB",
+                bytes(&machine.hugepages) >> 20,
+                pool >> 20
+            ),
             mend,
         );
         return;
@@ -399,7 +422,8 @@ fn hugepages(machine: &Machine, asked: &Asked, hardware: bool, report: &mut Repo
 
 /// Room for an outer header.
 fn tunnel(machine: &Machine, asked: &Asked, report: &mut Report) {
-    let Some(forwarding) = asked.forwarding.iter().copied().max_by_key(|f| f.overhead()).filter(|f| f.overhead() > 0) else {
+    let Some(forwarding) = asked.forwarding.iter().copied().max_by_key(|f| f.overhead()).filter(|f| f.overhead() > 0)
+    else {
         return;
     };
     let overhead = forwarding.overhead();
@@ -407,7 +431,9 @@ fn tunnel(machine: &Machine, asked: &Asked, report: &mut Report) {
     let links = || asked.interfaces.iter().filter_map(|name| machine.nic(name)).map(|nic| &nic.told.interface.link);
     // Which of them the servers are on is the routing table's business: the one with the most room is taken.
     let Some(roomy) = links().max_by_key(|link| link.mtu) else {
-        report.unknown.push(format!("whether the devices' MTU has room for the tunnels' {family} header of {overhead} bytes"));
+        report
+            .unknown
+            .push(format!("whether the devices' MTU has room for the tunnels' {family} header of {overhead} bytes"));
         return;
     };
     if roomy.mtu < MTU_CLIENTS + overhead {

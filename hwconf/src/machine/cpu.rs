@@ -116,7 +116,9 @@ pub(super) fn read(tree: &Tree) -> Result<Vec<Cpu>> {
                 caches: caches(tree, id),
                 governor: tree.text(&at("cpufreq/scaling_governor")),
                 frequency_driver: tree.text(&at("cpufreq/scaling_driver")),
-                frequency: tree.number(&at("cpufreq/scaling_min_freq")).zip(tree.number(&at("cpufreq/scaling_max_freq"))),
+                frequency: tree
+                    .number(&at("cpufreq/scaling_min_freq"))
+                    .zip(tree.number(&at("cpufreq/scaling_max_freq"))),
                 idle_states: idle_states(tree, id),
             }
         })
@@ -166,12 +168,17 @@ fn idle_states(tree: &Tree, cpu: usize) -> Vec<IdleState> {
 pub(super) fn processor(tree: &Tree) -> Processor {
     let info = tree.text("proc/cpuinfo").unwrap_or_default();
     let field = |names: &[&str]| {
-        info.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| names.contains(&name.trim())).map(|(_, v)| v.trim())
+        info.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| names.contains(&name.trim()))
+            .map(|(_, v)| v.trim())
     };
     Processor {
         model: field(&["model name", "Model"]).map(str::to_owned),
         // "Features" is what Arm calls them.
-        flags: field(&["flags", "Features"]).map(|f| f.split_whitespace().map(str::to_owned).collect()).unwrap_or_default(),
+        flags: field(&["flags", "Features"])
+            .map(|f| f.split_whitespace().map(str::to_owned).collect())
+            .unwrap_or_default(),
         smt: tree.number::<u8>(&format!("{CPU}/smt/active")).map(|n| n != 0),
     }
 }

@@ -34,7 +34,11 @@ impl Kernel {
     /// The value of a kernel parameter `name=value`, the last one given.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let line = self.command_line.as_deref()?;
-        line.split_whitespace().filter_map(|word| word.split_once('=')).filter(|(n, _)| *n == name).map(|(_, v)| v).last()
+        line.split_whitespace()
+            .filter_map(|word| word.split_once('='))
+            .filter(|(n, _)| *n == name)
+            .map(|(_, v)| v)
+            .last()
     }
 }
 
@@ -75,7 +79,9 @@ fn virtualisation(tree: &Tree) -> Vec<String> {
     if let Some(kind) = tree.text("sys/hypervisor/type") {
         signs.push(format!("/sys/hypervisor/type is {kind}"));
     }
-    if let Some(clock) = clock(tree).available.iter().find(|c| matches!(c.as_str(), "kvm-clock" | "xen") || c.starts_with("hyperv")) {
+    if let Some(clock) =
+        clock(tree).available.iter().find(|c| matches!(c.as_str(), "kvm-clock" | "xen") || c.starts_with("hyperv"))
+    {
         signs.push(format!("the clock source {clock} is offered"));
     }
     let id = |file: &str| tree.text(&format!("sys/class/dmi/id/{file}"));
@@ -122,6 +128,9 @@ mod tests {
         assert_eq!(kernel("5.14", "").version(), Some((5, 14)));
         assert_eq!(kernel("next", "").version(), None);
         let k = kernel("6.1", "quiet isolcpus=1 isolcpus=managed_irq,2-3 root=UUID=a=b");
-        assert_eq!((k.parameter("isolcpus"), k.parameter("root"), k.parameter("quiet")), (Some("managed_irq,2-3"), Some("UUID=a=b"), None));
+        assert_eq!(
+            (k.parameter("isolcpus"), k.parameter("root"), k.parameter("quiet")),
+            (Some("managed_irq,2-3"), Some("UUID=a=b"), None)
+        );
     }
 }

@@ -165,15 +165,8 @@ pub(super) fn read(tree: &Tree, told: Vec<Told>, interrupts: &BTreeMap<u32, Inte
 }
 
 /// Features that are told beside the offloads.
-const FEATURES: [&str; 7] = [
-    "rx-lro",
-    "rx-gro-hw",
-    "rx-gro-list",
-    "rx-udp-gro-forwarding",
-    "rx-ntuple-filter",
-    "rx-hashing",
-    "hw-tc-offload",
-];
+const FEATURES: [&str; 7] =
+    ["rx-lro", "rx-gro-hw", "rx-gro-list", "rx-udp-gro-forwarding", "rx-ntuple-filter", "rx-hashing", "hw-tc-offload"];
 
 /// Asks netlink and the drivers of the calling thread's network namespace.
 pub(super) fn ask() -> Result<Vec<Told>> {

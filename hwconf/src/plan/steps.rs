@@ -110,7 +110,10 @@ fn workers<'a>(ground: &'a Ground<'_>) -> impl Iterator<Item = &'a Cpu> {
 
 fn governor(ground: &Ground<'_>, notes: &mut Vec<String>) -> Option<Step> {
     if workers(ground).all(|cpu| cpu.governor.is_none()) {
-        notes.push("the frequency governor is not told by this machine (a virtual machine's host decides): nothing to set".into());
+        notes.push(
+            "the frequency governor is not told by this machine (a virtual machine's host decides): nothing to set"
+                .into(),
+        );
     }
     let commands = workers(ground)
         .filter(|cpu| cpu.governor.as_deref().is_some_and(|governor| governor != "performance"))
@@ -130,7 +133,9 @@ fn idle_states(ground: &Ground<'_>) -> Option<Step> {
     };
     step(
         "the workers' idle states",
-        format!("a core that takes more than {LONGEST_EXIT_US} µs to wake up lets its ring run over, or adds that to a frame's latency"),
+        format!(
+            "a core that takes more than {LONGEST_EXIT_US} µs to wake up lets its ring run over, or adds that to a frame's latency"
+        ),
         workers(ground).flat_map(deep).collect(),
     )
 }
@@ -163,7 +168,9 @@ fn rings(ground: &Ground<'_>, nic: &Nic, notes: &mut Vec<String>) -> Option<Step
     };
     let (wish, why) = match ground.goal {
         Goal::Throughput => (RING_THROUGHPUT, "a burst waits in the ring and not in the card, which drops it"),
-        Goal::Latency => (RING_LATENCY, "a short ring stays in the cache, and frames that would be late are dropped early"),
+        Goal::Latency => {
+            (RING_LATENCY, "a short ring stays in the cache, and frames that would be late are dropped early")
+        }
     };
     let (rx, tx) = (wish.min(rings.rx_max), wish.min(rings.tx_max));
     if (rings.rx, rings.tx) == (rx, tx) {
@@ -223,7 +230,9 @@ fn spread(
     }
     let why = match (by_client, at) {
         (true, 0) => "by the source alone, which is the client here (the first interface is taken for the clients')",
-        (true, _) => "by the destination alone, which is the client here (all interfaces but the first are taken for the servers')",
+        (true, _) => {
+            "by the destination alone, which is the client here (all interfaces but the first are taken for the servers')"
+        }
         (false, _) => "by addresses and ports of both ends, so that all queues get a share",
     };
     step(format!("spreading on {name}"), why, commands)
@@ -262,11 +271,7 @@ fn offloads(ground: &Ground<'_>, nic: &Nic, notes: &mut Vec<String>) -> Option<S
 fn mtu(nic: &Nic, profile: Option<&Profile>) -> Option<Step> {
     let (name, most) = (nic.name(), profile?.xdp.largest_mtu()?);
     let command = (nic.told.interface.link.mtu > most).then(|| format!("ip link set {name} mtu {most}"));
-    step(
-        format!("MTU of {name}"),
-        "a program in the driver wants a frame in one buffer",
-        command.into_iter().collect(),
-    )
+    step(format!("MTU of {name}"), "a program in the driver wants a frame in one buffer", command.into_iter().collect())
 }
 
 fn coalescing(ground: &Ground<'_>, nic: &Nic) -> Option<Step> {
@@ -316,7 +321,9 @@ fn hugepages(ground: &Ground<'_>) -> Option<Step> {
         };
         let free: u64 = pages.unwrap_or_default().iter().map(|pages| pages.free * pages.size).sum();
         (free < HUGEPAGES * HUGEPAGE_BYTES).then(|| match node {
-            Some(id) => format!("echo {HUGEPAGES} > /sys/devices/system/node/node{id}/hugepages/hugepages-2048kB/nr_hugepages"),
+            Some(id) => {
+                format!("echo {HUGEPAGES} > /sys/devices/system/node/node{id}/hugepages/hugepages-2048kB/nr_hugepages")
+            }
             None => format!("sysctl -w vm.nr_hugepages={HUGEPAGES}"),
         })
     };
@@ -331,7 +338,10 @@ fn bind(ground: &Ground<'_>, address: &str, notes: &mut Vec<String>) -> Option<S
     let pci = ground.machine.pci(address)?;
     let profile = of_pci(ground.machine, address);
     let Some(dpdk) = profile.as_ref().and_then(|profile| profile.dpdk.as_ref()) else {
-        notes.push(format!("there is no profile for {address} ({}): see DPDK's list of drivers for what it wants", pci.id));
+        notes.push(format!(
+            "there is no profile for {address} ({}): see DPDK's list of drivers for what it wants",
+            pci.id
+        ));
         return None;
     };
     notes.push(format!("{address}: {}", dpdk.note));
@@ -347,7 +357,8 @@ fn bind(ground: &Ground<'_>, address: &str, notes: &mut Vec<String>) -> Option<S
     let mut commands = vec!["modprobe vfio-pci".to_owned()];
     if ground.machine.kernel.iommu_groups == 0 {
         commands.push(
-            "echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode   # only where there is no IOMMU at all".into(),
+            "echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode   # only where there is no IOMMU at all"
+                .into(),
         );
     }
     commands.extend(interface);

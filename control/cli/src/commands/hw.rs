@@ -171,9 +171,14 @@ fn plan_text(plan: &Plan) -> String {
     let mut text = String::from("# Review before you run any of it. Nothing has been changed.\n\n# Who polls what\n");
     for worker in &plan.workers {
         let node = worker.node.map(|node| format!(" (NUMA node {node})")).unwrap_or_default();
-        let interrupts = worker.interrupts.map(|core| format!("; the kernel's part on core {core}")).unwrap_or_default();
+        let interrupts =
+            worker.interrupts.map(|core| format!("; the kernel's part on core {core}")).unwrap_or_default();
         let polls = worker.polls.join(", ");
-        let _ = writeln!(text, "#   worker {0}: core {1}{node} polls queue {0} of {polls}{interrupts}", worker.worker, worker.core);
+        let _ = writeln!(
+            text,
+            "#   worker {0}: core {1}{node} polls queue {0} of {polls}{interrupts}",
+            worker.worker, worker.core
+        );
     }
     let _ = writeln!(text, "#   everything else: cores {}", lcs_hwconf::cores::format_list(&plan.housekeeping));
     for step in &plan.steps {
@@ -239,7 +244,11 @@ fn report_text(report: &Report) -> String {
                 0 => None,
                 count => Some(format!("{count} \"{severity}\"")),
             };
-            let _ = writeln!(text, "{n} findings: {}", Severity::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", "));
+            let _ = writeln!(
+                text,
+                "{n} findings: {}",
+                Severity::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", ")
+            );
         }
     }
     text

@@ -48,13 +48,14 @@ fn of(configuration: &Configuration) -> Asked {
         XdpMode::Native => asked::XdpWish::Native,
         XdpMode::Generic => asked::XdpWish::Generic,
     };
-    let of_servers = configuration.services.iter().flat_map(|service| &service.servers).map(|server| match server.forward {
-        Forward::Nat => Forwarding::Nat,
-        Forward::FullNat => Forwarding::FullNat,
-        Forward::Dr => Forwarding::Direct,
-        Forward::Tunnel if server.address.is_ipv6() => Forwarding::Tunnel6,
-        Forward::Tunnel => Forwarding::Tunnel4,
-    });
+    let of_servers =
+        configuration.services.iter().flat_map(|service| &service.servers).map(|server| match server.forward {
+            Forward::Nat => Forwarding::Nat,
+            Forward::FullNat => Forwarding::FullNat,
+            Forward::Dr => Forwarding::Direct,
+            Forward::Tunnel if server.address.is_ipv6() => Forwarding::Tunnel6,
+            Forward::Tunnel => Forwarding::Tunnel4,
+        });
     let by_content = configuration.services.iter().filter(|s| s.content.is_some()).map(|_| Forwarding::Content);
     Asked {
         kind,
@@ -84,7 +85,10 @@ mod tests {
         let asked = of(&Configuration::parse("t.toml", text).unwrap_or_else(|e| panic!("{e}")));
         assert_eq!((asked.kind, asked.poll, asked.no_huge), (asked::PortKind::Dpdk, true, true));
         assert_eq!((asked.cores.as_slice(), asked.interfaces.as_slice()), (&[2, 3][..], &["eth1".to_owned()][..]));
-        assert_eq!(asked.devices.iter().map(|d| d.interface.as_deref()).collect::<Vec<_>>(), [None, Some("eth1"), None]);
+        assert_eq!(
+            asked.devices.iter().map(|d| d.interface.as_deref()).collect::<Vec<_>>(),
+            [None, Some("eth1"), None]
+        );
         assert_eq!(asked.forwarding.into_iter().collect::<Vec<_>>(), [Forwarding::Nat, Forwarding::Tunnel6]);
     }
 }

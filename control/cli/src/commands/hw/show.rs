@@ -23,8 +23,15 @@ pub fn text(machine: &Machine) -> String {
     if !unseen.is_empty() {
         text += "\nNetwork devices without an interface here\n";
         for pci in unseen {
-            let profile = profile::of_pci(machine, &pci.address).map(|p| format!("; profile {}", p.name)).unwrap_or_default();
-            let _ = writeln!(text, "  {} ({}): driver {}{profile}", pci.address, pci.id, pci.driver.as_deref().unwrap_or("none"));
+            let profile =
+                profile::of_pci(machine, &pci.address).map(|p| format!("; profile {}", p.name)).unwrap_or_default();
+            let _ = writeln!(
+                text,
+                "  {} ({}): driver {}{profile}",
+                pci.address,
+                pci.id,
+                pci.driver.as_deref().unwrap_or("none")
+            );
         }
     }
     text += "\nMitigations\n";
@@ -46,7 +53,8 @@ fn list_or_none(cores: Vec<usize>) -> String {
 
 fn overview(machine: &Machine, text: &mut String) {
     let kernel = &machine.kernel;
-    let ids = |which: fn(&Cpu) -> bool| machine.cpus.iter().filter(|cpu| which(cpu)).map(|cpu| cpu.id).collect::<Vec<_>>();
+    let ids =
+        |which: fn(&Cpu) -> bool| machine.cpus.iter().filter(|cpu| which(cpu)).map(|cpu| cpu.id).collect::<Vec<_>>();
     let virtualisation = match kernel.virtualisation.as_slice() {
         [] => "nothing says that this is a virtual machine".to_owned(),
         signs => signs.join("; "),
@@ -72,7 +80,10 @@ fn overview(machine: &Machine, text: &mut String) {
         ("cores without a tick", list_or_none(ids(|cpu| cpu.nohz_full))),
         ("SMT in use", yes(machine.processor.smt)),
         ("frequency governor", told((!frequency.is_empty()).then(|| frequency.join(", ")))),
-        ("idle driver, governor", format!("{}, {}", told(kernel.idle_driver.as_deref()), told(kernel.idle_governor.as_deref()))),
+        (
+            "idle driver, governor",
+            format!("{}, {}", told(kernel.idle_driver.as_deref()), told(kernel.idle_governor.as_deref())),
+        ),
         ("idle states (core 0)", told(idle.filter(|states| !states.is_empty()))),
         ("clock source", told(machine.clock.source.as_deref())),
         ("TSC invariant", yes(machine.clock.tsc_invariant)),
@@ -94,7 +105,18 @@ fn size(bytes: u64) -> String {
 }
 
 fn processors(machine: &Machine) -> String {
-    let mut table = Table::new(&[">core", ">socket", ">physical", "threads", ">node", "L1d", "L2", "L3 (shared by)", "governor", "state"]);
+    let mut table = Table::new(&[
+        ">core",
+        ">socket",
+        ">physical",
+        "threads",
+        ">node",
+        "L1d",
+        "L2",
+        "L3 (shared by)",
+        "governor",
+        "state",
+    ]);
     let dash = |value: Option<String>| value.unwrap_or_else(|| "?".to_owned());
     for cpu in &machine.cpus {
         let cache = |level: u32| cpu.caches.iter().find(move |c: &&Cache| c.level == level && c.kind != "Instruction");
@@ -155,7 +177,8 @@ fn interface(machine: &Machine, nic: &Nic, text: &mut String) {
         let _ = writeln!(text, "    {name:<14} {value}");
     };
     let driver = interface.driver.as_ref().map(|driver| {
-        let firmware = if driver.firmware.is_empty() { String::new() } else { format!(", firmware {}", driver.firmware) };
+        let firmware =
+            if driver.firmware.is_empty() { String::new() } else { format!(", firmware {}", driver.firmware) };
         format!("{} {}{firmware}", driver.name, driver.version)
     });
     row("driver", told(driver));
@@ -173,7 +196,8 @@ fn interface(machine: &Machine, nic: &Nic, text: &mut String) {
     row("queues", format!("{} receive, {} transmit{most}", interface.receive_queues, interface.transmit_queues));
     let rings = nic.told.rings.map(|r| format!("receive {} of {}, transmit {} of {}", r.rx, r.rx_max, r.tx, r.tx_max));
     row("rings", told(rings));
-    let fields = nic.told.hash_fields.iter().map(|(kind, fields)| format!("{} {fields}", kind.name())).collect::<Vec<_>>();
+    let fields =
+        nic.told.hash_fields.iter().map(|(kind, fields)| format!("{} {fields}", kind.name())).collect::<Vec<_>>();
     let rss = nic.told.rss.as_ref().map(|rss| {
         let queues: Vec<usize> = rss.queues().into_iter().map(|q| q as usize).collect();
         let table = match rss.indirection.len() {
@@ -208,7 +232,13 @@ fn interface(machine: &Machine, nic: &Nic, text: &mut String) {
         [] => row("interrupts", "none".to_owned()),
         interrupts => interrupts.iter().enumerate().for_each(|(at, interrupt)| {
             let cores = Some(interrupt.cores()).filter(|cores| !cores.is_empty()).map(format_list);
-            let what = format!("{} {} on core {}, came {}", interrupt.number, interrupt.name, told(cores), number(interrupt.count));
+            let what = format!(
+                "{} {} on core {}, came {}",
+                interrupt.number,
+                interrupt.name,
+                told(cores),
+                number(interrupt.count)
+            );
             row(if at == 0 { "interrupts" } else { "" }, what);
         }),
     }
