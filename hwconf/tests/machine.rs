@@ -1,13 +1,17 @@
 //! Recorded machines, from reading their trees to plans and findings. Their trees are in `machines`.
 
 mod recorded;
+mod support;
 
 use std::collections::BTreeSet;
 
 use lcs_hwconf::asked::{Asked, Device, Forwarding, PortKind, XdpWish};
 use lcs_hwconf::check::{self, Report, Severity};
+use lcs_hwconf::ethtool::{Ethtool, Offload};
 use lcs_hwconf::machine::Machine;
+use lcs_hwconf::netns::Namespace;
 use lcs_hwconf::plan::{self, Goal, Plan};
+use lcs_hwconf::rtnl::{Rtnl, VethEnd};
 use recorded::machine;
 
 fn af_xdp(interfaces: &[&str], cores: &[usize]) -> Asked {
@@ -258,6 +262,32 @@ fn a_veth_tells_on_its_other_end() {
     m.nics.iter_mut().for_each(|nic| nic.told.interface.offloads.values_mut().for_each(|on| *on = false));
     let report = check::check(&m, &above);
     assert!(!report.has("partial-checksums") && !report.has("segments") && !report.has("joined-segments"));
+}
+
+#[test]
+fn a_veth_made_here_is_found_with_its_other_end_and_mended() {
+    if !support::root("a_veth_made_here_is_found_with_its_other_end_and_mended") {
+        return;
+    }
+    let (here, there) = (Namespace::create().unwrap(), Namespace::create().unwrap());
+    let rtnl = Rtnl::open_in(&here).unwrap();
+    let end = |name| VethEnd { name, namespace: None, mac: None, mtu: 1500, queues: 1 };
+    rtnl.create_veth(&end("lb0"), &end("host0")).unwrap();
+    rtnl.create_veth(&end("lb1"), &VethEnd { namespace: Some(&there), ..end("host1") }).unwrap();
+    ["lb0", "host0", "lb1"].iter().for_each(|name| rtnl.set_up(name, true).unwrap());
+    support::eventually("a carrier", || rtnl.link("lb0").unwrap().running);
+
+    let look = || here.run(Machine::here).unwrap().unwrap();
+    let m = look();
+    assert_eq!(m.veth_peer(m.nic("lb0").unwrap()).map(|peer| peer.name()), Some("host0"));
+    assert_eq!(m.veth_peer(m.nic("lb1").unwrap()).map(|peer| peer.name()), None);
+    let report = check::check(&m, &af_xdp(&["lb0", "lb1"], &[0]));
+    assert_eq!(places(&report, "partial-checksums"), ["host0"]);
+    assert_eq!(places(&report, "interface-down"), ["lb1"]);
+    assert!(report.unknown.iter().any(|u| u.starts_with("lb1: the offloads of its other end")));
+
+    Ethtool::open_in(&here).unwrap().set_offload("host0", Offload::TxChecksum, false).unwrap();
+    assert!(!check::check(&look(), &af_xdp(&["lb0"], &[0])).has("partial-checksums"));
 }
 
 #[test]

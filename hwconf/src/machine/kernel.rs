@@ -34,11 +34,7 @@ impl Kernel {
     /// The value of a kernel parameter `name=value`, the last one given.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         let line = self.command_line.as_deref()?;
-        line.split_whitespace()
-            .filter_map(|word| word.split_once('='))
-            .filter(|(n, _)| *n == name)
-            .map(|(_, v)| v)
-            .last()
+        line.split_whitespace().filter_map(|word| word.split_once('=')).rfind(|(n, _)| *n == name).map(|(_, v)| v)
     }
 }
 
