@@ -1,7 +1,8 @@
 //! What the machine is: cores, links, queues, offloads, namespaces.
 //!
 //! Everything is asked of the kernel itself, by netlink, `ioctl`, `/proc` and `/sys`; no external program is run.
-//! What it changes (links, addresses, offloads, namespaces) is changed only when called for by name.
+//! [`machine`] reads it all as one value, from which [`plan`] says what to change and [`check`] what is amiss.
+//! What it changes itself (links, addresses, offloads, namespaces) is changed only when called for by name.
 
 pub mod asked;
 pub mod check;

@@ -123,15 +123,19 @@ fn sharing(machine: &Machine, asked: &Asked, workers: &[&Cpu], report: &mut Repo
                 "take another core for the worker",
             );
         }
-        if !cpu.isolated {
-            report.find(
-                Severity::WrongFigure,
-                "not-isolated",
-                &place,
-                "other tasks and the kernel's timer may run there",
-                format!("start the machine with isolcpus=managed_irq,domain,{0} nohz_full={0} rcu_nocbs={0}", cpu.id),
-            );
-        }
+    }
+    // One finding for all of them: the parameter takes a list, and counts once.
+    let mut open: Vec<usize> = workers.iter().filter(|cpu| !cpu.isolated).map(|cpu| cpu.id).collect();
+    open.sort_unstable();
+    if !open.is_empty() {
+        let list = format_list(&open);
+        report.find(
+            Severity::WrongFigure,
+            "not-isolated",
+            format!("cores {list}"),
+            "other tasks and the kernel's timer may run there",
+            format!("start the machine with isolcpus=managed_irq,domain,{list} nohz_full={list} rcu_nocbs={list}"),
+        );
     }
 }
 

@@ -209,7 +209,10 @@ fn joined(nic: &Nic, profile: Option<&Profile>, asked: &Asked, report: &mut Repo
                 Severity::CorruptPacket,
                 "joined-segments",
                 name,
-                format!("the card joins segments ({option}) to frames that are longer than a buffer, and these are dropped; no XDP in the driver meanwhile"),
+                format!(
+                    "the card joins segments ({option}) to frames that are longer than a buffer, and these are dropped; no XDP in \
+                     the driver meanwhile"
+                ),
                 format!("ethtool -K {name} {option} off"),
             );
         }
@@ -246,7 +249,10 @@ fn veth(machine: &Machine, nic: &Nic, profile: Option<&Profile>, asked: &Asked, 
             Severity::WrongFigure,
             "partial-checksums",
             peer.name(),
-            format!("frames from there come to {name} with unfinished checksums, and the director finishes each of them: no wire asks for that"),
+            format!(
+                "frames from there come to {name} with unfinished checksums, and the director finishes each of them: no wire \
+                 asks for that"
+            ),
             format!("ethtool -K {} tx off", peer.name()),
         );
     }
@@ -442,11 +448,15 @@ fn tunnel(machine: &Machine, asked: &Asked, report: &mut Report) {
             "mtu-tunnel",
             &roomy.name,
             format!(
-                "tunnels wrap packets in {overhead} bytes of {family}, and its MTU of {} has no room for that around a client's {MTU_CLIENTS}: \
-                 such packets are answered with \"too big\", or lost where they may be fragmented",
+                "tunnels wrap packets in {overhead} bytes of {family}, and its MTU of {} has no room for that around a client's \
+                 {MTU_CLIENTS}: such packets are answered with \"too big\", or lost where they may be fragmented",
                 roomy.mtu
             ),
-            format!("ip link set {} mtu {} on this link, its switch and the servers; or lower the clients' MTU", roomy.name, MTU_CLIENTS + overhead),
+            format!(
+                "ip link set {} mtu {}, on the switch and the servers as well; or lower the clients' MTU",
+                roomy.name,
+                MTU_CLIENTS + overhead
+            ),
         );
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
     let told: Vec<String> =
         asked.interfaces.iter().map(|name| format!("{name} by {}", crate::machine::told(fields(name)))).collect();
     let spread = match asked.kind {
-        PortKind::Dpdk => "devices spread them by addresses and ports of both sides".to_owned(),
-        _ => format!("spread are they (tcp4): {}", told.join("; ")),
+        PortKind::Dpdk => "devices spread frames by addresses and ports of both sides".to_owned(),
+        _ => format!("frames of tcp4 are spread on {}", told.join("; on ")),
     };
     let split = if both { " The two directions of a connection come to different queues." } else { "" };
     report.find(
@@ -37,20 +37,23 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
         "hand-over",
         "[workers] cores",
         format!(
-            "with {workers} workers about {} of {workers} frames come to a worker that does not own their connection (the owner goes by the \
-             client's endpoint, and by no card's hash), and are copied through a ring; {spread}.{split}",
+            "with {workers} workers about {} of {workers} frames come to a worker that does not own their connection (the owner \
+             goes by the client's endpoint, and by no card's hash), and are copied through a ring; {spread}.{split}",
             workers - 1
         ),
         "for what one core can do take one worker; for several, say the number of workers with the figure, and look at `hand-over` and \
          `handover-full` in `lcs stats`",
     );
     let links = asked.interfaces.iter().filter_map(|name| machine.nic(name)).map(|nic| &nic.told.interface.link);
-    for link in links.filter(|link| link.mtu + LINK_HEADERS > LONGEST) {
+    for link in links.filter(|link| link.mtu.saturating_add(LINK_HEADERS) > LONGEST) {
         report.find(
             Severity::CorruptPacket,
             "hand-over-length",
             &link.name,
-            format!("its MTU is {}, and frames of more than {LONGEST} bytes cannot be handed over between workers: they are dropped", link.mtu),
+            format!(
+                "its MTU is {}, and frames of more than {LONGEST} bytes cannot be handed over between workers: they are dropped",
+                link.mtu
+            ),
             format!("ip link set {} mtu {}, or one worker", link.name, LONGEST - LINK_HEADERS),
         );
     }

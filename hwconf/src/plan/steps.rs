@@ -319,7 +319,8 @@ fn hugepages(ground: &Ground<'_>) -> Option<Step> {
             Some(id) => ground.machine.nodes.iter().find(|n| n.id == id).map(|n| n.hugepages.as_slice()),
             None => Some(ground.machine.hugepages.as_slice()),
         };
-        let free: u64 = pages.unwrap_or_default().iter().map(|pages| pages.free * pages.size).sum();
+        let free: u64 =
+            pages.unwrap_or_default().iter().map(|p| p.free.saturating_mul(p.size)).fold(0, u64::saturating_add);
         (free < HUGEPAGES * HUGEPAGE_BYTES).then(|| match node {
             Some(id) => {
                 format!("echo {HUGEPAGES} > /sys/devices/system/node/node{id}/hugepages/hugepages-2048kB/nr_hugepages")
