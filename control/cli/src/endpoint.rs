@@ -1,8 +1,9 @@
-//! Arguments with a shape: `SERVICE/SERVER`, `ADDRESS:PORT`.
+//! Arguments with a shape: `SERVICE/SERVER`, `ADDRESS:PORT`, times.
 
-use lcs_control::config::Word;
+use lcs_control::config::{Word, parse_seconds};
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
 /// `web/s1`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +52,18 @@ impl FromStr for Endpoint {
             Ok(address) => Ok(Endpoint { address, port }),
             Err(_) => Err("write ADDRESS:PORT, such as 192.0.2.1:80, [2001:db8::1]:80 or 192.0.2.1:*".to_owned()),
         }
+    }
+}
+
+/// Shortest and longest time of [`period`], seconds.
+const PERIODS: std::ops::RangeInclusive<f64> = 0.1..=86_400.0;
+
+/// Parses a time such as `2`, `500ms`, `10s`, `5m`.
+pub fn period(s: &str) -> Result<Duration, String> {
+    match parse_seconds(s) {
+        Some(seconds) if PERIODS.contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Some(_) => Err("write a time from 100ms to 24h".to_owned()),
+        None => Err("write seconds, or a time with a unit: 500ms, 2s, 5m".to_owned()),
     }
 }
 

@@ -7,7 +7,8 @@ mod outcome;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    check, completions, conns, demo, hw, init, perf, reload, replay, rs, rules, run, stats, status, trace, vs, weight,
+    check, completions, conns, demo, hw, init, perf, reload, replay, rs, rules, run, stats, status, top, trace, vs,
+    weight,
 };
 use outcome::Outcome;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
   lcs check -c lcs.toml          see whether it is valid
   sudo lcs run -c lcs.toml       run the director
   sudo lcs status                see how it is
+  sudo lcs top                   watch it
   sudo lcs weight web/s1 5       change a weight while it runs
   lcs rules check shop.rules     look for mistakes and conflicts in rules
 
@@ -57,6 +59,7 @@ enum Command {
     Reload(reload::Args),
     Status(status::Args),
     Stats(stats::Args),
+    Top(top::Args),
     Conns(conns::Args),
     Vs(vs::Args),
     Rs(rs::Args),
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
         Command::Reload(args) => reload::run(&common, &args),
         Command::Status(args) => status::run(&common, &args),
         Command::Stats(args) => stats::run(&common, &args),
+        Command::Top(args) => top::run(&common, &args),
         Command::Conns(args) => conns::run(&common, args),
         Command::Vs(args) => vs::run(&common, args),
         Command::Rs(args) => rs::run(&common, args),

@@ -17,6 +17,7 @@ pub(crate) use content::forwards;
 pub use content::{Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, guess_text, load_rules, names};
 pub(crate) use problem::nearest;
 pub use problem::{Invalid, Problem};
+pub use read::parse_seconds;
 
 use ipnet::IpNet;
 use lcs_dataplane::headers::MacAddr;

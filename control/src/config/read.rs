@@ -328,7 +328,8 @@ pub(crate) fn parse_ports(text: &str) -> Option<(u16, u16)> {
     (first >= 1 && first <= last).then_some((first, last))
 }
 
-fn parse_seconds(text: &str) -> Option<f64> {
+/// Reads a time in seconds, or with a unit (`ms`, `s`, `m` or `min`, `h`, `d`): `90`, `500ms`, `1.5 h`. Seconds; may be negative.
+pub fn parse_seconds(text: &str) -> Option<f64> {
     let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let scale = match unit.trim() {

@@ -2,10 +2,12 @@
 
 mod content;
 mod diagram;
+mod flame;
 mod stats;
 mod table;
 
 pub use diagram::Diagram;
+pub use flame::{Flame, INTERVALS_MAX};
 pub use stats::{since, stats};
 pub use table::{Table, bytes, duration, number, percent, scaled};
 
