@@ -131,3 +131,50 @@ fn a_running_director_is_watched_and_changed() {
         assert!(reloaded.contains(line), "{reloaded}");
     }
 }
+
+#[test]
+fn top_without_a_terminal_prints_one_frame() {
+    let director = Director::start(folder("top"));
+    let output = director.lcs(&["top", "--interval", "200ms"]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    let process = format!("process {}, up ", director.child.id());
+    for shown in [&process, "workers\n", "stages\n", "receive ", "tcp 192.0.2.1:80", "  /s1 ", "of 64"] {
+        assert!(said.contains(shown), "{shown:?} is not in\n{said}");
+    }
+    assert!(!said.contains('\x1b'), "{said}");
+    let rates = director.json(&["top", "--once", "--interval", "0.2"]);
+    assert_eq!(
+        (&rates["pid"], &rates["services"][0]["servers"][0]["weight"]),
+        (&director.child.id().into(), &1.into())
+    );
+    assert!(rates["interval"].as_f64().unwrap() >= 0.2);
+    let absent = lcs(&director.folder, &["top", "--socket", "none.sock"]);
+    assert_eq!(code(&absent), 3);
+    let wrong = director.lcs(&["top", "--interval", "1 week"]);
+    assert_eq!((code(&wrong), text(&wrong.stderr).contains("500ms, 2s, 5m")), (2, true));
+}
+
+#[test]
+fn stats_draw_a_picture_of_cycles() {
+    let director = Director::start(folder("flame"));
+    let output = director.lcs(&["stats", "--flame", "f.svg", "--for", "400ms", "--interval", "100ms"]);
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    // A machine that stalls leaves readings out.
+    let intervals = text(&output.stdout);
+    assert!((1..=4).any(|n| intervals == format!("f.svg: {n} intervals\n")), "{intervals}");
+    let svg = std::fs::read_to_string(director.folder.join("f.svg")).unwrap();
+    assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && svg.contains("worker 0: no packets"), "{svg}");
+    for (arguments, mend) in [
+        (&["--for", "1h", "--interval", "100ms"][..], "make --interval at least 1.8s"),
+        (&["--for", "1s", "--interval", "2s"], "longer than --for"),
+        (&["--watch"], "cannot be used with"),
+    ] {
+        let refused = director.lcs(&[&["stats", "--flame", "f.svg"], arguments].concat());
+        assert_eq!(code(&refused), 2, "{arguments:?}");
+        assert!(text(&refused.stderr).contains(mend), "{}", text(&refused.stderr));
+    }
+    let unwritable = director.lcs(&["stats", "--flame", "no/f.svg", "--for", "100ms", "--interval", "100ms"]);
+    assert_eq!(code(&unwritable), 1);
+    assert!(text(&unwritable.stderr).contains("no/f.svg cannot be written"), "{}", text(&unwritable.stderr));
+}
