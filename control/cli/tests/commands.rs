@@ -138,7 +138,7 @@ fn top_without_a_terminal_prints_one_frame() {
     let output = director.lcs(&["top", "--interval", "200ms"]);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     let said = text(&output.stdout);
-    let process = format!("process {}, up ", director.child.id());
+    let process = format!("connections; process {}\n", director.child.id());
     for shown in [&process, "workers\n", "stages\n", "receive ", "tcp 192.0.2.1:80", "  /s1 ", "of 64"] {
         assert!(said.contains(shown), "{shown:?} is not in\n{said}");
     }

@@ -61,7 +61,7 @@ impl Order {
     /// What comes first, in a word or two.
     pub fn name(self) -> &'static str {
         match self {
-            Order::Configured => "as configured",
+            Order::Configured => "configured",
             Order::Rate => "packets/s",
             Order::Opened => "new/s",
             Order::Active => "active",
@@ -127,7 +127,7 @@ fn workers(r: &Rates) -> Panel {
     let columns =
         ["worker", "8core", ">busy", "2", ">packets/s", "6>bytes/s", ">cycles/packet", "3>batch", "7>dropped/s"];
     let mut panel = Panel::new("workers", &[&columns[..], &["4>connections", "9>of"]].concat());
-    let mut row = |name: String, w: &Worker| {
+    let mut row = |name: String, core: String, w: &Worker| {
         let tone = match w.busy {
             b if b > 0.95 => Tone::Bad,
             b if b > 0.8 => Tone::Warn,
@@ -136,7 +136,7 @@ fn workers(r: &Rates) -> Panel {
         let full = w.flows as f64 > 0.9 * w.capacity as f64;
         panel.row([
             name.into(),
-            w.core.map_or("any".to_owned(), |c| c.to_string()).into(),
+            core.into(),
             Cell::toned(percent(w.busy), tone),
             Cell::toned(format!("{:<8}", bar(w.busy, 8)), tone),
             rate(w.packets).into(),
@@ -149,12 +149,10 @@ fn workers(r: &Rates) -> Panel {
         ]);
     };
     for (i, w) in r.workers.iter().enumerate() {
-        row(i.to_string(), w);
+        row(i.to_string(), w.core.map_or("any".to_owned(), |c| c.to_string()), w);
     }
     if r.workers.len() > 1 {
-        let mut all = r.total.clone();
-        all.core = None;
-        row("all".to_owned(), &all);
+        row("all".to_owned(), String::new(), &r.total);
     }
     panel
 }

@@ -3,7 +3,7 @@
 use super::pages::{Order, Page, panels};
 use super::panel::{Tone, clip};
 use super::rates::{Rates, Sample, rates, same_director};
-use lcs_control::render::{duration, scaled};
+use lcs_control::render::{duration, number, scaled};
 use ratatui::Frame;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::layout::Rect;
@@ -200,14 +200,14 @@ impl View {
 /// The director as a whole, in one line.
 pub fn summary(r: &Rates) -> String {
     format!(
-        "lcs {}, process {}, up {}: busy {:.0} %, {} packets/s, {:.0} cycles/packet, {} connections",
+        "lcs {}, up {}: busy {:.0} %, {} packets/s, {:.0} cycles/packet, {} connections; process {}",
         r.program,
-        r.pid,
         duration(r.uptime),
         r.total.busy * 100.0,
         scaled(r.total.packets, "").trim_end(),
         r.total.cycles_per_packet,
-        lcs_control::render::number(r.total.flows as u64),
+        number(r.total.flows as u64),
+        r.pid,
     )
 }
 

@@ -171,13 +171,13 @@ fn eighty_columns_show_the_overview() {
     has(
         &screen(&mut live(), 80, 24),
         &[
-            "lcs 0.1.0, process 4711, up 1 min 50 s: busy 38 %, 2.00 k packets/s",
+            "lcs 0.1.0, up 1 min 50 s: busy 38 %, 2.00 k packets/s, 750 cycles/packet",
             " 1 overview  2 services  3 connections  4 content",
             "worker    busy            packets/s  cycles/packet    batch  connections",
             "0       25.0 %  ██           1.00 k            500  10.0/32           15",
             "1       95.0 %  ███████▋     1.00 k           1900  10.0/32           15",
-            "web      1/2 up      3.00 k  1.38 MB  150.0",
-            "receive     1.00 k            100     25.0 %  █████",
+            "web       1/2 up     3.00 k  1.80 k  1.38 MB    150      12         3  up",
+            "receive     1.00 k            100    50000.0  25.0 %  █████",
             "q quit · tab 1-4 page",
         ],
     );
@@ -196,7 +196,7 @@ fn two_hundred_columns_show_two_columns_with_all_figures() {
         &[
             "service/server  address",
             "web             tcp 192.0.2.1:80  wrr",
-            "  /s1           10.0.0.1:8080     nat           5      1.00 k     600     400  460.00 kB     50      12",
+            "  /s1           10.0.0.1:8080     nat           5     1.00 k     600     400  460.00 kB     50      12",
             "down",
             "web/s2: timed out",
         ],
@@ -243,12 +243,12 @@ fn a_narrow_terminal_leaves_columns_out_and_keeps_the_state() {
 fn what_does_not_fit_is_scrolled_to() {
     let mut view = live();
     let before = screen(&mut view, 60, 12);
-    has(&before, &["workers", "↓ "]);
+    has(&before, &["workers", "more · "]);
     assert!(!before.contains("no-server"));
     press(&mut view, KeyCode::End);
     let after = screen(&mut view, 60, 12);
     has(&after, &["no-server"]);
-    assert!(!after.contains("workers") && !after.contains('↓'), "{after}");
+    assert!(!after.contains("workers") && !after.contains("more · "), "{after}");
     // The end is where Up goes on from.
     press(&mut view, KeyCode::Up);
     assert_ne!(screen(&mut view, 60, 12), after);
@@ -308,7 +308,7 @@ fn a_director_that_is_gone_or_started_anew_is_told_and_not_mixed_up() {
     let mut later = sample(4);
     later.status.pid = 4712;
     view.sampled(Ok(later));
-    has(&screen(&mut view, 80, 24), &["process 4712", "2.00 k packets/s"]);
+    has(&screen(&mut view, 80, 24), &["up 4 s", "2.00 k packets/s"]);
     let mut absent = View::new(Duration::from_secs(2));
     absent.sampled(Err("no director answers".into()));
     has(&screen(&mut absent, 80, 24), &["no director answers", "Trying again every 2 s."]);
@@ -327,7 +327,7 @@ fn one_frame_as_text_has_every_panel() {
             "connections by state: 15 of 64",
             "drops by reason: 20/s",
             "by content",
-            "4       25.0 %",
+            "0       4     25.0 %",
         ],
     );
     // The reason that happens now stands before the one with more frames since the start.
