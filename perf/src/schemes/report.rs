@@ -1,0 +1,338 @@
+//! The figures: what the rows say of guessing, as a table and for programs.
+
+use super::{Options, Point, Row, Series};
+use crate::network::MILLISECOND;
+use crate::summary::Summary;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Cycles of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageCycles {
+    /// Its name.
+    pub name: String,
+    /// TSC cycles a connection.
+    pub per_connection: Summary,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// With what.
+    pub options: Options,
+    /// Where the dimensions meet.
+    pub base: Point,
+    /// TSC cycles a second.
+    pub tsc_hz: u64,
+    /// Series by series, point by point.
+    pub rows: Vec<Row>,
+    /// From which hit rate on preallocation pays against delayed binding, at the base.
+    pub break_even: BreakEven,
+    /// What stands out, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// From which hit rate on preallocation pays.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BreakEven {
+    /// By the mean response time; simulated.
+    pub response_time: Pays,
+    /// By the director's cycles; real.
+    pub cycles: Pays,
+}
+
+/// At which hit rates preallocation costs less than delayed binding.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pays {
+    /// At every one that was measured.
+    Always,
+    /// At none.
+    Never,
+    /// From this one on, percent; on the straight line between the two that were measured beside it.
+    From(f64),
+}
+
+impl fmt::Display for Pays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pays::Always => f.write_str("at every hit rate measured"),
+            Pays::Never => f.write_str("at no hit rate measured"),
+            Pays::From(percent) => write!(f, "from {percent:.0} % hits on"),
+        }
+    }
+}
+
+impl Pays {
+    /// Where a curve over hit rates, ascending, comes below a level for good.
+    fn find(curve: &[(f64, f64)], level: f64) -> Pays {
+        let Some(last) = curve.last().filter(|last| last.1 < level) else { return Pays::Never };
+        let Some(at) = curve.iter().rposition(|p| p.1 >= level) else { return Pays::Always };
+        let (before, after) = (curve[at], curve.get(at + 1).unwrap_or(last));
+        let share = (before.1 - level) / (before.1 - after.1);
+        Pays::From(before.0 + share * (after.0 - before.0))
+    }
+}
+
+impl Figures {
+    pub(super) fn new(options: Options, tsc_hz: u64, rows: Vec<Row>) -> Self {
+        let base = options.base();
+        let break_even = BreakEven { response_time: Pays::Never, cycles: Pays::Never };
+        let mut figures = Figures { options, base, tsc_hz, rows, break_even, notes: vec![] };
+        let pays = |value: fn(&Row) -> f64| {
+            let level = figures.row(Series::Delayed, base).map_or(0.0, value);
+            let curve: Vec<_> = figures.by_hit_rate().map(|(rate, row)| (rate, value(row))).collect();
+            Pays::find(&curve, level)
+        };
+        figures.break_even = BreakEven {
+            response_time: pays(|row| row.simulated.response.mean),
+            cycles: pays(|row| row.cycles.per_connection.median),
+        };
+        figures.notes = figures.remarks();
+        figures
+    }
+
+    /// A series at a point, if it was measured there.
+    pub fn row(&self, series: Series, point: Point) -> Option<&Row> {
+        self.rows.iter().find(|r| r.series == series && r.point == point)
+    }
+
+    /// Preallocation at the base by its hit rate, percent, ascending.
+    pub fn by_hit_rate(&self) -> impl Iterator<Item = (f64, &Row)> {
+        let percent = |row: &Row| match row.series {
+            Series::Preallocate(percent) if row.point == self.base => Some(percent),
+            _ => None,
+        };
+        let mut found: Vec<_> = self.rows.iter().filter_map(|r| Some((percent(r)?, r))).collect();
+        found.sort_by_key(|(percent, _)| *percent);
+        found.into_iter().map(|(percent, row)| (f64::from(percent), row))
+    }
+
+    /// The dimensions: what is varied, and the points.
+    pub fn dimensions(&self) -> [(&'static str, Vec<(usize, Point)>); 3] {
+        let (o, base) = (&self.options, self.base);
+        let sorted = |all: &[usize], point: &dyn Fn(usize) -> Point| {
+            let mut all: Vec<_> = all.iter().map(|&n| (n, point(n))).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        [
+            ("document size", sorted(&o.sizes, &|size| Point { size, ..base })),
+            ("number of rules", sorted(&o.rules, &|rules| Point { rules, ..base })),
+            ("requests of a connection", sorted(&o.keepalives, &|keepalive| Point { keepalive, ..base })),
+        ]
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let mut notes = vec![];
+        let response = |series| self.row(series, self.base).map(|r| r.simulated.response.mean);
+        if let [Some(forward), Some(hits), Some(delayed), Some(misses)] = Series::MAIN.map(response) {
+            // Where a hit takes as long as forwarding, a rounding of simulated turns must not speak.
+            let close = |a: f64, b: f64| a <= b * 1.005;
+            let ordered = close(forward, hits) && hits < delayed && delayed < misses;
+            let [f, h, d, m] = [forward, hits, delayed, misses].map(|ns| format!("{:.3} ms", ns / MILLISECOND as f64));
+            let order = format!("forward {f}, preallocate all hits {h}, delayed {d}, preallocate all misses {m}");
+            notes.push(if ordered {
+                format!("Mean response times come in the order of the tutorial's plot: {order}.")
+            } else {
+                format!("Mean response times do NOT come in the order forward ≤ all hits < delayed < all misses: {order}.")
+            });
+            if hits == delayed && delayed == misses {
+                notes.push(
+                    "A right guess, a wrong one and none take exactly as long: this director does not guess.".to_owned(),
+                );
+            }
+        }
+        let failed: u64 = self.rows.iter().map(|r| r.simulated.failed).sum();
+        if failed > 0 {
+            notes.push(format!("{failed} requests were given up where frames were lost; their connections are not in the times."));
+        }
+        notes.push(
+            "The tutorial's second series, forwarding with the rule matching inserted, has no row of its own: what a \
+             decision alone costs is the difference of \"preallocate, all hits\" to \"forward\" in cycles, and `lcs perf rules`."
+                .to_owned(),
+        );
+        notes
+    }
+}
+
+/// A median and its quartiles.
+fn spread(s: &Summary) -> String {
+    format!("{:.0} ({:.0} – {:.0})", s.median, s.quartiles.0, s.quartiles.1)
+}
+
+/// Bytes, short.
+pub(super) fn bytes(n: usize) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{} kB", n as f64 / 1e3),
+        _ => format!("{} MB", n as f64 / 1e6),
+    }
+}
+
+/// The columns of a table.
+pub(super) const COLUMNS: [&str; 9] = [
+    "response p50, ms",
+    "p99, ms",
+    "requests/s",
+    "segments/connection",
+    "bytes/request",
+    "held at most, B",
+    "cycles/connection (quartiles)",
+    "cycles/request",
+    "requests/s of a core",
+];
+
+/// A row's cells, in the order of [`COLUMNS`].
+pub(super) fn cells(row: &Row, tsc_hz: u64) -> [String; 9] {
+    let s = &row.simulated;
+    let ms = |ns: u64| format!("{:.3}", ns as f64 / MILLISECOND as f64);
+    let per_request = row.cycles.per_request.median;
+    let core = if per_request > 0.0 { tsc_hz as f64 / per_request } else { 0.0 };
+    [
+        ms(s.response.p50),
+        ms(s.response.p99),
+        format!("{:.0}", s.requests_per_second),
+        format!("{:.1}", s.segments()),
+        format!("{:.0}", s.bytes_per_request),
+        s.buffered_at_most.to_string(),
+        spread(&row.cycles.per_connection),
+        format!("{per_request:.0}"),
+        format!("{core:.0}"),
+    ]
+}
+
+impl Figures {
+    /// What the run is of, in sentences.
+    pub(super) fn setting(&self) -> [String; 3] {
+        let o = &self.options;
+        let ms = |ns: u64| ns as f64 / MILLISECOND as f64;
+        [
+            format!(
+                "{} connections of {} clients, one at a time each; round trips {} ms to the director and {} ms from it to \
+                 the servers; {} % and {} % of frames lost; links of 1 and 10 Gbit/s; seed {}",
+                o.connections,
+                o.clients,
+                ms(o.rtt),
+                ms(o.server_rtt),
+                o.loss * 100.0,
+                o.server_loss * 100.0,
+                o.seed
+            ),
+            format!(
+                "simulated, the same for the same seed: response (SYN to the last byte of the last response), requests/s, \
+                 segments and bytes through the director (both ways), requests held; real, of this processor: TSC cycles \
+                 ({:.3} GHz), median of {} rounds with all series in turns, in a simulator whose hosts share the caches",
+                self.tsc_hz as f64 / 1e9,
+                o.rounds
+            ),
+            format!(
+                "where something else is varied: {}, {} rules, {} request(s) of a connection",
+                bytes(self.base.size),
+                self.base.rules,
+                self.base.keepalive
+            ),
+        ]
+    }
+
+    fn table(&self, f: &mut fmt::Formatter<'_>, rows: &[(String, &Row)]) -> fmt::Result {
+        let width = |at: usize| {
+            let widest = rows.iter().map(|(_, row)| cells(row, self.tsc_hz)[at].chars().count()).max();
+            widest.unwrap_or(0).max(COLUMNS[at].chars().count())
+        };
+        let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+        let mut line = |first: &str, series: &str, cells: &[String]| {
+            write!(f, "{first:>8}  {series:<24}")?;
+            for (cell, width) in cells.iter().zip(&widths) {
+                write!(f, "  {cell:>width$}")?;
+            }
+            writeln!(f)
+        };
+        line("", "", &COLUMNS.map(str::to_owned))?;
+        let mut before = "";
+        for (first, row) in rows {
+            let shown = if first == before { "" } else { first };
+            before = first;
+            line(shown, &row.series.to_string(), &cells(row, self.tsc_hz))?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in self.setting() {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f)?;
+        for (what, points) in self.dimensions() {
+            // One value is no dimension; the base stands in the first table.
+            if points.len() < 2 && what != "document size" {
+                continue;
+            }
+            writeln!(f, "by {what}")?;
+            let name = |n: usize| if what == "document size" { bytes(n) } else { n.to_string() };
+            let rows: Vec<_> = points
+                .iter()
+                .flat_map(|&(n, point)| Series::MAIN.map(|series| Some((name(n), self.row(series, point)?))))
+                .flatten()
+                .collect();
+            self.table(f, &rows)?;
+        }
+        writeln!(f, "by hit rate of the guess")?;
+        let rates = self.by_hit_rate().map(|(rate, row)| (format!("{rate} %"), row));
+        let delayed = self.row(Series::Delayed, self.base).map(|row| (String::new(), row));
+        self.table(f, &rates.chain(delayed).collect::<Vec<_>>())?;
+        writeln!(f, "preallocate takes less time than delayed {}", self.break_even.response_time)?;
+        writeln!(f, "preallocate takes fewer cycles than delayed {}", self.break_even.cycles)?;
+        writeln!(f)?;
+        writeln!(f, "cycles a connection by stage")?;
+        let main: Vec<_> = Series::MAIN.iter().filter_map(|s| self.row(*s, self.base)).collect();
+        write!(f, "{:<12}", "")?;
+        for row in &main {
+            write!(f, "{:>26}", row.series)?;
+        }
+        writeln!(f)?;
+        for (at, stage) in main.first().map(|r| r.cycles.stages.as_slice()).unwrap_or_default().iter().enumerate() {
+            write!(f, "{:<12}", stage.name)?;
+            for row in &main {
+                let summary = row.cycles.stages.get(at).map(|s| spread(&s.per_connection)).unwrap_or_default();
+                write!(f, "{summary:>26}")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f)?;
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_break_even_lies_on_the_line_between_two_hit_rates() {
+        let curve = [(0.0, 10.0), (50.0, 8.0), (100.0, 2.0)];
+        assert_eq!(Pays::find(&curve, 5.0), Pays::From(75.0));
+        assert_eq!(Pays::find(&curve, 9.0), Pays::From(25.0));
+        assert_eq!(Pays::find(&curve, 11.0), Pays::Always);
+        assert_eq!(Pays::find(&curve, 2.0), Pays::Never);
+        assert_eq!(Pays::find(&curve, 8.0), Pays::From(50.0));
+        assert_eq!(Pays::find(&[], 1.0), Pays::Never);
+        assert_eq!(Pays::From(75.4).to_string(), "from 75 % hits on");
+    }
+
+    #[test]
+    fn the_table_names_every_series_and_unit() {
+        let figures = super::super::measure(&super::super::tests::small(), |_| {}).unwrap();
+        let text = figures.to_string();
+        for what in ["forward", "delayed", "preallocate, all hits", "preallocate, 50 % hits", "20 kB", "GHz", "by hit rate"]
+        {
+            assert!(text.contains(what), "{what}: {text}");
+        }
+    }
+}
