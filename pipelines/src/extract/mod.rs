@@ -27,6 +27,7 @@ mod testing;
 mod tls;
 mod xml;
 
+pub(crate) use body::MAX_SKIP;
 pub use body::{BodyFollower, ChunkState, Framing, MAX_CHUNK_EXTENSION, MAX_TRAILERS};
 pub use dialogue::{MAX_COMMANDS, Replay, ReplayProgress};
 pub use error::{ExtractError, Limits, MAX_HEADERS, Span};

@@ -104,10 +104,17 @@ impl Ahead {
                     return false;
                 }
                 let part = &payload[from - first..start.min(end) - first];
-                self.pieces.insert(i, (next.wrapping_add(from as u32), part.len()));
                 self.bytes.splice(at..at, part.iter().copied());
                 from += part.len();
                 at += part.len();
+                // Segments that follow one another are one piece: how many there are does not count, only how many gaps.
+                match i.checked_sub(1).and_then(|before| self.pieces.get_mut(before)) {
+                    Some((seq, length)) if offset(*seq) + *length == from - part.len() => {
+                        *length += part.len();
+                        continue;
+                    }
+                    _ => self.pieces.insert(i, (next.wrapping_add((from - part.len()) as u32), part.len())),
+                }
             } else {
                 from = from.max(start + length);
                 at += length;
@@ -115,6 +122,11 @@ impl Ahead {
             i += 1;
         }
         true
+    }
+
+    /// Whether a segment begins where a piece ends.
+    fn follows(&self, seq: u32) -> bool {
+        self.pieces.iter().any(|&(from, length)| from.wrapping_add(length as u32) == seq)
     }
 
     /// Moves what has come in order into `buffer`; returns whether the FIN is next.
@@ -310,7 +322,7 @@ impl Binding {
         }
         if behind < 0 {
             let distance = behind.unsigned_abs() as usize;
-            if self.ahead.pieces.len() >= PIECES || distance + payload.len() > room {
+            if self.ahead.pieces.len() >= PIECES && !self.ahead.follows(a.seq) || distance + payload.len() > room {
                 return Taken::Gap;
             }
             if fin {

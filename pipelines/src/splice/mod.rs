@@ -35,7 +35,9 @@ const BINDINGS: usize = 1 << 16;
 /// Bytes of requests that one worker holds at most.
 const BUFFERED: usize = 256 << 20;
 /// Clients that are remembered to have been sent a cookie lately, at most: what is remembered is overwritten.
-const COOKIED: usize = 4096;
+const COOKIED: usize = 1 << 14;
+/// Places in which one client may stand.
+const COOKIED_WAYS: usize = 4;
 /// For how long, nanoseconds.
 const COOKIED_FOR: Nanos = 30_000_000_000;
 /// Boxes and extractions kept for the next connection.
@@ -269,17 +271,25 @@ impl Splices {
         prefetch_at(self.entries.as_ptr().wrapping_add(flow as usize));
     }
 
-    /// A client, known by its hash, was sent a cookie.
+    /// The places of a client, known by its hash, among those that were sent a cookie.
+    fn cookied(&self, hash: u64) -> std::ops::Range<usize> {
+        let at = hash as usize % (COOKIED / COOKIED_WAYS) * COOKIED_WAYS;
+        at..(at + COOKIED_WAYS).min(self.cookied.len())
+    }
+
+    /// A client was sent a cookie. The one longest ago in its places is forgotten.
     pub(crate) fn cookie_sent(&mut self, hash: u64, now: Nanos) {
-        if let Some(place) = self.cookied.get_mut(hash as usize % COOKIED) {
+        let places = self.cookied(hash);
+        let place = self.cookied.get_mut(places).unwrap_or_default().iter_mut();
+        if let Some(place) = place.min_by_key(|place| if place.0 == hash { 0 } else { place.1 }) {
             *place = (hash, now);
         }
     }
 
     /// Whether it was sent one lately. A flood of SYNs makes this forget.
     pub(crate) fn was_sent_cookie(&self, hash: u64, now: Nanos) -> bool {
-        let place = self.cookied.get(hash as usize % COOKIED);
-        place.is_some_and(|&(h, at)| h == hash && at > 0 && now < at + COOKIED_FOR)
+        let places = self.cookied.get(self.cookied(hash)).unwrap_or_default();
+        places.iter().any(|&(h, at)| h == hash && at > 0 && now < at + COOKIED_FOR)
     }
 
     /// The entries, for the fast path.

@@ -25,6 +25,7 @@ pub(crate) use path::told;
 use super::connection::Connections;
 use super::forward;
 use crate::content::Content;
+use crate::extract::MAX_SKIP;
 use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, OWN_SCALE};
 use lcs_dataplane::batch::{Batch, Places};
@@ -273,11 +274,16 @@ impl<'d, P: Port> Desk<'d, P> {
     /// A challenge ACK (RFC 5961 §4.2): what the peer says can't be right, or it would not say it.
     fn challenge(&mut self, batch: &mut Batch, i: usize, flow: u32, entry: u32) -> Verdict {
         let e = self.c.splices.get(entry);
+        let first = e.numbers[0].wrapping_add(1);
         let (seq, ack) = if self.is_attached(flow) {
             let o = e.offsets;
-            (o.seq(Place::SERVER, o.limit[Place::SERVER]), o.limit[Place::CLIENT])
+            let limit = o.limit[Place::CLIENT];
+            // While a request is on its way, only where it will end is known. An old acknowledgement does: who lives
+            // ignores it, who has forgotten the connection resets it.
+            let old = if limit.wrapping_sub(first) < MAX_SKIP { first } else { limit.wrapping_sub(MAX_SKIP) };
+            (o.seq(Place::SERVER, o.limit[Place::SERVER]), if e.response_known { limit } else { old })
         } else {
-            (e.numbers[1].wrapping_add(1), e.numbers[0].wrapping_add(1))
+            (e.numbers[1].wrapping_add(1), first)
         };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);

@@ -58,15 +58,18 @@ impl<P: Port> Desk<'_, P> {
             return self.reset_passes(batch, i, a, entry, place);
         }
         let e = self.c.splices.get(entry);
+        let (offsets, limit) = (e.offsets, e.offsets.limit[Place::CLIENT]);
         if let Some(b) = b
-            && a.len == 0
-            && a.flags & FIN == 0
-            && (e.offsets.ack(Place::CLIENT, a.ack).wrapping_sub(b.ack_floor) as i32) < 0
+            && (offsets.ack(Place::CLIENT, a.ack).wrapping_sub(b.ack_floor) as i32) < 0
         {
             // About what the server before has said: this one knows no such number.
-            return Verdict::Drop(DropReason::OutOfWindow);
+            if a.len == 0 && a.flags & FIN == 0 {
+                return Verdict::Drop(DropReason::OutOfWindow);
+            }
+            let floor = offsets.seq(Place::SERVER, b.ack_floor);
+            set_ack(batch, i, floor, a.window);
         }
-        let limit = e.offsets.limit[Place::CLIENT];
+        let e = self.c.splices.get(entry);
         if e.offsets.open || a.len == 0 || a.flags & SYN != 0 || limit.wrapping_sub(a.end()) as i32 >= 0 {
             return self.pass_and_look(batch, i, place, entry);
         }
@@ -375,16 +378,21 @@ impl<P: Port> Desk<'_, P> {
         // What it holds is in its own window; the server's, less what it lacks, would take back what was opened.
         let flow = self.c.splices.get(b.entry).flow;
         let window = self.own_window(flow, b.buffer.len(), b.entry);
-        let l4 = usize::from(batch.l4[i]);
-        let Some(h) = batch.frames[i].bytes_mut().get_mut(l4..l4 + 20) else { return };
-        let mut old = [0; 8];
-        old.copy_from_slice(&h[8..16]);
-        h[8..12].copy_from_slice(&b.next().to_be_bytes());
-        h[14..16].copy_from_slice(&window.to_be_bytes());
-        let d = Difference::NONE.replacing(&old, &h[8..16]);
-        let sum = u16::from_ne_bytes([h[16], h[17]]);
-        h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
+        set_ack(batch, i, b.next(), window);
     }
+}
+
+/// Writes an acknowledgement number and a window into a segment.
+fn set_ack(batch: &mut Batch, i: usize, ack: u32, window: u16) {
+    let l4 = usize::from(batch.l4[i]);
+    let Some(h) = batch.frames[i].bytes_mut().get_mut(l4..l4 + 20) else { return };
+    let mut old = [0; 8];
+    old.copy_from_slice(&h[8..16]);
+    h[8..12].copy_from_slice(&ack.to_be_bytes());
+    h[14..16].copy_from_slice(&window.to_be_bytes());
+    let d = Difference::NONE.replacing(&old, &h[8..16]);
+    let sum = u16::from_ne_bytes([h[16], h[17]]);
+    h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
 }
 
 /// Cuts a frame's payload off from byte `to` on, and makes its lengths and checksums anew. `false` when it can't be.
