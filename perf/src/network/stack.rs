@@ -280,6 +280,10 @@ impl Stack {
             let settled = self.now > since + t.ack_delay && socket.state() == tcp::State::TimeWait;
             if settled || socket.remote_endpoint().is_none() {
                 self.free.pop_front();
+                // `smoltcp` keeps its congestion window from one connection of a socket to the next.
+                if t.reno {
+                    socket.set_congestion_control(tcp::CongestionControl::Reno);
+                }
                 return handle;
             }
         }

@@ -26,9 +26,9 @@ pub fn report(figures: &Figures, line: &str) -> String {
         let _ = writeln!(page, "<p>{}.</p>", escape(&sentence));
     }
     page.push_str("<ul>\n");
-    let pays = &figures.break_even;
-    let _ = writeln!(page, "<li>Preallocate takes less time than delayed {}.</li>", pays.response_time);
-    let _ = writeln!(page, "<li>Preallocate takes fewer cycles than delayed {}.</li>", pays.cycles);
+    for sentence in figures.pays() {
+        let _ = writeln!(page, "<li>{}.</li>", escape(&sentence));
+    }
     for note in &figures.notes {
         let _ = writeln!(page, "<li>{}</li>", escape(note));
     }
@@ -39,28 +39,32 @@ pub fn report(figures: &Figures, line: &str) -> String {
     page.push_str("<h2>Tables</h2>\n");
     for (what, points) in figures.dimensions() {
         let name = |n: usize| if what == "document size" { bytes(n) } else { n.to_string() };
-        let rows = points.iter().flat_map(|(n, point)| {
-            Series::MAIN.into_iter().filter_map(|s| Some((name(*n), figures.row(s, *point)?)))
-        });
-        table(&mut page, &format!("By {what}"), figures.tsc_hz, rows);
+        let rows = points
+            .iter()
+            .flat_map(|(n, point)| Series::MAIN.into_iter().filter_map(|s| Some((name(*n), figures.row(s, *point)?))));
+        table(&mut page, &format!("By {what}"), rows);
     }
     let rates = figures.by_hit_rate().map(|(rate, row)| (format!("{rate} %"), row));
-    table(&mut page, "By hit rate of the guess", figures.tsc_hz, rates);
+    table(&mut page, "By hit rate of the guess", rates);
     page.push_str("<h2>Configuration</h2>\n");
     let options = serde_json::to_string_pretty(&figures.options).unwrap_or_default();
     let _ = writeln!(page, "<pre>{}</pre>\n</body></html>", escape(&options));
     page
 }
 
-fn table<'f>(page: &mut String, caption: &str, tsc_hz: u64, rows: impl Iterator<Item = (String, &'f Row)>) {
-    let _ = write!(page, "<h3>{}</h3>\n<div class=\"wide\"><table><tr><th></th><th class=\"name\">series</th>", escape(caption));
+fn table<'f>(page: &mut String, caption: &str, rows: impl Iterator<Item = (String, &'f Row)>) {
+    let _ = write!(
+        page,
+        "<h3>{}</h3>\n<div class=\"wide\"><table><tr><th></th><th class=\"name\">series</th>",
+        escape(caption)
+    );
     for column in COLUMNS {
         let _ = write!(page, "<th>{}</th>", escape(column));
     }
     page.push_str("</tr>\n");
     for (first, row) in rows {
         let _ = write!(page, "<tr><td>{}</td><td class=\"name\">{}</td>", escape(&first), row.series);
-        for cell in cells(row, tsc_hz) {
+        for cell in cells(row) {
             let _ = write!(page, "<td>{}</td>", escape(&cell));
         }
         page.push_str("</tr>\n");
@@ -71,7 +75,8 @@ fn table<'f>(page: &mut String, caption: &str, tsc_hz: u64, rows: impl Iterator<
 /// The processor, how many of its cores there are, and the system.
 fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim()));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let model = model.unwrap_or("a processor that does not say its name");

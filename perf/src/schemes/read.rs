@@ -52,12 +52,10 @@ mod tests {
         for wrong in ["", "k", "1kb", "-1", "0", "0.0001k", "1e3", "1..2k", "∞"] {
             assert!(read_size(wrong).unwrap_err().contains("such as 500, 0.1k"), "{wrong}");
         }
-        assert_eq!(["1ms", "0.2ms", "50us", "1s"].map(|t| read_time(t).unwrap()), [
-            1_000_000,
-            200_000,
-            50_000,
-            1_000_000_000
-        ]);
+        assert_eq!(
+            ["1ms", "0.2ms", "50us", "1s"].map(|t| read_time(t).unwrap()),
+            [1_000_000, 200_000, 50_000, 1_000_000_000]
+        );
         assert!(read_time("1").unwrap_err().contains("with its unit"));
         assert_eq!((read_loss("0.01"), read_loss("1%"), read_loss("0")), (Ok(0.01), Ok(0.01), Ok(0.0)));
         assert!(read_loss("few").is_err());
