@@ -241,7 +241,7 @@ impl Figures {
                  byte of its last response), requests/s of all clients, frames through the director a connection and bytes a \
                  request (in and out), bytes of requests held at most; real, of this processor: TSC cycles ({:.3} GHz) of the \
                  director's worker a connection and a request, medians of {} rounds with all series in turns, beside the \
-                 simulated hosts in the same caches; mean+work is the mean response time with those cycles on top",
+                 simulated hosts in the same caches, readings more than 0.1 ms apart (interruptions) left out; mean+work is the mean response time with those cycles on top",
                 self.tsc_hz as f64 / 1e9,
                 o.rounds
             ),
