@@ -171,6 +171,13 @@ pub enum Scheme {
     Preallocate(Guess),
 }
 
+impl Scheme {
+    /// Whether it goes by decisions that were made before.
+    pub fn learns(&self) -> bool {
+        matches!(self, Scheme::Preallocate(Guess::Client | Guess::Frequency))
+    }
+}
+
 /// How the server of a connection is guessed before it has asked for anything.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Guess {

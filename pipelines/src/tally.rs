@@ -104,6 +104,33 @@ impl QueueTally {
     }
 }
 
+/// What was counted of guesses ([`Scheme::Preallocate`](crate::content::Scheme::Preallocate)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GuessTally {
+    /// Connections whose server was guessed.
+    pub made: u64,
+    /// Those whose first request the rules gave to that server.
+    pub right: u64,
+    /// Those whose first request was for another server, or for none.
+    pub wrong: u64,
+    /// Those whose guessed server refused, or did not answer in time: they were bound as delayed ones are.
+    pub unanswered: u64,
+    /// Connections for which there was nothing to go by: bound as delayed ones are.
+    pub none: u64,
+}
+
+impl GuessTally {
+    /// Adds what another worker has counted.
+    pub fn add(&mut self, more: &GuessTally) {
+        self.made += more.made;
+        self.right += more.right;
+        self.wrong += more.wrong;
+        self.unanswered += more.unanswered;
+        self.none += more.none;
+    }
+}
+
 /// What one worker has counted of one service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
@@ -128,6 +155,8 @@ pub struct Tally {
     pub refusals: [u64; Refusal::ALL.len()],
     /// Queues, in the content's order.
     pub queues: Vec<QueueTally>,
+    /// Guessed servers.
+    pub guesses: GuessTally,
 }
 
 impl Tally {
@@ -164,6 +193,7 @@ impl Tally {
         self.connections += more.connections;
         self.parked += more.parked;
         self.in_hand += more.in_hand;
+        self.guesses.add(&more.guesses);
         for (sum, n) in self.refusals.iter_mut().zip(more.refusals) {
             *sum += n;
         }

@@ -9,7 +9,7 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::Command;
-use lcs_pipelines::content::{Binding, Content, Group};
+use lcs_pipelines::content::{Binding, Content, Group, Guess, Scheme, Switching};
 use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::matching::{self, Action, Expr, Rule, RuleSet, Stickiness};
@@ -44,8 +44,13 @@ struct Director {
 }
 
 impl Director {
-    /// One service, two servers, one rule.
+    /// One service, two servers, one rule, delayed binding.
     fn new() -> Self {
+        Director::with(Binding::default(), &[])
+    }
+
+    /// The same with this binding, and rules before the one that takes all.
+    fn with(binding: Binding, rules: &[Rule]) -> Self {
         let mut s = Snapshot {
             interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
             ..Snapshot::default()
@@ -67,13 +72,14 @@ impl Director {
         }
         let to = Action::RouteTo { group: 0, stickiness: Stickiness::Service };
         let rule = Rule { name: "all".into(), condition: Expr::always(), action: to };
-        let program = matching::compile(&RuleSet { rules: vec![rule] }).unwrap();
+        let rules = rules.iter().cloned().chain([rule]).collect();
+        let program = matching::compile(&RuleSet { rules }).unwrap();
         let content = Content {
             protocol: Protocol::Http,
             plan: Plan::new(&program, Limits::default()),
             program,
             groups: vec![Group { name: "g".into(), scheduler: Scheduler::Rr, servers: vec![0, 1] }],
-            binding: Binding::default(),
+            binding,
         };
         s.by_endpoint.insert((at.ip(), at.port(), 6), 0);
         s.own.insert(at.ip());
@@ -331,4 +337,103 @@ fn a_damaged_frame_does_not_turn_the_answers_of_a_client_aside() {
     frame[50] ^= 1;
     d.receives(&frame);
     assert_eq!(answer(&mut d, 10), p.source_mac.0, "a client that has moved is followed");
+}
+
+fn url(prefix: &str) -> Expr {
+    let value = matching::Value::Text(prefix.as_bytes().into());
+    let relation = matching::Relation::Prefix;
+    Expr::Term(matching::Term { variable: matching::Variable::Url, relation, value, ignore_case: false })
+}
+
+/// Its server is guessed: always `s0`. A request for `/b` is for `s1`.
+fn guessing(switching: Switching) -> Director {
+    let scheme = Scheme::Preallocate(Guess::Server("s0".into()));
+    let to = Action::Forward { server: 1, queue: None };
+    let b = Rule { name: "b".into(), condition: url("/b"), action: to };
+    Director::with(Binding { scheme, switching, ..Binding::default() }, &[b])
+}
+
+const GUESSED: &str = "10.0.0.1:8080";
+const OTHER: &str = "10.0.0.2:8080";
+const SERVER_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 9, 1, 1, 4, 2];
+const FIRST: u32 = ISN.wrapping_add(1);
+
+/// The handshake with the guessed server, whose first number is 7000.
+fn shaken(d: &mut Director) {
+    let syn = d.client(SYN, ISN, 0, b"");
+    assert_eq!((syn.len(), syn[0].to.to_string(), syn[0].flags, syn[0].seq), (1, GUESSED.into(), SYN, ISN));
+    let answer = d.says(GUESSED, CLIENT, SYN | ACK, 7000, FIRST, SERVER_OPTIONS, b"");
+    assert_eq!((answer.len(), answer[0].to.to_string()), (1, CLIENT.into()));
+    assert_eq!((answer[0].flags, answer[0].seq, answer[0].ack), (SYN | ACK, 7000, FIRST));
+    let shaken = d.client(ACK, FIRST, 7001, b"");
+    assert_eq!((shaken.len(), shaken[0].to.to_string(), shaken[0].ack), (1, GUESSED.into(), 7001));
+}
+
+#[test]
+fn a_right_guess_leaves_nothing_to_rewrite() {
+    for switching in [Switching::Request, Switching::Connection] {
+        let mut d = guessing(switching);
+        shaken(&mut d);
+        let sent = d.client(ACK | PSH, FIRST, 7001, REQUEST);
+        assert_eq!(sent.len(), 1, "the request and nothing else: {sent:?}");
+        assert_eq!((sent[0].to.to_string(), sent[0].seq, sent[0].ack), (GUESSED.into(), FIRST, 7001));
+        assert_eq!(sent[0].payload, REQUEST);
+        let end = FIRST.wrapping_add(REQUEST.len() as u32);
+        let back = d.says(GUESSED, CLIENT, ACK | PSH, 7001, end, &[], RESPONSE);
+        assert_eq!((back.len(), back[0].seq, back[0].ack, &back[0].payload[..]), (1, 7001, end, RESPONSE));
+        // A request that comes in pieces, in disorder, is held until it can be decided.
+        let mut d = guessing(switching);
+        shaken(&mut d);
+        let ahead = d.client(ACK | PSH, FIRST.wrapping_add(30), 7001, &REQUEST[30..]);
+        let told = ahead.iter().find(|s| s.to.to_string() == CLIENT).expect("the client is told what is missing");
+        assert!(told.ack == FIRST && ahead.iter().all(|s| s.payload.is_empty()), "{ahead:?}");
+        let sent = d.client(ACK | PSH, FIRST, 7001, &REQUEST[..30]);
+        let delivered: Vec<u8> =
+            sent.iter().filter(|s| s.to.to_string() == GUESSED).flat_map(|s| s.payload.clone()).collect();
+        assert_eq!(delivered, REQUEST);
+    }
+}
+
+#[test]
+fn not_a_byte_goes_to_a_wrongly_guessed_server() {
+    let request = b"GET /b/c HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+    let mut d = guessing(Switching::Request);
+    shaken(&mut d);
+    let sent = d.client(ACK | PSH, FIRST, 7001, request);
+    assert!(sent.iter().all(|s| s.payload.is_empty()), "{sent:?}");
+    let reset = sent.iter().find(|s| s.to.to_string() == GUESSED).expect("the guessed server is let go");
+    assert_eq!((reset.flags & RST, reset.seq), (RST, FIRST));
+    let syn = sent.iter().find(|s| s.to.to_string() == OTHER).expect("the right one is asked");
+    assert_eq!((syn.flags, syn.seq), (SYN, ISN));
+    let delivered = d.says(OTHER, CLIENT, SYN | ACK, 90_000, FIRST, SYN_OPTIONS, b"");
+    let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(data, request);
+    assert!(delivered.iter().all(|s| s.ack == 90_001), "in the right server's numbers");
+    // The client goes on where the guessed server's numbers were; windows in the scale that it was told (9, here 7).
+    let end = FIRST.wrapping_add(request.len() as u32);
+    let back = d.says(OTHER, CLIENT, ACK | PSH, 90_001, end, &[], RESPONSE);
+    assert_eq!((back[0].seq, back[0].ack, &back[0].payload[..]), (7001, end, RESPONSE));
+    let b = &back[0].bytes;
+    assert_eq!(u16::from_be_bytes([b[48], b[49]]), 60_000 >> 2);
+}
+
+#[test]
+fn a_guessed_server_that_does_not_answer_is_done_without() {
+    let mut d = guessing(Switching::Request);
+    d.client(SYN, ISN, 0, b"");
+    assert!(d.passes(1000).is_empty(), "the client sends its SYN again, not the director");
+    let sent = d.client(SYN, ISN, 0, b"");
+    let to = |sent: &[Sent], to: &str| sent.iter().find(|s| s.to.to_string() == to).cloned();
+    assert_eq!(to(&sent, GUESSED).map(|s| s.flags), Some(RST));
+    let answer = to(&sent, CLIENT).expect("the director answers");
+    assert_eq!((answer.flags, answer.ack), (SYN | ACK, FIRST));
+    let sent = d.client(ACK | PSH, FIRST, answer.seq.wrapping_add(1), REQUEST);
+    assert!(sent.iter().any(|s| s.flags == SYN && s.to.port() == 8080));
+    // One that refuses: at once.
+    let mut d = guessing(Switching::Request);
+    d.client(SYN, ISN, 0, b"");
+    let sent = d.says(GUESSED, CLIENT, RST | ACK, 0, FIRST, &[], b"");
+    assert_eq!((sent.len(), sent[0].to.to_string(), sent[0].flags), (1, CLIENT.into(), SYN | ACK));
+    let sent = d.client(ACK | PSH, FIRST, sent[0].seq.wrapping_add(1), REQUEST);
+    assert!(sent.iter().any(|s| s.flags == SYN && s.to.port() == 8080));
 }

@@ -86,6 +86,11 @@ impl Offsets {
         self
     }
 
+    /// Whether nothing of a segment changes.
+    pub fn is_identity(&self) -> bool {
+        self.up == 0 && self.down == 0 && self.shifts == [0; 2] && !self.blank_sack
+    }
+
     /// Changes what is added to the server's numbers.
     pub fn move_down(&mut self, down: u32) {
         self.down = down;

@@ -19,7 +19,7 @@ use crate::network::switch::Switch;
 use crate::network::{Id, MILLISECOND, Network, SECOND, reshape};
 use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::verdict::DropReason;
-use lcs_pipelines::content::{Binding, SynPolicy};
+use lcs_pipelines::content::{Binding, Guess, Scheme, SynPolicy};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -298,7 +298,15 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
     plan.thinks = if random.chance(0.3) { random.below(200 * MILLISECOND) } else { 0 };
     plan.client_wire = reshaping(random, faults);
     plan.server_wire = reshaping(random, faults);
+    // Draws of its own, so that the seeds of before mean what they meant.
+    let mut scheme = Random::new(seed ^ 0x9ce5_5e5c);
     plan.binding = Binding {
+        scheme: match scheme.below(8) {
+            0 | 1 => Scheme::Preallocate(Guess::Client),
+            2 => Scheme::Preallocate(Guess::Frequency),
+            3 => Scheme::Preallocate(Guess::Hash),
+            _ => Scheme::Delayed,
+        },
         syn: [SynPolicy::Cookie, SynPolicy::State, SynPolicy::Auto][random.below(3) as usize],
         // Clients that send a byte at a time over links that lose them are slow, not idle.
         request: Duration::from_secs(6_000),
@@ -440,9 +448,10 @@ fn describe(plan: &ContentPlan) -> String {
         })
         .collect();
     format!(
-        "over {}, {:?}, {:?}, {} workers, groups {groups:?}, wires {:?} and {:?}",
+        "over {}, {:?}, {:?}, {:?}, {} workers, groups {groups:?}, wires {:?} and {:?}",
         if base.v6 { "IPv6" } else { "IPv4" },
         base.scheduler,
+        plan.binding.scheme,
         plan.binding.syn,
         base.workers,
         plan.client_wire,

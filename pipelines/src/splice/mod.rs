@@ -6,6 +6,7 @@
 mod binding;
 mod counts;
 mod follow;
+mod guess;
 mod queue;
 pub(crate) mod sticky;
 mod wheel;
@@ -62,8 +63,13 @@ pub(crate) struct Entry {
     pub(crate) legs: u32,
     /// A leg: the entry of its connection.
     pub(crate) main: u32,
-    /// What the client's SYN offered.
-    pub(crate) offer: Offer,
+    /// What the client's SYN offered: its MSS and window scale, and whether SACK blocks may be sent. With a guessed server,
+    /// less what that one has refused.
+    pub(crate) client_mss: u16,
+    client_scale: Option<u8>,
+    sack: bool,
+    /// The window scale that the client was told.
+    pub(crate) own_scale: u8,
     /// MSS toward its server.
     pub(crate) server_mss: u16,
     /// Whether its response's end is known: it is `offsets.limit` of the server's side.
@@ -85,13 +91,39 @@ const FREE: Entry = Entry {
     follow: NIL,
     legs: NIL,
     main: NIL,
-    offer: Offer { mss: 0, scale: None, sack: false },
+    client_mss: 0,
+    client_scale: None,
+    sack: false,
+    own_scale: OWN_SCALE,
     server_mss: 536,
     response_known: true,
     until_close: false,
     is_leg: false,
     server_window: 9,
 };
+
+impl Entry {
+    /// What the client's SYN offered.
+    pub(crate) fn offer(&self) -> Offer {
+        Offer { mss: self.client_mss, scale: self.client_scale, sack: self.sack }
+    }
+
+    /// Notes what was offered, or is left of it.
+    pub(crate) fn set_offer(&mut self, offer: Offer) {
+        (self.client_mss, self.client_scale, self.sack) = (offer.mss, offer.scale, offer.sack);
+    }
+
+    /// Whether its server was guessed and nothing has passed yet but the handshake. (Of another connection's: its server
+    /// has not got a byte, and the numbers say so by chance once in 2³².)
+    pub(crate) fn is_guess(&self) -> bool {
+        let first = self.numbers.map(|n| n.wrapping_add(1));
+        self.response_known
+            && !self.until_close
+            && !self.offsets.open
+            && self.follow == NIL
+            && self.offsets.limit == first
+    }
+}
 
 /// Bytes of an [`Entry`].
 pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>();
@@ -154,6 +186,8 @@ pub struct Splices {
     queues: Queues,
     /// Which server has set which cookie.
     pub(crate) sessions: sticky::Sessions,
+    /// What guesses go by.
+    pub(crate) guesses: guess::Guesses,
     /// Requests that could not be read.
     pub(crate) unparsed: u64,
     /// Requests for which no server was left.
@@ -190,6 +224,7 @@ impl Splices {
             owners: Vec::new(),
             queues: Queues::new(workers),
             sessions: sticky::Sessions::default(),
+            guesses: guess::Guesses::default(),
             unparsed: 0,
             refused: 0,
             reused: 0,
@@ -233,6 +268,9 @@ impl Splices {
                 if content.is_some_and(|content| content.learns_cookies()) {
                     self.sessions.reserve();
                 }
+                if content.is_some_and(|content| content.binding.scheme.learns()) {
+                    self.guesses.reserve(slot);
+                }
                 let before = self.tallies[slot].take();
                 self.tallies[slot] = content.map(|content| {
                     let mut tally = Tally::new(content);
@@ -258,7 +296,8 @@ impl Splices {
     /// The entry of a flow: it has the flow's own number, so that both can be asked for at once. `None` while no service is
     /// switched by content.
     pub(crate) fn insert(&mut self, flow: u32, service: u16, numbers: [u32; 2], offer: Offer) -> Option<u32> {
-        let entry = Entry { flow, numbers, offer, ..FREE };
+        let mut entry = Entry { flow, numbers, ..FREE };
+        entry.set_offer(offer);
         *self.entries.get_mut(flow as usize)? = entry;
         self.used += 1;
         self.state_mut(service).connections += 1;

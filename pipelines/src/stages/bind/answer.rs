@@ -64,7 +64,7 @@ impl<P: Port> Desk<'_, P> {
     /// Sends what has not been sent of what is to be said.
     pub(super) fn flush(&mut self, flow: u32, b: &mut Binding) {
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return };
-        let offer = self.c.splices.get(b.entry).offer;
+        let offer = self.c.splices.get(b.entry).offer();
         let window = usize::from(b.client_window) << offer.scale.unwrap_or(0);
         let own = self.own_window(flow, b.buffer.len(), b.entry);
         let all = b.out.len() + usize::from(b.out_fin);
@@ -161,6 +161,9 @@ impl<P: Port> Desk<'_, P> {
     /// Lets go of the server that the connection is attached to, when it will not be used any more.
     fn drop_server(&mut self, flow: u32, b: &Binding) {
         if self.is_attached(flow) {
+            if self.c.splices.get(b.entry).is_guess() {
+                self.guessed(flow, b.entry, false);
+            }
             let e = self.c.splices.get(b.entry);
             let (seq, ack) = (e.offsets.seq(Place::CLIENT, b.start), e.offsets.limit[Place::SERVER]);
             self.reset_server(flow, seq, ack);

@@ -9,34 +9,36 @@ use crate::splice::Binding;
 use crate::splice::sticky::hash_address;
 use lcs_dataplane::port::Port;
 
+/// The servers that a rule allows, its group's number ([`u16::MAX`] where it names a server) and how one of them is chosen.
+/// `None` where a rule answers itself.
+pub(super) fn candidates<'c>(content: &'c Content, action: &'c Action) -> Option<(&'c [u16], u16, Scheduler)> {
+    Some(match action {
+        Action::Forward { server, .. } => (std::slice::from_ref(server), u16::MAX, Scheduler::Rr),
+        Action::RouteTo { group, .. } => {
+            let g = content.group(*group)?;
+            (&g.servers, *group, g.scheduler)
+        }
+        Action::LoadBalance { group, algorithm } => {
+            let g = content.group(*group)?;
+            let named = match &**algorithm {
+                "rr" => Scheduler::Rr,
+                "wrr" => Scheduler::Wrr,
+                "lc" => Scheduler::Lc,
+                "wlc" => Scheduler::Wlc,
+                _ => g.scheduler,
+            };
+            (&g.servers, *group, named)
+        }
+        Action::Reject { .. } | Action::Redirect { .. } => return None,
+    })
+}
+
 impl<P: Port> Desk<'_, P> {
     /// The server for a request: the one in turn if the rule allows it, then one that the connection has used before, then the
     /// group's scheduler's choice.
     pub(super) fn choose(&mut self, flow: u32, b: &Binding, content: &Content, action: &Action) -> Option<u16> {
         let service = self.c.table.get(flow).service;
-        let one;
-        let (servers, group, scheduler): (&[u16], u16, Scheduler) = match action {
-            Action::Forward { server, .. } => {
-                one = [*server];
-                (&one, u16::MAX, Scheduler::Rr)
-            }
-            Action::RouteTo { group, .. } => {
-                let g = content.group(*group)?;
-                (&g.servers, *group, g.scheduler)
-            }
-            Action::LoadBalance { group, algorithm } => {
-                let g = content.group(*group)?;
-                let named = match &**algorithm {
-                    "rr" => Scheduler::Rr,
-                    "wrr" => Scheduler::Wrr,
-                    "lc" => Scheduler::Lc,
-                    "wlc" => Scheduler::Wlc,
-                    _ => g.scheduler,
-                };
-                (&g.servers, *group, named)
-            }
-            Action::Reject { .. } | Action::Redirect { .. } => return None,
-        };
+        let (servers, group, scheduler) = candidates(content, action)?;
         let snapshot = self.snapshot;
         // Its cookie counts more than where the connection has been: a proxy sends many clients' requests over one.
         let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s) && !b.has_tried(s);
@@ -44,15 +46,15 @@ impl<P: Port> Desk<'_, P> {
             return Some(server);
         }
         let present = self.c.table.get(flow).server;
-        if self.is_attached(flow) && usable(present) {
+        let by_source = *content.sticky(action) == Sticky::Source;
+        // A guess need not be where the client belongs.
+        if self.is_attached(flow) && usable(present) && !(by_source && self.c.splices.get(b.entry).is_guess()) {
             return Some(present);
         }
         if let Some(leg) = self.leg_to(b.entry, &usable) {
             return Some(leg);
         }
-        if *content.sticky(action) == Sticky::Source
-            && let Some(keys) = self.c.table.keys(flow)
-        {
+        if by_source && let Some(keys) = self.c.table.keys(flow) {
             return self.rendezvous(hash_address(keys.client.source().ip()), servers, &usable);
         }
         let chosen = self.c.schedulers.choose_in(service, group, scheduler, servers, &self.c.counts);

@@ -4,7 +4,7 @@ use super::super::schedule::{differences, free_source, server_endpoint};
 use super::Desk;
 use crate::extract::ReplayProgress;
 use crate::snapshot::Forward;
-use crate::splice::{Arrival, Binding, Follow, OWN_SCALE, Phase, RTO_FIRST, TRIES};
+use crate::splice::{Arrival, Binding, Entry, Follow, Phase, RTO_FIRST, TRIES};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place};
@@ -24,11 +24,21 @@ const GREETING: u64 = 20_000_000_000;
 /// No segment is smaller than this, whatever the peer says.
 const LEAST_MSS: u16 = 64;
 
+/// The window scale of the server in turn.
+fn server_scale(e: &Entry) -> u8 {
+    if e.offer().scale.is_some() { (e.offsets.shift(Place::SERVER) + e.own_scale as i8) as u8 } else { 0 }
+}
+
 impl<P: Port> Desk<'_, P> {
     /// The request is for a server other than the one that the connection is attached to, if any.
     pub(super) fn other_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
         if self.is_attached(flow) {
-            self.park(flow, b);
+            if self.c.splices.get(b.entry).is_guess() {
+                self.guessed(flow, b.entry, false);
+                self.drop_guess(flow, b.entry);
+            } else {
+                self.park(flow, b);
+            }
         }
         if let Some(leg) = self.leg_of(b.entry, server)
             && self.unpark(flow, b, leg)
@@ -55,7 +65,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Gives a flow a server's side. `false` when it can't have this one.
-    fn attach(&mut self, flow: u32, server: u16) -> bool {
+    pub(super) fn attach(&mut self, flow: u32, server: u16) -> bool {
         let snapshot = self.snapshot;
         let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return false };
         let Some(keys) = self.c.table.keys(flow) else { return false };
@@ -94,21 +104,18 @@ impl<P: Port> Desk<'_, P> {
 
     /// Sends the SYN, with the client's own number, so that its numbers need no change.
     pub(super) fn send_syn(&mut self, flow: u32, b: &Binding) {
-        let offer = self.c.splices.get(b.entry).offer;
+        let window = u32::from(b.client_window) << self.c.splices.get(b.entry).offer().scale.unwrap_or(0);
+        self.send_syn_as(flow, b.entry, b.start.wrapping_sub(1), u16::try_from(window).unwrap_or(u16::MAX));
+    }
+
+    /// Sends a SYN with this number and window, offering what the client has offered.
+    pub(super) fn send_syn_as(&mut self, flow: u32, entry: u32, seq: u32, window: u16) {
+        let offer = self.c.splices.get(entry).offer();
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
         let ours = SynOptions { mss: Some(offer.mss), scale: offer.scale, sack: offer.sack, timestamps: false };
         let mut options = [0; 40];
         let n = ours.write(&mut options);
-        let window = u32::from(b.client_window) << offer.scale.unwrap_or(0);
-        let segment = Segment {
-            key,
-            flags: SYN,
-            seq: b.start.wrapping_sub(1),
-            ack: 0,
-            window: u16::try_from(window).unwrap_or(u16::MAX),
-            options: &options[..n],
-            payload: &[],
-        };
+        let segment = Segment { key, flags: SYN, seq, ack: 0, window, options: &options[..n], payload: &[] };
         self.send(flow, Place::SERVER, segment);
     }
 
@@ -155,25 +162,19 @@ impl<P: Port> Desk<'_, P> {
     fn connected(&mut self, batch: &Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) {
         let tcp = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
         let o = tcp.and_then(|t| Tcp::parse(t).ok()).map(|t| SynOptions::read(t.options())).unwrap_or_default();
-        let v6 = self.c.table.get(flow).is_v6();
-        let offer = self.c.splices.get(b.entry).offer;
+        let offer = self.c.splices.get(b.entry).offer();
+        let own_scale = self.c.splices.get(b.entry).own_scale as i8;
         let (from_client, from_server) = match (offer.scale, o.scale) {
-            (Some(_), Some(theirs)) => (0, theirs as i8 - OWN_SCALE as i8),
-            (Some(clients), None) => (clients as i8, -(OWN_SCALE as i8)),
+            (Some(_), Some(theirs)) => (0, theirs as i8 - own_scale),
+            (Some(clients), None) => (clients as i8, -own_scale),
             (None, _) => (0, 0),
         };
         let first = a.seq.wrapping_add(1);
         let mut offsets = Offsets::new(0, b.out_end().wrapping_sub(first)).with_shifts(from_client, from_server);
         offsets.blank_sack = offer.sack && !o.sack;
         offsets.limit = [b.start, first];
-        let row = self.c.table.get(flow).next_hop[Place::SERVER];
-        let headers = if v6 { 60 } else { 40 };
-        let path = self.c.hops[usize::from(row)].mtu.saturating_sub(headers).max(LEAST_MSS);
-        let default = if v6 { DEFAULT_MSS_V6 } else { DEFAULT_MSS_V4 };
-        let e = self.c.splices.get_mut(b.entry);
-        e.offsets = offsets;
-        e.server_window = a.window.max(1).ilog2() as u8;
-        e.server_mss = o.mss.unwrap_or(default).clamp(LEAST_MSS, path.max(LEAST_MSS));
+        self.c.splices.get_mut(b.entry).offsets = offsets;
+        self.note_server(flow, b.entry, a.window, &o);
         b.ack_floor = first;
         b.measured(self.now);
         // Whatever an ICMP error has hastened: it is there.
@@ -192,6 +193,16 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// Notes what a server's SYN+ACK says of its segments and window.
+    pub(super) fn note_server(&mut self, flow: u32, entry: u32, window: u16, o: &SynOptions) {
+        let f = self.c.table.get(flow);
+        let (headers, default) = if f.is_v6() { (60, DEFAULT_MSS_V6) } else { (40, DEFAULT_MSS_V4) };
+        let path = self.c.hops[usize::from(f.next_hop[Place::SERVER])].mtu.saturating_sub(headers).max(LEAST_MSS);
+        let e = self.c.splices.get_mut(entry);
+        e.server_window = window.max(1).ilog2() as u8;
+        e.server_mss = o.mss.unwrap_or(default).clamp(LEAST_MSS, path);
+    }
+
     /// A server that speaks first: it is greeted back by the director until it stands where the client does.
     fn begin_replay(&mut self, a: &Arrival, flow: u32, b: &mut Binding) {
         b.phase = Phase::Replay;
@@ -200,8 +211,7 @@ impl<P: Port> Desk<'_, P> {
         (b.sent, b.delivered) = (0, 0);
         let e = self.c.splices.get(b.entry);
         b.server_mss = e.server_mss;
-        b.server_scale =
-            if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
+        b.server_scale = server_scale(e);
         b.server_window = u32::from(a.window);
         b.disarm();
         b.give_up(Some(self.now + GREETING));
@@ -231,8 +241,7 @@ impl<P: Port> Desk<'_, P> {
         let e = self.c.splices.get_mut(b.entry);
         b.server_mss = e.server_mss;
         b.server_window = CAUTIOUS_WINDOW.min(1 << e.server_window);
-        b.server_scale =
-            if e.offer.scale.is_some() { (e.offsets.shift(Place::SERVER) + OWN_SCALE as i8) as u8 } else { 0 };
+        b.server_scale = server_scale(e);
         let first = e.offsets.limit[Place::SERVER];
         e.until_close = false;
         if b.uncut {

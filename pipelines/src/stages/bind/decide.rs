@@ -2,6 +2,7 @@
 
 use super::super::connection::Connections;
 use super::Desk;
+use super::choose::candidates;
 use crate::content::{Content, OnUnparsed, Sticky, Switching};
 use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol, Replay};
 use crate::matching::{Action, GroupId};
@@ -422,6 +423,9 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn decided(&mut self, flow: u32, b: &mut Binding, read: Read) {
         let service = self.c.table.get(flow).service;
         self.c.splices.hit(service, read.rule);
+        if let Some(content) = self.content(service) {
+            self.learn_rule(flow, content, read.rule);
+        }
         b.rule = read.rule;
         b.rules = self.c.splices.rules_of(service);
         b.give_up(None);
@@ -508,7 +512,11 @@ impl<P: Port> Desk<'_, P> {
 
     /// The request is for the server that the connection is attached to.
     fn same_server(&mut self, flow: u32, b: &mut Binding) {
-        self.c.splices.reused += 1;
+        if self.c.splices.get(b.entry).is_guess() {
+            self.guessed(flow, b.entry, true);
+        } else {
+            self.c.splices.reused += 1;
+        }
         if b.settled {
             // What the director itself has said moves the server's numbers on.
             let end = b.out_end();
@@ -533,16 +541,16 @@ impl<P: Port> Desk<'_, P> {
         let progress = read(self.c, snapshot, content, service, &mut extraction, payload, false, packet);
         self.c.splices.keep_extraction(extraction);
         let Progress::Decided(mut read) = progress else { return None };
-        if read.length < payload.len() as u64 || read.body == BodyFollower::UntilClose {
+        let guess = self.c.splices.get(entry).is_guess();
+        if read.length < payload.len() as u64 || read.body == BodyFollower::UntilClose && !guess {
             return None;
         }
         let present = self.c.table.get(flow).server;
         let action = content.program.rule(read.rule)?.1;
-        let servers = match action {
-            Action::RouteTo { group, .. } | Action::LoadBalance { group, .. } => &content.group(*group)?.servers[..],
-            Action::Forward { server, .. } => std::slice::from_ref(server),
-            Action::Reject { .. } | Action::Redirect { .. } => return None,
-        };
+        let (servers, ..) = candidates(content, action)?;
+        if guess && *content.sticky(action) == Sticky::Source {
+            return None;
+        }
         if !servers.contains(&present) || !is_up(snapshot, present) || self.c.splices.get(entry).until_close {
             return None;
         }
@@ -559,7 +567,12 @@ impl<P: Port> Desk<'_, P> {
             tally.decided(read.rule);
             tally.sent(action.group(), present);
         }
-        self.c.splices.reused += 1;
+        self.learn_rule(flow, content, read.rule);
+        if guess {
+            self.guessed(flow, entry, true);
+        } else {
+            self.c.splices.reused += 1;
+        }
         Some(read)
     }
 }

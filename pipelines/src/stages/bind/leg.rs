@@ -33,7 +33,7 @@ impl<P: Port> Desk<'_, P> {
         let parked = (self.legs(b.entry).count() < LEGS)
             .then(|| self.c.table.insert_beside(flow).ok())
             .flatten()
-            .and_then(|beside| match self.c.splices.insert(beside, f.service, next, entry.offer) {
+            .and_then(|beside| match self.c.splices.insert(beside, f.service, next, entry.offer()) {
                 Some(leg) => Some((beside, leg)),
                 None => {
                     self.c.table.remove(beside);

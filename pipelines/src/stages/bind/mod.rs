@@ -12,6 +12,7 @@ mod choose;
 mod connect;
 mod decide;
 mod deliver;
+mod guess;
 mod leg;
 mod open;
 mod pass;
@@ -27,7 +28,7 @@ use super::forward;
 use crate::content::Content;
 use crate::extract::MAX_SKIP;
 use crate::snapshot::Snapshot;
-use crate::splice::{Arrival, Binding, OWN_SCALE};
+use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
@@ -164,6 +165,9 @@ impl<'d, P: Port> Desk<'d, P> {
     }
 
     fn by_server(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
+        if self.c.table.get(flow).state == TcpState::SynReceived && self.c.splices.get(entry).binding == NIL {
+            return self.guess_answers(batch, i, a, flow, entry);
+        }
         match self.c.splices.take(entry) {
             Some(mut b) => {
                 let verdict = self.bound_from_server(batch, i, a, flow, &mut b);
@@ -299,7 +303,8 @@ impl<'d, P: Port> Desk<'d, P> {
     /// The window to announce to the client, with `held` bytes of its request held already.
     fn own_window(&self, flow: u32, held: usize, entry: u32) -> u16 {
         let room = self.room(self.c.table.get(flow).service).saturating_sub(held);
-        let scale = if self.c.splices.get(entry).offer.scale.is_some() { OWN_SCALE } else { 0 };
+        let e = self.c.splices.get(entry);
+        let scale = if e.offer().scale.is_some() { e.own_scale } else { 0 };
         u16::try_from(room >> scale).unwrap_or(u16::MAX)
     }
 
@@ -309,7 +314,7 @@ impl<'d, P: Port> Desk<'d, P> {
         let window = self.own_window(flow, b.buffer.len(), b.entry);
         let (seq, ack) = (self.client_next(b), b.next());
         let mut options = [0; 28];
-        let n = if self.c.splices.get(b.entry).offer.sack { b.sack(&mut options) } else { 0 };
+        let n = if self.c.splices.get(b.entry).offer().sack { b.sack(&mut options) } else { 0 };
         let options = &options[..n];
         self.send(flow, Place::CLIENT, Segment { key, flags: ACK, seq, ack, window, options, payload: &[] });
     }

@@ -48,6 +48,9 @@ impl<P: Port> Desk<'_, P> {
         match a.flags & (SYN | ACK | RST | FIN) {
             SYN => {
                 let offer = self.offer(batch, i, &key);
+                if !cookies && let Some(verdict) = self.preallocate(batch, i, a, slot, content, &key, offer) {
+                    return verdict;
+                }
                 let isn = self.c.splices.cookies.make(&key, a.seq, offer, self.now);
                 if cookies {
                     self.c.splices.cookie_sent(batch.hash[i], self.now);
@@ -95,7 +98,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Answers a SYN in its own frame.
-    fn syn_ack(
+    pub(super) fn syn_ack(
         &mut self,
         batch: &mut Batch,
         i: usize,
@@ -105,12 +108,9 @@ impl<P: Port> Desk<'_, P> {
         offer: Offer,
     ) -> Verdict {
         let Some(back) = Key::new(key.destination(), key.source()) else { return Verdict::Drop(DropReason::BadHeader) };
-        let mtu = self.snapshot.interfaces.get(usize::from(batch.rx[i])).map_or(1500, |f| f.mtu);
-        let headers = if matches!(key, Key::V4 { .. }) { 40 } else { 60 };
-        let most = self.content(slot).map_or(1460, |c| c.binding.mss);
         let mut options = [0; 40];
         let ours = SynOptions {
-            mss: Some(most.min(mtu.saturating_sub(headers)).max(536)),
+            mss: Some(self.own_mss(slot, batch.rx[i], matches!(key, Key::V6 { .. }))),
             scale: offer.scale.map(|_| OWN_SCALE),
             sack: offer.sack,
             timestamps: false,
@@ -130,9 +130,16 @@ impl<P: Port> Desk<'_, P> {
         self.answer_in_place(batch, i, &segment)
     }
 
+    /// The MSS that a client of a service on this interface is told.
+    pub(super) fn own_mss(&self, slot: u16, interface: u8, v6: bool) -> u16 {
+        let mtu = self.snapshot.interfaces.get(usize::from(interface)).map_or(1500, |f| f.mtu);
+        let most = self.content(slot).map_or(1460, |c| c.binding.mss);
+        most.min(mtu.saturating_sub(if v6 { 60 } else { 40 })).max(536)
+    }
+
     /// A flow and an entry for a connection whose client has sent a SYN or brought back a cookie. It stays on the list of
     /// half-open connections until the client has sent something, so that it gives way when the table is full.
-    fn enter(
+    pub(super) fn enter(
         &mut self,
         batch: &Batch,
         i: usize,
@@ -185,6 +192,9 @@ impl<P: Port> Desk<'_, P> {
         if !self.is_intact(batch, i) {
             return Some(Verdict::Drop(DropReason::BadTcpChecksum));
         }
+        if self.is_attached(flow) {
+            return self.half_open_guess(batch, i, a, flow, entry);
+        }
         let next = numbers[0].wrapping_add(1);
         if a.flags & RST != 0 {
             // RFC 5961 §3.2: exactly the next number, or it is a guess.
@@ -204,7 +214,7 @@ impl<P: Port> Desk<'_, P> {
                 return Some(self.open(batch, i, a));
             }
             let key = super::super::schedule::key_of(batch, i)?;
-            let (slot, offer) = (self.c.table.get(flow).service, self.c.splices.get(entry).offer);
+            let (slot, offer) = (self.c.table.get(flow).service, self.c.splices.get(entry).offer());
             self.c.table.get_mut(flow).last_seen = self.tick;
             return Some(self.syn_ack(batch, i, slot, &key, numbers, offer));
         }

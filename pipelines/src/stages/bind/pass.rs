@@ -1,6 +1,7 @@
 //! Segments that pass with their numbers moved, and what is seen of them on the way: where messages end.
 
 use super::{Desk, arrival};
+use crate::extract::BodyFollower;
 use crate::splice::{Arrival, Binding, Follow, Seen, Taken};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
@@ -13,8 +14,11 @@ use lcs_dataplane::{DropReason, Verdict};
 
 /// What is to become of bytes that belong to the next request.
 struct Tail {
+    /// Where that request begins.
     seq: u32,
+    /// Offset in the frame, and number, of its first byte that is here: later than `seq` if something is missing.
     from: usize,
+    at: u32,
 }
 
 impl<P: Port> Desk<'_, P> {
@@ -83,10 +87,14 @@ impl<P: Port> Desk<'_, P> {
             _ => limit,
         };
         let skipped = next.wrapping_sub(a.seq) as i32;
-        if skipped < 0 {
+        if skipped < 0 && (in_body || b.is_some() || !self.c.splices.get(entry).response_known) {
             return Verdict::Drop(DropReason::OutOfOrder);
         }
-        let mut tail = Tail { seq: next, from: a.payload + skipped as usize };
+        let mut tail = if skipped < 0 {
+            Tail { seq: next, from: a.payload, at: a.seq }
+        } else {
+            Tail { seq: next, from: a.payload + skipped as usize, at: next }
+        };
         if in_body {
             let rest = batch.frames[i].bytes().get(tail.from..end).unwrap_or(&[]);
             let Some((e, f)) = self.c.splices.follower(entry) else { return Verdict::Drop(DropReason::NoFlow) };
@@ -94,7 +102,8 @@ impl<P: Port> Desk<'_, P> {
                 // Two servers might disagree about where this request ends.
                 Err(_) => return self.end_both(batch, i, a, flow, entry, b),
                 Ok(Seen::Ends(used)) if used < rest.len() => {
-                    tail = Tail { seq: next.wrapping_add(used as u32), from: tail.from + used };
+                    let seq = next.wrapping_add(used as u32);
+                    tail = Tail { seq, from: tail.from + used, at: seq };
                 }
                 Ok(_) => return self.pass_and_look(batch, i, place, entry),
             }
@@ -124,6 +133,15 @@ impl<P: Port> Desk<'_, P> {
         };
         batch.frames[i] = frame;
         let read = read?;
+        if read.body == BodyFollower::UntilClose {
+            // Decided once and for all.
+            self.c.splices.get_mut(entry).offsets.open = true;
+            let verdict = self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), entry);
+            if !self.c.table.get(flow).flags.has(FlowFlags::CLOSED) {
+                self.become_layer4(flow, entry);
+            }
+            return Some(verdict);
+        }
         let request_end = a.seq.wrapping_add(read.length as u32);
         let follow = Follow::new(read.method, read.body, [request_end, response_end]).watching(read.watch);
         self.c.splices.follow(entry, follow);
@@ -147,7 +165,7 @@ impl<P: Port> Desk<'_, P> {
     ) -> Verdict {
         let end = usize::from(batch.end[i]);
         let bytes = batch.frames[i].bytes().get(tail.from..end).unwrap_or(&[]).to_vec();
-        let rest = Arrival { seq: tail.seq, len: bytes.len(), payload: tail.from, ..*a };
+        let rest = Arrival { seq: tail.at, len: bytes.len(), payload: tail.from, ..*a };
         if let Some(b) = b {
             // The one before is still being delivered; its buffer goes on with these bytes if nothing is missing between.
             if b.next() != tail.seq || b.cut != b.buffer.len() as u64 {
@@ -258,6 +276,9 @@ impl<P: Port> Desk<'_, P> {
             return verdict;
         }
         if a.flags & SYN != 0 {
+            if self.c.splices.get(entry).is_guess() {
+                return self.acknowledge_guess(batch, i, flow, entry);
+            }
             // The handshake's answer, sent again: the next acknowledgement that passes ends that.
             return Verdict::Drop(DropReason::OutOfWindow);
         }

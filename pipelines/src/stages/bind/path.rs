@@ -59,9 +59,9 @@ pub(crate) fn told(c: &mut Connections, place: Place, seq: Option<u32>, error: P
         let own = (seq.wrapping_sub(b.out_start) as usize) < b.out_sent;
         if let PathError::TooBig(mtu) = error
             && own
-            && mss(mtu) < e.offer.mss
+            && mss(mtu) < e.client_mss
         {
-            c.splices.get_mut(entry).offer.mss = mss(mtu);
+            c.splices.get_mut(entry).client_mss = mss(mtu);
             if b.phase != Phase::Connect {
                 b.now();
             }
