@@ -355,6 +355,24 @@ mod tests {
     }
 
     #[test]
+    fn a_right_guess_is_as_fast_as_forwarding_and_a_wrong_one_costs_a_server_round_trip() {
+        let figures = measure(&small(), |_| {}).unwrap();
+        let [forward, hits, delayed, misses] = responses(&figures);
+        let rtt = figures.options.server_rtt as f64;
+        assert!((hits - forward).abs() < 0.005 * forward, "{forward} ns and {hits} ns");
+        assert!(hits <= delayed + 5_000.0, "{hits} ns and {delayed} ns");
+        assert!((0.95 * rtt..1.1 * rtt).contains(&(misses - delayed)), "{delayed} ns and {misses} ns");
+        let of = |series| &figures.row(series, figures.options.base()).unwrap().simulated;
+        let (hits, misses) = (of(Series::Preallocate(100)), of(Series::Preallocate(0)));
+        // A right guess has nothing held and no segment made; a wrong one has a handshake more.
+        assert_eq!((hits.buffered_at_most, hits.segments()), (0, of(Series::Forward).segments()));
+        assert!(misses.segments() > of(Series::Delayed).segments() && misses.buffered_at_most > 0);
+        let half = of(Series::Preallocate(50)).response.mean;
+        let between = (hits.response.mean + misses.response.mean) / 2.0;
+        assert!((half - between).abs() < 0.01 * between, "{half} ns of {between} ns");
+    }
+
+    #[test]
     fn what_is_out_of_range_is_refused_with_the_range() {
         let wrong = Options { rtt: 1_000, ..small() };
         let said = measure(&wrong, |_| {}).unwrap_err().to_string();

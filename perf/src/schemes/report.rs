@@ -226,7 +226,7 @@ impl Figures {
         [
             format!(
                 "{} connections of {} clients, one at a time each; round trips {} ms to the director and {} ms from it to \
-                 the servers; {} % and {} % of frames lost; links of 1 and 10 Gbit/s, windows of 256 KiB, no \
+                 the servers; {} % and {} % of frames lost; clients' links of 1 Gbit/s, windows of 256 KiB, no \
                  congestion control; seed {}",
                 o.connections,
                 o.clients,
