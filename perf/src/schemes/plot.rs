@@ -67,14 +67,14 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
     by_rate(
         "response-by-hit-rate",
         "Response time by hit rate of the guess",
-        "mean response time with the director's work, ms",
+        "mean response time with the director's work, ms; not from 0",
         |row| row.cycles.response_with_work.median / MILLISECOND as f64,
         figures.break_even.response_with_work,
     );
     by_rate(
         "cycles-by-hit-rate",
         "Director's cycles by hit rate of the guess",
-        "TSC cycles a connection",
+        "TSC cycles a connection; not from 0",
         cycles,
         figures.break_even.cycles,
     );
@@ -133,13 +133,13 @@ fn by_hit_rate(
         Some(Line { name: series.to_string(), colour: colour(series), level: true, points })
     };
     let guess = Line { name: "preallocate".into(), colour: "#0072b2", level: false, points: curve.clone() };
-    let mark = if let Pays::From(rate) = pays { Some((rate, format!("break-even {rate:.0} %"))) } else { None };
+    let mark = if let Pays::From(rate) = pays { Some((rate, format!("break-even {rate:.1} %"))) } else { None };
     (curve.len() > 1).then(|| Chart {
         title: title.to_owned(),
         x_label: "right guesses, percent of connections",
         y_label,
         x_scale: Scale::Linear,
-        y_scale: Scale::Linear,
+        y_scale: Scale::Near,
         x_ticks: curve.iter().map(|(rate, _)| (*rate, format!("{rate} %"))).collect(),
         lines: [Some(guess), level(Series::Delayed), level(Series::Forward)].into_iter().flatten().collect(),
         mark,

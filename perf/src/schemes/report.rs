@@ -60,7 +60,7 @@ impl fmt::Display for Pays {
         match self {
             Pays::Always => f.write_str("at every hit rate measured"),
             Pays::Never => f.write_str("at no hit rate measured"),
-            Pays::From(percent) => write!(f, "from {percent:.0} % hits on"),
+            Pays::From(percent) => write!(f, "from {percent:.1} % hits on"),
         }
     }
 }
@@ -352,7 +352,7 @@ mod tests {
         assert_eq!(Pays::find(&curve, 2.0), Pays::Never);
         assert_eq!(Pays::find(&curve, 8.0), Pays::From(50.0));
         assert_eq!(Pays::find(&[], 1.0), Pays::Never);
-        assert_eq!(Pays::From(75.4).to_string(), "from 75 % hits on");
+        assert_eq!(Pays::From(75.4).to_string(), "from 75.4 % hits on");
     }
 
     #[test]

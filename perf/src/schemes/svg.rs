@@ -15,6 +15,8 @@ const BOTTOM: f64 = 360.0;
 pub(super) enum Scale {
     /// In proportion; a vertical axis begins at 0.
     Linear,
+    /// In proportion, about the values only: for differences that are small against them. The axis must say so.
+    Near,
     /// By the logarithm; values above 0 only.
     Log,
 }
@@ -57,7 +59,7 @@ impl Axis {
         // One value only stands in the middle.
         let (low, high) = match scale {
             _ if high > low => (low, high),
-            Scale::Linear => (low - 1.0, low + 1.0),
+            Scale::Linear | Scale::Near => (low - 1.0, low + 1.0),
             Scale::Log => (low / 2.0, low * 2.0),
         };
         Axis { scale, low, high, from, to }
@@ -188,6 +190,7 @@ impl Chart {
         let lowest = all(|p| p.1).fold(f64::INFINITY, f64::min).max(f64::MIN_POSITIVE);
         let (low, high) = match self.y_scale {
             Scale::Linear => (0.0, highest * 1.08),
+            Scale::Near => (lowest - 0.2 * (highest - lowest), highest + 0.1 * (highest - lowest)),
             Scale::Log => (lowest / 1.3, highest * 1.3),
         };
         let y = Axis::new(self.y_scale, low, high, BOTTOM, TOP);
