@@ -11,8 +11,8 @@
 mod content;
 
 pub use content::{
-    AnswerCount, ContentCounts, ContentReport, GroupCount, GroupReport, NewContent, QueueCount, RefusalCount,
-    RuleCount, ServerCount,
+    AnswerCount, ContentCounts, ContentReport, GroupCount, GroupReport, GuessCount, NewContent, QueueCount,
+    RefusalCount, RuleCount, ServerCount,
 };
 
 use crate::config::{Admin, Service};

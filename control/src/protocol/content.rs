@@ -2,7 +2,7 @@
 
 use lcs_pipelines::content::Switching;
 use lcs_pipelines::snapshot::Scheduler;
-use lcs_pipelines::tally::QueueTally;
+use lcs_pipelines::tally::{GuessTally, QueueTally};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -48,6 +48,9 @@ pub struct ContentCounts {
     pub refusals: Vec<RefusalCount>,
     /// Queues.
     pub queues: Vec<QueueCount>,
+    /// Guesses, where servers are guessed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guesses: Option<GuessCount>,
 }
 
 /// A queue and what went through it.
@@ -61,6 +64,16 @@ pub struct QueueCount {
     /// What was counted; times in nanoseconds.
     #[serde(flatten)]
     pub counts: QueueTally,
+}
+
+/// Servers guessed with a client's SYN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuessCount {
+    /// What guesses go by.
+    pub by: String,
+    /// What was counted.
+    #[serde(flatten)]
+    pub counts: GuessTally,
 }
 
 /// Decisions of a rule.

@@ -1,7 +1,7 @@
 //! `lcs stats`: what was counted of services that are switched by content.
 
 use super::table::{Table, number, percent, scaled};
-use crate::protocol::{ContentCounts, ServerCount, ServiceReport};
+use crate::protocol::{ContentCounts, GuessCount, ServerCount, ServiceReport};
 use std::fmt::Write;
 
 /// Rules shown of one service at most; those taken most often, when there are more.
@@ -44,6 +44,14 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.full, Some(old.full));
         less(&mut n.timed_out, Some(old.timed_out));
     }
+    if let (Some(now), Some(old)) = (&mut now.guesses, &before.guesses) {
+        let (n, old) = (&mut now.counts, old.counts);
+        less(&mut n.made, Some(old.made));
+        less(&mut n.right, Some(old.right));
+        less(&mut n.wrong, Some(old.wrong));
+        less(&mut n.unanswered, Some(old.unanswered));
+        less(&mut n.none, Some(old.none));
+    }
     now.refusals.retain(|r| r.requests > 0);
 }
 
@@ -61,6 +69,7 @@ pub(super) fn counts(service: &ServiceReport, over: Option<f64>) -> String {
     );
     rules(&mut out, c, over);
     groups(&mut out, c, over);
+    guesses(&mut out, c);
     queues(&mut out, c, over);
     answers(&mut out, c, over);
     out
@@ -144,6 +153,22 @@ fn queues(out: &mut String, c: &ContentCounts, over: Option<f64>) {
     if !table.is_empty() {
         *out += &table.show();
     }
+}
+
+fn guesses(out: &mut String, c: &ContentCounts) {
+    let Some(GuessCount { by, counts: n }) = &c.guesses else { return };
+    let decided = n.right + n.wrong;
+    let share =
+        if decided > 0 { format!(" ({:.1} %)", n.right as f64 * 100.0 / decided as f64) } else { String::new() };
+    let _ = writeln!(
+        out,
+        "  guesses by {by}: {} made, {} right{share}, {} wrong, {} unanswered; {} connections had nothing to go by",
+        number(n.made),
+        number(n.right),
+        number(n.wrong),
+        number(n.unanswered),
+        number(n.none)
+    );
 }
 
 fn answers(out: &mut String, c: &ContentCounts, over: Option<f64>) {

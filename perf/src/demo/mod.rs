@@ -24,8 +24,19 @@ use report::{Host, Report, Scenario};
 use root::scene::Setup;
 
 /// Names of the scenarios, each of which is played over IPv4 and over IPv6.
-pub const SCENARIOS: [&str; 9] =
-    ["nat", "fullnat", "dr", "tun", "content-url", "content-xml", "keepalive", "sni", "smtp"];
+pub const SCENARIOS: [&str; 11] = [
+    "nat",
+    "fullnat",
+    "dr",
+    "tun",
+    "content-url",
+    "content-xml",
+    "keepalive",
+    "sni",
+    "smtp",
+    "preallocate-hit",
+    "preallocate-miss",
+];
 
 /// Which port the director has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
-use lcs_pipelines::content::{Binding, Content, Group, OnUnparsed, Switching, SynPolicy};
+use lcs_pipelines::content::{Binding, Content, Group, Guess, OnUnparsed, Scheme, Switching, SynPolicy};
 use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::matching::ir::DocPath;
@@ -92,7 +92,13 @@ struct Stage {
     generation: u64,
 }
 
-fn content(protocol: Protocol, servers: [u16; 2], syn: SynPolicy, on_unparsed: OnUnparsed) -> Arc<Content> {
+fn content(
+    protocol: Protocol,
+    servers: [u16; 2],
+    syn: SynPolicy,
+    on_unparsed: OnUnparsed,
+    guesses: bool,
+) -> Arc<Content> {
     let term = |variable, relation, value| Expr::Term(Term { variable, relation, value, ignore_case: false });
     let to = |group, stickiness| Action::RouteTo { group, stickiness };
     let prefix = |p: &str| term(Variable::Url, Relation::Prefix, Value::Text(p.as_bytes().into()));
@@ -126,7 +132,14 @@ fn content(protocol: Protocol, servers: [u16; 2], syn: SynPolicy, on_unparsed: O
         plan: Plan::new(&program, Limits { head: 400, body: 200, hello: 400 }),
         program,
         groups: vec![group("g0", servers[0]), group("g1", servers[1])],
-        binding: Binding { syn, switching, on_unparsed, syn_retries: 1, ..Binding::default() },
+        binding: Binding {
+            scheme: if guesses { Scheme::Preallocate(Guess::Hash) } else { Scheme::Delayed },
+            syn,
+            switching,
+            on_unparsed,
+            syn_retries: 1,
+            ..Binding::default()
+        },
     })
 }
 
@@ -141,6 +154,8 @@ fn snapshot() -> Snapshot {
         ("198.51.100.2:80", "10.0.1", Forward::FullNat, Protocol::Http, SynPolicy::Cookie, OnUnparsed::Default),
         ("198.51.100.3:25", "10.0.2", Forward::Nat, Protocol::Smtp, SynPolicy::Auto, OnUnparsed::Default),
         ("[2001:db8::1]:80", "fd00:", Forward::Nat, Protocol::Http, SynPolicy::Auto, OnUnparsed::Reset),
+        ("198.51.100.5:80", "10.0.4", Forward::Nat, Protocol::Http, SynPolicy::State, OnUnparsed::Reset),
+        ("198.51.100.6:443", "10.0.5", Forward::FullNat, Protocol::Tls, SynPolicy::State, OnUnparsed::Reset),
     ];
     for (n, (at, net, forward, protocol, syn, on_unparsed)) in sites.into_iter().enumerate() {
         let at: SocketAddr = at.parse().unwrap();
@@ -171,7 +186,7 @@ fn snapshot() -> Snapshot {
             servers: slots.to_vec(),
             sources: if forward == Forward::FullNat { vec!["10.9.0.1".parse().unwrap()] } else { vec![] },
             source_ports: (2000, 2030),
-            content: Some(content(protocol, slots, syn, on_unparsed)),
+            content: Some(content(protocol, slots, syn, on_unparsed, n >= 4)),
         }));
     }
     s
@@ -294,9 +309,9 @@ impl Stage {
     }
 
     fn client(&mut self, who: u8) -> (SocketAddr, SocketAddr) {
-        let service = usize::from(who & 3);
+        let service = usize::from(who & 7) % self.snapshot.services.len();
         let to = self.snapshot.services[service].as_ref().map(|s| SocketAddr::new(s.address, s.port)).unwrap();
-        let port = 0x3e8 + u16::from(who >> 2 & 7);
+        let port = 0x3e8 + u16::from(who >> 3 & 7);
         let me = if to.is_ipv6() { "2001:db8:9::1".parse().unwrap() } else { IpAddr::from([192, 0, 2, 1]) };
         (SocketAddr::new(me, port), to)
     }
@@ -353,7 +368,7 @@ impl Stage {
                 // The control thread changes its mind.
                 self.generation += 1;
                 self.snapshot.generation = self.generation;
-                let service = usize::from(who & 3);
+                let service = usize::from(who & 7) % self.snapshot.services.len();
                 let slots = [2 * service as u16, 2 * service as u16 + 1];
                 match a % 5 {
                     0 => {

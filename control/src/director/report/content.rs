@@ -1,9 +1,12 @@
 //! What was counted of a service that is switched by content, with names for its numbers.
 
 use super::Boxed;
+use crate::config::guess_text;
 use crate::model::ServiceView;
-use crate::protocol::{AnswerCount, ContentCounts, GroupCount, QueueCount, RefusalCount, RuleCount, ServerCount};
-use lcs_pipelines::content::Queue;
+use crate::protocol::{
+    AnswerCount, ContentCounts, GroupCount, GuessCount, QueueCount, RefusalCount, RuleCount, ServerCount,
+};
+use lcs_pipelines::content::{Queue, Scheme};
 use lcs_pipelines::tally::{QueueTally, Refusal, Tally};
 
 /// All workers' counts of a service, by the names that its rules and groups have now.
@@ -53,5 +56,7 @@ pub(super) fn counts(view: &ServiceView<'_>, reports: &[Boxed]) -> Option<Conten
         answers: answers.collect(),
         refusals: refusals.collect(),
         queues: content.binding.queues.iter().zip(sum.queues).map(queue).collect(),
+        guesses: (content.binding.scheme != Scheme::Delayed)
+            .then(|| GuessCount { by: guess_text(&content.binding.scheme), counts: sum.guesses }),
     })
 }

@@ -17,7 +17,7 @@ use smoltcp::socket::tcp;
 use std::net::SocketAddr;
 
 use super::session::Session;
-use super::{Content, Conversation, Ear, RuleFile};
+use super::{Content, Conversation, Ear, GUESSES, RuleFile};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::report::{Check, Scenario};
@@ -162,7 +162,7 @@ fn stage(
     let problems: Vec<&String> = problems.collect();
     let detail = problems.first().map_or("3 servers compared every request".into(), ToString::to_string);
     check("no server gets a byte that is not for its group", problems.is_empty(), detail);
-    let least = if content == Content::Keepalive { 2 } else { 3 };
+    let least = content.least_servers();
     let spread = format!("{:?}", scenario.per_server);
     check("rules send requests to different servers", scenario.per_server.len() >= least, spread);
     let ticket = stage.control.submit(Request::Stats);
@@ -178,6 +178,10 @@ fn stage(
         }
     };
     costs(scenario, &stats.total);
+    if let Some((ok, detail)) = content.guesses(&stats.services) {
+        checks.push(Check { name: GUESSES.into(), ok, detail });
+    }
+    let mut check = |name: &str, ok: bool, detail: String| checks.push(Check { name: name.into(), ok, detail });
     let whole = stage.net[stage.director].check();
     let ok = whole.is_ok();
     let received = format!("{} frames received, each with one end", stats.total.received);

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::network::content::{Class, Closing, Exchange, Method};
+use lcs_control::protocol::ServiceReport;
 
 /// The scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,10 @@ pub enum Content {
     Sni,
     /// The first recipient of a mail decides: the server speaks first, so the director must.
     Smtp,
+    /// The server is guessed with the SYN, by what the client asked for last, and the client asks for the same for a while.
+    PreallocateHit,
+    /// The server is guessed with the SYN, and what is asked for is never there.
+    PreallocateMiss,
 }
 
 /// What is to come in answer to what was sent.
@@ -55,12 +60,23 @@ pub struct Conversation {
     pub server_closes: bool,
 }
 
+/// What is checked of guesses.
+const GUESSES: &str = "guesses are right and wrong where they must be";
+
 /// The names of the groups in every scenario (the first two as in the tutorial), one server each.
 pub const GROUPS: [&str; 3] = ["ace", "wait", "web"];
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 5] = [Content::Url, Content::Xml, Content::Keepalive, Content::Sni, Content::Smtp];
+    pub const ALL: [Content; 7] = [
+        Content::Url,
+        Content::Xml,
+        Content::Keepalive,
+        Content::Sni,
+        Content::Smtp,
+        Content::PreallocateHit,
+        Content::PreallocateMiss,
+    ];
 
     /// The scenario's name.
     pub fn name(self) -> &'static str {
@@ -70,13 +86,17 @@ impl Content {
             Content::Keepalive => "keepalive",
             Content::Sni => "sni",
             Content::Smtp => "smtp",
+            Content::PreallocateHit => "preallocate-hit",
+            Content::PreallocateMiss => "preallocate-miss",
         }
     }
 
     /// What clients speak, as the configuration calls it.
     pub fn application(self) -> &'static str {
         match self {
-            Content::Url | Content::Xml | Content::Keepalive => "http",
+            Content::Url | Content::Xml | Content::Keepalive | Content::PreallocateHit | Content::PreallocateMiss => {
+                "http"
+            }
             Content::Sni => "tls",
             Content::Smtp => "smtp",
         }
@@ -85,7 +105,7 @@ impl Content {
     /// The rule file.
     pub fn rules(self) -> &'static str {
         match self {
-            Content::Url => {
+            Content::Url | Content::PreallocateHit | Content::PreallocateMiss => {
                 "R10: if (contains(url, \"lcs1\")) routeTo(ace, NON_STICKY)\n\
                  R11: if (contains(url, \"lcs2\")) routeTo(wait, NON_STICKY)\n\
                  default: routeTo(web)\n"
@@ -116,8 +136,8 @@ impl Content {
     /// The classes of requests that the server of a group must get, and no others.
     fn classes(self, group: usize) -> &'static [Class] {
         match (self, group) {
-            (Content::Url, 0) => &[Class::Lcs1],
-            (Content::Url, 1) => &[Class::Lcs2],
+            (Content::Url | Content::PreallocateHit | Content::PreallocateMiss, 0) => &[Class::Lcs1],
+            (Content::Url | Content::PreallocateHit | Content::PreallocateMiss, 1) => &[Class::Lcs2],
             (Content::Xml, 0) => &[Class::Large],
             (Content::Xml, 1) => &[Class::Small],
             (Content::Keepalive, 0) => &[Class::Images],
@@ -149,6 +169,14 @@ impl Content {
             Content::Keepalive => {
                 let of = |n: u64| (if n.is_multiple_of(2) { Class::Images } else { Class::Web }, Method::Get, 0);
                 self.http(names, 120, of, false)
+            }
+            Content::PreallocateHit => {
+                let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
+                self.http(names, 60, |n| (classes[n as usize / 20 % 3], Method::Get, 0), true)
+            }
+            Content::PreallocateMiss => {
+                let classes = [Class::Lcs2, Class::Web];
+                self.http(names, 60, |n| (classes[n as usize % 2], Method::Get, 0), true)
             }
             Content::Sni => (0..30).map(|n| self.hello(names, n)).collect(),
             Content::Smtp => (0..30).map(|n| self.mail(names, n)).collect(),
@@ -228,7 +256,9 @@ impl Content {
     /// What a server of this scenario does on one connection.
     pub fn session(self, group: usize, name: &str) -> session::Session {
         match self {
-            Content::Url | Content::Xml | Content::Keepalive => session::Session::http(name, self.classes(group)),
+            Content::Url | Content::Xml | Content::Keepalive | Content::PreallocateHit | Content::PreallocateMiss => {
+                session::Session::http(name, self.classes(group))
+            }
             Content::Sni => session::Session::echo(name),
             Content::Smtp => session::Session::smtp(name),
         }
@@ -241,7 +271,35 @@ impl Content {
         let groups: Vec<String> = GROUPS.iter().zip(names).map(|(g, n)| format!("{g} = [\"{n}\"]")).collect();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "groups = {{ {} }}", groups.join(", "));
+        text += match self {
+            Content::PreallocateHit => "binding = \"preallocate\"\nguess = \"client\"\n",
+            Content::PreallocateMiss => "binding = \"preallocate\"\nguess = \"server\"\n",
+            _ => "",
+        };
+        if self == Content::PreallocateMiss {
+            let _ = writeln!(text, "guess-server = \"{}\"", names[0]);
+        }
         text
+    }
+
+    /// Servers that must be sent something.
+    fn least_servers(self) -> usize {
+        match self {
+            Content::Keepalive | Content::PreallocateMiss => 2,
+            _ => 3,
+        }
+    }
+
+    /// What became of guesses, where there were any: of 60 connections, whether as many were right as can be.
+    fn guesses(self, services: &[ServiceReport]) -> Option<(bool, String)> {
+        let counts = |s: &ServiceReport| s.content.as_ref()?.counts.as_ref()?.guesses.clone();
+        let n = services.iter().find_map(counts)?.counts;
+        // The first connection has nothing to go by, and two are the first to ask for something else.
+        let ok = match self {
+            Content::PreallocateHit => n.none == 1 && n.right == 57 && n.wrong == 2,
+            _ => n.right == 0 && n.wrong == 60,
+        };
+        Some((ok, format!("{} guessed right, {} wrong, {} not guessed", n.right, n.wrong, n.none + n.unanswered)))
     }
 }
 
@@ -387,7 +445,7 @@ mod tests {
 
     #[test]
     fn every_conversation_is_what_one_server_answers_and_no_other() {
-        for scenario in [Content::Url, Content::Xml, Content::Sni, Content::Smtp] {
+        for scenario in Content::ALL.into_iter().filter(|c| *c != Content::Keepalive) {
             for c in scenario.conversations(&names()) {
                 let fits = (0..3).filter(|&g| play(scenario, g, &c).is_ok()).count();
                 assert_eq!(fits, 1, "{scenario:?} {:?}", c.steps[0]);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lcs_hwconf::testbed::{ETH0, Plan, Testbed};
 use socket2::SockRef;
 
-use super::{Content, Conversation, Ear, GROUPS, RuleFile};
+use super::{Content, Conversation, Ear, GROUPS, GUESSES, RuleFile};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::report::{Check, Scenario};
@@ -135,10 +135,13 @@ pub fn play(
         },
     );
     let used = GROUPS.len() - names.iter().filter(|n| !scenario.per_server.contains_key(*n)).count();
-    let least = if content == Content::Keepalive { 2 } else { 3 };
+    let least = content.least_servers();
     let detail = format!("{:?}", scenario.per_server);
     check("rules send requests to different servers", if used >= least { Ok(detail) } else { Err(detail) });
     let stats = director.stats()?;
+    if let Some((ok, detail)) = content.guesses(&stats.services) {
+        check(GUESSES, if ok { Ok(detail) } else { Err(detail) });
+    }
     let port = director.status()?.port;
     director.stop()?;
     scenario.ok = checks.iter().all(|c| c.ok);
