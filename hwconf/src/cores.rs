@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn lists_are_read_as_the_kernel_writes_them() {
-        assert_eq!(parse_list("").unwrap(), []);
+        assert!(parse_list("").unwrap().is_empty());
         assert_eq!(parse_list("0-2,5").unwrap(), [0, 1, 2, 5]);
         assert_eq!(parse_list("5,1-2,2").unwrap(), [1, 2, 5]);
         assert_eq!(parse_list("0-7:2/4").unwrap(), [0, 1, 4, 5]);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsFd;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 
 use crate::error::{Error, Result};
@@ -33,7 +33,7 @@ const NAME_BYTES: usize = 32;
 const MOST_NAMES: u32 = 65_536;
 
 /// An offload as `ethtool -K` names it in short.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Offload {
     /// Receive checksum validation (`rx`).
@@ -82,7 +82,7 @@ impl Offload {
 }
 
 /// Queues in use and queues that could be, as `ethtool -l`. Zero where the driver has none of a kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct Channels {
     pub max_rx: u32,
@@ -106,7 +106,7 @@ impl Channels {
 }
 
 /// The driver of a link, as `ethtool -i`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Driver {
     /// The kernel driver, e.g. `veth`, `ixgbe`.
     pub name: String,
@@ -154,7 +154,7 @@ impl Ethtool {
     }
 
     /// Like [`Self::ask`], but `None` where the driver doesn't offer the command.
-    fn ask_if_offered(&self, link: &str, what: &str, words: &mut [u32]) -> Result<Option<()>> {
+    pub(crate) fn ask_if_offered(&self, link: &str, what: &str, words: &mut [u32]) -> Result<Option<()>> {
         match self.ask(link, what, words) {
             Ok(()) => Ok(Some(())),
             Err(error) if error.errno() == Some(libc::EOPNOTSUPP) => Ok(None),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cores::read_number;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::netns::Namespace;
 use crate::rtnl::{Link, Rtnl};
 
 /// What is known of an interface, gathered from rtnetlink and its driver.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
     /// Index, name, addresses, state.
     #[serde(flatten)]

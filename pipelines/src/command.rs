@@ -274,6 +274,39 @@ pub struct TraceFilter {
     pub drops_only: bool,
 }
 
+/// Where a TCP segment goes or comes from, as the director sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Way {
+    /// To a service.
+    FromClient,
+    /// From a service's address.
+    ToClient,
+    /// To anybody else.
+    ToServer,
+    /// From anybody else.
+    FromServer,
+}
+
+/// A TCP segment, as far as a diagram shows it. Numbers in host order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentView {
+    /// Which way it goes.
+    pub way: Way,
+    /// Who has sent it.
+    pub source: SocketAddr,
+    /// Whom it is for.
+    pub destination: SocketAddr,
+    /// Its flags, as they stand in the header.
+    pub flags: u8,
+    /// Sequence number.
+    pub seq: u32,
+    /// Acknowledgement number.
+    pub ack: u32,
+    /// Bytes of payload.
+    pub payload: u32,
+}
+
 /// What happened to one traced frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TraceRecord {
@@ -289,6 +322,15 @@ pub struct TraceRecord {
     pub verdict: String,
     /// The frame as it left, in words, if it did.
     pub sent: Option<String>,
+    /// The frame as it came, if it is a TCP segment.
+    #[serde(default)]
+    pub segment: Option<SegmentView>,
+    /// The frame as it left, likewise.
+    #[serde(default)]
+    pub sent_segment: Option<SegmentView>,
+    /// Segments of its own that the director has sent because of it.
+    #[serde(default)]
+    pub made: Vec<SegmentView>,
 }
 
 impl TraceRecord {

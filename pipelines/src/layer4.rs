@@ -166,7 +166,9 @@ impl Pipeline for Layer4 {
         watch.lap(classify_cost, n);
         let tracing = self.tracer.is_on();
         if tracing {
-            self.tracer.begin(batch, now);
+            self.tracer.begin(c, batch, now);
+            c.made.clear();
+            c.traced = batch.traced;
         }
 
         let (mut hits, mut misses) = (Places::default(), Places::default());
@@ -223,6 +225,7 @@ impl Pipeline for Layer4 {
         if tracing {
             self.tracer.step(c, batch, if unbound.is_empty() && looked_at.is_empty() { "forward" } else { "bind" });
             self.tracer.end(c, batch);
+            c.traced = 0;
         }
     }
 

@@ -3,15 +3,16 @@
 //! Costs one comparison a batch when no trace is on. When one is, the record is written from the batch's own metadata after each
 //! stage, so that the stages know nothing of it.
 
-use crate::command::{Event, TraceFilter, TraceRecord};
+use crate::command::{Event, SegmentView, TraceFilter, TraceRecord, Way};
 use crate::stages::classify::{addresses_of, protocol_name};
 use crate::stages::connection::Connections;
 use lcs_dataplane::batch::{Batch, NO_FLOW};
 use lcs_dataplane::flow::Place;
+use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
-use lcs_dataplane::headers::{Kind, ethernet, parse};
+use lcs_dataplane::headers::{Kind, ethernet, ipv4, ipv6, parse, protocol};
 use lcs_dataplane::{BURST, Verdict};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// A trace that is on.
 #[derive(Debug, Default)]
@@ -33,7 +34,7 @@ impl Tracer {
     }
 
     /// Begins records for the frames that match. Called after classification; `before` are the frames in words, taken before it.
-    pub(crate) fn begin(&mut self, batch: &mut Batch, now: u64) {
+    pub(crate) fn begin(&mut self, c: &Connections, batch: &mut Batch, now: u64) {
         self.records.clear();
         for i in 0..batch.len.min(BURST) {
             if self.records.len() as u32 >= self.left && !self.filter.drops_only {
@@ -50,6 +51,9 @@ impl Tracer {
                 steps: Vec::with_capacity(6),
                 verdict: String::new(),
                 sent: None,
+                segment: view(c, batch.frames[i].bytes(), true),
+                sent_segment: None,
+                made: Vec::new(),
             };
             let steered = if batch.verdict[i] == Verdict::HandOver {
                 format!(", of worker {}", batch.tx[i])
@@ -106,7 +110,10 @@ impl Tracer {
                 continue;
             }
             record.end(verdict);
+            record.made =
+                c.made.iter().filter(|(for_frame, _)| *for_frame == i).map(|(_, made)| made.clone()).collect();
             if verdict == Verdict::Forward {
+                record.sent_segment = view(c, batch.frames[i].bytes(), false);
                 record.sent = Some(format!("interface {}: {}", batch.tx[i], describe(batch.frames[i].bytes())));
             }
             if c.push_event(Event::Trace(Box::new(record))) {
@@ -139,6 +146,40 @@ fn decided(c: &Connections, batch: &Batch, i: usize) -> Option<String> {
         name(flow.server),
         flow.state.name()
     ))
+}
+
+/// A frame as a TCP segment that has come or is being sent. `None` where it is none.
+pub(crate) fn view(c: &Connections, bytes: &[u8], comes: bool) -> Option<SegmentView> {
+    let p = parse(bytes, false).ok()?;
+    if !matches!(p.kind, Kind::Transport4 | Kind::Transport6) || p.protocol != protocol::TCP {
+        return None;
+    }
+    let (l3, l4, end) = (usize::from(p.l3), usize::from(p.l4), usize::from(p.end));
+    let (source, destination): (IpAddr, IpAddr) = match p.kind {
+        Kind::Transport4 => {
+            let ip = ipv4::Ipv4::parse(bytes.get(l3..)?).ok()?;
+            (ip.source().into(), ip.destination().into())
+        }
+        _ => {
+            let ip = ipv6::Ipv6::parse(bytes.get(l3..)?).ok()?;
+            (ip.source().into(), ip.destination().into())
+        }
+    };
+    let t = Tcp::parse(bytes.get(l4..end)?).ok()?;
+    let source = SocketAddr::new(source, t.source_port());
+    let destination = SocketAddr::new(destination, t.destination_port());
+    let by = &c.snapshot.by_endpoint;
+    let is_service = |at: SocketAddr| {
+        by.contains_key(&(at.ip(), at.port(), protocol::TCP)) || by.contains_key(&(at.ip(), 0, protocol::TCP))
+    };
+    let way = match (comes, is_service(if comes { destination } else { source })) {
+        (true, true) => Way::FromClient,
+        (true, false) => Way::FromServer,
+        (false, true) => Way::ToClient,
+        (false, false) => Way::ToServer,
+    };
+    let payload = t.payload().len() as u32;
+    Some(SegmentView { way, source, destination, flags: t.flags(), seq: t.seq().0, ack: t.ack().0, payload })
 }
 
 /// A frame in words.

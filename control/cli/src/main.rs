@@ -7,7 +7,7 @@ mod outcome;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    check, completions, conns, demo, init, perf, reload, replay, rs, rules, run, stats, status, trace, vs, weight,
+    check, completions, conns, demo, hw, init, perf, reload, replay, rs, rules, run, stats, status, trace, vs, weight,
 };
 use outcome::Outcome;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ use std::process::ExitCode;
   sudo lcs weight web/s1 5       change a weight while it runs
   lcs rules check shop.rules     look for mistakes and conflicts in rules
 
-Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 no director answers."
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage (`hw check`: or not checked), 3 no director answers."
 )]
 struct Cli {
     #[command(flatten)]
@@ -67,6 +67,7 @@ enum Command {
     Demo(demo::Args),
     Replay(replay::Args),
     Perf(perf::Args),
+    Hw(hw::Args),
     Completions(completions::Args),
 }
 
@@ -89,6 +90,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&common, args),
         Command::Replay(args) => replay::run(&common, &args),
         Command::Perf(args) => perf::run(&common, &args),
+        Command::Hw(args) => hw::run(&common, &args),
         Command::Completions(args) => completions::run::<Cli>(&args),
     };
     outcome::end(outcome, &common)

@@ -34,6 +34,9 @@ pub enum Error {
     /// What was printed says what is not as it should be.
     #[error("something is not as it should be")]
     NotOk,
+    /// A check could not be made, which is not the same as a bad result.
+    #[error("{0}")]
+    NotChecked(Box<Error>),
     /// The terminal or pipe is gone.
     #[error(transparent)]
     Output(#[from] io::Error),
@@ -45,7 +48,7 @@ pub type Outcome = Result<(), Error>;
 impl Error {
     fn exit_code(&self) -> u8 {
         match self {
-            Error::Usage(_) => 2,
+            Error::Usage(_) | Error::NotChecked(_) => 2,
             Error::Client(ClientError::NotReachable { .. }) => 3,
             _ => 1,
         }
@@ -61,6 +64,7 @@ impl Error {
             Error::Run(_) | Error::Failed(_) => "failed",
             Error::Demo(_) => "demo",
             Error::NotOk => "not-ok",
+            Error::NotChecked(inner) => inner.kind(),
             Error::Output(_) => "output",
         }
     }
@@ -78,6 +82,11 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         // What is wrong has been said in full.
         Err(Error::NotOk) => return ExitCode::FAILURE,
         Err(error) => error,
+    };
+    let code = ExitCode::from(error.exit_code());
+    let error = match error {
+        Error::NotChecked(inner) => *inner,
+        error => error,
     };
     if common.json {
         let mut object = serde_json::json!({ "error": { "kind": error.kind(), "message": error.to_string() } });
@@ -100,7 +109,7 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
             error => eprintln!("error: {error}"),
         }
     }
-    ExitCode::from(error.exit_code())
+    code
 }
 
 /// A connection to the director.

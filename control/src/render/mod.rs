@@ -1,9 +1,11 @@
 //! Answers of the director as text for a terminal.
 
 mod content;
+mod diagram;
 mod stats;
 mod table;
 
+pub use diagram::Diagram;
 pub use stats::{since, stats};
 pub use table::{Table, bytes, duration, number, percent, scaled};
 
@@ -219,6 +221,9 @@ pub fn traced(t: &Traced) -> String {
     let width = r.steps.iter().map(|(stage, _)| stage.len()).max().unwrap_or(0);
     for (stage, decision) in &r.steps {
         let _ = writeln!(out, "  {stage:width$}  {decision}");
+    }
+    for made in &r.made {
+        let _ = writeln!(out, "  sends     {} > {}, {} bytes of payload", made.source, made.destination, made.payload);
     }
     let _ = writeln!(out, "  ⇒ {}", r.verdict);
     if let Some(sent) = &r.sent {

@@ -5,9 +5,10 @@ use std::os::fd::{AsFd, AsRawFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Message;
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State,
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    State,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Rtnl;
 use crate::error::{Error, Result};
@@ -15,7 +16,7 @@ use crate::netns::Namespace;
 use crate::sys::LONGEST_LINK_NAME;
 
 /// A link as rtnetlink shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// The kernel's number (`ifindex`), unique within its namespace.
     pub index: u32,
@@ -37,6 +38,15 @@ pub struct Link {
     pub tx_queues: u32,
     /// Index of the bridge that it's a port of.
     pub master: Option<u32>,
+    /// Index of the link below (VLAN) or of a veth's other end.
+    #[serde(default)]
+    pub below: Option<u32>,
+    /// The link of [`Self::below`] is in another network namespace, whose numbers are its own.
+    #[serde(default)]
+    pub below_elsewhere: bool,
+    /// Number of an XDP program that somebody has attached.
+    #[serde(default)]
+    pub xdp_program: Option<u32>,
 }
 
 /// One end of a veth pair to be made.
@@ -228,6 +238,9 @@ fn read(message: Message) -> Option<Link> {
         rx_queues: 1,
         tx_queues: 1,
         master: None,
+        below: None,
+        below_elsewhere: false,
+        xdp_program: None,
     };
     for attribute in message.attributes {
         match attribute {
@@ -237,6 +250,14 @@ fn read(message: Message) -> Option<Link> {
             LinkAttribute::NumRxQueues(queues) => link.rx_queues = queues,
             LinkAttribute::NumTxQueues(queues) => link.tx_queues = queues,
             LinkAttribute::Controller(index) => link.master = Some(index),
+            LinkAttribute::Link(index) => link.below = Some(index).filter(|index| *index != 0),
+            LinkAttribute::LinkNetNsId(_) => link.below_elsewhere = true,
+            LinkAttribute::Xdp(facts) => {
+                link.xdp_program = facts.into_iter().find_map(|fact| match fact {
+                    LinkXdp::ProgId(number) => Some(number),
+                    _ => None,
+                });
+            }
             // The loopback and TUN devices stay "unknown" for ever and work.
             LinkAttribute::OperState(state) => link.running = link.up && matches!(state, State::Up | State::Unknown),
             LinkAttribute::LinkInfo(infos) => {

@@ -1,6 +1,6 @@
 //! A worker's connections: their states, time-outs and counts. Shared by the stages; owned by one worker.
 
-use crate::command::{Event, ServerStats};
+use crate::command::{Event, SegmentView, ServerStats};
 use crate::snapshot::{NO_SLOT, NextHop, SLOTS, Snapshot, Via};
 use crate::splice::Splices;
 use crate::stages::fragment::Fragments;
@@ -97,6 +97,9 @@ pub struct Connections {
     /// The same: spliced connections whose segments must be looked at.
     pub(crate) looked_at: Places,
     events: VecDeque<Event>,
+    /// Places of the batch that are traced, one bit each, and what the director has sent because of them.
+    pub(crate) traced: u32,
+    pub(crate) made: Vec<(usize, SegmentView)>,
     said: HashMap<(u8, u16), u32>,
 }
 
@@ -129,6 +132,8 @@ impl Connections {
             unbound: Places::default(),
             looked_at: Places::default(),
             events: VecDeque::with_capacity(EVENTS),
+            traced: 0,
+            made: Vec::new(),
             said: HashMap::new(),
             snapshot,
             settings,

@@ -4,6 +4,7 @@ pub mod check;
 pub mod completions;
 pub mod conns;
 pub mod demo;
+pub mod hw;
 pub mod init;
 mod peers;
 pub mod perf;

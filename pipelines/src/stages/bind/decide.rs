@@ -260,7 +260,7 @@ impl<P: Port> Desk<'_, P> {
                 if b.may_ack {
                     self.acknowledge(flow, b);
                 }
-                if !now_settled && !(b.phase == Phase::Collect && full) {
+                if !now_settled && (b.phase != Phase::Collect || !full) {
                     return verdict;
                 }
             }

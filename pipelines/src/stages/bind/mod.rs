@@ -50,6 +50,8 @@ pub(crate) struct Desk<'d, P> {
     verified: u32,
     now: Nanos,
     tick: u32,
+    /// The place in the batch of the frame that is being served.
+    at: usize,
 }
 
 /// Serves the frames of `misses` (clients of content services without a flow) and of `known` (spliced connections).
@@ -64,8 +66,9 @@ pub(crate) fn bind<P: Port>(
     tick: u32,
 ) {
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick };
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
     for i in Places::from_bits(misses.bits() | known.bits()).iter() {
+        desk.at = i;
         batch.verdict[i] = desk.frame(batch, i);
     }
     desk.bury_orphans();
@@ -77,7 +80,7 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
         return false;
     }
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick };
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
     let more = desk.serve_queues() | desk.timers();
     desk.bury_orphans();
     more
@@ -228,8 +231,11 @@ impl<'d, P: Port> Desk<'d, P> {
             return;
         }
         let length = frame.len();
+        let traced = self.c.traced & 1 << (self.at % BURST) != 0;
+        let view = if traced { crate::trace::view(self.c, frame.bytes(), false) } else { None };
         match self.port.transmit(hop.interface, frame) {
             Ok(()) => {
+                self.c.made.extend(view.map(|view| (self.at, view)));
                 self.c.splices.sent += 1;
                 let flow = self.c.table.get_mut(flow);
                 // Toward the server it counts as the client's, as if it had been forwarded.
