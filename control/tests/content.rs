@@ -205,6 +205,12 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
             "guess-server = \"NAME\"",
         ),
         (
+            &format!("{good}binding = \"preallocate\"\nsyn = \"cookie\"\n"),
+            19,
+            "answers every SYN itself with a cookie",
+            "syn = \"auto\"",
+        ),
+        (
             &format!("{good}guess-server = \"s9\"\nbinding = \"preallocate\"\n"),
             18,
             "`guess-server` is s9, and service shop has no such server",
