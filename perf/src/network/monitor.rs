@@ -157,7 +157,7 @@ fn wrong(known: &Known, tcp: &Tcp<&[u8]>, len: usize) -> Option<String> {
             let edge =
                 |at: usize| options[at..].first_chunk().map_or(SeqNumber(0), |e| SeqNumber(u32::from_be_bytes(*e)));
             let (left, right) = (since(edge(block[0])), since(edge(block[1])));
-            if left >= right || left < 0 || right > sent {
+            if left >= right || left < 0 && !old || right > sent {
                 return Some(format!("a selective acknowledgement of {left} to {right} where {sent} had been sent"));
             }
         }
