@@ -323,7 +323,8 @@ impl<P: Port> Desk<'_, P> {
             return false;
         }
         let told = b.settled && !ahead_of(b.out_end());
-        !told && !(by_server && !ahead_of(e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER])))
+        let answered = by_server && !ahead_of(e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]));
+        !told && !answered
     }
 
     /// The client resets its connection while it is being bound.
