@@ -236,7 +236,7 @@ pub enum Response {
     /// To everything that changes something.
     Applied(Applied),
     /// To [`Request::Trace`], once for each frame.
-    Trace(Traced),
+    Trace(Box<Traced>),
     /// To [`Request::Trace`], at its end.
     TraceEnd(TraceEnd),
 }

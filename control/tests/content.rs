@@ -12,7 +12,7 @@ use lcs_control::protocol::{
 };
 use lcs_control::render;
 use lcs_pipelines::command::RequestState;
-use lcs_pipelines::content::{Content, OnUnparsed, Rate, Sticky, Switching, SynPolicy};
+use lcs_pipelines::content::{Content, Guess, OnUnparsed, Rate, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract::Protocol;
 use lcs_pipelines::matching::ir::Action;
 use lcs_pipelines::snapshot::{Interface, Scheduler, Snapshot};
@@ -196,6 +196,38 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         ),
         (&format!("{good}sticky = \"cookie.id\"\napplication = \"smtp\"\n"), 18, "smtp has no cookies", "source"),
         (&format!("{good}host-name = \"a b\"\n"), 18, "no name that a host can have", "mail.example.com"),
+        (&format!("{good}binding = \"pooled\"\n"), 18, "pooled", "preallocate"),
+        (&format!("{good}guess = \"hash\"\n"), 18, "where nothing is guessed", "binding = \"preallocate\""),
+        (
+            &format!("{good}guess = \"server\"\nbinding = \"preallocate\"\n"),
+            18,
+            "which one is not said",
+            "guess-server = \"NAME\"",
+        ),
+        (
+            &format!("{good}binding = \"preallocate\"\nsyn = \"cookie\"\n"),
+            19,
+            "answers every SYN itself with a cookie",
+            "syn = \"auto\"",
+        ),
+        (
+            &format!("{good}guess-server = \"s9\"\nbinding = \"preallocate\"\n"),
+            18,
+            "`guess-server` is s9, and service shop has no such server",
+            "s1",
+        ),
+        (
+            &format!("{good}guess-server = \"s1\"\nguess = \"hash\"\nbinding = \"preallocate\"\n"),
+            18,
+            "`guess-server` beside guess = \"hash\"",
+            "guess = \"server\"",
+        ),
+        (
+            &format!("{good}binding = \"preallocate\"\napplication = \"smtp\"\n"),
+            18,
+            "of smtp can't be bound before",
+            "delayed",
+        ),
     ];
     for (service, line, what, mend) in table {
         let invalid = folder.load(service).expect_err(what);
@@ -522,6 +554,29 @@ fn queues_stickiness_and_the_hosts_name_are_read_published_and_said_when_they_ch
     // A queue that a rule names can't go.
     let invalid = folder.load(&text.replace("slow =", "slows =")).unwrap_err();
     assert!(invalid.to_string().contains("did you mean `slows`?"), "{invalid}");
+}
+
+#[test]
+fn the_binding_scheme_is_read_published_and_said_when_it_changes() {
+    let folder = Folder::new();
+    folder.write("shop.rules", "default: routeTo(web)\n");
+    let scheme_of = |keys: &str, m: &mut Model| {
+        let changes = m.apply(&folder.load(&format!("{}{keys}", shop("shop.rules"))).unwrap().services).unwrap();
+        let said = changes.first().map(ToString::to_string).unwrap_or_default();
+        (content(&m.snapshot()).unwrap().binding.scheme.clone(), said)
+    };
+    let mut m = model();
+    assert_eq!(scheme_of("", &mut m).0, Scheme::Delayed);
+    let (scheme, said) = scheme_of("binding = \"preallocate\"\n", &mut m);
+    assert_eq!(scheme, Scheme::Preallocate(Guess::Client));
+    assert!(said.contains("binding delayed → preallocate") && said.contains("guess none → client"), "{said}");
+    for (keys, guess) in [("frequency", Guess::Frequency), ("hash", Guess::Hash), ("client", Guess::Client)] {
+        let keys = format!("binding = \"preallocate\"\nguess = \"{keys}\"\n");
+        assert_eq!(scheme_of(&keys, &mut m).0, Scheme::Preallocate(guess));
+    }
+    let (scheme, said) = scheme_of("binding = \"preallocate\"\nguess-server = \"s1\"\n", &mut m);
+    assert_eq!(scheme, Scheme::Preallocate(Guess::Server("s1".into())));
+    assert!(said.contains("guess client → server s1"), "{said}");
 }
 
 /// Opens a connection to the shop from this port and sends the beginning of a request.

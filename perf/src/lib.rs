@@ -10,6 +10,7 @@ pub mod network;
 pub mod pauses;
 pub mod peers;
 pub mod replay;
+pub mod schemes;
 pub mod simulate;
 pub mod stages;
 pub mod summary;

@@ -56,6 +56,11 @@ impl Layer4 {
         self.connections.table.len()
     }
 
+    /// Bytes of requests that are held now, of connections that are switched by content.
+    pub fn buffered(&self) -> usize {
+        self.connections.splices.buffered
+    }
+
     /// Service and server (slots) of the flow that a frame of the last batch belongs to, as [`Batch::flow`] has it; `None` when
     /// it belongs to none.
     pub fn chosen(&self, place: Place) -> Option<(u16, u16)> {

@@ -303,16 +303,18 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[test]
 fn a_held_request_goes_on_when_its_repetition_says_that_the_response_before_has_come() {
-    let mut d = Director::new();
+    let to = |server| Action::Forward { server, queue: None };
+    let rule = |prefix: &str, server| Rule { name: prefix.into(), condition: url(prefix), action: to(server) };
+    let mut d = Director::with(Binding::default(), &[rule("/a", 0), rule("/b", 1)]);
     let (server, next, ack, from_server) = answered(&mut d);
+    let request = b"GET /b HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
     // Asked before the answer has come: it waits.
-    assert!(d.client(ACK | PSH, next, ack, REQUEST).iter().all(|s| s.payload.is_empty()));
+    assert!(d.client(ACK | PSH, next, ack, request).iter().all(|s| s.payload.is_empty()));
     let passed = d.says(&server, CLIENT, ACK | PSH, from_server, next, &[], RESPONSE);
     assert_eq!(passed.iter().filter(|s| s.payload == RESPONSE).count(), 1);
     // Nothing in this segment is new but that the response has come.
-    let sent = d.client(ACK | PSH, next, ack.wrapping_add(RESPONSE.len() as u32), REQUEST);
-    let goes_on = |s: &Sent| s.payload == REQUEST || s.flags == SYN && s.to.port() == 8080;
-    assert_eq!(sent.iter().filter(|s| goes_on(s)).count(), 1, "{sent:?}");
+    let sent = d.client(ACK | PSH, next, ack.wrapping_add(RESPONSE.len() as u32), request);
+    assert_eq!(server_asked(&sent), OTHER);
 }
 
 #[test]
@@ -355,7 +357,8 @@ fn guessing(switching: Switching) -> Director {
 
 const GUESSED: &str = "10.0.0.1:8080";
 const OTHER: &str = "10.0.0.2:8080";
-const SERVER_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 9, 1, 1, 4, 2];
+const SERVER_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 4, 2];
+const OTHER_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 4, 1, 1, 4, 2];
 const FIRST: u32 = ISN.wrapping_add(1);
 
 /// The handshake with the guessed server, whose first number is 7000.
@@ -405,11 +408,11 @@ fn not_a_byte_goes_to_a_wrongly_guessed_server() {
     assert_eq!((reset.flags & RST, reset.seq), (RST, FIRST));
     let syn = sent.iter().find(|s| s.to.to_string() == OTHER).expect("the right one is asked");
     assert_eq!((syn.flags, syn.seq), (SYN, ISN));
-    let delivered = d.says(OTHER, CLIENT, SYN | ACK, 90_000, FIRST, SYN_OPTIONS, b"");
+    let delivered = d.says(OTHER, CLIENT, SYN | ACK, 90_000, FIRST, OTHER_OPTIONS, b"");
     let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
     assert_eq!(data, request);
     assert!(delivered.iter().all(|s| s.ack == 90_001), "in the right server's numbers");
-    // The client goes on where the guessed server's numbers were; windows in the scale that it was told (9, here 7).
+    // The client goes on where the guessed server's numbers were; windows in the scale that it was told (6, here 4).
     let end = FIRST.wrapping_add(request.len() as u32);
     let back = d.says(OTHER, CLIENT, ACK | PSH, 90_001, end, &[], RESPONSE);
     assert_eq!((back[0].seq, back[0].ack, &back[0].payload[..]), (7001, end, RESPONSE));
@@ -436,4 +439,78 @@ fn a_guessed_server_that_does_not_answer_is_done_without() {
     assert_eq!((sent.len(), sent[0].to.to_string(), sent[0].flags), (1, CLIENT.into(), SYN | ACK));
     let sent = d.client(ACK | PSH, FIRST, sent[0].seq.wrapping_add(1), REQUEST);
     assert!(sent.iter().any(|s| s.flags == SYN && s.to.port() == 8080));
+}
+
+#[test]
+fn a_guessed_server_that_goes_away_takes_no_client_with_it() {
+    for (flags, seq) in [(FIN | ACK, 7001), (RST, 7001)] {
+        // Before the request, and while it is collected.
+        for early in [0, 30] {
+            let mut d = guessing(Switching::Request);
+            shaken(&mut d);
+            d.client(ACK | PSH, FIRST, 7001, &REQUEST[..early]);
+            let sent = d.says(GUESSED, CLIENT, flags, seq, FIRST, &[], b"");
+            assert!(sent.iter().all(|s| s.to.to_string() != CLIENT), "{sent:?}");
+            let sent = d.client(ACK | PSH, FIRST.wrapping_add(early as u32), 7001, &REQUEST[early..]);
+            let syn = sent.iter().find(|s| s.flags == SYN).unwrap_or_else(|| panic!("{flags} {early}: {sent:?}"));
+            let server = syn.to.to_string();
+            let delivered = d.says(&server, CLIENT, SYN | ACK, 400, FIRST, SYN_OPTIONS, b"");
+            let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+            assert_eq!(data, REQUEST);
+        }
+    }
+    // It cannot be reached at all: the client hears nothing of that, and the director answers its next SYN.
+    let mut d = guessing(Switching::Request);
+    let syn = d.client(SYN, ISN, 0, b"").remove(0);
+    assert!(d.icmp(3, 3, 0, &syn).is_empty());
+    let sent = d.client(SYN, ISN, 0, b"");
+    assert!(sent.iter().any(|s| s.to.to_string() == CLIENT && s.flags == SYN | ACK), "{sent:?}");
+}
+
+#[test]
+fn what_a_server_may_ignore_does_not_open_the_way_for_other_bytes() {
+    let other = b"GET /b/long/enough/path HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+    assert_eq!(other.len(), REQUEST.len());
+    // No ACK bit; an acknowledgement of what was never sent; an option that makes servers drop it; too few hops to go.
+    type Change = fn(&mut Packet);
+    let changes: [Change; 4] = [
+        |p| {
+            if let Transport::Tcp { flags, .. } = &mut p.transport {
+                *flags = PSH;
+            }
+        },
+        |p| {
+            if let Transport::Tcp { ack, .. } = &mut p.transport {
+                *ack += 5000;
+            }
+        },
+        |p| {
+            if let Transport::Tcp { options, .. } = &mut p.transport {
+                options.extend([19, 18]);
+                options.extend([7; 16]);
+                options.extend([1, 1]);
+            }
+        },
+        |p| p.ttl = 3,
+    ];
+    for switching in [Switching::Request, Switching::Connection] {
+        for change in changes {
+            let mut d = guessing(switching);
+            shaken(&mut d);
+            let mut p = Packet {
+                destination_mac: DIRECTOR,
+                ..Packet::tcp(CLIENT.parse().unwrap(), SERVICE.parse().unwrap(), ACK)
+            }
+            .payload(REQUEST);
+            p.transport = Transport::Tcp { flags: ACK | PSH, seq: FIRST, ack: 7001, window: 60_000, options: vec![] };
+            change(&mut p);
+            let mut sent = d.receives(&p.frame());
+            sent.extend(d.client(ACK | PSH, FIRST, 7001, other));
+            // Whatever reaches the guessed server is the request that was read for it.
+            for s in sent.iter().filter(|s| s.to.to_string() == GUESSED && !s.payload.is_empty()) {
+                assert_eq!(s.payload, REQUEST, "{s:?}");
+                assert!(s.flags & ACK != 0 && s.ack == 7001 && s.options.is_empty(), "{s:?}");
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use super::content::{self, Content, Group, GuessWord, SchemeWord};
 use super::problem::Problem;
 use super::read::{Placed, Section};
 use crate::rules::{self, Diagnostic, FileError, RuleSet, Stickiness, file_mend};
-use lcs_pipelines::content::{Binding, Guess, Queue, Rate, Scheme, Sticky, Switching};
+use lcs_pipelines::content::{Binding, Guess, Queue, Rate, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
 use lcs_pipelines::snapshot::Scheduler;
 use std::ops::Range;
@@ -217,6 +217,10 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
     let mut binding = Binding { scheme: scheme(section, application), ..Binding::default() };
     if let Some(syn) = section.word("syn") {
         binding.syn = syn.value;
+        if binding.scheme != Scheme::Delayed && syn.value == SynPolicy::Cookie {
+            let what = format!("{} guesses servers, and answers every SYN itself with a cookie", section.title);
+            section.problem(syn.span, what, "write syn = \"auto\", or binding = \"delayed\"");
+        }
     }
     let switching = section.word::<Switching>("switching");
     if application != extract::Protocol::Http {

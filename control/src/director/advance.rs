@@ -251,7 +251,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }
                 *seen += 1;
                 let (seen, frames) = (*seen, *frames);
-                let result = Ok(Response::Trace(Traced { worker, record: *record }));
+                let result = Ok(Response::Trace(Box::new(Traced { worker, record: *record })));
                 self.replies.push_back(Reply { ticket, more: true, result });
                 if seen >= frames {
                     self.pending.remove(&ticket);

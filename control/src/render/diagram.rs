@@ -182,7 +182,7 @@ mod tests {
         }
         assert!(text.contains("0.250 ms") && text.contains("10.0.0.1:8080"), "{text}");
         let widths: Vec<usize> = text.lines().skip(2).map(|l| l.trim_end().chars().count()).collect();
-        assert!(widths.iter().all(|w| *w >= TIME + 2 * LANE + 1), "{text}");
+        assert!(widths.iter().all(|w| *w > TIME + 2 * LANE), "{text}");
         // A guessed server's numbers are what the client is told.
         let mut d = Diagram::default();
         let from = segment(Way::FromServer, server, client, SYN | ACK, 9000, 0, 0);

@@ -193,7 +193,7 @@ impl Flame {
             let y = place(top);
             let _ = writeln!(
                 out,
-                "<path d=\"M{x:.1} {:.1}l4 7h-8Z\" fill=\"#111\"><title>beyond the scale: {} cycles/packet, {} packets</title></path>",
+                "<path d=\"M{x:.1} {:.1}l4 7h-8Z\" fill=\"#111\"><title>beyond the scale: {} cycles/packet; packets: {}</title></path>",
                 y - 8.0,
                 number(cell.all() as u64),
                 number(cell.packets)
@@ -229,7 +229,7 @@ impl Flame {
         }
         let _ = writeln!(
             out,
-            "<text x=\"{x}\" y=\"{:.1}\" fill=\"#444\">{} cycles = 1 ns</text><text x=\"{x}\" y=\"{:.1}\" fill=\"#444\">▴ beyond the scale</text>",
+            "<text x=\"{x}\" y=\"{:.1}\" fill=\"#444\">{:.2} cycles = 1 ns</text><text x=\"{x}\" y=\"{:.1}\" fill=\"#444\">▴ beyond the scale</text>",
             y + 24.0,
             self.hz as f64 / 1e9,
             y + 44.0
@@ -334,7 +334,7 @@ mod tests {
             "receive: 30.0, 33.3 %",
             "look&lt;up: 50.0, 55.6 %",
             "rest of the loop: 10.0, 11.1 %",
-            "2.5 cycles = 1 ns",
+            "2.50 cycles = 1 ns",
         ] {
             assert!(svg.contains(shown), "{shown}: {svg}");
         }
@@ -368,7 +368,7 @@ mod tests {
         dear.workers[0].cycles = 19_000 * 90 + 100_000;
         flame.add(&dear);
         let svg = flame.svg().unwrap();
-        assert!(svg.contains("beyond the scale: 100,000 cycles/packet, 1 packets"), "{svg}");
+        assert!(svg.contains("beyond the scale: 100,000 cycles/packet; packets: 1<"), "{svg}");
         assert!(svg.contains(">200</text>") && !svg.contains(">100,000</text>"), "{svg}");
     }
 }

@@ -58,6 +58,23 @@ pub fn for_each(options: &[u8], mut each: impl FnMut(u8, usize, &[u8])) {
     }
 }
 
+/// Whether there is nothing among the options but SACK blocks and padding, all well-formed.
+pub fn only_sack(options: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(&k) = options.get(at) {
+        match k {
+            kind::END => return true,
+            kind::NOP => at += 1,
+            kind::SACK => match options.get(at + 1).map(|length| usize::from(*length)) {
+                Some(length) if length >= 10 && length % 8 == 2 && at + length <= options.len() => at += length,
+                _ => return false,
+            },
+            _ => return false,
+        }
+    }
+    true
+}
+
 impl SynOptions {
     /// Reads a SYN's options. A malformed one ends the reading; what came before it counts.
     pub fn read(options: &[u8]) -> Self {
@@ -119,6 +136,24 @@ pub fn rewrite_sack(options: &mut [u8], change: Option<impl Fn(u32) -> u32>) -> 
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn other_options_than_sack_are_seen() {
+        let sack = [&[1, 1, 5, 10][..], &[0; 8]].concat();
+        for (options, only) in [
+            (&[][..], true),
+            (&[1, 1, 1, 0], true),
+            (&sack, true),
+            (&sack[2..], true),
+            (&sack[..11], false),
+            (&[5, 2], false),
+            (&[5], false),
+            (&[1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0], false),
+            (&[19, 18, 0, 0], false),
+        ] {
+            assert_eq!(only_sack(options), only, "{options:?}");
+        }
+    }
 
     #[test]
     fn what_is_written_is_read() {

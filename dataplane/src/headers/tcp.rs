@@ -18,6 +18,8 @@ pub mod flags {
     pub const PSH: u8 = 0x08;
     /// The acknowledgement field is significant.
     pub const ACK: u8 = 0x10;
+    /// The urgent pointer is significant.
+    pub const URG: u8 = 0x20;
 }
 
 /// A checked view of bytes that start with a TCP header.

@@ -74,6 +74,8 @@ impl Faults {
 pub struct LinkCounts {
     /// Frames offered.
     pub offered: u64,
+    /// Bytes of these, without FCS.
+    pub offered_bytes: u64,
     /// Lost by chance, or because the link was down.
     pub lost: u64,
     /// Dropped at the tail of the transmitter's queue.
@@ -87,6 +89,17 @@ pub struct LinkCounts {
 }
 
 impl LinkCounts {
+    /// Counts another direction's frames as well.
+    pub(crate) fn add(&mut self, other: &LinkCounts) {
+        self.offered += other.offered;
+        self.offered_bytes += other.offered_bytes;
+        self.lost += other.lost;
+        self.overflowed += other.overflowed;
+        self.duplicated += other.duplicated;
+        self.reordered += other.reordered;
+        self.corrupted += other.corrupted;
+    }
+
     /// What befell the frame that was counted between `self` and `after`, in words; nothing for the ordinary.
     pub(crate) fn what_since(&self, after: &LinkCounts) -> &'static str {
         if after.lost > self.lost {
@@ -132,6 +145,7 @@ impl Direction {
     pub fn offer(&mut self, now: Nanos, frame: &mut [u8]) -> Arrivals {
         let f = self.faults;
         self.counts.offered += 1;
+        self.counts.offered_bytes += frame.len() as u64;
         if !self.up || self.random.chance(f.loss) {
             self.counts.lost += 1;
             return Arrivals::default();

@@ -267,6 +267,17 @@ impl Network {
         self.places[id.0].nics.first().map(|&(link, _)| LinkId(link))
     }
 
+    /// What happened on all of a node's links together: to the node, and from it.
+    pub fn traffic<T>(&self, id: Id<T>) -> [LinkCounts; 2] {
+        let mut sum = [LinkCounts::default(); 2];
+        for &(link, side) in &self.places[id.0].nics {
+            for (to, from) in sum.iter_mut().zip([1 - side, side]) {
+                to.add(&self.links[link].directions[from].counts);
+            }
+        }
+        sum
+    }
+
     /// Captures frames as they enter a link, from now on.
     pub fn capture(&mut self, mut capture: Capture) {
         for place in &self.places {

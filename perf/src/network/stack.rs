@@ -275,11 +275,15 @@ impl Stack {
     /// A TCP socket at rest. One that still owes its peer a reset or the acknowledgement of a FIN is left alone.
     fn take(&mut self) -> SocketHandle {
         let t = self.settings.tcp;
+        // Said in either case: a new socket has the best that `smoltcp` was built with.
+        let congestion = if t.reno { tcp::CongestionControl::Reno } else { tcp::CongestionControl::None };
         if let Some(&(since, handle)) = self.free.front() {
             let socket = self.sockets.get_mut::<tcp::Socket>(handle);
             let settled = self.now > since + t.ack_delay && socket.state() == tcp::State::TimeWait;
             if settled || socket.remote_endpoint().is_none() {
                 self.free.pop_front();
+                // `smoltcp` keeps its congestion window from one connection of a socket to the next.
+                socket.set_congestion_control(congestion);
                 return handle;
             }
         }
@@ -291,9 +295,7 @@ impl Stack {
         if t.timestamps {
             socket.set_tsval_generator(Some(stamp));
         }
-        if t.reno {
-            socket.set_congestion_control(tcp::CongestionControl::Reno);
-        }
+        socket.set_congestion_control(congestion);
         self.sockets.add(socket)
     }
 

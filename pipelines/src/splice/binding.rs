@@ -396,6 +396,13 @@ impl Binding {
         4 + 8 * blocks
     }
 
+    /// Whether a segment brings bytes, or others in their place, that are held for the server already. It may go beyond them:
+    /// then the client sends the rest again.
+    pub(crate) fn out_of_hand(&self, a: &Arrival) -> bool {
+        let from = a.seq.wrapping_sub(self.start);
+        (from as usize) < self.buffer.len()
+    }
+
     /// What the server is being sent.
     pub(crate) fn source(&self) -> &[u8] {
         if self.phase == Phase::Replay { &self.script } else { &self.buffer }

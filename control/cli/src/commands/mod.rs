@@ -14,6 +14,7 @@ pub mod replay;
 pub mod rs;
 pub mod rules;
 pub mod run;
+pub mod schemes;
 pub mod stats;
 pub mod status;
 pub mod top;

@@ -16,6 +16,7 @@ use std::io::{self, IsTerminal, Write};
   lcs perf stages --pipeline nat --flows 1000000
   lcs perf rules --rules 10,10000 --mix url
   lcs perf xml --size 1k,100k
+  lcs perf schemes --plot plots
   sudo lcs perf peers --workload urls"
 )]
 pub struct Args {
@@ -30,6 +31,7 @@ enum What {
     Rules(RulesArgs),
     Xml(XmlArgs),
     Peers(super::peers::Args),
+    Schemes(super::schemes::Args),
 }
 
 /// Cycles per packet of each stage of the real pipeline, over the memory port, with established flows in random order.
@@ -229,6 +231,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             show(common, measured(|progress| decisions::measure_xml(&options, progress))?)
         }
         What::Peers(args) => super::peers::run(common, args),
+        What::Schemes(args) => super::schemes::run(common, args),
     }
 }
 

@@ -183,6 +183,13 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & ACK == 0 {
             return Verdict::Drop(DropReason::OutOfWindow);
         }
+        if self.is_ahead(flow, a.ack, b) {
+            // RFC 9293 §3.10.7.4: of what was never sent; its data does not count either.
+            if b.may_ack {
+                self.acknowledge(flow, b);
+            }
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
         // An old, delayed acknowledgement must not move the window back (RFC 9293 §3.10.7.4).
         let advances = a.ack.wrapping_sub(b.client_ack) as i32;
         let was_settled = b.settled;
@@ -196,6 +203,24 @@ impl<P: Port> Desk<'_, P> {
             if b.done {
                 return Verdict::Consume;
             }
+        }
+        if b.phase == Phase::Deliver && a.len > 0 && b.out_of_hand(a) {
+            // Of these bytes the server gets the copy that was read, and no other; what they acknowledge it may know.
+            if b.may_ack {
+                self.acknowledge(flow, b);
+            }
+            if advances > 0 {
+                self.acknowledge_server(flow, b);
+            }
+            return Verdict::Consume;
+        }
+        let spans = b.start.wrapping_sub(a.seq) as i32 > 0 && a.end().wrapping_sub(b.start) as i32 > 0;
+        if b.phase == Phase::Deliver && spans {
+            // Of the request before, the server may lack what the segment begins with.
+            if !super::pass::shorten(batch, i, a.payload + b.start.wrapping_sub(a.seq) as usize) {
+                return Verdict::Drop(DropReason::BadHeader);
+            }
+            return self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), b.entry);
         }
         if b.phase == Phase::Deliver && belongs_to_delivery(a, b) {
             // What follows what we deliver goes straight on; the server puts it in order.
@@ -287,6 +312,19 @@ impl<P: Port> Desk<'_, P> {
             return self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), b.entry);
         }
         verdict
+    }
+
+    /// Whether a client's acknowledgement is of more than it can have been sent, as far as that is known.
+    fn is_ahead(&self, flow: u32, ack: u32, b: &Binding) -> bool {
+        let ahead_of = |end: u32| ack.wrapping_sub(end) as i32 > 0;
+        let e = self.c.splices.get(b.entry);
+        let by_server = self.is_attached(flow) && !matches!(b.phase, Phase::Connect | Phase::Replay);
+        if by_server && (e.offsets.open || e.until_close) {
+            return false;
+        }
+        let told = b.settled && !ahead_of(b.out_end());
+        let answered = by_server && !ahead_of(e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]));
+        !told && !answered
     }
 
     /// The client resets its connection while it is being bound.
@@ -403,7 +441,8 @@ impl<P: Port> Desk<'_, P> {
             && !e.is_ambiguous()
             && !content.protocol.server_speaks_first();
         // Only a connection that has asked nothing yet can be given away whole.
-        if default && !self.is_attached(flow) && !content.program.is_empty() {
+        let asked = self.is_attached(flow) && !self.c.splices.get(b.entry).is_guess();
+        if default && !asked && !content.program.is_empty() {
             let rule = content.program.len() as u32 - 1;
             let replay = Replay::nothing();
             let (method, body) = (Method::Other, BodyFollower::UntilClose);
@@ -560,7 +599,9 @@ impl<P: Port> Desk<'_, P> {
             return None;
         }
         read.watch = Self::watches(content, action);
-        if !self.passes_queue_at_once(service, content, action, read.length) {
+        // Of what follows the first request, nothing is known.
+        let length = if read.body == BodyFollower::UntilClose { payload.len() as u64 } else { read.length };
+        if !self.passes_queue_at_once(service, content, action, length) {
             return None;
         }
         if let Some(tally) = self.c.splices.tally(service) {

@@ -16,7 +16,13 @@ impl<P: Port> Desk<'_, P> {
         if b.phase == Phase::Replay {
             return b.ack_floor;
         }
-        let ack = self.c.splices.get(b.entry).offsets.ack(Place::CLIENT, b.client_ack);
+        let e = self.c.splices.get(b.entry);
+        let ack = e.offsets.ack(Place::CLIENT, b.client_ack);
+        let said = e.offsets.limit[Place::SERVER];
+        if !e.offsets.open && !e.until_close && ack.wrapping_sub(said) as i32 > 0 {
+            // It is about what the director has said since, or about nothing.
+            return said;
+        }
         if ack.wrapping_sub(b.ack_floor) as i32 >= 0 { ack } else { b.ack_floor }
     }
 

@@ -26,7 +26,10 @@ use lcs_dataplane::{DropReason, Verdict};
 
 /// A client that sends its SYN again after so many ticks (an eighth of a second each) without an answer of the guessed server
 /// is answered by the director.
-const UNANSWERED: u32 = 4;
+pub(super) const UNANSWERED: u32 = 4;
+/// With so many connections half open on a worker, no more are opened at servers by a guess: a flood of SYNs is for the
+/// director alone.
+const HALF_OPEN: usize = 1024;
 /// The window that a server is told whose acknowledgement was lost, not scaled: its client's next segment tells more.
 const WINDOW: u16 = 512;
 
@@ -44,6 +47,10 @@ impl<P: Port> Desk<'_, P> {
         offer: Offer,
     ) -> Option<Verdict> {
         let Scheme::Preallocate(guess) = &content.binding.scheme else { return None };
+        // A client that was sent a cookie may bring that back: it must not be told another number.
+        if self.c.timers.half_open() >= HALF_OPEN || self.c.splices.was_sent_cookie(batch.hash[i], self.now) {
+            return None;
+        }
         let Some(server) = self.guess(slot, content, guess, key) else {
             if let Some(tally) = self.c.splices.tally(slot) {
                 tally.guesses.none += 1;
@@ -104,7 +111,8 @@ impl<P: Port> Desk<'_, P> {
 
     /// A rule has taken a request: what later guesses go by.
     pub(super) fn learn_rule(&mut self, flow: u32, content: &Content, rule: u32) {
-        if !content.binding.scheme.learns() {
+        let serves = || content.program.rule(rule).is_some_and(|(_, action)| candidates(content, action).is_some());
+        if !content.binding.scheme.learns() || !serves() {
             return;
         }
         let service = self.c.table.get(flow).service;
@@ -156,6 +164,20 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// The guessed server ends its connection before it was asked for anything: the client does without it.
+    pub(super) fn guess_ends(&mut self, a: &Arrival, flow: u32, entry: u32) -> Verdict {
+        if a.flags & RST != 0 && a.seq != self.c.splices.get(entry).offsets.limit[Place::SERVER] {
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        self.unanswered(flow);
+        if a.flags & RST != 0 {
+            self.detach(flow);
+        } else {
+            self.drop_guess(flow, entry);
+        }
+        Verdict::Consume
+    }
+
     fn unanswered(&mut self, flow: u32) {
         if let Some(tally) = self.c.splices.tally(self.c.table.get(flow).service) {
             tally.guesses.unanswered += 1;
@@ -175,9 +197,7 @@ impl<P: Port> Desk<'_, P> {
         let next = e.numbers[0].wrapping_add(1);
         let answered = e.response_known;
         if a.flags & RST != 0 {
-            if answered {
-                return None;
-            }
+            // RFC 5961 §3.2: exactly the next number, or it is a guess.
             if a.seq != next {
                 return Some(Verdict::Drop(DropReason::OutOfWindow));
             }
@@ -227,12 +247,14 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
         if a.flags & (RST | ACK) == ACK && a.ack != next {
-            // It still has an older connection: this ends it there, and the client's SYN, sent again, is welcome.
+            // It still has an older connection: this ends it there. The client, which sends its SYN again, is answered by the
+            // director.
             let Some(key) = self.key_toward(flow, Place::SERVER) else { return Verdict::Drop(DropReason::NoFlow) };
             let segment = Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: &[] };
             return self.answer_in_place(batch, i, &segment);
         }
-        if a.flags & (SYN | ACK | RST) == SYN | ACK && (!answered || a.seq == e.numbers[1]) {
+        if a.flags & (SYN | ACK | RST) == SYN | ACK {
+            // Also a second answer with another number: the first has not reached the client, or it will say so.
             self.pass_answer(batch, i, a, flow, entry);
             return Verdict::Consume;
         }
@@ -266,11 +288,13 @@ impl<P: Port> Desk<'_, P> {
         self.note_server(flow, entry, a.window, &o);
         let e = self.c.splices.get_mut(entry);
         let offer = e.offer();
-        let scale = o.scale.filter(|_| offer.scale.is_some());
+        let theirs = o.scale.filter(|_| offer.scale.is_some());
+        // With a larger one than the director's, a window of the director's own could come to nothing.
+        let scale = theirs.map(|theirs| theirs.min(OWN_SCALE));
         e.set_offer(Offer { scale: offer.scale.filter(|_| scale.is_some()), sack: offer.sack && o.sack, ..offer });
         e.own_scale = scale.unwrap_or(0);
         e.numbers[1] = a.seq;
-        e.offsets = Offsets::new(0, 0);
+        e.offsets = Offsets::new(0, 0).with_shifts(0, theirs.unwrap_or(0) as i8 - e.own_scale as i8);
         e.offsets.limit = e.numbers.map(|n| n.wrapping_add(1));
         e.response_known = true;
         let options = SynOptions { mss: o.mss, scale, sack: e.offer().sack, timestamps: false };

@@ -7,8 +7,10 @@ use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
-use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
-use lcs_dataplane::headers::{ipv4, parse};
+use lcs_dataplane::headers::options::only_sack;
+use lcs_dataplane::headers::tcp::Tcp;
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
+use lcs_dataplane::headers::{Kind, ipv4, parse};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::{DropReason, Verdict};
 
@@ -123,6 +125,12 @@ impl<P: Port> Desk<'_, P> {
             return None;
         }
         let response_end = e.offsets.limit[Place::SERVER];
+        // What has been read must be what the server takes: a segment that it might ignore would let another one, with the
+        // same numbers and other bytes, pass unread.
+        let acknowledges = a.flags & ACK != 0 && a.ack == e.offsets.seq(Place::SERVER, response_end);
+        if !acknowledges || a.flags & URG != 0 || !is_plain(batch, i) {
+            return None;
+        }
         let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
         // Rules look at headers and payload where they stand in the frame.
         let frame = std::mem::take(&mut batch.frames[i]);
@@ -137,7 +145,9 @@ impl<P: Port> Desk<'_, P> {
             // Decided once and for all.
             self.c.splices.get_mut(entry).offsets.open = true;
             let verdict = self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), entry);
-            if !self.c.table.get(flow).flags.has(FlowFlags::CLOSED) {
+            if verdict != Verdict::Forward {
+                self.c.splices.get_mut(entry).offsets.open = false;
+            } else if !self.c.table.get(flow).flags.has(FlowFlags::CLOSED) {
                 self.become_layer4(flow, entry);
             }
             return Some(verdict);
@@ -146,9 +156,17 @@ impl<P: Port> Desk<'_, P> {
         let follow = Follow::new(read.method, read.body, [request_end, response_end]).watching(read.watch);
         self.c.splices.follow(entry, follow);
         let e = self.c.splices.get_mut(entry);
-        e.offsets.limit[Place::CLIENT] = request_end;
+        let before = std::mem::replace(&mut e.offsets.limit[Place::CLIENT], request_end);
         e.response_known = false;
-        Some(self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), entry))
+        let verdict = self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), entry);
+        if verdict != Verdict::Forward {
+            // It has gone nowhere, so whatever comes with these numbers is still to be read.
+            let e = self.c.splices.get_mut(entry);
+            e.offsets.limit[Place::CLIENT] = before;
+            e.response_known = true;
+            self.c.splices.unfollow(entry);
+        }
+        Some(verdict)
     }
 
     /// Bytes of the next request: they are held, and what was before them in the segment goes on.
@@ -189,6 +207,12 @@ impl<P: Port> Desk<'_, P> {
             }
             return Verdict::Drop(DropReason::OutOfOrder);
         }
+        let o = self.c.splices.get(entry).offsets;
+        let said = o.seq(Place::SERVER, o.limit[Place::SERVER]);
+        if a.flags & ACK == 0 || a.ack.wrapping_sub(said) as i32 > 0 {
+            // RFC 9293 §3.10.7.4: it acknowledges nothing, or what was never sent; its data does not count either.
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
         let before = tail.from > a.payload;
         let service = self.c.table.get(flow).service;
         let Some(mut b) = self.c.splices.bind(entry, service) else {
@@ -204,6 +228,12 @@ impl<P: Port> Desk<'_, P> {
         b.header.extend_from_slice(batch.frames[i].bytes().get(l3..l4end).unwrap_or(&[]));
         b.ack_floor = self.c.splices.get(entry).offsets.ack(Place::CLIENT, a.ack);
         self.settle(flow, &mut b);
+        if b.settled
+            && let Some(content) = self.content_of(flow)
+        {
+            let wait = content.binding.first_byte.max(content.binding.request);
+            b.give_up(Some(self.now + wait.as_nanos() as u64));
+        }
         self.hold_bytes(&rest, &bytes, flow, &mut b);
         let verdict = if before && shorten(batch, i, tail.from) {
             self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), entry)
@@ -265,6 +295,9 @@ impl<P: Port> Desk<'_, P> {
         mut b: Option<&mut Binding>,
     ) -> Verdict {
         let place = Place::new(flow, Place::SERVER);
+        if a.flags & (RST | FIN) != 0 && a.flags & SYN == 0 && self.c.splices.get(entry).is_guess() {
+            return self.guess_ends(a, flow, entry);
+        }
         if a.flags & RST != 0 {
             let verdict = self.reset_passes(batch, i, a, entry, place);
             if let Some(b) = b
@@ -403,6 +436,18 @@ impl<P: Port> Desk<'_, P> {
     }
 }
 
+/// Whether every server takes a frame's TCP segment if its numbers are right: it will arrive, and has no options that
+/// could make it be ignored.
+fn is_plain(batch: &Batch, i: usize) -> bool {
+    /// Routers that may stand before a server, with some to spare.
+    const HOPS: u8 = 32;
+    let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));
+    let b = batch.frames[i].bytes();
+    let (header, hops) = if matches!(batch.kind[i], Kind::Transport6) { (40, l3 + 7) } else { (20, l3 + 8) };
+    let Some(Ok(t)) = b.get(l4..usize::from(batch.end[i])).map(Tcp::parse) else { return false };
+    l4 - l3 == header && b.get(hops).is_some_and(|n| *n >= HOPS) && only_sack(t.options())
+}
+
 /// Writes an acknowledgement number and a window into a segment.
 fn set_ack(batch: &mut Batch, i: usize, ack: u32, window: u16) {
     let l4 = usize::from(batch.l4[i]);
@@ -419,7 +464,7 @@ fn set_ack(batch: &mut Batch, i: usize, ack: u32, window: u16) {
 /// Cuts a frame's payload off from byte `to` on, and makes its lengths and checksums anew. `false` when it can't be.
 pub(super) fn shorten(batch: &mut Batch, i: usize, to: usize) -> bool {
     let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));
-    let v6 = matches!(batch.kind[i], lcs_dataplane::headers::Kind::Transport6);
+    let v6 = matches!(batch.kind[i], Kind::Transport6);
     let Ok(end) = u16::try_from(to) else { return false };
     let frame = &mut batch.frames[i];
     if to < l4 + 20 || !frame.set_len(end) {

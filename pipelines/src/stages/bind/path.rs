@@ -6,7 +6,7 @@
 use super::super::connection::Connections;
 use super::super::icmp::PathError;
 use crate::splice::{Binding, Phase};
-use lcs_dataplane::flow::{FlowFlags, Place};
+use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
 
 /// No path is taken to carry less than this, whatever a router says (RFC 1191 §7.1: the lowest plateau in use), bytes.
 const LEAST_MTU: u32 = 296;
@@ -19,12 +19,22 @@ pub(crate) fn told(c: &mut Connections, place: Place, seq: Option<u32>, error: P
     let flow = c.table.get(place.flow());
     let (entry, v6) = (flow.extra, flow.is_v6());
     let attached = flow.flags.has(FlowFlags::TRANSLATED);
+    let half_open = flow.state == TcpState::SynReceived;
     let Some(seq) = seq else { return false };
     if c.splices.get(entry).is_leg {
         // It is silent; what happened to a probe or an acknowledgement is no client's concern.
         return true;
     }
-    let Some(mut b) = c.splices.take(entry) else { return false };
+    let Some(mut b) = c.splices.take(entry) else {
+        let e = c.splices.get(entry);
+        let of_guess = half_open && attached && !e.response_known && place.side() == Place::SERVER;
+        if of_guess && seq == e.numbers[0] && matches!(error, PathError::Unreachable) {
+            // Another server may do: the client's SYN, sent again, is answered by the director.
+            let flow = c.table.get_mut(place.flow());
+            flow.last_seen = flow.last_seen.wrapping_sub(super::guess::UNANSWERED);
+        }
+        return of_guess;
+    };
     let e = *c.splices.get(entry);
     let mss = |mtu: u32| {
         let headers = if v6 { 60 } else { 40 };

@@ -1,0 +1,113 @@
+//! `lcs perf schemes`
+
+use crate::Common;
+use crate::outcome::{Error, Outcome, json};
+use lcs_dataplane::worker::Nanos;
+use lcs_perf::schemes::{self, Options, SchemesError, html, plot, read_loss, read_size, read_time};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+
+/// What each way of binding a connection costs: forwarding, delayed binding, preallocation with right and with wrong guesses.
+///
+/// The same clients, servers, documents and links for all, on the in-process network and in turns. Times are simulated and the
+/// same for the same seed; cycles are those of the director's worker on this processor.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  lcs perf schemes
+  lcs perf schemes --size 1k,100k --hit-rate 0,10,20,30,50,100 --rtt 20ms --server-rtt 1ms
+  lcs perf schemes --loss 1% --keepalive 1,8 --plot plots
+  lcs perf schemes --json | jq '.rows[] | {series, size, ms: (.simulated.response.mean / 1e6)}'
+
+Sizes, rules and requests are varied one at a time, while the others stand at 10k, 10 and 1 (or at the first value given where
+these are not among them). All requests of a connection are for one server: the guess is right or wrong once.
+Pin the command to a quiet core (`taskset -c 1`) for cycles to compare.")]
+pub struct Args {
+    /// Bytes of documents, with commas between; k is a thousand, M a million.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = read_size, default_value = "0.1k,1k,10k,100k,1000k")]
+    size: Vec<usize>,
+    /// Percent of connections whose server is guessed rightly, with commas between.
+    #[arg(long, value_name = "PERCENT", value_delimiter = ',', default_values_t = Options::default().hit_rates)]
+    hit_rate: Vec<u8>,
+    /// Round trip between client and director.
+    #[arg(long, value_name = "TIME", value_parser = read_time, default_value = "1ms")]
+    rtt: Nanos,
+    /// Round trip between director and server.
+    #[arg(long, value_name = "TIME", value_parser = read_time, default_value = "0.2ms")]
+    server_rtt: Nanos,
+    /// Share of frames lost between client and director.
+    #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "0")]
+    loss: f64,
+    /// Share of frames lost between director and server.
+    #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "0")]
+    server_loss: f64,
+    /// Requests of a connection, with commas between.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = Options::default().keepalives)]
+    keepalive: Vec<usize>,
+    /// Rules of the service, with commas between.
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = Options::default().rules)]
+    rules: Vec<usize>,
+    /// Connections of each series at each point, a round.
+    #[arg(long, value_name = "N", default_value_t = Options::default().connections)]
+    connections: usize,
+    /// Clients, each with one connection at a time.
+    #[arg(long, value_name = "N", default_value_t = Options::default().clients)]
+    clients: usize,
+    /// Rounds, of which median and quartiles of cycles are shown.
+    #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
+    rounds: usize,
+    /// Decides every draw: which frames are lost, which connections are guessed wrongly.
+    #[arg(long, value_name = "N", default_value_t = Options::default().seed)]
+    seed: u64,
+    /// Write plots (SVG) and a report (schemes.html) into this directory, which is made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
+}
+
+pub fn run(common: &Common, args: &Args) -> Outcome {
+    let options = Options {
+        sizes: args.size.clone(),
+        hit_rates: args.hit_rate.clone(),
+        rules: args.rules.clone(),
+        keepalives: args.keepalive.clone(),
+        rtt: args.rtt,
+        server_rtt: args.server_rtt,
+        loss: args.loss,
+        server_loss: args.server_loss,
+        connections: args.connections,
+        clients: args.clients,
+        rounds: args.rounds,
+        seed: args.seed,
+    };
+    let terminal = io::stderr().is_terminal();
+    let figures = schemes::measure(&options, |what| {
+        if terminal {
+            eprint!("\r\x1b[K{what} …");
+        }
+    });
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    let figures = figures.map_err(|e| match e {
+        SchemesError::Range { .. } | SchemesError::Empty(_) => Error::Usage(e.to_string()),
+        e => Error::Failed(e.to_string()),
+    })?;
+    let text = if common.json { json(&figures)? } else { figures.to_string() };
+    io::stdout().write_all(text.as_bytes())?;
+    let Some(directory) = &args.plot else { return Ok(()) };
+    let line: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let mut files: Vec<(String, String)> =
+        plot::all(&figures).into_iter().map(|p| (format!("{}.svg", p.name), p.svg)).collect();
+    files.push(("schemes.html".to_owned(), html::report(&figures, &line.join(" "))));
+    let written = |what: &std::path::Path, e: io::Error| {
+        Error::Failed(format!("{}: {e}; name a directory that you may write to with --plot", what.display()))
+    };
+    std::fs::create_dir_all(directory).map_err(|e| written(directory, e))?;
+    for (name, text) in files {
+        let path = directory.join(name);
+        std::fs::write(&path, text).map_err(|e| written(&path, e))?;
+        if !common.json {
+            eprintln!("wrote {}", path.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,368 @@
+//! The figures: what the rows say of guessing, as a table and for programs.
+
+use super::{Options, Point, Row, Series};
+use crate::network::MILLISECOND;
+use crate::summary::Summary;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Cycles of one stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageCycles {
+    /// Its name.
+    pub name: String,
+    /// TSC cycles a connection.
+    pub per_connection: Summary,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// With what.
+    pub options: Options,
+    /// Where the dimensions meet.
+    pub base: Point,
+    /// TSC cycles a second.
+    pub tsc_hz: u64,
+    /// Series by series, point by point.
+    pub rows: Vec<Row>,
+    /// From which hit rate on preallocation pays against delayed binding, at the base.
+    pub break_even: BreakEven,
+    /// What stands out, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// From which hit rate on preallocation pays.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct BreakEven {
+    /// By the mean response time that the network alone makes; simulated.
+    pub response_time: Pays,
+    /// By the same with the director's work on top.
+    pub response_with_work: Pays,
+    /// By the director's cycles; real.
+    pub cycles: Pays,
+}
+
+/// At which hit rates preallocation costs less than delayed binding.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pays {
+    /// At every one that was measured.
+    Always,
+    /// At none.
+    Never,
+    /// From this one on, percent; on the straight line between the two that were measured beside it.
+    From(f64),
+}
+
+impl fmt::Display for Pays {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pays::Always => f.write_str("at every hit rate measured"),
+            Pays::Never => f.write_str("at no hit rate measured"),
+            Pays::From(percent) => write!(f, "from {percent:.1} % hits on"),
+        }
+    }
+}
+
+impl Pays {
+    /// Where a curve over hit rates, ascending, comes below a level for good.
+    fn find(curve: &[(f64, f64)], level: f64) -> Pays {
+        let Some(last) = curve.last().filter(|last| last.1 < level) else { return Pays::Never };
+        let Some(at) = curve.iter().rposition(|p| p.1 >= level) else { return Pays::Always };
+        let (before, after) = (curve[at], curve.get(at + 1).unwrap_or(last));
+        let share = (before.1 - level) / (before.1 - after.1);
+        Pays::From(before.0 + share * (after.0 - before.0))
+    }
+}
+
+impl Figures {
+    pub(super) fn new(options: Options, tsc_hz: u64, rows: Vec<Row>) -> Self {
+        let base = options.base();
+        let never = Pays::Never;
+        let break_even = BreakEven { response_time: never, response_with_work: never, cycles: never };
+        let mut figures = Figures { options, base, tsc_hz, rows, break_even, notes: vec![] };
+        let pays = |value: fn(&Row) -> f64| {
+            let level = figures.row(Series::Delayed, base).map_or(0.0, value);
+            let curve: Vec<_> = figures.by_hit_rate().map(|(rate, row)| (rate, value(row))).collect();
+            Pays::find(&curve, level)
+        };
+        figures.break_even = BreakEven {
+            response_time: pays(|row| row.simulated.response.mean),
+            response_with_work: pays(|row| row.cycles.response_with_work.median),
+            cycles: pays(|row| row.cycles.per_connection.median),
+        };
+        figures.notes = figures.remarks();
+        figures
+    }
+
+    /// A series at a point, if it was measured there.
+    pub fn row(&self, series: Series, point: Point) -> Option<&Row> {
+        self.rows.iter().find(|r| r.series == series && r.point == point)
+    }
+
+    /// Preallocation at the base by its hit rate, percent, ascending.
+    pub fn by_hit_rate(&self) -> impl Iterator<Item = (f64, &Row)> {
+        let percent = |row: &Row| match row.series {
+            Series::Preallocate(percent) if row.point == self.base => Some(percent),
+            _ => None,
+        };
+        let mut found: Vec<_> = self.rows.iter().filter_map(|r| Some((percent(r)?, r))).collect();
+        found.sort_by_key(|(percent, _)| *percent);
+        found.into_iter().map(|(percent, row)| (f64::from(percent), row))
+    }
+
+    /// The dimensions: what is varied, and the points.
+    pub fn dimensions(&self) -> [(&'static str, Vec<(usize, Point)>); 3] {
+        let (o, base) = (&self.options, self.base);
+        let sorted = |all: &[usize], point: &dyn Fn(usize) -> Point| {
+            let mut all: Vec<_> = all.iter().map(|&n| (n, point(n))).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        [
+            ("document size", sorted(&o.sizes, &|size| Point { size, ..base })),
+            ("number of rules", sorted(&o.rules, &|rules| Point { rules, ..base })),
+            ("requests of a connection", sorted(&o.keepalives, &|keepalive| Point { keepalive, ..base })),
+        ]
+    }
+
+    fn remarks(&self) -> Vec<String> {
+        let mut notes = vec![];
+        let base = Series::MAIN.map(|series| self.row(series, self.base));
+        if let [Some(forward), Some(hits), Some(delayed), Some(misses)] = base {
+            let rows = [forward, hits, delayed, misses];
+            let shown = |value: fn(&Row) -> f64| {
+                let [f, h, d, m] = rows.map(|r| format!("{:.4} ms", value(r) / MILLISECOND as f64));
+                format!("forward {f}, preallocate all hits {h}, delayed {d}, preallocate all misses {m}")
+            };
+            let simulated: fn(&Row) -> f64 = |row| row.simulated.response.mean;
+            let work: fn(&Row) -> f64 = |row| row.cycles.response_with_work.median;
+            notes.push(format!("Mean response times by the network alone: {}.", shown(simulated)));
+            if (simulated(delayed) - simulated(forward)).abs() < 0.1 * self.options.server_rtt as f64 {
+                notes.push(
+                    "Delayed binding takes as many round trips as forwarding: the server's handshake comes behind the \
+                     request instead of before it. What it costs is the director's work."
+                        .to_owned(),
+                );
+            }
+            let [f, h, d, m] = rows.map(work);
+            // A hit does what forwarding does and reads a request besides; at most noise can turn them around.
+            let ordered = f <= h * 1.001 && h < d && d < m;
+            let order =
+                if ordered { "in the order of the tutorial's plot" } else { "NOT in the order of the tutorial's plot" };
+            notes.push(format!("With the director's work on top, they come {order}: {}.", shown(work)));
+            if hits.simulated.response == misses.simulated.response
+                && hits.simulated.segments() == misses.simulated.segments()
+            {
+                notes.push("Right and wrong guesses cannot be told apart: this director does not guess.".to_owned());
+            }
+        }
+        let failed: u64 = self.rows.iter().map(|r| r.simulated.failed).sum();
+        if failed > 0 {
+            notes.push(format!(
+                "{failed} requests were given up where frames were lost; their connections are not in the times."
+            ));
+        }
+        notes.push(
+            "The tutorial's second series, forwarding with the rule matching inserted, has no row of its own: what a \
+             decision alone costs is what \"preallocate, all hits\" takes more cycles than \"forward\", and `lcs perf rules`."
+                .to_owned(),
+        );
+        notes
+    }
+}
+
+/// A median and its quartiles.
+fn spread(s: &Summary) -> String {
+    format!("{:.0} ({:.0} – {:.0})", s.median, s.quartiles.0, s.quartiles.1)
+}
+
+/// Bytes, short.
+pub(super) fn bytes(n: usize) -> String {
+    match n {
+        0..1_000 => format!("{n} B"),
+        1_000..1_000_000 => format!("{} kB", n as f64 / 1e3),
+        _ => format!("{} MB", n as f64 / 1e6),
+    }
+}
+
+/// The columns of a table: five simulated or counted, three real.
+pub(super) const COLUMNS: [&str; 9] = [
+    "p50 ms",
+    "p99 ms",
+    "requests/s",
+    "segments",
+    "bytes/request",
+    "held B",
+    "mean+work ms",
+    "cycles (quartiles)",
+    "cycles/request",
+];
+
+/// A row's cells, in the order of [`COLUMNS`].
+pub(super) fn cells(row: &Row) -> [String; 9] {
+    let s = &row.simulated;
+    let ms = |ns: f64| format!("{:.3}", ns / MILLISECOND as f64);
+    [
+        ms(s.response.p50 as f64),
+        ms(s.response.p99 as f64),
+        format!("{:.0}", s.requests_per_second),
+        format!("{:.1}", s.segments()),
+        format!("{:.0}", s.bytes_per_request),
+        s.buffered_at_most.to_string(),
+        ms(row.cycles.response_with_work.median),
+        spread(&row.cycles.per_connection),
+        format!("{:.0}", row.cycles.per_request.median),
+    ]
+}
+
+impl Figures {
+    /// What the run is of, in sentences.
+    pub(super) fn setting(&self) -> [String; 3] {
+        let o = &self.options;
+        let ms = |ns: u64| ns as f64 / MILLISECOND as f64;
+        [
+            format!(
+                "{} connections of {} clients, one at a time each; round trips {} ms to the director and {} ms from it to \
+                 the servers; {} % and {} % of frames lost; clients' links of 1 Gbit/s, windows of 256 KiB, no \
+                 congestion control; seed {}",
+                o.connections,
+                o.clients,
+                ms(o.rtt),
+                ms(o.server_rtt),
+                o.loss * 100.0,
+                o.server_loss * 100.0,
+                o.seed
+            ),
+            format!(
+                "simulated or counted, the same for the same seed: p50 and p99 of response times (a connection's SYN to the last \
+                 byte of its last response), requests/s of all clients, frames through the director a connection and bytes a \
+                 request (in and out), bytes of requests held at most; real, of this processor: TSC cycles ({:.3} GHz) of the \
+                 director's worker a connection and a request, medians of {} rounds with all series in turns, beside the \
+                 simulated hosts in the same caches, readings more than 0.1 ms apart (interruptions) left out; mean+work is the mean response time with those cycles on top",
+                self.tsc_hz as f64 / 1e9,
+                o.rounds
+            ),
+            format!(
+                "where something else is varied: {}, {} rules, {} request(s) of a connection",
+                bytes(self.base.size),
+                self.base.rules,
+                self.base.keepalive
+            ),
+        ]
+    }
+
+    /// Where preallocation pays, in sentences.
+    pub(super) fn pays(&self) -> [String; 3] {
+        let b = &self.break_even;
+        [
+            format!("preallocate takes less time than delayed, the director's work included, {}", b.response_with_work),
+            format!("preallocate takes less time than delayed, by the network alone, {}", b.response_time),
+            format!("preallocate takes fewer of the director's cycles than delayed {}", b.cycles),
+        ]
+    }
+
+    fn table(&self, f: &mut fmt::Formatter<'_>, rows: &[(String, &Row)]) -> fmt::Result {
+        let width = |at: usize| {
+            let widest = rows.iter().map(|(_, row)| cells(row)[at].chars().count()).max();
+            widest.unwrap_or(0).max(COLUMNS[at].chars().count())
+        };
+        let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+        let mut line = |first: &str, series: &str, cells: &[String]| {
+            write!(f, "{first:>8}  {series:<24}")?;
+            for (cell, width) in cells.iter().zip(&widths) {
+                write!(f, "  {cell:>width$}")?;
+            }
+            writeln!(f)
+        };
+        line("", "", &COLUMNS.map(str::to_owned))?;
+        let mut before = "";
+        for (first, row) in rows {
+            let shown = if first == before { "" } else { first };
+            before = first;
+            line(shown, &row.series.to_string(), &cells(row))?;
+        }
+        writeln!(f)
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in self.setting() {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f)?;
+        for (what, points) in self.dimensions() {
+            // One value is no dimension; the base stands in the first table.
+            if points.len() < 2 && what != "document size" {
+                continue;
+            }
+            writeln!(f, "by {what}")?;
+            let name = |n: usize| if what == "document size" { bytes(n) } else { n.to_string() };
+            let rows: Vec<_> = points
+                .iter()
+                .flat_map(|&(n, point)| Series::MAIN.map(|series| Some((name(n), self.row(series, point)?))))
+                .flatten()
+                .collect();
+            self.table(f, &rows)?;
+        }
+        writeln!(f, "by hit rate of the guess")?;
+        let rates = self.by_hit_rate().map(|(rate, row)| (format!("{rate} %"), row));
+        let delayed = self.row(Series::Delayed, self.base).map(|row| (String::new(), row));
+        self.table(f, &rates.chain(delayed).collect::<Vec<_>>())?;
+        for line in self.pays() {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f)?;
+        writeln!(f, "cycles a connection by stage")?;
+        let main: Vec<_> = Series::MAIN.iter().filter_map(|s| self.row(*s, self.base)).collect();
+        write!(f, "{:<12}", "")?;
+        for row in &main {
+            write!(f, "{:>26}", row.series)?;
+        }
+        writeln!(f)?;
+        for (at, stage) in main.first().map(|r| r.cycles.stages.as_slice()).unwrap_or_default().iter().enumerate() {
+            write!(f, "{:<12}", stage.name)?;
+            for row in &main {
+                let summary = row.cycles.stages.get(at).map(|s| spread(&s.per_connection)).unwrap_or_default();
+                write!(f, "{summary:>26}")?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f)?;
+        for note in &self.notes {
+            writeln!(f, "{note}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_break_even_lies_on_the_line_between_two_hit_rates() {
+        let curve = [(0.0, 10.0), (50.0, 8.0), (100.0, 2.0)];
+        assert_eq!(Pays::find(&curve, 5.0), Pays::From(75.0));
+        assert_eq!(Pays::find(&curve, 9.0), Pays::From(25.0));
+        assert_eq!(Pays::find(&curve, 11.0), Pays::Always);
+        assert_eq!(Pays::find(&curve, 2.0), Pays::Never);
+        assert_eq!(Pays::find(&curve, 8.0), Pays::From(50.0));
+        assert_eq!(Pays::find(&[], 1.0), Pays::Never);
+        assert_eq!(Pays::From(75.4).to_string(), "from 75.4 % hits on");
+    }
+
+    #[test]
+    fn the_table_names_every_series_and_unit() {
+        let figures = super::super::measure(&super::super::tests::small(), |_| {}).unwrap();
+        let text = figures.to_string();
+        for what in
+            ["forward", "delayed", "preallocate, all hits", "preallocate, 50 % hits", "20 kB", "GHz", "by hit rate"]
+        {
+            assert!(text.contains(what), "{what}: {text}");
+        }
+    }
+}
