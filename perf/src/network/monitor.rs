@@ -124,10 +124,9 @@ impl Monitor {
             // A probe of a closed window is one byte (RFC 9293 section 3.8.6.1).
             self.beyond += u64::from(SeqNumber(tcp.seq().0.wrapping_add(len as u32)).since(edge) > 1);
         }
-        if len == 0 && kind == flags::ACK && known.next != known.first && tcp.ack().since(known.first) < 0 {
-            self.old += 1;
-        }
-        if let Some(what) = wrong(&known, &tcp, len) {
+        let old = len == 0 && kind == flags::ACK && known.next != known.first && tcp.ack().since(known.first) < 0;
+        self.old += u64::from(old);
+        if let Some(what) = wrong(&known, &tcp, old) {
             self.found += 1;
             if self.findings.len() < KEPT {
                 self.findings.push(format!("{} from {} received {what}", pair.0, pair.1));
@@ -136,16 +135,14 @@ impl Monitor {
     }
 }
 
-/// What is wrong with a segment from the peer, if anything.
-fn wrong(known: &Known, tcp: &Tcp<&[u8]>, len: usize) -> Option<String> {
+/// What is wrong with a segment from the peer, if anything. `old`: its acknowledgement is counted apart ([`Monitor::old`]).
+fn wrong(known: &Known, tcp: &Tcp<&[u8]>, old: bool) -> Option<String> {
     let kind = tcp.flags();
     let options = tcp.options();
     let since = |n: SeqNumber| n.since(known.first);
     let sent = since(known.next);
     if kind & flags::ACK != 0 && kind & flags::RST == 0 {
         let ack = since(tcp.ack());
-        // Counted apart: see `Monitor::old`.
-        let old = ack < 0 && len == 0 && kind == flags::ACK && known.next != known.first;
         if ack < 0 && !old || ack > sent {
             return Some(format!("an acknowledgement of {ack} where {sent} had been sent, flags {kind:#x}"));
         }

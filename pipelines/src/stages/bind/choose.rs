@@ -57,6 +57,16 @@ impl<P: Port> Desk<'_, P> {
         if by_source && let Some(keys) = self.c.table.keys(flow) {
             return self.rendezvous(hash_address(keys.client.source().ip()), servers, &usable);
         }
+        self.scheduled(service, (servers, group, scheduler), &usable)
+    }
+
+    /// The scheduler's choice of the [`candidates`], or the first that is usable.
+    pub(super) fn scheduled(
+        &mut self,
+        service: u16,
+        (servers, group, scheduler): (&[u16], u16, Scheduler),
+        usable: &impl Fn(u16) -> bool,
+    ) -> Option<u16> {
         let chosen = self.c.schedulers.choose_in(service, group, scheduler, servers, &self.c.counts);
         if chosen != NO_SLOT && usable(chosen) {
             return Some(chosen);

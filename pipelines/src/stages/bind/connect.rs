@@ -1,7 +1,7 @@
 //! Opening the server's side (SPLICING, Opening the server side).
 
 use super::super::schedule::{differences, free_source, server_endpoint};
-use super::Desk;
+use super::{Desk, syn_options};
 use crate::extract::ReplayProgress;
 use crate::snapshot::Forward;
 use crate::splice::{Arrival, Binding, Entry, Follow, Phase, RTO_FIRST, TRIES};
@@ -9,7 +9,6 @@ use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place};
 use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
-use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{Offsets, Segment};
@@ -160,8 +159,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// The server has answered: what it can do, and how its numbers become the client's.
     fn connected(&mut self, batch: &Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) {
-        let tcp = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
-        let o = tcp.and_then(|t| Tcp::parse(t).ok()).map(|t| SynOptions::read(t.options())).unwrap_or_default();
+        let o = syn_options(batch, i);
         let offer = self.c.splices.get(b.entry).offer();
         let own_scale = self.c.splices.get(b.entry).own_scale as i8;
         let (from_client, from_server) = match (offer.scale, o.scale) {

@@ -8,17 +8,16 @@
 //! Only what every server can keep is passed on of the SYN's options (MSS, window scale, SACK), since another server may
 //! have to keep it.
 
-use super::Desk;
 use super::choose::candidates;
 use super::decide::is_up;
+use super::leg::LEG_WINDOW;
+use super::{Desk, syn_options};
 use crate::content::{Content, Guess, Scheme, Sticky};
-use crate::snapshot::{Forward, NO_SLOT};
 use crate::splice::sticky::{hash, hash_address};
 use crate::splice::{Arrival, OWN_SCALE};
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place};
 use lcs_dataplane::headers::options::SynOptions;
-use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, RST, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{Offer, Offsets, Segment};
@@ -30,8 +29,6 @@ pub(super) const UNANSWERED: u32 = 4;
 /// With so many connections half open on a worker, no more are opened at servers by a guess: a flood of SYNs is for the
 /// director alone.
 const HALF_OPEN: usize = 1024;
-/// The window that a server is told whose acknowledgement was lost, not scaled: its client's next segment tells more.
-const WINDOW: u16 = 512;
 
 impl<P: Port> Desk<'_, P> {
     /// Sends a SYN on to a guessed server. `None`: there is none, and the director is to answer.
@@ -76,8 +73,7 @@ impl<P: Port> Desk<'_, P> {
     fn guess(&mut self, slot: u16, content: &Content, guess: &Guess, key: &Key) -> Option<u16> {
         let snapshot = self.snapshot;
         let of = |s: u16| snapshot.servers.get(usize::from(s)).and_then(Option::as_ref);
-        let spliced = |s: u16| of(s).is_some_and(|server| matches!(server.forward, Forward::Nat | Forward::FullNat));
-        let usable = |s: u16| is_up(snapshot, s) && spliced(s);
+        let usable = |s: u16| is_up(snapshot, s);
         let service = snapshot.services.get(usize::from(slot)).and_then(Option::as_ref)?;
         let client = key.source();
         let (address, rules) = (hash_address(client.ip()), self.c.splices.rules_of(slot));
@@ -102,11 +98,7 @@ impl<P: Port> Desk<'_, P> {
         if *content.sticky(action) == Sticky::Source {
             return self.rendezvous(address, servers, &usable);
         }
-        let chosen = self.c.schedulers.choose_in(slot, group, scheduler, servers, &self.c.counts);
-        if chosen != NO_SLOT && usable(chosen) {
-            return Some(chosen);
-        }
-        servers.iter().copied().find(|&s| usable(s))
+        self.scheduled(slot, (servers, group, scheduler), &usable)
     }
 
     /// A rule has taken a request: what later guesses go by.
@@ -283,8 +275,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// The guessed server's answer: what it can do, and its number, are the connection's from now on.
     fn pass_answer(&mut self, batch: &Batch, i: usize, a: &Arrival, flow: u32, entry: u32) {
-        let tcp = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
-        let o = tcp.and_then(|t| Tcp::parse(t).ok()).map(|t| SynOptions::read(t.options())).unwrap_or_default();
+        let o = syn_options(batch, i);
         self.note_server(flow, entry, a.window, &o);
         let e = self.c.splices.get_mut(entry);
         let offer = e.offer();
@@ -316,11 +307,12 @@ impl<P: Port> Desk<'_, P> {
         self.send(flow, Place::CLIENT, segment);
     }
 
-    /// A guessed server repeats its answer: the client's acknowledgement was lost on the way to it.
+    /// A guessed server repeats its answer: the client's acknowledgement was lost on the way to it. Its window is told by
+    /// the client's next segment.
     pub(super) fn acknowledge_guess(&mut self, batch: &mut Batch, i: usize, flow: u32, entry: u32) -> Verdict {
         let [seq, ack] = self.c.splices.get(entry).offsets.limit;
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return Verdict::Drop(DropReason::NoFlow) };
-        let segment = Segment { key, flags: ACK, seq, ack, window: WINDOW, options: &[], payload: &[] };
+        let segment = Segment { key, flags: ACK, seq, ack, window: LEG_WINDOW, options: &[], payload: &[] };
         self.answer_in_place(batch, i, &segment)
     }
 

@@ -16,7 +16,7 @@ use lcs_dataplane::{DropReason, Verdict};
 /// Legs of one connection at most; the one parked longest ago gives way.
 const LEGS: usize = 16;
 /// The window that a server is told that is not in turn, not scaled: it has nothing to send.
-const LEG_WINDOW: u16 = 512;
+pub(super) const LEG_WINDOW: u16 = 512;
 
 impl<P: Port> Desk<'_, P> {
     /// Puts the connection to the server in turn aside. The response before is over, so nothing of it is on the way.

@@ -31,6 +31,7 @@ use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
+use lcs_dataplane::headers::options::SynOptions;
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
@@ -92,6 +93,12 @@ fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
     let t = Tcp::parse(batch.frames[i].bytes().get(l4..end)?).ok()?;
     let payload = l4 + t.header_len();
     Some(Arrival { flags: t.flags(), seq: t.seq().0, ack: t.ack().0, window: t.window(), payload, len: end - payload })
+}
+
+/// What a SYN, or the answer to one, says in its options.
+fn syn_options(batch: &Batch, i: usize) -> SynOptions {
+    let tcp = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
+    tcp.and_then(|t| Tcp::parse(t).ok()).map(|t| SynOptions::read(t.options())).unwrap_or_default()
 }
 
 /// Whether the TCP checksum is right. Whatever the director itself acts on must be.

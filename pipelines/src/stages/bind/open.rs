@@ -5,7 +5,7 @@
 //! AO and ECN are not echoed, so not negotiated.
 
 use super::super::schedule::{key_of, may_send};
-use super::Desk;
+use super::{Desk, syn_options};
 use crate::content::SynPolicy;
 use crate::snapshot::{NO_SLOT, WhenFull};
 use crate::splice::{Arrival, OWN_SCALE};
@@ -13,7 +13,6 @@ use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place, TableFull, TcpState};
 use lcs_dataplane::headers::ethernet;
 use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
-use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{Offer, Segment};
@@ -90,8 +89,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// What a SYN offers.
     fn offer(&self, batch: &Batch, i: usize, key: &Key) -> Offer {
-        let tcp = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
-        let options = tcp.and_then(|b| Tcp::parse(b).ok()).map(|t| SynOptions::read(t.options())).unwrap_or_default();
+        let options = syn_options(batch, i);
         let default = if matches!(key, Key::V4 { .. }) { DEFAULT_MSS_V4 } else { DEFAULT_MSS_V6 };
         // Less than 64 bytes a segment is no path but an attack on our patience (as Linux's tcp_min_snd_mss has it, a little wider).
         Offer { mss: options.mss.unwrap_or(default).max(64), scale: options.scale, sack: options.sack }
