@@ -199,11 +199,13 @@ pub enum RequestState {
     Delivering,
     /// The director answers it itself.
     Answering,
+    /// None: a connection to a server that waits for one, of its client or, in a pool, of anybody.
+    Waiting,
 }
 
 impl RequestState {
     /// All of them.
-    pub const ALL: [RequestState; 8] = [
+    pub const ALL: [RequestState; 9] = [
         RequestState::Awaited,
         RequestState::Collecting,
         RequestState::Decided,
@@ -212,6 +214,7 @@ impl RequestState {
         RequestState::Replaying,
         RequestState::Delivering,
         RequestState::Answering,
+        RequestState::Waiting,
     ];
 
     /// Its name, as in JSON.
@@ -225,6 +228,7 @@ impl RequestState {
             RequestState::Replaying => "replaying",
             RequestState::Delivering => "delivering",
             RequestState::Answering => "answering",
+            RequestState::Waiting => "waiting",
         }
     }
 }

@@ -169,12 +169,60 @@ pub enum Scheme {
     Delayed,
     /// With its SYN, by a guess that the request proves right or wrong. A wrong one is mended as [`Scheme::Delayed`] binds.
     Preallocate(Guess),
+    /// When its request is decided, onto a connection to that server that is open already. It serves one request, and the next
+    /// one of any client. HTTP over full NAT only.
+    Pooled(Pool),
+}
+
+/// Connections to each server that are kept open for whoever asks next. Numbers are those of the director; each worker has
+/// an equal part of them, and one connection at least.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Idle connections to each server that are opened ahead of requests.
+    pub idle: u32,
+    /// Idle connections to each server that are kept, at least `idle`.
+    pub most: u32,
+    /// A connection that nobody has used for so long is closed, as long as `idle` others stay.
+    pub idle_timeout: Duration,
+    /// A connection is closed when it has been open for so long.
+    pub lifetime: Duration,
+    /// Requests that one connection serves at most.
+    pub requests: u32,
+    /// An idle connection is asked so often whether it still stands.
+    pub probe: Duration,
+    /// MSS that servers are told, bytes: clients that offer less, or no SACK, get connections of their own.
+    pub mss: u16,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Pool {
+            idle: 4,
+            most: 256,
+            // Less than what nginx (75 s) and most others wait for the next request.
+            idle_timeout: Duration::from_secs(50),
+            lifetime: Duration::from_secs(600),
+            requests: 1000,
+            probe: Duration::from_secs(10),
+            mss: 1460,
+        }
+    }
 }
 
 impl Scheme {
     /// Whether it goes by decisions that were made before.
     pub fn learns(&self) -> bool {
         matches!(self, Scheme::Preallocate(Guess::Client | Guess::Frequency))
+    }
+
+    /// Whether it guesses.
+    pub fn guesses(&self) -> bool {
+        matches!(self, Scheme::Preallocate(_))
+    }
+
+    /// The pool that it takes servers' connections from.
+    pub fn pool(&self) -> Option<&Pool> {
+        if let Scheme::Pooled(pool) = self { Some(pool) } else { None }
     }
 }
 

@@ -117,7 +117,7 @@ impl Layer4 {
             })
         });
         let spliced = f.flags.has(FlowFlags::SPLICED);
-        let forward = if f.flags.has(FlowFlags::FULL_NAT) {
+        let forward = if keys.hides_client() {
             Forward::FullNat
         } else if f.flags.has(FlowFlags::TRANSLATED) {
             Forward::Nat

@@ -131,6 +131,45 @@ impl GuessTally {
     }
 }
 
+/// What was counted of servers' connections that are shared ([`Scheme::Pooled`](crate::content::Scheme::Pooled)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PoolTally {
+    /// Connections that stand idle now.
+    pub idle: u64,
+    /// Connections that a client has now.
+    pub lent: u64,
+    /// Connections opened ahead of requests.
+    pub opened: u64,
+    /// Those that the server refused or did not answer.
+    pub failed: u64,
+    /// Requests that went out on a connection that was open.
+    pub reused: u64,
+    /// Requests for which one was opened.
+    pub fresh: u64,
+    /// Of those that went out on an open one: sent again on another, because the server had closed it.
+    pub repeated: u64,
+    /// Connections that the director has closed: too many, too old, idle for too long, or their server is gone.
+    pub retired: u64,
+    /// Idle connections that the server has closed, or has forgotten.
+    pub lost: u64,
+}
+
+impl PoolTally {
+    /// Adds what another worker has counted.
+    pub fn add(&mut self, more: &PoolTally) {
+        self.idle += more.idle;
+        self.lent += more.lent;
+        self.opened += more.opened;
+        self.failed += more.failed;
+        self.reused += more.reused;
+        self.fresh += more.fresh;
+        self.repeated += more.repeated;
+        self.retired += more.retired;
+        self.lost += more.lost;
+    }
+}
+
 /// What one worker has counted of one service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
@@ -157,6 +196,8 @@ pub struct Tally {
     pub queues: Vec<QueueTally>,
     /// Guessed servers.
     pub guesses: GuessTally,
+    /// Shared connections.
+    pub pool: PoolTally,
 }
 
 impl Tally {
@@ -194,6 +235,7 @@ impl Tally {
         self.parked += more.parked;
         self.in_hand += more.in_hand;
         self.guesses.add(&more.guesses);
+        self.pool.add(&more.pool);
         for (sum, n) in self.refusals.iter_mut().zip(more.refusals) {
             *sum += n;
         }

@@ -6,7 +6,7 @@ use crate::rules::{self, Action, FileError, Names, Numbering, RuleSet, Stickines
 use lcs_pipelines::content::{Binding, Guess, OnUnparsed, Queue, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
 use lcs_pipelines::matching::{GroupId, QueueId, ServerId};
-use lcs_pipelines::snapshot::{SLOTS, Scheduler};
+use lcs_pipelines::snapshot::{Forward, SLOTS, Scheduler};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -62,6 +62,8 @@ pub enum SchemeWord {
     Delayed,
     /// `Scheme::Preallocate`
     Preallocate,
+    /// `Scheme::Pooled`
+    Pooled,
 }
 
 impl SchemeWord {
@@ -70,13 +72,14 @@ impl SchemeWord {
         match scheme {
             Scheme::Delayed => SchemeWord::Delayed,
             Scheme::Preallocate(_) => SchemeWord::Preallocate,
+            Scheme::Pooled(_) => SchemeWord::Pooled,
         }
     }
 }
 
 impl Word for SchemeWord {
     const ALL: &'static [(&'static str, Self)] =
-        &[("delayed", SchemeWord::Delayed), ("preallocate", SchemeWord::Preallocate)];
+        &[("delayed", SchemeWord::Delayed), ("preallocate", SchemeWord::Preallocate), ("pooled", SchemeWord::Pooled)];
 }
 
 /// [`lcs_pipelines::content::Guess`] as it is written.
@@ -100,12 +103,28 @@ impl Word for GuessWord {
 /// How a guess is written.
 pub fn guess_text(scheme: &Scheme) -> String {
     match scheme {
-        Scheme::Delayed => "none".to_owned(),
+        Scheme::Delayed | Scheme::Pooled(_) => "none".to_owned(),
         Scheme::Preallocate(Guess::Server(name)) => format!("server {name}"),
         Scheme::Preallocate(Guess::Client) => GuessWord::Client.word().to_owned(),
         Scheme::Preallocate(Guess::Frequency) => GuessWord::Frequency.word().to_owned(),
         Scheme::Preallocate(Guess::Hash) => GuessWord::Hash.word().to_owned(),
     }
+}
+
+/// How a pool is kept.
+pub fn pool_text(scheme: &Scheme) -> String {
+    scheme.pool().map_or("none".to_owned(), |pool| {
+        format!(
+            "idle {} to {}, idle-timeout {} s, lifetime {} s, requests {}, probe {} s, mss {}",
+            pool.idle,
+            pool.most,
+            pool.idle_timeout.as_secs_f64(),
+            pool.lifetime.as_secs_f64(),
+            pool.requests,
+            pool.probe.as_secs_f64(),
+            pool.mss
+        )
+    })
 }
 
 impl Word for SynPolicy {
@@ -252,6 +271,15 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
             what,
             "use forward = \"nat\" or \"fullnat\", or remove `rules` from the service",
         );
+    }
+    let pooled = content.binding.scheme.pool().is_some();
+    for (i, server) in s.servers.iter().enumerate().filter(|(_, server)| pooled && server.forward == Forward::Nat) {
+        let what = format!(
+            "connections to server {} cannot be shared by clients: it sees their addresses (forward = \"nat\")",
+            server.name
+        );
+        let mend = "use forward = \"fullnat\", or binding = \"delayed\" for the service";
+        add(Place::Server(i), "forward", what, mend);
     }
     if content.groups.len() > GROUPS_MAX {
         let what = format!("service {label} has {} groups", content.groups.len());

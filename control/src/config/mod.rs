@@ -14,7 +14,9 @@ mod services;
 mod switching;
 
 pub(crate) use content::forwards;
-pub use content::{Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, guess_text, load_rules, names};
+pub use content::{
+    Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, guess_text, load_rules, names, pool_text,
+};
 pub(crate) use problem::nearest;
 pub use problem::{Invalid, Problem};
 pub use read::parse_seconds;

@@ -5,7 +5,7 @@ use super::content::{self, Content, Group, GuessWord, SchemeWord};
 use super::problem::Problem;
 use super::read::{Placed, Section};
 use crate::rules::{self, Diagnostic, FileError, RuleSet, Stickiness, file_mend};
-use lcs_pipelines::content::{Binding, Guess, Queue, Rate, Scheme, Sticky, Switching, SynPolicy};
+use lcs_pipelines::content::{Binding, Guess, Pool, Queue, Rate, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
 use lcs_pipelines::snapshot::Scheduler;
 use std::ops::Range;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use toml::de::DeValue;
 
 /// Keys that mean something only beside `rules`.
-const BESIDE_RULES: [&str; 21] = [
+const BESIDE_RULES: [&str; 22] = [
     "application",
     "binding",
     "body-limit",
@@ -27,6 +27,7 @@ const BESIDE_RULES: [&str; 21] = [
     "host-name",
     "mss",
     "on-unparsed",
+    "pool",
     "queue-burst",
     "queue-rate",
     "queues",
@@ -78,7 +79,7 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         groups: groups(section),
         binding: binding(section, application),
         host_name: section.string("host-name"),
-        places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server"]
+        places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server", "pool"]
             .into_iter()
             .filter_map(|key| Some((key, section.raw(key)?.span())))
             .collect(),
@@ -178,8 +179,48 @@ fn groups(section: &Section<'_, '_>) -> Vec<(Group, Range<usize>)> {
     groups
 }
 
+/// How the connections of `binding = "pooled"` are kept.
+fn pool(section: &Section<'_, '_>) -> Pool {
+    let mut pool = Pool::default();
+    let Some(keys) = section.table("pool") else { return pool };
+    if let Some(idle) = keys.number("idle", 0..=10_000) {
+        pool.idle = idle.value as u32;
+    }
+    match keys.number("most", 1..=10_000) {
+        Some(most) if most.value < u64::from(pool.idle) => {
+            let what = format!("`most` is {}, and `idle` is {}", most.value, pool.idle);
+            keys.problem(most.span, what, "keep at least as many as are opened ahead");
+        }
+        Some(most) => pool.most = most.value as u32,
+        None => pool.most = pool.most.max(pool.idle),
+    }
+    if let Some(requests) = keys.number("requests", 1..=u64::from(u32::MAX)) {
+        pool.requests = requests.value as u32;
+    }
+    if let Some(mss) = keys.number("mss", 536..=9_216) {
+        pool.mss = mss.value as u16;
+    }
+    let times =
+        [("idle-timeout", &mut pool.idle_timeout), ("lifetime", &mut pool.lifetime), ("probe", &mut pool.probe)];
+    for (key, time) in times {
+        if let Some(given) = keys.duration(key) {
+            *time = given.value;
+        }
+    }
+    keys.finish();
+    pool
+}
+
 fn scheme(section: &Section<'_, '_>, application: extract::Protocol) -> Scheme {
-    let guesses = section.word::<SchemeWord>("binding").filter(|placed| placed.value == SchemeWord::Preallocate);
+    let binding = section.word::<SchemeWord>("binding");
+    let pools = binding.as_ref().filter(|placed| placed.value == SchemeWord::Pooled).map(|placed| placed.span.clone());
+    if pools.is_none()
+        && let Some(value) = section.raw("pool")
+    {
+        let what = format!("`pool` in {}, whose connections are not shared", section.title);
+        section.problem(value.span(), what, "add binding = \"pooled\", or remove `pool`");
+    }
+    let guesses = binding.filter(|placed| placed.value == SchemeWord::Preallocate);
     let guess = section.word::<GuessWord>("guess");
     let server = section.string("guess-server");
     let Some(binding) = guesses else {
@@ -189,7 +230,13 @@ fn scheme(section: &Section<'_, '_>, application: extract::Protocol) -> Scheme {
                 section.problem(span, what, format!("add binding = \"preallocate\", or remove `{key}`"));
             }
         }
-        return Scheme::Delayed;
+        let Some(span) = pools else { return Scheme::Delayed };
+        if application != extract::Protocol::Http {
+            let what = format!("a connection of {} cannot serve one client after another", application.word());
+            let mend = "write binding = \"delayed\"; only HTTP says where a response ends";
+            section.problem(span, what, mend);
+        }
+        return Scheme::Pooled(pool(section));
     };
     if application.server_speaks_first() {
         let what = format!("a connection of {} can't be bound before it is decided", application.word());
@@ -217,7 +264,7 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
     let mut binding = Binding { scheme: scheme(section, application), ..Binding::default() };
     if let Some(syn) = section.word("syn") {
         binding.syn = syn.value;
-        if binding.scheme != Scheme::Delayed && syn.value == SynPolicy::Cookie {
+        if binding.scheme.guesses() && syn.value == SynPolicy::Cookie {
             let what = format!("{} guesses servers, and answers every SYN itself with a cookie", section.title);
             section.problem(syn.span, what, "write syn = \"auto\", or binding = \"delayed\"");
         }
@@ -230,9 +277,14 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
         if switching.value == Switching::Request && application != extract::Protocol::Http {
             let what = format!("{} cannot be switched for every request", application.word());
             let mend = "write switching = \"connection\", or remove the key; only HTTP says where a request ends";
-            section.problem(switching.span, what, mend);
+            section.problem(switching.span.clone(), what, mend);
         }
         binding.switching = switching.value;
+        if switching.value == Switching::Connection && binding.scheme.pool().is_some() {
+            let what = format!("{} shares servers' connections, and does not read where requests end", section.title);
+            let mend = "write switching = \"request\", or binding = \"delayed\"";
+            section.problem(switching.span, what, mend);
+        }
     }
     if let Some(on_unparsed) = section.word("on-unparsed") {
         binding.on_unparsed = on_unparsed.value;

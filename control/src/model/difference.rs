@@ -1,6 +1,6 @@
 //! What a new configuration changes, in words.
 
-use crate::config::{self, Content, SchemeWord, Server, Service, Word, endpoint_text, guess_text};
+use crate::config::{self, Content, SchemeWord, Server, Service, Word, endpoint_text, guess_text, pool_text};
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::content::{Queue, Rate, Sticky};
 use lcs_pipelines::snapshot::{Timeouts, WhenFull};
@@ -205,6 +205,7 @@ fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
     say("host-name", name(old), name(new));
     say("binding", SchemeWord::of(&a.scheme).word().into(), SchemeWord::of(&b.scheme).word().into());
     say("guess", guess_text(&a.scheme), guess_text(&b.scheme));
+    say("pool", pool_text(&a.scheme), pool_text(&b.scheme));
     say("syn", a.syn.word().into(), b.syn.word().into());
     say("switching", a.switching.word().into(), b.switching.word().into());
     say("on-unparsed", a.on_unparsed.word().into(), b.on_unparsed.word().into());

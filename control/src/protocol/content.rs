@@ -2,7 +2,7 @@
 
 use lcs_pipelines::content::Switching;
 use lcs_pipelines::snapshot::Scheduler;
-use lcs_pipelines::tally::{GuessTally, QueueTally};
+use lcs_pipelines::tally::{GuessTally, PoolTally, QueueTally};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -51,6 +51,9 @@ pub struct ContentCounts {
     /// Guesses, where servers are guessed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guesses: Option<GuessCount>,
+    /// Connections to servers that clients share, where they do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolTally>,
 }
 
 /// A queue and what went through it.

@@ -70,6 +70,7 @@ pub(super) fn counts(service: &ServiceReport, over: Option<f64>) -> String {
     rules(&mut out, c, over);
     groups(&mut out, c, over);
     guesses(&mut out, c);
+    pool(&mut out, c);
     queues(&mut out, c, over);
     answers(&mut out, c, over);
     out
@@ -168,6 +169,26 @@ fn guesses(out: &mut String, c: &ContentCounts) {
         number(n.wrong),
         number(n.unanswered),
         number(n.none)
+    );
+}
+
+fn pool(out: &mut String, c: &ContentCounts) {
+    let Some(n) = &c.pool else { return };
+    let asked = n.reused + n.fresh;
+    let share = if asked > 0 { format!(" ({:.1} %)", n.reused as f64 * 100.0 / asked as f64) } else { String::new() };
+    let _ = writeln!(
+        out,
+        "  pool: {} connections idle, {} lent; {} requests on an open one{share}, {} on a new one, {} repeated on another; \
+         {} opened ahead, {} not answered, {} retired, {} closed by servers",
+        number(n.idle),
+        number(n.lent),
+        number(n.reused),
+        number(n.fresh),
+        number(n.repeated),
+        number(n.opened),
+        number(n.failed),
+        number(n.retired),
+        number(n.lost)
     );
 }
 

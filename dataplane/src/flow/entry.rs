@@ -47,8 +47,8 @@ impl FlowFlags {
     pub const ACTIVE: u8 = 8;
     /// On the half-open list instead of the timer wheel.
     pub const HALF_OPEN: u8 = 16;
-    /// The director translates to an address of its own toward the server.
-    pub const FULL_NAT: u8 = 32;
+    /// Its server's connection goes back to a pool between two requests: numbers from before the present one must not pass.
+    pub const POOLED: u8 = 32;
     /// Stays only for the server's late segments: a new SYN may replace it.
     pub const CLOSED: u8 = 64;
     /// Numbers change on the way as well: [`Flow::extra`] is the number of its splice.

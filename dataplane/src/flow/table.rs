@@ -117,6 +117,13 @@ pub struct Addresses {
     pub server: Option<Key>,
 }
 
+impl Addresses {
+    /// Whether the server sees an address of the director in the client's place (full NAT).
+    pub fn hides_client(&self) -> bool {
+        self.server.is_some_and(|server| server.destination() != self.client.source())
+    }
+}
+
 /// What a table takes in memory, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
@@ -654,9 +661,16 @@ impl FlowTable {
     /// As [`FlowTable::insert`].
     pub fn insert_beside(&mut self, of: u32) -> Result<u32, TableFull> {
         let Some(keys) = self.keys(of) else { return Err(TableFull::Entries) };
-        let protocol = self.flows[of as usize].protocol;
-        let flow = self.insert_entry(protocol, &keys.client, None)?;
-        Ok(flow)
+        self.insert_apart(self.flows[of as usize].protocol, &keys.client)
+    }
+
+    /// A flow that no packet finds, for a server's side ([`FlowTable::attach_server`], [`FlowTable::move_server`]). `client` says
+    /// what its client's side would be, and whether it is IPv6.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn insert_apart(&mut self, protocol: u8, client: &Key) -> Result<u32, TableFull> {
+        self.insert_entry(protocol, client, None)
     }
 
     fn give_v6(&mut self, back: u64) {

@@ -19,7 +19,7 @@ use crate::network::switch::Switch;
 use crate::network::{Id, MILLISECOND, Network, SECOND, reshape};
 use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::verdict::DropReason;
-use lcs_pipelines::content::{Binding, Guess, Scheme, SynPolicy};
+use lcs_pipelines::content::{Binding, Guess, Pool, Scheme, SynPolicy};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -148,6 +148,10 @@ impl Run {
             outcome.problems.push(format!("the load was not done after {} simulated seconds", LIMIT / SECOND));
         }
         outcome.seconds = (self.site.net.now() - begin) as f64 / SECOND as f64;
+        if self.site.plan.binding.scheme.pool().is_some() {
+            // What waits for the next request is let go.
+            (0..self.site.plan.servers().len()).for_each(|n| self.site.drain(n as u16, true));
+        }
         self.site.net.run_for(SETTLE);
         self.settled(&mut outcome);
         let healths = self.site.plan.servers();
@@ -305,6 +309,15 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
             0 | 1 => Scheme::Preallocate(Guess::Client),
             2 => Scheme::Preallocate(Guess::Frequency),
             3 => Scheme::Preallocate(Guess::Hash),
+            4 | 5 if forward == Forward::FullNat => Scheme::Pooled(Pool {
+                idle: scheme.below(4) as u32,
+                most: scheme.between(1, 9) as u32,
+                idle_timeout: Duration::from_millis(scheme.between(1, 20_000)),
+                lifetime: Duration::from_millis(scheme.between(100, 60_000)),
+                requests: scheme.between(1, 30) as u32,
+                probe: Duration::from_millis(scheme.between(100, 5_000)),
+                mss: 1460,
+            }),
             _ => Scheme::Delayed,
         },
         syn: [SynPolicy::Cookie, SynPolicy::State, SynPolicy::Auto][random.below(3) as usize],

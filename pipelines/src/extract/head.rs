@@ -69,6 +69,8 @@ pub struct Head {
     pub content_type: Option<Span>,
     /// Whether the body has a `Content-Encoding` other than `identity`.
     pub encoded: bool,
+    /// Whether the request may be sent again when nobody knows what became of it (idempotent methods, RFC 9110 §9.2.2).
+    pub repeatable: bool,
     /// Whether the connection stays open after the response, as far as the client is concerned.
     pub keep_alive: bool,
     /// Whether the client waits for `100 Continue` before it sends the body.
@@ -281,11 +283,17 @@ impl HeadParser {
             host: target.or(field).filter(|host| host.start < host.end),
             content_type: self.content_type,
             encoded: self.encoded,
+            repeatable: is_repeatable(line.method.of(buffer)),
             keep_alive: !self.close && (line.minor > 0 || self.keep_alive),
             expects_continue: self.expects_continue && line.minor > 0,
             upgrade: self.upgrade,
         })
     }
+}
+
+/// Whether a request may be sent again when nobody knows what became of it (idempotent, RFC 9110 §9.2.2).
+fn is_repeatable(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
 /// The host of `host:port`, `[v6]:port` or `user@host`; brackets removed.

@@ -185,6 +185,12 @@ pub(crate) struct Binding {
     pub(crate) sent: u64,
     /// The decided request's method, and its body as far as it is still to come.
     pub(crate) request: (Method, BodyFollower),
+    /// Whether the decided request may be sent again when nobody knows what became of it, and whether its client stays for another.
+    pub(crate) repeatable: bool,
+    pub(crate) keep_alive: bool,
+    /// It went out on a connection that had stood idle, and no byte of the response has come: all of it is kept, to be sent
+    /// again on another one should the server turn out to have closed that one.
+    pub(crate) lent: bool,
     /// How to bring a server that speaks first to where the client stands, and what it has been sent for that.
     pub(crate) replay: Replay,
     /// The same before it began, for the next server.
@@ -252,6 +258,9 @@ impl Default for Binding {
             delivered: 0,
             sent: 0,
             request: (Method::Other, BodyFollower::Done),
+            repeatable: false,
+            lent: false,
+            keep_alive: false,
             replay: Replay::default(),
             replay_from_start: Replay::default(),
             script: Vec::new(),
@@ -533,6 +542,7 @@ impl Binding {
         self.queued = false;
         self.admitted = false;
         self.continued = false;
+        self.lent = false;
         self.settled = false;
         self.phase = Phase::Collect;
         self.disarm();

@@ -15,6 +15,7 @@ impl Splices {
             to.clone_from(from);
             if let Some((to, now)) = to.as_mut().zip(self.states.get(slot)) {
                 (to.connections, to.parked, to.in_hand) = (now.connections, now.parked, now.in_hand);
+                (to.pool.idle, to.pool.lent) = self.pools.counts(slot as u16);
                 to.queues.clear();
                 to.queues.extend(self.queues.tallies(slot));
             }
@@ -72,9 +73,12 @@ impl Splices {
         &mut self.states[at]
     }
 
-    /// What is being done for a connection. `None`: nothing, or it is a leg.
+    /// What is being done for a connection. `None`: nothing.
     pub(crate) fn request_state(&self, entry: u32, state: TcpState) -> Option<RequestState> {
         let e = self.entries.get(entry as usize)?;
+        if e.is_leg {
+            return Some(RequestState::Waiting);
+        }
         let Some(Slot::Held(b)) = self.slots.get(e.binding as usize) else {
             return (state == TcpState::SynReceived).then_some(RequestState::Awaited);
         };

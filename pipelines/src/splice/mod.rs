@@ -7,6 +7,7 @@ mod binding;
 mod counts;
 mod follow;
 mod guess;
+pub(crate) mod pool;
 mod queue;
 pub(crate) mod sticky;
 mod wheel;
@@ -22,6 +23,7 @@ use crate::extract::{Extraction, Protocol};
 use crate::matching::Scratch;
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
+use lcs_dataplane::flow::Place;
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets};
 use lcs_dataplane::worker::Nanos;
@@ -52,8 +54,8 @@ pub(crate) struct Entry {
     pub(crate) offsets: Offsets,
     /// Its flow; none where the entry is free.
     pub(crate) flow: u32,
-    /// Initial sequence numbers: the client's, and ours toward the client. A leg: the next number toward the server,
-    /// and the next one expected from it.
+    /// Initial sequence numbers: the client's, and ours toward the client; over a pool, as if the connection had begun with
+    /// the present request. A leg: the next number toward the server, and the next one expected from it.
     pub(crate) numbers: [u32; 2],
     /// Number of its binding.
     pub(crate) binding: u32,
@@ -61,7 +63,8 @@ pub(crate) struct Entry {
     pub(crate) follow: u32,
     /// First leg of a connection; the next one of a leg.
     pub(crate) legs: u32,
-    /// A leg: the entry of its connection.
+    /// A leg: the entry of its connection. An idle connection of a pool, or a client's that has one: which
+    /// ([`pool::marked`]).
     pub(crate) main: u32,
     /// What the client's SYN offered: its MSS and window scale, and whether SACK blocks may be sent. With a guessed server,
     /// less what that one has refused.
@@ -111,6 +114,20 @@ impl Entry {
     /// Notes what was offered, or is left of it.
     pub(crate) fn set_offer(&mut self, offer: Offer) {
         (self.client_mss, self.client_scale, self.sack) = (offer.mss, offer.scale, offer.sack);
+    }
+
+    /// Whether a segment on a connection from a pool belongs to the present request and its response, and is not the
+    /// acknowledgement with which that ends.
+    #[inline(always)]
+    pub(crate) fn is_within_request(&self, side: usize, tcp: &[u8; 20]) -> bool {
+        let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
+        let after = |n: u32, first: u32| n.wrapping_sub(first) as i32 > 0;
+        if side == Place::SERVER {
+            return after(self.offsets.seq(side, seq), self.numbers[1]);
+        }
+        let end = self.offsets.seq(Place::SERVER, self.offsets.limit[Place::SERVER]);
+        after(seq, self.numbers[0])
+            && !(self.response_known && u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]) == end)
     }
 
     /// Whether its server was guessed and nothing has passed yet but the handshake. (Of another connection's: its server
@@ -188,6 +205,8 @@ pub struct Splices {
     pub(crate) sessions: sticky::Sessions,
     /// What guesses go by.
     pub(crate) guesses: guess::Guesses,
+    /// Servers' connections for whoever asks next.
+    pub(crate) pools: pool::Pools,
     /// Requests that could not be read.
     pub(crate) unparsed: u64,
     /// Requests for which no server was left.
@@ -225,6 +244,7 @@ impl Splices {
             queues: Queues::new(workers),
             sessions: sticky::Sessions::default(),
             guesses: guess::Guesses::default(),
+            pools: pool::Pools::default(),
             unparsed: 0,
             refused: 0,
             reused: 0,
@@ -251,6 +271,7 @@ impl Splices {
         if any && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];
         }
+        self.pools.install(snapshot);
         self.scratches.resize_with(snapshot.services.len(), || None);
         self.tallies.resize_with(snapshot.services.len(), || None);
         self.states.resize(self.states.len().max(snapshot.services.len()), State::default());
@@ -350,10 +371,13 @@ impl Splices {
     /// Forgets an entry whose flow is gone, with all that belongs to it. Its legs become orphans.
     pub(crate) fn release(&mut self, entry: u32, service: u16) {
         let Some(e) = self.entries.get(entry as usize).copied().filter(|e| e.flow != NIL) else { return };
-        if e.is_leg {
+        if let Some(id) = pool::unmarked(e.main) {
+            self.pools.gone(id, entry);
+        } else if e.is_leg {
             self.state_mut(service).parked -= 1;
             self.unlink(entry);
-        } else {
+        }
+        if !e.is_leg {
             self.state_mut(service).connections -= 1;
             let mut leg = e.legs;
             while leg != NIL {
@@ -397,6 +421,13 @@ impl Splices {
         let first = std::mem::replace(&mut self.entries[main as usize].legs, leg);
         let e = &mut self.entries[leg as usize];
         (e.legs, e.main, e.is_leg) = (first, main, true);
+    }
+
+    /// Makes an entry that of an idle connection of a pool.
+    pub(crate) fn pool(&mut self, leg: u32, service: u16, id: u32) {
+        self.state_mut(service).connections -= 1;
+        let e = &mut self.entries[leg as usize];
+        (e.main, e.is_leg) = (pool::marked(id), true);
     }
 
     /// A binding for an entry, in the caller's hands; `None` when there are as many as may be.

@@ -57,6 +57,8 @@ fn simple(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 
         NAT_V6 => simple_run::<NAT_V6>(c, batch, places, now),
         SPLICE_V4 => simple_run::<SPLICE_V4>(c, batch, places, now),
         SPLICE_V6 => simple_run::<SPLICE_V6>(c, batch, places, now),
+        POOLED_V4 => simple_run::<POOLED_V4>(c, batch, places, now),
+        POOLED_V6 => simple_run::<POOLED_V6>(c, batch, places, now),
         DIRECT_V4 => simple_run::<DIRECT_V4>(c, batch, places, now),
         DIRECT_V6 => simple_run::<DIRECT_V6>(c, batch, places, now),
         TUNNEL_V4 => simple_run::<TUNNEL_V4>(c, batch, places, now),
@@ -71,16 +73,21 @@ fn path(c: &Connections, batch: &Batch, i: usize) -> u32 {
 }
 
 /// The bits of a flow's summary that choose the path of its packets: protocol, state, and how they are forwarded.
-const PATH: u32 =
-    0xffff | ((FlowFlags::V6 | FlowFlags::TRANSLATED | FlowFlags::TUNNEL | FlowFlags::SPLICED) as u32) << 16;
+const PATH: u32 = 0xffff
+    | ((FlowFlags::V6 | FlowFlags::TRANSLATED | FlowFlags::TUNNEL | FlowFlags::SPLICED | FlowFlags::POOLED) as u32)
+        << 16;
 /// The bit of a path that says IPv6.
 const V6: u32 = (FlowFlags::V6 as u32) << 16;
+/// And the one that says that the connection to the server is from a pool.
+const POOLED: u32 = (FlowFlags::POOLED as u32) << 16;
 const NAT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED);
 const NAT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::V6);
 const SPLICE_V4: u32 =
     Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::SPLICED);
 const SPLICE_V6: u32 =
     Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::SPLICED | FlowFlags::V6);
+const POOLED_V4: u32 = SPLICE_V4 | POOLED;
+const POOLED_V6: u32 = SPLICE_V6 | POOLED;
 const DIRECT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, 0);
 const DIRECT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::V6);
 const TUNNEL_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TUNNEL);
@@ -137,7 +144,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let sum = u16::from_ne_bytes([b[50], b[51]]);
                 b[50..52].copy_from_slice(&directed(flow.l4_difference, side).apply(sum).to_ne_bytes());
             }
-            SPLICE_V4 => {
+            SPLICE_V4 | POOLED_V4 => {
                 // As NAT; and the numbers move (SPLICING, In the splice).
                 let (Some(b), Some(e)) = (frame.bytes_mut().first_chunk_mut::<54>(), splices.get(flow.extra as usize))
                 else {
@@ -151,6 +158,9 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
                     break;
                 }
+                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
+                    break;
+                }
                 ip[..12].copy_from_slice(&hop.addresses);
                 ip[22] = ip[22].wrapping_sub(1);
                 let sum = u16::from_ne_bytes([ip[24], ip[25]]);
@@ -159,7 +169,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
                 e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side));
             }
-            SPLICE_V6 => {
+            SPLICE_V6 | POOLED_V6 => {
                 let (Some(b), Some(e)) = (frame.bytes_mut().first_chunk_mut::<74>(), splices.get(flow.extra as usize))
                 else {
                     break;
@@ -168,6 +178,9 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<54>(), tcp.first_chunk_mut::<20>()) else { break };
                 let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 74));
                 if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
+                    break;
+                }
+                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
                     break;
                 }
                 let (source, destination) = v6.of(flow, 1 - side);

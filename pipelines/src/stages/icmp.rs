@@ -234,7 +234,7 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
     let v6 = batch.kind[i] == Kind::Icmp6;
     let (l3, l4, end) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]), usize::from(batch.end[i]));
     // A server must not learn of routers' addresses that it can't reach in full NAT, a client nothing of our inside.
-    let hide = side == Place::SERVER || flow.flags.has(FlowFlags::FULL_NAT);
+    let hide = side == Place::SERVER || keys.is_some_and(|k| k.hides_client());
     let b = batch.frames[i].bytes_mut();
     if b[if v6 { l3 + 7 } else { l3 + 8 }] <= 1 {
         return Verdict::Drop(DropReason::TtlExpired);

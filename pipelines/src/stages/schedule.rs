@@ -419,7 +419,6 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
         entry.l4_difference = l4.bits();
     }
     entry.flags.set(FlowFlags::TRANSLATED, forward.replies_return());
-    entry.flags.set(FlowFlags::FULL_NAT, forward == Forward::FullNat);
     entry.flags.set(FlowFlags::TUNNEL, forward == Forward::Tunnel);
     let state = if transport == protocol::TCP { TcpState::SynReceived } else { TcpState::Udp };
     c.opened(flow, state, now);

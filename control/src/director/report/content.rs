@@ -6,7 +6,7 @@ use crate::model::ServiceView;
 use crate::protocol::{
     AnswerCount, ContentCounts, GroupCount, GuessCount, QueueCount, RefusalCount, RuleCount, ServerCount,
 };
-use lcs_pipelines::content::{Queue, Scheme};
+use lcs_pipelines::content::Queue;
 use lcs_pipelines::tally::{QueueTally, Refusal, Tally};
 
 /// All workers' counts of a service, by the names that its rules and groups have now.
@@ -56,7 +56,8 @@ pub(super) fn counts(view: &ServiceView<'_>, reports: &[Boxed]) -> Option<Conten
         answers: answers.collect(),
         refusals: refusals.collect(),
         queues: content.binding.queues.iter().zip(sum.queues).map(queue).collect(),
-        guesses: (content.binding.scheme != Scheme::Delayed)
+        guesses: (content.binding.scheme.guesses())
             .then(|| GuessCount { by: guess_text(&content.binding.scheme), counts: sum.guesses }),
+        pool: content.binding.scheme.pool().map(|_| sum.pool),
     })
 }

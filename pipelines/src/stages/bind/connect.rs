@@ -25,7 +25,8 @@ const LEAST_MSS: u16 = 64;
 
 /// The window scale of the server in turn.
 fn server_scale(e: &Entry) -> u8 {
-    if e.offer().scale.is_some() { (e.offsets.shift(Place::SERVER) + e.own_scale as i8) as u8 } else { 0 }
+    let own = if e.offer().scale.is_some() { e.own_scale as i8 } else { 0 };
+    (e.offsets.shift(Place::SERVER) + own).max(0) as u8
 }
 
 impl<P: Port> Desk<'_, P> {
@@ -35,6 +36,8 @@ impl<P: Port> Desk<'_, P> {
             if self.c.splices.get(b.entry).is_guess() {
                 self.guessed(flow, b.entry, false);
                 self.drop_guess(flow, b.entry);
+            } else if self.is_pooled(flow) {
+                self.give_back(flow, b.entry);
             } else {
                 self.park(flow, b);
             }
@@ -48,6 +51,16 @@ impl<P: Port> Desk<'_, P> {
             self.deliver(flow, b);
             return;
         }
+        if self.lend(flow, b, server) {
+            self.begin_delivery(flow, b);
+            self.deliver(flow, b);
+            return;
+        }
+        self.open_server(flow, b, server);
+    }
+
+    /// Opens a connection to a server for a request.
+    pub(super) fn open_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
         if self.attach(flow, server) {
             b.phase = Phase::Connect;
             b.rto = RTO_FIRST;
@@ -91,9 +104,10 @@ impl<P: Port> Desk<'_, P> {
         f.ip_difference = ip.bits();
         f.l4_difference = l4.bits();
         f.flags.set(FlowFlags::TRANSLATED, true);
-        f.flags.set(FlowFlags::FULL_NAT, s.forward == Forward::FullNat);
         let entry = f.extra;
         self.c.assign(flow, server, true);
+        let pooled = s.forward == Forward::FullNat && self.pool_for(service, entry).is_some();
+        self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, pooled);
         let e = self.c.splices.get_mut(entry);
         e.offsets = Offsets::new(0, 0);
         e.response_known = false;
@@ -109,7 +123,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// Sends a SYN with this number and window, offering what the client has offered.
     pub(super) fn send_syn_as(&mut self, flow: u32, entry: u32, seq: u32, window: u16) {
-        let offer = self.c.splices.get(entry).offer();
+        let offer = self.offer_to_server(flow, entry);
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
         let ours = SynOptions { mss: Some(offer.mss), scale: offer.scale, sack: offer.sack, timestamps: false };
         let mut options = [0; 40];
@@ -162,7 +176,9 @@ impl<P: Port> Desk<'_, P> {
         let o = syn_options(batch, i);
         let offer = self.c.splices.get(b.entry).offer();
         let own_scale = self.c.splices.get(b.entry).own_scale as i8;
+        let pooled = self.is_pooled(flow);
         let (from_client, from_server) = match (offer.scale, o.scale) {
+            _ if pooled => super::pool::shifts(self.c.splices.get(b.entry), o.scale),
             (Some(_), Some(theirs)) => (0, theirs as i8 - own_scale),
             (Some(clients), None) => (clients as i8, -own_scale),
             (None, _) => (0, 0),
@@ -172,6 +188,9 @@ impl<P: Port> Desk<'_, P> {
         offsets.blank_sack = offer.sack && !o.sack;
         offsets.limit = [b.start, first];
         self.c.splices.get_mut(b.entry).offsets = offsets;
+        if pooled {
+            self.enters_pool(flow, b, &o);
+        }
         self.note_server(flow, b.entry, a.window, &o);
         b.ack_floor = first;
         b.measured(self.now);
@@ -230,6 +249,10 @@ impl<P: Port> Desk<'_, P> {
             && let Some(tally) = self.c.splices.tally(self.c.table.get(flow).service)
         {
             tally.sent(group, server);
+        }
+        if b.uncut || !b.keep_alive {
+            // Nobody can have it after this client.
+            self.keep(flow, b.entry);
         }
         b.phase = Phase::Deliver;
         b.sent = 0;
@@ -307,6 +330,15 @@ impl<P: Port> Desk<'_, P> {
         if b.phase == Phase::Replay {
             self.c.table.get_mut(flow).last_seen = self.tick;
             return self.replaying(batch, i, a, flow, b);
+        }
+        if b.lent && b.phase == Phase::Deliver {
+            if !self.is_intact(batch, i) {
+                return Verdict::Drop(DropReason::BadTcpChecksum);
+            }
+            if self.has_closed(a, b) {
+                self.afresh(flow, b);
+                return Verdict::Consume;
+            }
         }
         if a.flags & RST == 0 && a.flags & ACK != 0 && b.phase == Phase::Deliver && self.is_intact(batch, i) {
             self.server_acknowledges(a, b);

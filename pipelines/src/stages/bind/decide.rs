@@ -54,6 +54,9 @@ pub(super) struct Read {
     pub(super) replay: Replay,
     /// Hash of the name of the cookie that the response is looked through for; 0 for none.
     pub(super) watch: u64,
+    /// Whether it may be sent again, and whether its client stays for another.
+    pub(super) repeatable: bool,
+    pub(super) keep_alive: bool,
 }
 
 /// What reading has come to.
@@ -107,6 +110,8 @@ fn read(
             body: BodyFollower::UntilClose,
             replay: extraction.replay(),
             watch: 0,
+            repeatable: false,
+            keep_alive: false,
         });
     }
     let head = match extraction.head(&content.plan, buffer) {
@@ -125,7 +130,16 @@ fn read(
         Err(e) => return Progress::Failed(e),
     }
     length += u64::from(body.skip());
-    Progress::Decided(Read { rule, method: head.method, length, body, replay: Replay::default(), watch: 0 })
+    Progress::Decided(Read {
+        rule,
+        method: head.method,
+        length,
+        body,
+        replay: Replay::default(),
+        watch: 0,
+        repeatable: head.repeatable,
+        keep_alive: head.keep_alive,
+    })
 }
 
 /// Whether a client's segment belongs to the request that is being delivered: then it passes, and the server puts it in
@@ -203,6 +217,11 @@ impl<P: Port> Desk<'_, P> {
             if b.done {
                 return Verdict::Consume;
             }
+        }
+        if a.len > 0 && self.is_pooled(flow) && self.is_attached(flow) && self.is_of_before(Place::CLIENT, a, b.entry) {
+            // For a server that had the connection before: this one must not see it.
+            self.acknowledge(flow, b);
+            return Verdict::Consume;
         }
         if b.phase == Phase::Deliver && a.len > 0 && b.out_of_hand(a) {
             // Of these bytes the server gets the copy that was read, and no other; what they acknowledge it may know.
@@ -446,7 +465,8 @@ impl<P: Port> Desk<'_, P> {
             let rule = content.program.len() as u32 - 1;
             let replay = Replay::nothing();
             let (method, body) = (Method::Other, BodyFollower::UntilClose);
-            let read = Read { rule, method, length: u64::MAX, body, replay, watch: 0 };
+            let (repeatable, keep_alive) = (false, false);
+            let read = Read { rule, method, length: u64::MAX, body, replay, watch: 0, repeatable, keep_alive };
             self.c.splices.unparsed += 1;
             return self.decided(flow, b, read);
         }
@@ -471,6 +491,7 @@ impl<P: Port> Desk<'_, P> {
         b.uncut = read.body == BodyFollower::UntilClose;
         b.cut = read.length;
         b.request = (read.method, read.body);
+        (b.repeatable, b.keep_alive) = (read.repeatable, read.keep_alive);
         b.replay_from_start = read.replay;
         b.phase = Phase::Hold;
         self.hold(flow, b);
@@ -555,6 +576,7 @@ impl<P: Port> Desk<'_, P> {
             self.guessed(flow, b.entry, true);
         } else {
             self.c.splices.reused += 1;
+            self.pool_again(flow, b.entry);
         }
         if b.settled {
             // What the director itself has said moves the server's numbers on.

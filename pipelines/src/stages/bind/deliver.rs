@@ -80,7 +80,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// Whether all is delivered; then the next request's turn has come, or the binding's end.
     pub(super) fn delivered(&mut self, flow: u32, b: &mut Binding) {
-        if b.phase != Phase::Deliver || b.delivered < b.to_send() {
+        if b.phase != Phase::Deliver || b.delivered < b.to_send() || b.lent {
             return;
         }
         if b.sendable() < b.buffer.len() {

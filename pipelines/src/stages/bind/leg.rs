@@ -3,11 +3,12 @@
 //! A leg is silent: everything that its server has sent was acknowledged by the client before the connection went on to
 //! another server. What still comes is a segment sent again, a probe, or the server's end.
 
+use super::super::schedule::differences;
 use super::Desk;
 use crate::snapshot::NO_SLOT;
-use crate::splice::{Arrival, Binding, NIL};
+use crate::splice::{Arrival, Binding, NIL, pool};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
+use lcs_dataplane::flow::{Addresses, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{Offsets, Segment};
@@ -21,8 +22,18 @@ pub(super) const LEG_WINDOW: u16 = 512;
 impl<P: Port> Desk<'_, P> {
     /// Puts the connection to the server in turn aside. The response before is over, so nothing of it is on the way.
     pub(super) fn park(&mut self, flow: u32, b: &Binding) {
-        let entry = *self.c.splices.get(b.entry);
-        let next = [entry.offsets.seq(Place::CLIENT, b.start), entry.offsets.limit[Place::SERVER]];
+        let room = self.legs(b.entry).count() < LEGS;
+        if let Some(leg) = self.set_aside(flow, b.entry, b.start, room) {
+            let service = self.c.table.get(flow).service;
+            self.c.splices.link(b.entry, leg, service);
+        }
+    }
+
+    /// Gives the server's side of a flow a flow and an entry of its own, whose number it returns. `start`: the next number of the
+    /// client. Where there is no room, it is reset instead.
+    pub(super) fn set_aside(&mut self, flow: u32, entry_number: u32, start: u32, room: bool) -> Option<u32> {
+        let entry = *self.c.splices.get(entry_number);
+        let next = [entry.offsets.seq(Place::CLIENT, start), entry.offsets.limit[Place::SERVER]];
         let f = *self.c.table.get(flow);
         if let Some(key) = self.key_toward(flow, Place::SERVER) {
             // The client's last acknowledgement may have come with the request that goes elsewhere.
@@ -30,68 +41,76 @@ impl<P: Port> Desk<'_, P> {
             let window = LEG_WINDOW;
             self.send(flow, Place::SERVER, Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] });
         }
-        let parked = (self.legs(b.entry).count() < LEGS)
-            .then(|| self.c.table.insert_beside(flow).ok())
-            .flatten()
-            .and_then(|beside| match self.c.splices.insert(beside, f.service, next, entry.offer()) {
+        let parked = room.then(|| self.c.table.insert_beside(flow).ok()).flatten().and_then(|beside| {
+            match self.c.splices.insert(beside, f.service, next, entry.offer()) {
                 Some(leg) => Some((beside, leg)),
                 None => {
                     self.c.table.remove(beside);
                     None
                 }
-            });
+            }
+        });
         let Some((beside, leg)) = parked else {
             self.reset_server(flow, next[0], next[1]);
-            return;
+            return None;
         };
         if self.c.table.move_server(flow, beside).is_err() {
             self.c.splices.release(leg, f.service);
             self.c.table.remove(beside);
             self.reset_server(flow, next[0], next[1]);
-            return;
+            return None;
         }
         self.c.unassign(flow);
         let m = self.c.table.get_mut(flow);
         m.flags.set(FlowFlags::TRANSLATED, false);
-        m.flags.set(FlowFlags::FULL_NAT, false);
         let l = self.c.table.get_mut(beside);
         l.next_hop = f.next_hop;
         l.service = f.service;
         l.server = NO_SLOT;
         l.extra = leg;
-        l.l4_difference = f.l4_difference;
-        l.ip_difference = f.ip_difference;
         l.flags.set(FlowFlags::TRANSLATED, true);
-        l.flags.set(FlowFlags::FULL_NAT, f.flags.has(FlowFlags::FULL_NAT));
         l.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(beside, TcpState::Established, self.tick);
         self.c.assign(beside, f.server, false);
         let e = self.c.splices.get_mut(leg);
         e.offsets = entry.offsets;
         (e.server_mss, e.server_window) = (entry.server_mss, entry.server_window);
-        self.c.splices.link(b.entry, leg, f.service);
+        Some(leg)
     }
 
     /// Takes a leg into use again; both directions carry an offset from now on. `false` when that is not possible.
     pub(super) fn unpark(&mut self, flow: u32, b: &Binding, leg: u32) -> bool {
+        let l = *self.c.splices.get(leg);
+        let shifts = (l.offsets.shift(Place::CLIENT), l.offsets.shift(Place::SERVER));
+        if !self.adopt(flow, b, leg, shifts, l.offsets.blank_sack) {
+            return false;
+        }
+        self.c.close(l.flow);
+        true
+    }
+
+    /// Gives a flow the server's side of a leg, whose own flow is left without. `false` when that is not possible.
+    pub(super) fn adopt(&mut self, flow: u32, b: &Binding, leg: u32, shifts: (i8, i8), blank_sack: bool) -> bool {
         let l = *self.c.splices.get(leg);
         if self.c.table.move_server(l.flow, flow).is_err() {
             return false;
         }
         let beside = *self.c.table.get(l.flow);
         self.c.unassign(l.flow);
+        // A pool's was another client's before.
+        let difference = match self.c.table.keys(flow) {
+            Some(Addresses { client, server: Some(back) }) => differences(&client, &back),
+            _ => return false,
+        };
         let m = self.c.table.get_mut(flow);
         m.next_hop[Place::SERVER] = beside.next_hop[Place::SERVER];
-        m.l4_difference = beside.l4_difference;
-        m.ip_difference = beside.ip_difference;
+        m.ip_difference = difference.0.bits();
+        m.l4_difference = difference.1.bits();
         m.flags.set(FlowFlags::TRANSLATED, true);
-        m.flags.set(FlowFlags::FULL_NAT, beside.flags.has(FlowFlags::FULL_NAT));
         self.c.assign(flow, beside.server, false);
-        self.c.close(l.flow);
         let (up, down) = (l.numbers[0].wrapping_sub(b.start), b.out_end().wrapping_sub(l.numbers[1]));
-        let mut offsets =
-            Offsets::new(up, down).with_shifts(l.offsets.shift(Place::CLIENT), l.offsets.shift(Place::SERVER));
-        offsets.blank_sack = l.offsets.blank_sack;
+        let mut offsets = Offsets::new(up, down).with_shifts(shifts.0, shifts.1);
+        offsets.blank_sack = blank_sack;
         offsets.limit = [b.start, l.numbers[1]];
         let e = self.c.splices.get_mut(b.entry);
         e.offsets = offsets;
@@ -121,6 +140,11 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn leg(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, leg: u32) -> Verdict {
         if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
+        }
+        if let Some(id) = pool::unmarked(self.c.splices.get(leg).main)
+            && let Some(verdict) = self.pooled(batch, i, a, flow, leg, id)
+        {
+            return verdict;
         }
         let [next, expected] = self.c.splices.get(leg).numbers;
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return Verdict::Drop(DropReason::NoFlow) };
@@ -161,7 +185,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Resets a leg and forgets it.
-    fn end_leg(&mut self, flow: u32) {
+    pub(super) fn end_leg(&mut self, flow: u32) {
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return self.close(flow) };
         let [seq, ack] = self.c.splices.get(self.c.table.get(flow).extra).numbers;
         self.send(

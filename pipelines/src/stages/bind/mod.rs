@@ -17,6 +17,7 @@ mod leg;
 mod open;
 mod pass;
 mod path;
+mod pool;
 mod queueing;
 mod sticky;
 mod timers;
@@ -77,12 +78,13 @@ pub(crate) fn bind<P: Port>(
 
 /// Serves time-outs. Returns whether there may be more.
 pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> bool {
-    if c.splices.len() == 0 {
+    if c.splices.len() == 0 && c.splices.pools.is_empty() {
         return false;
     }
     let snapshot = c.snapshot.clone();
     let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
     let more = desk.serve_queues() | desk.timers();
+    desk.look_after_pools();
     desk.bury_orphans();
     more
 }
@@ -163,6 +165,9 @@ impl<'d, P: Port> Desk<'d, P> {
                 verdict
             }
             None if !self.is_attached(flow) => {
+                if self.is_pooled(flow) && a.len == 0 && a.flags & (FIN | RST) == 0 {
+                    return self.between_requests(batch, i, a, flow, entry);
+                }
                 match self.c.table.get(flow).state {
                     TcpState::SynReceived | TcpState::Established => self.first_data(batch, i, a, flow, entry),
                     // It is over; its end is acknowledged again.
@@ -361,11 +366,11 @@ impl<'d, P: Port> Desk<'d, P> {
         if !self.is_attached(flow) {
             return;
         }
+        let entry = self.c.table.get(flow).extra;
+        self.keep(flow, entry);
         self.c.table.detach_server(flow);
         self.c.unassign(flow);
-        let f = self.c.table.get_mut(flow);
-        f.flags.set(FlowFlags::TRANSLATED, false);
-        f.flags.set(FlowFlags::FULL_NAT, false);
+        self.c.table.get_mut(flow).flags.set(FlowFlags::TRANSLATED, false);
     }
 
     /// Moves a connection's state as a segment from `side` moves it.

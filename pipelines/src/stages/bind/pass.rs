@@ -33,6 +33,11 @@ impl<P: Port> Desk<'_, P> {
         flow: u32,
         entry: u32,
     ) -> Verdict {
+        if self.is_pooled(flow)
+            && let Some(verdict) = self.over_pool(batch, i, a, flow, entry)
+        {
+            return verdict;
+        }
         let mut none = None;
         self.client_passes(batch, i, a, flow, entry, &mut none)
     }
@@ -315,6 +320,9 @@ impl<P: Port> Desk<'_, P> {
             // The handshake's answer, sent again: the next acknowledgement that passes ends that.
             return Verdict::Drop(DropReason::OutOfWindow);
         }
+        if a.len > 0 && self.is_pooled(flow) && self.is_of_before(Place::SERVER, a, entry) {
+            return self.pooled_before(batch, i, flow, entry);
+        }
         let e = self.c.splices.get(entry);
         let limit = e.offsets.limit[Place::SERVER];
         let known = e.offsets.open || e.until_close || a.len == 0 || limit.wrapping_sub(a.end()) as i32 >= 0;
@@ -347,11 +355,15 @@ impl<P: Port> Desk<'_, P> {
                 }
             }
             let cookie = f.cookie();
+            let stays = e.offsets.open || e.until_close || f.response.closes();
             if e.offsets.open || e.response_known && f.request.is_done() {
                 self.c.splices.unfollow(entry);
             }
             if let Some(cookie) = cookie {
                 self.learn(flow, cookie);
+            }
+            if stays {
+                self.keep(flow, entry);
             }
             if surplus {
                 return self.end_both(batch, i, a, flow, entry, &mut b);
@@ -360,6 +372,7 @@ impl<P: Port> Desk<'_, P> {
         let verdict = self.pass_and_look(batch, i, place, entry);
         if a.flags & FIN != 0 && verdict == Verdict::Forward {
             self.c.splices.get_mut(entry).until_close = true;
+            self.keep(flow, entry);
         }
         if let Some(b) = b {
             if verdict == Verdict::Forward && b.may_ack {

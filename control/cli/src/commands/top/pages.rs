@@ -344,6 +344,18 @@ fn rules(panels: &mut Vec<Panel>, service: &str, c: &Content, order: Order) {
             rate(g.none)
         ));
     }
+    if let Some(p) = &c.pool {
+        let open =
+            p.open.map_or("nobody asked".to_owned(), |share| format!("{} of requests found one open", percent(share)));
+        panel.say(format!(
+            "pool: {} connections idle, {} lent; {open}, {}/s did not, {}/s repeated, {}/s closed by servers",
+            number(p.idle),
+            number(p.lent),
+            rate(p.fresh),
+            rate(p.repeated),
+            rate(p.lost)
+        ));
+    }
     for (what, n) in c.unserved.iter().filter(|(_, n)| *n > 0.0) {
         panel.say(format!("not to a server: {what}, {}/s", rate(*n)));
     }

@@ -183,6 +183,26 @@ pub struct Content {
     pub queues: Vec<Queue>,
     /// Guesses, where servers are guessed.
     pub guesses: Option<Guesses>,
+    /// Connections to servers that clients share, where they do.
+    pub pool: Option<Pool>,
+}
+
+/// Connections to servers that clients share; rates are a second.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pool {
+    /// Idle now.
+    pub idle: u64,
+    /// A client's now.
+    pub lent: u64,
+    /// Requests that found one open, 0 to 1 of those that looked for one.
+    pub open: Option<f64>,
+    /// Requests for which one was opened.
+    pub fresh: f64,
+    /// Requests sent again because the server had closed the connection.
+    pub repeated: f64,
+    /// Idle connections that servers closed.
+    pub lost: f64,
 }
 
 /// How often a rule is taken.
@@ -432,6 +452,14 @@ fn content(c: &ContentCounts, whole: Option<&ContentCounts>, over: Over) -> Cont
                 unanswered: over.rate(n.unanswered),
                 none: over.rate(n.none),
             }
+        }),
+        pool: c.pool.as_ref().map(|n| Pool {
+            idle: n.idle,
+            lent: n.lent,
+            open: (n.reused + n.fresh > 0).then(|| ratio(n.reused, n.reused + n.fresh)),
+            fresh: over.rate(n.fresh),
+            repeated: over.rate(n.repeated),
+            lost: over.rate(n.lost),
         }),
     }
 }
