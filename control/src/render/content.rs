@@ -52,6 +52,15 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.unanswered, Some(old.unanswered));
         less(&mut n.none, Some(old.none));
     }
+    if let (Some(n), Some(old)) = (&mut now.pool, &before.pool) {
+        less(&mut n.opened, Some(old.opened));
+        less(&mut n.failed, Some(old.failed));
+        less(&mut n.reused, Some(old.reused));
+        less(&mut n.fresh, Some(old.fresh));
+        less(&mut n.repeated, Some(old.repeated));
+        less(&mut n.retired, Some(old.retired));
+        less(&mut n.lost, Some(old.lost));
+    }
     now.refusals.retain(|r| r.requests > 0);
 }
 

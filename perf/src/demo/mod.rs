@@ -24,7 +24,7 @@ use report::{Host, Report, Scenario};
 use root::scene::Setup;
 
 /// Names of the scenarios, each of which is played over IPv4 and over IPv6.
-pub const SCENARIOS: [&str; 11] = [
+pub const SCENARIOS: [&str; 12] = [
     "nat",
     "fullnat",
     "dr",
@@ -36,6 +36,7 @@ pub const SCENARIOS: [&str; 11] = [
     "smtp",
     "preallocate-hit",
     "preallocate-miss",
+    "pooled",
 ];
 
 /// Which port the director has.

@@ -12,7 +12,7 @@ use crate::network::{Id, MILLISECOND, SECOND};
 use lcs_dataplane::cycles::{Meter, tsc, tsc_hz};
 use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::command::Report;
-use lcs_pipelines::content::{Binding, Guess, Scheme};
+use lcs_pipelines::content::{Binding, Guess, Pool, Scheme};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -245,6 +245,7 @@ fn build(
         loss,
         ..Faults::NONE
     };
+    let forward = if series == Series::Pooled { Forward::FullNat } else { Forward::Nat };
     // Without congestion control: its first window is two segments of 536 B in this stack, ten times less than in today's
     // kernels (RFC 6928), and would put round trips of its own into documents of a few kB.
     let tcp = TcpSettings { receive_buffer: 256 << 10, send_buffer: 256 << 10, ..TcpSettings::default() };
@@ -255,15 +256,19 @@ fn build(
         flows: 4 * options.connections + 4096,
         client_tcp: tcp,
         server_tcp: tcp,
-        backlog: 2 * options.clients,
+        backlog: 4 * options.clients,
         client_faults: link(CLIENT_RATE, options.rtt, options.loss),
         // Without a bound: series differ in how their connections are spread over the servers, and that is not the question.
         server_faults: link(0, options.server_rtt, options.server_loss),
-        ..Plan::new(Forward::Nat, false)
+        ..Plan::new(forward, false)
     };
     let scheme = match series {
         Series::Forward => return Ok(Site::build(plan, Undisturbed::new(), clients)),
         Series::Delayed => Scheme::Delayed,
+        // As many as the clients may want at once, so that none has to wait for one.
+        Series::Pooled => {
+            Scheme::Pooled(Pool { idle: options.clients as u32, most: 2 * options.clients as u32, ..Pool::default() })
+        }
         Series::Preallocate(_) => Scheme::Preallocate(Guess::Server(GUESSED.to_owned())),
     };
     let groups = vec![("guessed".to_owned(), vec![0]), ("other".to_owned(), vec![1])];

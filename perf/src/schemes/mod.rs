@@ -33,11 +33,14 @@ pub enum Series {
     Delayed,
     /// By a guess at the SYN that is right in so many of a hundred connections. All and none are the tutorial's third and fourth series.
     Preallocate(u8),
+    /// By the request, onto a connection that is open already.
+    Pooled,
 }
 
 impl Series {
-    /// The four that every point is measured with.
-    pub const MAIN: [Series; 4] = [Series::Forward, Series::Preallocate(100), Series::Delayed, Series::Preallocate(0)];
+    /// Those that every point is measured with.
+    pub const MAIN: [Series; 5] =
+        [Series::Forward, Series::Pooled, Series::Preallocate(100), Series::Delayed, Series::Preallocate(0)];
 }
 
 impl fmt::Display for Series {
@@ -45,6 +48,7 @@ impl fmt::Display for Series {
         match self {
             Series::Forward => f.pad("forward"),
             Series::Delayed => f.pad("delayed"),
+            Series::Pooled => f.pad("pooled"),
             Series::Preallocate(100) => f.pad("preallocate, all hits"),
             Series::Preallocate(0) => f.pad("preallocate, all misses"),
             Series::Preallocate(percent) => f.pad(&format!("preallocate, {percent} % hits")),
@@ -373,6 +377,16 @@ mod tests {
     }
 
     #[test]
+    fn a_pooled_connection_saves_a_server_round_trip_and_its_handshake() {
+        let figures = measure(&small(), |_| {}).unwrap();
+        let of = |series| &figures.row(series, figures.options.base()).unwrap().simulated;
+        let (pooled, delayed) = (of(Series::Pooled), of(Series::Delayed));
+        let rtt = figures.options.server_rtt as f64;
+        let saved = delayed.response.mean - pooled.response.mean;
+        assert!((0.95 * rtt..1.1 * rtt).contains(&saved), "{saved} ns of {rtt} ns");
+    }
+
+    #[test]
     fn what_is_out_of_range_is_refused_with_the_range() {
         let wrong = Options { rtt: 1_000, ..small() };
         let said = measure(&wrong, |_| {}).unwrap_err().to_string();
@@ -386,8 +400,8 @@ mod tests {
         let cells = Options::default().cells();
         let all: std::collections::BTreeSet<_> = cells.iter().collect();
         assert_eq!(all.len(), cells.len());
-        // Five sizes, three more numbers of rules, two more of requests, four series each; three more hit rates.
-        assert_eq!(cells.len(), (5 + 3 + 2) * 4 + 3);
+        // Five sizes, three more numbers of rules, two more of requests, five series each; three more hit rates.
+        assert_eq!(cells.len(), (5 + 3 + 2) * 5 + 3);
         assert_eq!(Options { sizes: vec![7], ..Options::default() }.base().size, 7);
     }
 }

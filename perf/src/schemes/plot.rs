@@ -20,6 +20,7 @@ fn colour(series: Series) -> &'static str {
     match series {
         Series::Forward => "#555555",
         Series::Delayed => "#e69f00",
+        Series::Pooled => "#009e73",
         Series::Preallocate(0) => "#d55e00",
         Series::Preallocate(_) => "#0072b2",
     }

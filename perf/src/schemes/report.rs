@@ -130,7 +130,8 @@ impl Figures {
 
     fn remarks(&self) -> Vec<String> {
         let mut notes = vec![];
-        let base = Series::MAIN.map(|series| self.row(series, self.base));
+        let base = [Series::Forward, Series::Preallocate(100), Series::Delayed, Series::Preallocate(0)]
+            .map(|series| self.row(series, self.base));
         if let [Some(forward), Some(hits), Some(delayed), Some(misses)] = base {
             let rows = [forward, hits, delayed, misses];
             let shown = |value: fn(&Row) -> f64| {
@@ -158,6 +159,17 @@ impl Figures {
             {
                 notes.push("Right and wrong guesses cannot be told apart: this director does not guess.".to_owned());
             }
+        }
+        if let (Some(pooled), Some(delayed)) =
+            (self.row(Series::Pooled, self.base), self.row(Series::Delayed, self.base))
+        {
+            let [pooled, delayed] = [pooled, delayed].map(|row| row.simulated.response.mean);
+            let ms = |ns: f64| ns / MILLISECOND as f64;
+            notes.push(format!(
+                "Pooled binding answers {:.4} ms earlier than delayed binding; a server's round trip is {} ms.",
+                ms(delayed - pooled),
+                ms(self.options.server_rtt as f64)
+            ));
         }
         let failed: u64 = self.rows.iter().map(|r| r.simulated.failed).sum();
         if failed > 0 {

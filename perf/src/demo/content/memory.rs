@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use lcs_control::config::Configuration;
+use lcs_control::config::{Configuration, Word as _};
 use lcs_control::director::launch::{memory_environment, plan};
 use lcs_control::director::{About, Control, Rings, Unsteered};
 use lcs_control::protocol::{Request, Response};
@@ -11,13 +11,12 @@ use lcs_dataplane::cycles::Tsc;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::layer4::Layer4;
-use lcs_pipelines::snapshot::Forward;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 use std::net::SocketAddr;
 
 use super::session::Session;
-use super::{Content, Conversation, Ear, GUESSES, RuleFile};
+use super::{Content, Conversation, Ear, RuleFile};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::report::{Check, Scenario};
@@ -84,7 +83,7 @@ struct Stage {
 impl Stage {
     fn build(content: Content, ipv6: bool) -> Result<Self, String> {
         let wire = Faults { rate: 1_000_000_000, queue: 1_000_000, delay: 20 * MICROSECOND, ..Faults::NONE };
-        let plan_of = Plan { weights: vec![1; 3], ..Plan::new(Forward::Nat, ipv6) };
+        let plan_of = Plan { weights: vec![1; 3], ..Plan::new(content.forward(), ipv6) };
         let names: Vec<String> = (1..=3).map(|n| format!("s{n}")).collect();
         let rules = RuleFile::write(content.rules()).map_err(|e| format!("write the rule file: {e}"))?;
         let text = configuration(&plan_of, &names, &content.keys(&rules, &names));
@@ -178,8 +177,8 @@ fn stage(
         }
     };
     costs(scenario, &stats.total);
-    if let Some((ok, detail)) = content.guesses(&stats.services) {
-        checks.push(Check { name: GUESSES.into(), ok, detail });
+    if let Some((name, ok, detail)) = content.bound(&stats.services) {
+        checks.push(Check { name: name.into(), ok, detail });
     }
     let mut check = |name: &str, ok: bool, detail: String| checks.push(Check { name: name.into(), ok, detail });
     let whole = stage.net[stage.director].check();
@@ -192,6 +191,8 @@ fn stage(
 /// The configuration, as a user would write it.
 fn configuration(plan: &Plan, names: &[String], keys: &str) -> String {
     let own: Vec<String> = plan.own_addresses().iter().map(|a| format!("\"{a}\"")).collect();
+    let sources: Vec<String> = plan.sources().iter().map(|a| format!("\"{a}\"")).collect();
+    let sources = if sources.is_empty() { String::new() } else { format!("sources = [{}]\n", sources.join(", ")) };
     let (mut neighbours, mut servers) = (String::new(), String::new());
     for (n, name) in names.iter().enumerate() {
         let (address, (mac, _)) = (plan.server_address(n), plan.neighbour(n));
@@ -201,9 +202,10 @@ fn configuration(plan: &Plan, names: &[String], keys: &str) -> String {
     format!(
         "[director]\naddresses = [{}]\n[workers]\nflows = 65536\n[port]\nkind = \"memory\"\n\
          interfaces = [\"outside\", \"inside\"]\n{neighbours}\
-         [[services]]\nname = \"shop\"\naddress = \"{}\"\nport = {PORT}\nforward = \"nat\"\n{keys}servers = [\n{servers}]\n",
+         [[services]]\nname = \"shop\"\naddress = \"{}\"\nport = {PORT}\nforward = \"{}\"\n{sources}{keys}servers = [\n{servers}]\n",
         own.join(", "),
         plan.service().ip(),
+        plan.forward.word(),
     )
 }
 

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::network::content::{Class, Closing, Exchange, Method};
 use lcs_control::protocol::ServiceReport;
+use lcs_pipelines::snapshot::Forward;
 
 /// The scenarios.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum Content {
     PreallocateHit,
     /// The server is guessed with the SYN, and what is asked for is never there.
     PreallocateMiss,
+    /// Requests of one client after another go out on servers' connections that were opened ahead.
+    Pooled,
 }
 
 /// What is to come in answer to what was sent.
@@ -60,15 +63,16 @@ pub struct Conversation {
     pub server_closes: bool,
 }
 
-/// What is checked of guesses.
+/// What is checked of guesses and of pools.
 const GUESSES: &str = "guesses are right and wrong where they must be";
+const SHARED: &str = "clients share the connections to servers";
 
 /// The names of the groups in every scenario (the first two as in the tutorial), one server each.
 pub const GROUPS: [&str; 3] = ["ace", "wait", "web"];
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 7] = [
+    pub const ALL: [Content; 8] = [
         Content::Url,
         Content::Xml,
         Content::Keepalive,
@@ -76,6 +80,7 @@ impl Content {
         Content::Smtp,
         Content::PreallocateHit,
         Content::PreallocateMiss,
+        Content::Pooled,
     ];
 
     /// The scenario's name.
@@ -88,24 +93,23 @@ impl Content {
             Content::Smtp => "smtp",
             Content::PreallocateHit => "preallocate-hit",
             Content::PreallocateMiss => "preallocate-miss",
+            Content::Pooled => "pooled",
         }
     }
 
     /// What clients speak, as the configuration calls it.
     pub fn application(self) -> &'static str {
         match self {
-            Content::Url | Content::Xml | Content::Keepalive | Content::PreallocateHit | Content::PreallocateMiss => {
-                "http"
-            }
             Content::Sni => "tls",
             Content::Smtp => "smtp",
+            _ => "http",
         }
     }
 
     /// The rule file.
     pub fn rules(self) -> &'static str {
         match self {
-            Content::Url | Content::PreallocateHit | Content::PreallocateMiss => {
+            Content::Url | Content::PreallocateHit | Content::PreallocateMiss | Content::Pooled => {
                 "R10: if (contains(url, \"lcs1\")) routeTo(ace, NON_STICKY)\n\
                  R11: if (contains(url, \"lcs2\")) routeTo(wait, NON_STICKY)\n\
                  default: routeTo(web)\n"
@@ -136,8 +140,8 @@ impl Content {
     /// The classes of requests that the server of a group must get, and no others.
     fn classes(self, group: usize) -> &'static [Class] {
         match (self, group) {
-            (Content::Url | Content::PreallocateHit | Content::PreallocateMiss, 0) => &[Class::Lcs1],
-            (Content::Url | Content::PreallocateHit | Content::PreallocateMiss, 1) => &[Class::Lcs2],
+            (Content::Url | Content::PreallocateHit | Content::PreallocateMiss | Content::Pooled, 0) => &[Class::Lcs1],
+            (Content::Url | Content::PreallocateHit | Content::PreallocateMiss | Content::Pooled, 1) => &[Class::Lcs2],
             (Content::Xml, 0) => &[Class::Large],
             (Content::Xml, 1) => &[Class::Small],
             (Content::Keepalive, 0) => &[Class::Images],
@@ -150,7 +154,7 @@ impl Content {
     /// What clients say, with the names of the three servers.
     pub fn conversations(self, names: &[String]) -> Vec<Conversation> {
         match self {
-            Content::Url => {
+            Content::Url | Content::Pooled => {
                 let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize % 3], Method::Get, 0), true)
             }
@@ -256,11 +260,9 @@ impl Content {
     /// What a server of this scenario does on one connection.
     pub fn session(self, group: usize, name: &str) -> session::Session {
         match self {
-            Content::Url | Content::Xml | Content::Keepalive | Content::PreallocateHit | Content::PreallocateMiss => {
-                session::Session::http(name, self.classes(group))
-            }
             Content::Sni => session::Session::echo(name),
             Content::Smtp => session::Session::smtp(name),
+            _ => session::Session::http(name, self.classes(group)),
         }
     }
 
@@ -274,6 +276,7 @@ impl Content {
         text += match self {
             Content::PreallocateHit => "binding = \"preallocate\"\nguess = \"client\"\n",
             Content::PreallocateMiss => "binding = \"preallocate\"\nguess = \"server\"\n",
+            Content::Pooled => "binding = \"pooled\"\npool = { idle = 4 }\n",
             _ => "",
         };
         if self == Content::PreallocateMiss {
@@ -288,6 +291,26 @@ impl Content {
             Content::Keepalive | Content::PreallocateMiss => 2,
             _ => 3,
         }
+    }
+
+    /// How servers are reached.
+    fn forward(self) -> Forward {
+        if self == Content::Pooled { Forward::FullNat } else { Forward::Nat }
+    }
+
+    /// What is checked of how connections were bound: its name, whether it is so, and what was seen.
+    fn bound(self, services: &[ServiceReport]) -> Option<(&'static str, bool, String)> {
+        let pool = services.iter().find_map(|s| s.content.as_ref()?.counts.as_ref()?.pool);
+        if let Some(n) = pool {
+            // The first request may come before the first connection stands.
+            let ok = n.reused + n.fresh == 60 && n.reused >= 57 && n.repeated == 0;
+            let seen = format!(
+                "{} requests on an open connection, {} on a new one; {} opened ahead, {} idle",
+                n.reused, n.fresh, n.opened, n.idle
+            );
+            return Some((SHARED, ok, seen));
+        }
+        self.guesses(services).map(|(ok, seen)| (GUESSES, ok, seen))
     }
 
     /// What became of guesses, where there were any: of 60 connections, whether as many were right as can be.

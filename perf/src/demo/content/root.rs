@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use lcs_control::config::Word as _;
 use lcs_hwconf::testbed::{ETH0, Plan, Testbed};
+use lcs_pipelines::snapshot::Forward;
 use socket2::SockRef;
 
-use super::{Content, Conversation, Ear, GROUPS, GUESSES, RuleFile};
+use super::{Content, Conversation, Ear, GROUPS, RuleFile};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::report::{Check, Scenario};
@@ -82,7 +84,7 @@ pub fn play(
         narrator.step(format!("  {rule}"));
     }
     let rules = RuleFile::write(content.rules()).map_err(Error::Client)?;
-    let text = |socket: &str| configuration(&bed, service, &names, &content.keys(&rules, &names), socket);
+    let text = |socket: &str| configuration(&bed, content, service, &names, &content.keys(&rules, &names), socket);
     let mut director = Director::start_on(bed.director(), text)?;
     drop(rules);
     let conversations = content.conversations(&names);
@@ -139,8 +141,8 @@ pub fn play(
     let detail = format!("{:?}", scenario.per_server);
     check("rules send requests to different servers", if used >= least { Ok(detail) } else { Err(detail) });
     let stats = director.stats()?;
-    if let Some((ok, detail)) = content.guesses(&stats.services) {
-        check(GUESSES, if ok { Ok(detail) } else { Err(detail) });
+    if let Some((name, ok, detail)) = content.bound(&stats.services) {
+        check(name, if ok { Ok(detail) } else { Err(detail) });
     }
     let port = director.status()?.port;
     director.stop()?;
@@ -153,7 +155,17 @@ pub fn play(
 }
 
 /// The director's configuration, as a user would write it.
-fn configuration(bed: &Testbed, service: SocketAddr, names: &[String], keys: &str, socket: &str) -> String {
+fn configuration(
+    bed: &Testbed,
+    content: Content,
+    service: SocketAddr,
+    names: &[String],
+    keys: &str,
+    socket: &str,
+) -> String {
+    let forward = content.forward();
+    let source = bed.director_inner_address(service.is_ipv6());
+    let sources = if forward == Forward::FullNat { format!("sources = [\"{source}\"]\n") } else { String::new() };
     let own = [false, true].map(|v6| bed.director_inner_address(v6));
     let servers: String = names
         .iter()
@@ -167,11 +179,12 @@ fn configuration(bed: &Testbed, service: SocketAddr, names: &[String], keys: &st
         "[director]\nsocket = \"{socket}\"\naddresses = [\"{}\", \"{}\"]\n\n\
          [workers]\nflows = 16384\nidle = \"adaptive\"\n\n\
          [port]\nkind = \"af-xdp\"\ninterfaces = [\"{ETH0}\"]\n\n\
-         [[services]]\nname = \"shop\"\naddress = \"{}\"\nport = {SERVICE_PORT}\nforward = \"nat\"\n{keys}\
+         [[services]]\nname = \"shop\"\naddress = \"{}\"\nport = {SERVICE_PORT}\nforward = \"{}\"\n{sources}{keys}\
          servers = [\n{servers}]\n",
         own[0],
         own[1],
         service.ip(),
+        forward.word(),
     )
 }
 

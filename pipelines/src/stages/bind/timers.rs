@@ -11,7 +11,7 @@ const BUDGET: usize = 32;
 /// Times that data is sent again before the peer is taken for dead.
 const RETRIES: u8 = 8;
 /// Times that a request is sent again on a connection that had stood idle, before the server is taken to have forgotten it.
-const LENT_RETRIES: u8 = 2;
+const LENT_RETRIES: u8 = 4;
 
 impl<P: Port> Desk<'_, P> {
     /// Serves what is due. Returns whether there may be more.
