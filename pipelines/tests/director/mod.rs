@@ -1,0 +1,199 @@
+//! One director with one service that is switched by content, driven a segment at a time.
+#![allow(dead_code)] // no test file uses all of it
+
+use lcs_dataplane::cycles::NoMeter;
+use lcs_dataplane::headers::build::{Packet, Transport, fill_icmp_checksum};
+use lcs_dataplane::headers::tcp::Tcp;
+use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
+use lcs_dataplane::headers::{MacAddr, parse};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::worker::Worker;
+use lcs_pipelines::command::Command;
+use lcs_pipelines::content::{Binding, Content, Group};
+use lcs_pipelines::extract::{Limits, Plan, Protocol};
+use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::matching::{self, Action, Expr, Rule, RuleSet, Stickiness};
+use lcs_pipelines::snapshot::*;
+use lcs_pipelines::stages::connection::Settings;
+use lcs_pipelines::stages::schedule::SharedCounts;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+pub const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
+pub const MILLISECOND: u64 = 1_000_000;
+pub const CLIENT: &str = "192.0.2.1:1000";
+pub const SERVICE: &str = "198.51.100.1:80";
+pub const ISN: u32 = 0xffff_ffe0;
+pub const SYN_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 7, 1, 1, 4, 2];
+
+/// A segment that the director has sent.
+#[derive(Debug, Clone)]
+pub struct Sent {
+    pub bytes: Vec<u8>,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub flags: u8,
+    pub seq: u32,
+    pub ack: u32,
+    pub options: Vec<u8>,
+    pub payload: Vec<u8>,
+}
+
+pub struct Director {
+    pub worker: Worker<MemoryPort, Layer4, NoMeter>,
+    pub now: u64,
+}
+
+impl Director {
+    /// One service, two servers, one rule, delayed binding.
+    pub fn new() -> Self {
+        Director::with(Binding::default(), &[])
+    }
+
+    /// The same with this binding, and rules before the one that takes all.
+    pub fn with(binding: Binding, rules: &[Rule]) -> Self {
+        Director::behind(Forward::Nat, binding, rules)
+    }
+
+    /// The same with servers reached in this way; in full NAT from `10.0.0.100`.
+    pub fn behind(forward: Forward, binding: Binding, rules: &[Rule]) -> Self {
+        let mut s = Snapshot {
+            interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
+            ..Snapshot::default()
+        };
+        let at: SocketAddr = SERVICE.parse().unwrap();
+        for n in 0..2u8 {
+            s.servers.push(Some(Server {
+                name: format!("s{n}"),
+                service: 0,
+                address: format!("10.0.0.{}", n + 1).parse().unwrap(),
+                port: 8080,
+                forward,
+                weight: 1,
+                state: ServerState::Up,
+                next_hop: u16::from(n),
+                tunnel_source: None,
+            }));
+            s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, 0, n]), DIRECTOR, 0, 1500));
+        }
+        let to = Action::RouteTo { group: 0, stickiness: Stickiness::Service };
+        let rule = Rule { name: "all".into(), condition: Expr::always(), action: to };
+        let rules = rules.iter().cloned().chain([rule]).collect();
+        let program = matching::compile(&RuleSet { rules }).unwrap();
+        let content = Content {
+            protocol: Protocol::Http,
+            plan: Plan::new(&program, Limits::default()),
+            program,
+            groups: vec![Group { name: "g".into(), scheduler: Scheduler::Rr, servers: vec![0, 1] }],
+            binding,
+        };
+        s.by_endpoint.insert((at.ip(), at.port(), 6), 0);
+        s.own.insert(at.ip());
+        let sources = if forward == Forward::FullNat { vec![[10, 0, 0, 100].into()] } else { vec![] };
+        s.own.extend(&sources);
+        s.services.push(Some(Service {
+            name: "web".into(),
+            address: at.ip(),
+            port: at.port(),
+            protocol: 6,
+            scheduler: Scheduler::Rr,
+            servers: vec![0, 1],
+            sources,
+            source_ports: (2000, 2030),
+            content: Some(Arc::new(content)),
+        }));
+        let port = MemoryPort::new(1, 64);
+        let settings =
+            Settings { flows: 16, fragments: 4, seed: 7, worker: 0, workers: 1, capabilities: port.capabilities() };
+        let now = 1_000 * MILLISECOND;
+        let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 4)), now), NoMeter);
+        worker.command(Command::Install(Arc::new(s)), now);
+        Director { worker, now }
+    }
+
+    /// One frame in, what comes out.
+    pub fn receives(&mut self, frame: &[u8]) -> Vec<Sent> {
+        assert!(self.worker.port_mut().inject(0, frame));
+        self.turn()
+    }
+
+    pub fn passes(&mut self, milliseconds: u64) -> Vec<Sent> {
+        self.now += milliseconds * MILLISECOND;
+        self.turn()
+    }
+
+    pub fn turn(&mut self) -> Vec<Sent> {
+        self.worker.poll(self.now);
+        self.worker.between(self.now);
+        let mut sent = vec![];
+        self.worker.port_mut().take_sent(|_, b| {
+            let p = parse(b, true).unwrap();
+            let t = Tcp::parse(&b[usize::from(p.l4)..usize::from(p.end)]).unwrap();
+            sent.push(Sent {
+                bytes: b.to_vec(),
+                from: SocketAddr::from(([b[26], b[27], b[28], b[29]], t.source_port())),
+                to: SocketAddr::from(([b[30], b[31], b[32], b[33]], t.destination_port())),
+                flags: t.flags(),
+                seq: t.seq().0,
+                ack: t.ack().0,
+                options: t.options().to_vec(),
+                payload: t.payload().to_vec(),
+            });
+        });
+        sent
+    }
+
+    #[allow(clippy::too_many_arguments)] // a segment has so many parts
+    pub fn says(
+        &mut self,
+        from: &str,
+        to: &str,
+        flags: u8,
+        seq: u32,
+        ack: u32,
+        options: &[u8],
+        payload: &[u8],
+    ) -> Vec<Sent> {
+        let mut p =
+            Packet { destination_mac: DIRECTOR, ..Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), flags) }
+                .payload(payload);
+        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: options.to_vec() };
+        self.receives(&p.frame())
+    }
+
+    pub fn client(&mut self, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<Sent> {
+        self.says(CLIENT, SERVICE, flags, seq, ack, if flags == SYN { SYN_OPTIONS } else { &[] }, payload)
+    }
+
+    /// The handshake; the director's initial number plus one.
+    pub fn handshake(&mut self) -> u32 {
+        let answer = self.client(SYN, ISN, 0, b"");
+        assert_eq!((answer.len(), answer[0].flags, answer[0].ack), (1, SYN | ACK, ISN.wrapping_add(1)));
+        let ack = answer[0].seq.wrapping_add(1);
+        assert!(self.client(ACK, ISN.wrapping_add(1), ack, b"").is_empty());
+        ack
+    }
+
+    /// An ICMP error from a router about a segment that the director has sent.
+    pub fn icmp(&mut self, kind: u8, code: u8, word: u32, about: &Sent) -> Vec<Sent> {
+        let mut frame = about.bytes[..34].to_vec();
+        frame[..6].copy_from_slice(&DIRECTOR.0);
+        frame[6..12].copy_from_slice(&[2, 0, 0, 1, 0, 9]);
+        let embedded = &about.bytes[14..14 + 28];
+        let length = (20 + 8 + embedded.len()) as u16;
+        frame[16..18].copy_from_slice(&length.to_be_bytes());
+        frame[23] = 1;
+        // From a router, to who has sent it.
+        frame.copy_within(26..30, 30);
+        frame[26..30].copy_from_slice(&[10, 0, 0, 254]);
+        frame[24..26].fill(0);
+        let sum = lcs_dataplane::checksum::Sum::ZERO.bytes(&frame[14..34]).checksum();
+        frame[24..26].copy_from_slice(&sum.to_ne_bytes());
+        frame.extend([kind, code, 0, 0]);
+        frame.extend(word.to_be_bytes());
+        frame.extend(embedded);
+        fill_icmp_checksum(&mut frame[34..], None);
+        self.receives(&frame)
+    }
+}
