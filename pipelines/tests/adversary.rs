@@ -16,14 +16,14 @@ fn whole_exchanges_end() {
         all.reused += r.reused;
     }
     // The programs mean something: requests are decided, segments pass both ways.
-    assert!(all.decided > 20 && all.reused > 2 && all.forwarded > 60, "{all:?}");
+    assert!(all.decided > 20 && all.reused > 4 && all.forwarded > 60, "{all:?}");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
     fn anything_ends(
-        seed in 0usize..36,
+        seed in 0usize..41,
         steps in proptest::collection::vec(any::<[u8; 4]>(), 0..80),
         cut in 0usize..60,
     ) {

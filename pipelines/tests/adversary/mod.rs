@@ -15,7 +15,7 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
-use lcs_pipelines::content::{Binding, Content, Group, Guess, OnUnparsed, Scheme, Switching, SynPolicy};
+use lcs_pipelines::content::{Binding, Content, Group, Guess, Pool, OnUnparsed, Scheme, Switching, SynPolicy};
 use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::matching::ir::DocPath;
@@ -26,6 +26,7 @@ use lcs_pipelines::stages::schedule::SharedCounts;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
 const START: u64 = 1_000_000_000;
@@ -97,7 +98,7 @@ fn content(
     servers: [u16; 2],
     syn: SynPolicy,
     on_unparsed: OnUnparsed,
-    guesses: bool,
+    scheme: Scheme,
 ) -> Arc<Content> {
     let term = |variable, relation, value| Expr::Term(Term { variable, relation, value, ignore_case: false });
     let to = |group, stickiness| Action::RouteTo { group, stickiness };
@@ -133,7 +134,7 @@ fn content(
         program,
         groups: vec![group("g0", servers[0]), group("g1", servers[1])],
         binding: Binding {
-            scheme: if guesses { Scheme::Preallocate(Guess::Hash) } else { Scheme::Delayed },
+            scheme,
             syn,
             switching,
             on_unparsed,
@@ -156,8 +157,24 @@ fn snapshot() -> Snapshot {
         ("[2001:db8::1]:80", "fd00:", Forward::Nat, Protocol::Http, SynPolicy::Auto, OnUnparsed::Reset),
         ("198.51.100.5:80", "10.0.4", Forward::Nat, Protocol::Http, SynPolicy::State, OnUnparsed::Reset),
         ("198.51.100.6:443", "10.0.5", Forward::FullNat, Protocol::Tls, SynPolicy::State, OnUnparsed::Reset),
+        ("198.51.100.7:80", "10.0.6", Forward::FullNat, Protocol::Http, SynPolicy::State, OnUnparsed::Reset),
     ];
+    // So small that every limit is met.
+    let pool = Pool {
+        idle: 1,
+        most: 2,
+        idle_timeout: Duration::from_millis(300),
+        lifetime: Duration::from_secs(2),
+        requests: 5,
+        probe: Duration::from_millis(200),
+        mss: 536,
+    };
     for (n, (at, net, forward, protocol, syn, on_unparsed)) in sites.into_iter().enumerate() {
+        let scheme = match n {
+            4 | 5 => Scheme::Preallocate(Guess::Hash),
+            6 => Scheme::Pooled(pool.clone()),
+            _ => Scheme::Delayed,
+        };
         let at: SocketAddr = at.parse().unwrap();
         let dot = if at.is_ipv6() { ":" } else { "." };
         let slots = [2 * n as u16, 2 * n as u16 + 1];
@@ -186,7 +203,7 @@ fn snapshot() -> Snapshot {
             servers: slots.to_vec(),
             sources: if forward == Forward::FullNat { vec!["10.9.0.1".parse().unwrap()] } else { vec![] },
             source_ports: (2000, 2030),
-            content: Some(content(protocol, slots, syn, on_unparsed, n >= 4)),
+            content: Some(content(protocol, slots, syn, on_unparsed, scheme)),
         }));
     }
     s
@@ -239,7 +256,11 @@ impl Stage {
         let settings =
             Settings { flows: FLOWS, fragments: 4, seed: 7, worker: 0, workers: 1, capabilities: port.capabilities() };
         let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 16)), START), NoMeter);
-        let snapshot = snapshot();
+        let mut snapshot = snapshot();
+        // The pool is filled once the control thread gives its service back.
+        for pooled in snapshot.services.iter_mut().skip(6).flatten() {
+            pooled.content = None;
+        }
         worker.command(Command::Install(Arc::new(snapshot.clone())), START);
         Stage {
             worker,
@@ -467,6 +488,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
             p.extend([5, 0, 1, 0, 2, service, 5, 0, 4, 0, 5, 0, 4, 1, 5, 0]);
             seeds.push(p);
         }
+    }
+    // Over a pool: a request on a connection that was opened ahead, one on the same from another client, the server's end.
+    for (request, response) in [(0u8, 0u8), (1, 4), (2, 0), (5, 0), (8, 6)] {
+        let mut p = vec![6, 6, 0, 0, 5, 0, 0, 0, 4, 0, 0, 0, 4, 1, 0, 0, 0, 6, 0, 0, 2, 6, 0, 0, 1, 6, 1, request];
+        p.extend([3, 0, 1, response, 3, 1, 1, response, 2, 6, 0, 0, 0, 14, 0, 0, 2, 14, 0, 0, 1, 14, 1, 0]);
+        p.extend([3, 0, 1, response, 3, 1, 1, response, 2, 14, 0, 0, 4, 0, 5, 0, 4, 1, 5, 0, 5, 0, 1, 0]);
+        seeds.push(p);
     }
     seeds
 }
