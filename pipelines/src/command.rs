@@ -199,13 +199,15 @@ pub enum RequestState {
     Delivering,
     /// The director answers it itself.
     Answering,
-    /// None: a connection to a server that waits for one, of its client or, in a pool, of anybody.
+    /// None: a connection to a server that waits for its client's next request there.
     Waiting,
+    /// None: a connection to a server that waits for anybody's request.
+    Pooled,
 }
 
 impl RequestState {
     /// All of them.
-    pub const ALL: [RequestState; 9] = [
+    pub const ALL: [RequestState; 10] = [
         RequestState::Awaited,
         RequestState::Collecting,
         RequestState::Decided,
@@ -215,6 +217,7 @@ impl RequestState {
         RequestState::Delivering,
         RequestState::Answering,
         RequestState::Waiting,
+        RequestState::Pooled,
     ];
 
     /// Its name, as in JSON.
@@ -228,6 +231,7 @@ impl RequestState {
             RequestState::Replaying => "replaying",
             RequestState::Delivering => "delivering",
             RequestState::Answering => "answering",
+            RequestState::Pooled => "pooled",
             RequestState::Waiting => "waiting",
         }
     }

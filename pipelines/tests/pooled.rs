@@ -170,6 +170,40 @@ fn a_connection_that_the_server_has_closed_costs_no_client_anything() {
 }
 
 #[test]
+fn a_client_may_be_silent_between_two_requests() {
+    let mut d = pooling(nothing_ahead());
+    let (mut client, mut server) = served(&mut d);
+    // Is it there? An old byte, a request that was sent twice, a reset that somebody else has sent.
+    let end = client.seq;
+    for (flags, seq, payload) in [
+        (ACK, end.wrapping_sub(1), &b""[..]),
+        (ACK, end.wrapping_sub(1), b"\n"),
+        (ACK | PSH, end.wrapping_sub(GET.len() as u32), GET),
+        (RST, end.wrapping_add(9), b""),
+    ] {
+        let told = d.says(CLIENT, SERVICE, flags, seq, client.ack, &[], payload);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!((told[0].to.to_string(), told[0].flags, told[0].ack), (CLIENT.into(), ACK, end));
+    }
+    // For longer than a first byte may take, and less than a connection may stand idle.
+    for _ in 0..80 {
+        for s in d.passes(500) {
+            assert_eq!((s.to.to_string(), s.flags), (SERVER.into(), ACK), "only the server is asked: {s:?}");
+            server.says(&mut d, ACK, b"");
+        }
+    }
+    let sent = client.asks(&mut d, GET);
+    assert_eq!(server.hears(&sent), GET);
+    // What comes before the request has come answers nothing: it was for nobody.
+    let asked = server.ack;
+    server.ack = asked.wrapping_sub(GET.len() as u32);
+    let sent = server.says(&mut d, ACK | PSH, SECOND);
+    assert!(to(&sent, CLIENT).is_empty(), "{sent:?}");
+    let (mut new, sent) = Server::accepts(&mut d, &sent, 9_000);
+    assert_eq!(new.hears(&sent), GET);
+}
+
+#[test]
 fn what_may_not_be_sent_twice_goes_out_on_a_new_connection() {
     let mut d = pooling(nothing_ahead());
     let (_, old) = served(&mut d);

@@ -2,7 +2,7 @@
 //!
 //! Sequence numbers are shown from the first one that was seen of each space: `C` the client's, `D` what the client is told,
 //! `S1`, `S2`, … the servers'. That makes visible what is rewritten: where `D` is a server's own number, it is called by
-//! that server's name.
+//! that server's name. `P1` are the director's numbers toward a server on a connection that was open before the client came.
 
 use crate::protocol::Traced;
 use lcs_pipelines::command::{SegmentView, Way};
@@ -18,8 +18,18 @@ struct Connection {
     /// The client's first number, and the first one that it was told.
     client: Option<u32>,
     director: Option<u32>,
-    /// Each server's number in the diagram and its first sequence number.
-    servers: Vec<(SocketAddr, Option<u32>)>,
+    /// In the order of their numbers in the diagram.
+    servers: Vec<Server>,
+}
+
+/// A server's side of it.
+#[derive(Debug)]
+struct Server {
+    at: SocketAddr,
+    /// The first number of the server that was seen.
+    first: Option<u32>,
+    /// The first one toward it, where its connection was open already.
+    toward: Option<u32>,
 }
 
 /// The diagram, line by line.
@@ -81,18 +91,21 @@ impl Diagram {
             _ => None,
         };
         let server = at_server.map(|at| {
-            c.servers.iter().position(|(known, _)| *known == at).unwrap_or_else(|| {
-                c.servers.push((at, None));
+            c.servers.iter().position(|known| known.at == at).unwrap_or_else(|| {
+                c.servers.push(Server { at, first: None, toward: None });
                 c.servers.len() - 1
             })
         });
-        match s.way {
-            Way::FromClient if opens => c.client = Some(s.seq),
-            Way::ToClient if opens => c.director = Some(s.seq),
-            Way::FromServer if opens => {
-                if let Some(place) = server.and_then(|n| c.servers.get_mut(n)) {
-                    place.1 = Some(s.seq);
-                }
+        let mut met = false;
+        let place = server.and_then(|n| c.servers.get_mut(n));
+        match (s.way, place) {
+            (Way::FromClient, _) if opens => c.client = Some(s.seq),
+            (Way::ToClient, _) if opens => c.director = Some(s.seq),
+            (Way::FromServer, Some(place)) if opens => place.first = Some(s.seq),
+            // Opened before anybody looked, maybe for another client.
+            (Way::ToServer, Some(place)) if !opens && place.first.is_none() && c.client.is_some() => {
+                (place.first, place.toward) = (Some(s.ack), Some(s.seq));
+                met = true;
             }
             _ => {}
         }
@@ -103,18 +116,23 @@ impl Diagram {
         let clients = |number| relative("C", c.client, number);
         let told = |number| {
             // A guessed server's numbers are what the client is told.
-            let same = c.servers.iter().position(|(_, first)| first.is_some() && *first == c.director);
+            let same = c.servers.iter().position(|known| known.first.is_some() && known.first == c.director);
             relative(&same.map_or("D".to_owned(), |n| format!("S{}", n + 1)), c.director, number)
         };
         let servers = |number| {
             let n = server.unwrap_or_default();
-            relative(&format!("S{}", n + 1), c.servers.get(n).and_then(|(_, first)| *first), number)
+            relative(&format!("S{}", n + 1), c.servers.get(n).and_then(|known| known.first), number)
+        };
+        let inside = |number| {
+            let n = server.unwrap_or_default();
+            let toward = c.servers.get(n).and_then(|known| known.toward);
+            if toward.is_some() { relative(&format!("P{}", n + 1), toward, number) } else { clients(number) }
         };
         let (seq, ack) = match s.way {
             Way::FromClient => (clients(s.seq), told(s.ack)),
             Way::ToClient => (told(s.seq), clients(s.ack)),
-            Way::ToServer => (clients(s.seq), servers(s.ack)),
-            Way::FromServer => (servers(s.seq), clients(s.ack)),
+            Way::ToServer => (inside(s.seq), servers(s.ack)),
+            Way::FromServer => (servers(s.seq), inside(s.ack)),
         };
         let mut text = format!("{} {seq}", flags(s.flags));
         if s.flags & ACK != 0 {
@@ -128,7 +146,7 @@ impl Diagram {
         let arrow = if right { format!("│ {text} {shaft}▶ ") } else { format!("│ ◀{shaft} {text} ") };
         let outside = matches!(s.way, Way::FromClient | Way::ToClient);
         let empty = format!("│{}", " ".repeat(LANE - 1));
-        let named = at_server.filter(|_| opens).map_or(String::new(), |at| format!(" {at}"));
+        let named = at_server.filter(|_| opens || met).map_or(String::new(), |at| format!(" {at}"));
         if outside { format!("{arrow}{empty}│") } else { format!("{empty}{arrow}│{named}") }
     }
 }
@@ -183,6 +201,13 @@ mod tests {
         assert!(text.contains("0.250 ms") && text.contains("10.0.0.1:8080"), "{text}");
         let widths: Vec<usize> = text.lines().skip(2).map(|l| l.trim_end().chars().count()).collect();
         assert!(widths.iter().all(|w| *w > TIME + 2 * LANE), "{text}");
+        // A connection of a pool: both spaces begin where it was met.
+        let ask = segment(Way::ToServer, "10.0.0.9:2000", "10.0.0.2:80", ACK, 70, 90, 60);
+        let data = segment(Way::FromClient, client, service, ACK, 60, 501, 60);
+        let text = d.frame(&record(8_000_000, data, vec![ask], None));
+        assert!(text.contains(". P2+0 ack S2+0, 60 B") && text.contains("10.0.0.2:80"), "{text}");
+        let reply = segment(Way::FromServer, "10.0.0.2:80", "10.0.0.9:2000", ACK, 90, 130, 5);
+        assert!(d.frame(&record(8_000_000, reply, vec![], None)).contains(". S2+0 ack P2+60, 5 B"));
         // A guessed server's numbers are what the client is told.
         let mut d = Diagram::default();
         let from = segment(Way::FromServer, server, client, SYN | ACK, 9000, 0, 0);

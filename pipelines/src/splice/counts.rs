@@ -77,7 +77,8 @@ impl Splices {
     pub(crate) fn request_state(&self, entry: u32, state: TcpState) -> Option<RequestState> {
         let e = self.entries.get(entry as usize)?;
         if e.is_leg {
-            return Some(RequestState::Waiting);
+            let pooled = super::pool::unmarked(e.main).is_some();
+            return Some(if pooled { RequestState::Pooled } else { RequestState::Waiting });
         }
         let Some(Slot::Held(b)) = self.slots.get(e.binding as usize) else {
             return (state == TcpState::SynReceived).then_some(RequestState::Awaited);

@@ -19,7 +19,7 @@ use queue::Queues;
 use wheel::Wheel;
 
 use crate::content::Content;
-use crate::extract::{Extraction, Protocol};
+use crate::extract::{Extraction, MAX_SKIP, Protocol};
 use crate::matching::Scratch;
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
@@ -128,6 +128,17 @@ impl Entry {
         let end = self.offsets.seq(Place::SERVER, self.offsets.limit[Place::SERVER]);
         after(seq, self.numbers[0])
             && !(self.response_known && u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]) == end)
+    }
+
+    /// What a side has sent is known up to `next`, in its own numbers: what lies far behind cannot come any more, and what is
+    /// compared with must stay near.
+    pub(crate) fn follow_floor(&mut self, side: usize, next: u32) {
+        /// More than may be skipped at once, and then may be on the way.
+        const BEHIND: u32 = MAX_SKIP + MAX_SKIP / 2;
+        let next = if side == Place::SERVER { self.offsets.seq(side, next) } else { next };
+        if next.wrapping_sub(self.numbers[side]) > BEHIND {
+            self.numbers[side] = next.wrapping_sub(BEHIND);
+        }
     }
 
     /// Whether its server was guessed and nothing has passed yet but the handshake. (Of another connection's: its server

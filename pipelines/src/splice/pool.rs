@@ -62,6 +62,8 @@ pub(crate) struct Pooled {
     pub(crate) scale: Option<u8>,
     /// Whether the server sends and understands SACK blocks.
     pub(crate) sack: bool,
+    /// MSS that it was told.
+    pub(crate) mss: u16,
 }
 
 /// The connections to one server of one service.
@@ -284,6 +286,7 @@ mod tests {
             requests: 0,
             scale: None,
             sack: true,
+            mss: 1440,
         }
     }
 

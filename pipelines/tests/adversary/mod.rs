@@ -15,7 +15,7 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
-use lcs_pipelines::content::{Binding, Content, Group, Guess, Pool, OnUnparsed, Scheme, Switching, SynPolicy};
+use lcs_pipelines::content::{Binding, Content, Group, Guess, OnUnparsed, Pool, Scheme, Switching, SynPolicy};
 use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::matching::ir::DocPath;
@@ -133,14 +133,7 @@ fn content(
         plan: Plan::new(&program, Limits { head: 400, body: 200, hello: 400 }),
         program,
         groups: vec![group("g0", servers[0]), group("g1", servers[1])],
-        binding: Binding {
-            scheme,
-            syn,
-            switching,
-            on_unparsed,
-            syn_retries: 1,
-            ..Binding::default()
-        },
+        binding: Binding { scheme, syn, switching, on_unparsed, syn_retries: 1, ..Binding::default() },
     })
 }
 

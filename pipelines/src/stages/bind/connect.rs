@@ -2,7 +2,7 @@
 
 use super::super::schedule::{differences, free_source, server_endpoint};
 use super::{Desk, syn_options};
-use crate::extract::ReplayProgress;
+use crate::extract::{Method, ReplayProgress};
 use crate::snapshot::Forward;
 use crate::splice::{Arrival, Binding, Entry, Follow, Phase, RTO_FIRST, TRIES};
 use crate::tally::Refusal;
@@ -36,7 +36,7 @@ impl<P: Port> Desk<'_, P> {
             if self.c.splices.get(b.entry).is_guess() {
                 self.guessed(flow, b.entry, false);
                 self.drop_guess(flow, b.entry);
-            } else if self.is_pooled(flow) {
+            } else if self.has_lent(b.entry) {
                 self.give_back(flow, b.entry);
             } else {
                 self.park(flow, b);
@@ -250,9 +250,13 @@ impl<P: Port> Desk<'_, P> {
         {
             tally.sent(group, server);
         }
-        if b.uncut || !b.keep_alive {
-            // Nobody can have it after this client.
-            self.keep(flow, b.entry);
+        if b.uncut || !b.keep_alive || b.request.0 == Method::Head {
+            // Nobody can have it after this client: it will close, or what follows a response without a body would be taken
+            // for another's.
+            self.leaves_pool(b.entry);
+        }
+        if b.uncut {
+            self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, false);
         }
         b.phase = Phase::Deliver;
         b.sent = 0;

@@ -23,15 +23,22 @@ impl<P: Port> Desk<'_, P> {
     /// Puts the connection to the server in turn aside. The response before is over, so nothing of it is on the way.
     pub(super) fn park(&mut self, flow: u32, b: &Binding) {
         let room = self.legs(b.entry).count() < LEGS;
-        if let Some(leg) = self.set_aside(flow, b.entry, b.start, room) {
+        if let Some(leg) = self.set_aside(flow, b.entry, b.start, room, false) {
             let service = self.c.table.get(flow).service;
             self.c.splices.link(b.entry, leg, service);
         }
     }
 
     /// Gives the server's side of a flow a flow and an entry of its own, whose number it returns. `start`: the next number of the
-    /// client. Where there is no room, it is reset instead.
-    pub(super) fn set_aside(&mut self, flow: u32, entry_number: u32, start: u32, room: bool) -> Option<u32> {
+    /// client. Where there is no room, it is reset instead. `pool`: it is nobody's from now on, and no work for its server.
+    pub(super) fn set_aside(
+        &mut self,
+        flow: u32,
+        entry_number: u32,
+        start: u32,
+        room: bool,
+        pool: bool,
+    ) -> Option<u32> {
         let entry = *self.c.splices.get(entry_number);
         let next = [entry.offsets.seq(Place::CLIENT, start), entry.offsets.limit[Place::SERVER]];
         let f = *self.c.table.get(flow);
@@ -64,13 +71,14 @@ impl<P: Port> Desk<'_, P> {
         let m = self.c.table.get_mut(flow);
         m.flags.set(FlowFlags::TRANSLATED, false);
         let l = self.c.table.get_mut(beside);
-        l.next_hop = f.next_hop;
+        l.next_hop = if pool { [f.next_hop[Place::SERVER]; 2] } else { f.next_hop };
         l.service = f.service;
         l.server = NO_SLOT;
         l.extra = leg;
         l.flags.set(FlowFlags::TRANSLATED, true);
         l.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(beside, TcpState::Established, self.tick);
+        self.c.table.get_mut(beside).flags.set(FlowFlags::ACTIVE, !pool);
         self.c.assign(beside, f.server, false);
         let e = self.c.splices.get_mut(leg);
         e.offsets = entry.offsets;
@@ -86,6 +94,7 @@ impl<P: Port> Desk<'_, P> {
             return false;
         }
         self.c.close(l.flow);
+        self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, false);
         true
     }
 

@@ -165,7 +165,7 @@ impl<'d, P: Port> Desk<'d, P> {
                 verdict
             }
             None if !self.is_attached(flow) => {
-                if self.is_pooled(flow) && a.len == 0 && a.flags & (FIN | RST) == 0 {
+                if self.is_pooled(flow) && self.c.table.get(flow).state == TcpState::Established {
                     return self.between_requests(batch, i, a, flow, entry);
                 }
                 match self.c.table.get(flow).state {
@@ -367,7 +367,8 @@ impl<'d, P: Port> Desk<'d, P> {
             return;
         }
         let entry = self.c.table.get(flow).extra;
-        self.keep(flow, entry);
+        self.leaves_pool(entry);
+        self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, false);
         self.c.table.detach_server(flow);
         self.c.unassign(flow);
         self.c.table.get_mut(flow).flags.set(FlowFlags::TRANSLATED, false);

@@ -105,7 +105,9 @@ impl<P: Port> Desk<'_, P> {
         if in_body {
             let rest = batch.frames[i].bytes().get(tail.from..end).unwrap_or(&[]);
             let Some((e, f)) = self.c.splices.follower(entry) else { return Verdict::Drop(DropReason::NoFlow) };
-            match f.request(rest, &mut e.offsets) {
+            let seen = f.request(rest, &mut e.offsets);
+            e.follow_floor(Place::CLIENT, f.next[Place::CLIENT]);
+            match seen {
                 // Two servers might disagree about where this request ends.
                 Err(_) => return self.end_both(batch, i, a, flow, entry, b),
                 Ok(Seen::Ends(used)) if used < rest.len() => {
@@ -356,6 +358,8 @@ impl<P: Port> Desk<'_, P> {
             }
             let cookie = f.cookie();
             let stays = e.offsets.open || e.until_close || f.response.closes();
+            let endless = e.offsets.open || f.response.until_close();
+            e.follow_floor(Place::SERVER, f.next[Place::SERVER]);
             if e.offsets.open || e.response_known && f.request.is_done() {
                 self.c.splices.unfollow(entry);
             }
@@ -363,7 +367,11 @@ impl<P: Port> Desk<'_, P> {
                 self.learn(flow, cookie);
             }
             if stays {
-                self.keep(flow, entry);
+                self.leaves_pool(entry);
+            }
+            if endless {
+                // Nothing will show any more how far it has come.
+                self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, false);
             }
             if surplus {
                 return self.end_both(batch, i, a, flow, entry, &mut b);
@@ -372,7 +380,7 @@ impl<P: Port> Desk<'_, P> {
         let verdict = self.pass_and_look(batch, i, place, entry);
         if a.flags & FIN != 0 && verdict == Verdict::Forward {
             self.c.splices.get_mut(entry).until_close = true;
-            self.keep(flow, entry);
+            self.leaves_pool(entry);
         }
         if let Some(b) = b {
             if verdict == Verdict::Forward && b.may_ack {

@@ -2,7 +2,7 @@
 //! and acknowledged, the connection waits for the next request of any client (SPLICING, Keep-alive, last paragraph).
 //!
 //! Both directions carry offsets. A number from before the present request belongs to another client, or to another
-//! server: nothing with such a number passes. What goes out on a connection that had stood idle is kept until the first
+//! server: no data with such a number passes. What goes out on a connection that had stood idle is kept until the first
 //! byte of the response comes, and only what may be sent twice goes out on one, so that a server that closes it just then
 //! costs nobody anything.
 
@@ -34,8 +34,10 @@ const AT_ONCE: usize = 8;
 const PATIENCE: Nanos = 3_000_000_000;
 /// Signs of life that a server may owe.
 const PROBES: u8 = 3;
-/// How far behind the numbers in use those are that may still be on the way.
-const BEHIND: u32 = 1 << 30;
+/// When a SYN of these is sent again.
+const AGAIN: Nanos = 1_000_000_000;
+/// Times that a request is sent again on a connection that had stood idle, before the server is taken to have forgotten it.
+const RETRIES: u8 = 4;
 
 /// What is done to windows between this client and a server that was told the director's own scale, and whose own is
 /// `theirs`; `None` where neither of these two scales.
@@ -78,10 +80,16 @@ impl<P: Port> Desk<'_, P> {
         let offer = self.c.splices.get(entry).offer();
         let f = self.c.table.get(flow);
         let pool = self.content(f.service).and_then(|content| content.binding.scheme.pool());
-        match pool.filter(|_| self.is_pooled(flow)) {
-            Some(pool) => Offer { mss: mss(pool, f.is_v6()).min(offer.mss), scale: Some(OWN_SCALE), sack: true },
-            None => offer,
+        if !self.is_pooled(flow) {
+            return offer;
         }
+        let mss = pool.map_or(offer.mss, |pool| mss(pool, f.is_v6()).min(offer.mss));
+        Offer { mss, scale: Some(OWN_SCALE), sack: true }
+    }
+
+    /// Whether a client's connection to its server is to go back to a pool.
+    pub(super) fn has_lent(&self, entry: u32) -> bool {
+        unmarked(self.c.splices.get(entry).main).is_some()
     }
 
     /// A share of a number of the director's: what this worker has of it.
@@ -105,9 +113,13 @@ impl<P: Port> Desk<'_, P> {
         let whole = !b.uncut && b.cut <= b.buffer.len() as u64;
         let Some(to) = self.pool_endpoint(service, server).filter(|_| b.repeatable && whole) else { return false };
         while let Some(id) = self.c.splices.pools.latest(service, server) {
-            let Some(&Pooled { entry: leg, scale, sack, requests, .. }) = self.c.splices.pools.get(id) else {
+            let Some(&Pooled { entry: leg, scale, sack, requests, mss, .. }) = self.c.splices.pools.get(id) else {
                 return false;
             };
+            if mss > self.c.splices.get(b.entry).offer().mss {
+                // From before the setting was changed.
+                return false;
+            }
             let beside = self.c.splices.get(leg).flow;
             // A slot may have a new owner.
             let is_there = self.c.table.keys(beside).and_then(|keys| keys.server).is_some_and(|k| k.source() == to);
@@ -156,6 +168,7 @@ impl<P: Port> Desk<'_, P> {
             requests: 1,
             scale: o.scale,
             sack: o.sack,
+            mss: self.offer_to_server(flow, b.entry).mss,
         };
         match self.c.splices.pools.add(connection) {
             Some(id) => {
@@ -175,12 +188,8 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    /// A connection stays with its client to its end.
-    pub(super) fn keep(&mut self, flow: u32, entry: u32) {
-        if !self.is_pooled(flow) {
-            return;
-        }
-        self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, false);
+    /// A connection stays with its client to its end. What it was before is remembered: numbers of then do not pass still.
+    pub(super) fn leaves_pool(&mut self, entry: u32) {
         if let Some(id) = unmarked(self.c.splices.get(entry).main) {
             self.c.splices.pools.gone(id, entry);
             self.c.splices.get_mut(entry).main = crate::splice::NIL;
@@ -190,16 +199,17 @@ impl<P: Port> Desk<'_, P> {
     /// The response is complete, and its client has it: the connection to the server waits for whoever asks next.
     pub(super) fn give_back(&mut self, flow: u32, entry: u32) {
         let e = *self.c.splices.get(entry);
+        let Some(id) = unmarked(e.main) else { return };
         let f = self.c.table.get(flow);
         let (service, server) = (f.service, f.server);
         let start = e.offsets.limit[Place::CLIENT];
         let end = e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]);
-        let leg = self.set_aside(flow, entry, start, true);
+        let leg = self.set_aside(flow, entry, start, true, true);
         self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, true);
         let m = self.c.splices.get_mut(entry);
         m.numbers = [start, end].map(|next| next.wrapping_sub(1));
         m.main = crate::splice::NIL;
-        let (Some(leg), Some(id)) = (leg, unmarked(e.main)) else { return };
+        let Some(leg) = leg else { return };
         self.c.splices.pool(leg, service, id);
         self.c.splices.pools.now(id, Doing::Idle, leg, self.now);
         let idle = self.c.splices.pools.of(service, server).map_or(0, |pool| pool.idle.len());
@@ -220,15 +230,10 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Whether a segment's data begins before the present request, in its sender's numbers.
-    pub(super) fn is_of_before(&mut self, side: usize, a: &Arrival, entry: u32) -> bool {
-        let e = self.c.splices.get_mut(entry);
+    pub(super) fn is_of_before(&self, side: usize, a: &Arrival, entry: u32) -> bool {
+        let e = self.c.splices.get(entry);
         let seq = if side == Place::SERVER { e.offsets.seq(side, a.seq) } else { a.seq };
-        let ahead = seq.wrapping_sub(e.numbers[side].wrapping_add(1)) as i32;
-        if ahead > BEHIND as i32 {
-            // So that what is compared is always near.
-            e.numbers[side] = seq.wrapping_sub(BEHIND / 2);
-        }
-        ahead < 0
+        (seq.wrapping_sub(e.numbers[side].wrapping_add(1)) as i32) < 0
     }
 
     /// Data that a server sends again from before the present request: another client has it.
@@ -258,7 +263,8 @@ impl<P: Port> Desk<'_, P> {
             return None;
         }
         let end = e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]);
-        let over = e.response_known && a.ack == end && self.c.table.get(flow).state == TcpState::Established;
+        let established = self.c.table.get(flow).state == TcpState::Established;
+        let over = self.has_lent(entry) && e.response_known && a.ack == end && established;
         let of_before = a.len > 0 && self.is_of_before(Place::CLIENT, a, entry);
         if !(over || of_before) {
             return None;
@@ -270,11 +276,11 @@ impl<P: Port> Desk<'_, P> {
             return Some(self.challenge(batch, i, flow, entry));
         }
         self.give_back(flow, entry);
-        self.c.table.get_mut(flow).last_seen = self.tick;
-        Some(if a.len > 0 || a.flags & FIN != 0 { self.first_data(batch, i, a, flow, entry) } else { Verdict::Consume })
+        Some(self.between_requests(batch, i, a, flow, entry))
     }
 
-    /// A client's acknowledgement while it has no server: nothing, or a question whether somebody is there (RFC 9293 §3.8.4).
+    /// A client's segment while it has no server. What is not new gets the answer that is due (RFC 9293 §3.10.7.4), and holds
+    /// nothing: a client may be silent between two requests for as long as connections may be idle.
     pub(super) fn between_requests(
         &mut self,
         batch: &mut Batch,
@@ -286,20 +292,48 @@ impl<P: Port> Desk<'_, P> {
         if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
-        self.c.table.get_mut(flow).last_seen = self.tick;
         let [next, said] = self.c.splices.get(entry).numbers.map(|n| n.wrapping_add(1));
-        if a.seq == next && a.ack == said { Verdict::Consume } else { self.challenge(batch, i, flow, entry) }
+        let end = a.end().wrapping_add(u32::from(a.flags & FIN != 0));
+        let new = end.wrapping_sub(next) as i32 > 0;
+        let within = (a.seq.wrapping_sub(next) as i32) < self.room(self.c.table.get(flow).service) as i32;
+        if a.flags & RST != 0 {
+            // RFC 5961 §3.2: exactly the next number, or it is asked.
+            if a.seq != next {
+                return self.challenge(batch, i, flow, entry);
+            }
+            self.close(flow);
+            return Verdict::Consume;
+        }
+        self.c.table.get_mut(flow).last_seen = self.tick;
+        if a.flags & SYN == 0 && new && within {
+            return self.first_data(batch, i, a, flow, entry);
+        }
+        if a.flags & SYN == 0 && a.len == 0 && a.seq == next && a.ack == said {
+            return Verdict::Consume;
+        }
+        self.challenge(batch, i, flow, entry)
     }
 
     /// Whether a segment says that the server had closed the connection before it could answer. What begins an answer ends
     /// the time in which the request may be sent again.
     pub(super) fn has_closed(&self, a: &Arrival, b: &mut Binding) -> bool {
-        let expected = self.c.splices.get(b.entry).offsets.limit[Place::SERVER];
-        if a.len > 0 && a.end().wrapping_sub(expected) as i32 > 0 {
-            b.lent = a.flags & RST != 0;
-            return false;
+        let o = self.c.splices.get(b.entry).offsets;
+        let expected = o.limit[Place::SERVER];
+        if a.flags & RST != 0 {
+            return a.seq == expected;
         }
-        a.len == 0 && a.flags & (RST | FIN) != 0 && a.seq == expected
+        if a.len > 0 && a.end().wrapping_sub(expected) as i32 > 0 {
+            // What comes before a byte of the request has does not answer it: a farewell that has crossed it.
+            let heard = o.ack(Place::SERVER, a.ack).wrapping_sub(b.start) as i32 > 0;
+            b.lent = !heard;
+            return !heard;
+        }
+        a.len == 0 && a.flags & FIN != 0 && a.seq == expected
+    }
+
+    /// Whether a server that is silent to a request on a connection that had stood idle has lost that one, or itself.
+    pub(super) fn is_forgotten(&self, flow: u32, b: &Binding) -> bool {
+        b.retries >= RETRIES || b.retries > 0 && !is_up(self.snapshot, self.c.table.get(flow).server)
     }
 
     /// Sends a request again, on a connection of its own.
@@ -313,7 +347,12 @@ impl<P: Port> Desk<'_, P> {
         self.c.splices.unfollow(b.entry);
         b.lent = false;
         b.disarm();
-        self.open_server(flow, b, server);
+        if is_up(self.snapshot, server) {
+            self.open_server(flow, b, server);
+        } else {
+            b.gave_up_on(server);
+            self.next_server(flow, b);
+        }
     }
 
     /// Closes an idle connection.
@@ -402,7 +441,8 @@ impl<P: Port> Desk<'_, P> {
 
     /// A connection that was being opened ahead is not to be had.
     fn opening_failed(&mut self, service: u16, server: u16, flow: u32) {
-        if let Some(pool) = self.c.splices.pools.of(service, server) {
+        let none = |pool: &&mut crate::splice::pool::Pool| pool.idle.is_empty() && pool.lent == 0;
+        if let Some(pool) = self.c.splices.pools.of(service, server).filter(none) {
             pool.refused(self.now);
         }
         self.pool_tally(service).into_iter().for_each(|tally| tally.failed += 1);
@@ -433,6 +473,16 @@ impl<P: Port> Desk<'_, P> {
             let flow = self.c.splices.get(entry).flow;
             self.opening_failed(service, server, flow);
         }
+        for n in 0..AT_ONCE {
+            let Some(&id) = self.c.splices.pools.pool(at).and_then(|pool| pool.opening.get(n)) else { break };
+            let Some(c) = self.c.splices.pools.get_mut(id).filter(|c| c.unanswered == 0) else { continue };
+            if c.since + AGAIN <= self.now {
+                c.unanswered = 1;
+                let leg = c.entry;
+                let e = *self.c.splices.get(leg);
+                self.send_syn_as(e.flow, leg, e.numbers[0].wrapping_sub(1), u16::MAX);
+            }
+        }
         let settings = self.pool_settings(service, server);
         for _ in 0..AT_ONCE {
             let Some(pool) = self.c.splices.pools.pool(at) else { return };
@@ -461,8 +511,9 @@ impl<P: Port> Desk<'_, P> {
         let Some(&c) = self.c.splices.pools.get(id) else { return };
         let Some(pool) = settings else { return self.retire(id) };
         let since = |then: Nanos| self.now.saturating_sub(then);
+        let v6 = self.c.table.get(self.c.splices.get(c.entry).flow).is_v6();
         let spare = idle > self.share(pool.idle) && since(c.since) >= pool.idle_timeout.as_nanos() as u64;
-        if spare || since(c.opened) >= pool.lifetime.as_nanos() as u64 {
+        if spare || c.mss > mss(pool, v6) || since(c.opened) >= pool.lifetime.as_nanos() as u64 {
             return self.retire(id);
         }
         if since(c.asked) < pool.probe.as_nanos() as u64 {
@@ -524,6 +575,7 @@ impl<P: Port> Desk<'_, P> {
         f.flags.set(FlowFlags::TRANSLATED, true);
         f.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(flow, TcpState::Established, self.tick);
+        self.c.table.get_mut(flow).flags.set(FlowFlags::ACTIVE, false);
         self.c.assign(flow, server, true);
         let connection = Pooled {
             doing: Doing::Opening,
@@ -537,6 +589,7 @@ impl<P: Port> Desk<'_, P> {
             requests: 0,
             scale: None,
             sack: false,
+            mss: offer.mss,
         };
         let Some(id) = self.c.splices.pools.add(connection) else {
             self.c.close(flow);

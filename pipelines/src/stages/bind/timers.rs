@@ -10,8 +10,6 @@ use lcs_dataplane::port::Port;
 const BUDGET: usize = 32;
 /// Times that data is sent again before the peer is taken for dead.
 const RETRIES: u8 = 8;
-/// Times that a request is sent again on a connection that had stood idle, before the server is taken to have forgotten it.
-const LENT_RETRIES: u8 = 4;
 
 impl<P: Port> Desk<'_, P> {
     /// Serves what is due. Returns whether there may be more.
@@ -80,7 +78,7 @@ impl<P: Port> Desk<'_, P> {
                     self.send_syn(flow, b);
                 }
             }
-            Phase::Deliver if b.lent && b.delivered == 0 && b.retries >= LENT_RETRIES => self.afresh(flow, b),
+            Phase::Deliver if b.lent && b.delivered == 0 && self.is_forgotten(flow, b) => self.afresh(flow, b),
             Phase::Deliver | Phase::Replay => {
                 if b.retries >= RETRIES {
                     let e = self.c.splices.get(b.entry);
