@@ -12,7 +12,7 @@ use lcs_control::protocol::{
 };
 use lcs_control::render;
 use lcs_pipelines::command::RequestState;
-use lcs_pipelines::content::{Content, Guess, OnUnparsed, Rate, Scheme, Sticky, Switching, SynPolicy};
+use lcs_pipelines::content::{Content, Guess, OnUnparsed, Pool, Rate, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract::Protocol;
 use lcs_pipelines::matching::ir::Action;
 use lcs_pipelines::snapshot::{Interface, Scheduler, Snapshot};
@@ -196,7 +196,23 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         ),
         (&format!("{good}sticky = \"cookie.id\"\napplication = \"smtp\"\n"), 18, "smtp has no cookies", "source"),
         (&format!("{good}host-name = \"a b\"\n"), 18, "no name that a host can have", "mail.example.com"),
-        (&format!("{good}binding = \"pooled\"\n"), 18, "pooled", "preallocate"),
+        (&format!("{good}binding = \"shared\"\n"), 18, "shared", "pooled"),
+        (&format!("{good}pool = {{ idle = 3 }}\n"), 18, "whose connections are not shared", "binding = \"pooled\""),
+        (&format!("{good}binding = \"pooled\"\napplication = \"smtp\"\n"), 18, "one client after another", "delayed"),
+        (&format!("{good}binding = \"pooled\"\n"), 13, "cannot be shared by clients", "fullnat"),
+        (
+            &format!("{good}binding = \"pooled\"\npool = {{ idle = 9, most = 3 }}\n"),
+            19,
+            "`most` is 3, and `idle` is 9",
+            "at least as many",
+        ),
+        (&format!("{good}binding = \"pooled\"\npool = {{ size = 3 }}\n"), 19, "unknown key `size`", "known here are"),
+        (
+            &format!("{good}binding = \"pooled\"\nswitching = \"connection\"\n"),
+            19,
+            "does not read where requests end",
+            "switching = \"request\"",
+        ),
         (&format!("{good}guess = \"hash\"\n"), 18, "where nothing is guessed", "binding = \"preallocate\""),
         (
             &format!("{good}guess = \"server\"\nbinding = \"preallocate\"\n"),
@@ -577,6 +593,16 @@ fn the_binding_scheme_is_read_published_and_said_when_it_changes() {
     let (scheme, said) = scheme_of("binding = \"preallocate\"\nguess-server = \"s1\"\n", &mut m);
     assert_eq!(scheme, Scheme::Preallocate(Guess::Server("s1".into())));
     assert!(said.contains("guess client → server s1"), "{said}");
+    let pooled = shop("shop.rules");
+    let pooled = format!(
+        "{pooled}forward = \"fullnat\"\nsources = [\"10.0.0.99\"]\nbinding = \"pooled\"\npool = {{ idle = 300, probe = \"2s\" }}\n"
+    );
+    let services = folder.load(&pooled).unwrap().services;
+    let binding = &services[0].content.as_ref().unwrap().binding;
+    let pool = Pool { idle: 300, most: 300, probe: Duration::from_secs(2), ..Pool::default() };
+    assert_eq!(binding.scheme, Scheme::Pooled(pool));
+    let said = m.apply(&services).unwrap().first().map(ToString::to_string).unwrap_or_default();
+    assert!(said.contains("binding preallocate → pooled") && said.contains("pool none → idle 300 to 300"), "{said}");
 }
 
 /// Opens a connection to the shop from this port and sends the beginning of a request.
