@@ -6,6 +6,7 @@ pub mod decisions;
 pub mod demo;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod linerate;
 pub mod network;
 pub mod pauses;
 pub mod peers;
@@ -14,4 +15,5 @@ pub mod schemes;
 pub mod simulate;
 pub mod stages;
 pub mod summary;
+pub(crate) mod traffic;
 pub(crate) mod wire;

@@ -7,6 +7,7 @@ pub mod demo;
 mod flame;
 pub mod hw;
 pub mod init;
+mod linerate;
 mod peers;
 pub mod perf;
 pub mod reload;
