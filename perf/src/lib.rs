@@ -11,6 +11,7 @@ pub mod network;
 pub mod pauses;
 pub mod peers;
 pub mod replay;
+pub mod scaling;
 pub mod schemes;
 pub mod simulate;
 pub mod stages;

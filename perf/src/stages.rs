@@ -13,6 +13,7 @@ use lcs_dataplane::flow::Memory;
 use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::ring::Handover;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::layer4::{Layer4, STAGES};
@@ -143,7 +144,8 @@ pub struct Figures {
 
 /// Frames put on the wire at a time: eight bursts.
 pub(crate) const GROUP: usize = 256;
-const NOW: u64 = 1_000_000_000;
+/// The worker's time while flows are open.
+pub(crate) const NOW: u64 = 1_000_000_000;
 /// When all flows have been idle for longer than any time-out.
 const LATER: u64 = NOW + 3_600_000_000_000;
 
@@ -199,6 +201,20 @@ impl<P: Wire, M: Meter> Bench<P, M> {
     /// A bench over `port`, which has nothing on the wire.
     pub(crate) fn on(o: &Options, port: P, meter: M) -> Self {
         Bench { worker: worker(o, port, meter, (0, 1), snapshot(o)), traffic: Traffic::new(o), options: o.clone() }
+    }
+
+    /// The bench of the worker of a number among so many.
+    pub(crate) fn among(o: &Options, port: P, meter: M, number: (u8, u8), handover: Option<Handover>) -> Self {
+        let mut worker = worker(o, port, meter, number, snapshot(o));
+        if let Some(handover) = handover {
+            worker = worker.with_handover(handover);
+        }
+        Bench { worker, traffic: Traffic::new(o), options: o.clone() }
+    }
+
+    /// What was asked for.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
     /// Runs the worker over everything on the wire; returns the cycles.
     fn drain(&mut self, turns: &mut Turns) -> u64 {

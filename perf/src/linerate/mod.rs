@@ -23,6 +23,8 @@ pub use search::{Found, Limit, Search, Searcher};
 pub use sizes::{IMIX, RFC_2544, Size, WIRE_OVERHEAD};
 pub use trial::Trial;
 
+pub(crate) use clock::VirtualClock;
+
 use crate::stages::{self, Bench, StagesError};
 use crate::summary::Summary;
 use crate::traffic::Traffic;
@@ -189,7 +191,8 @@ impl Seen {
     /// Offers more than can be carried.
     fn saturate(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<f64, LinerateError> {
         let trial = device.trial(device.most(), o.search.seconds, size, false)?;
-        self.note(&trial);
+        // What is lost here is lost on purpose, whoever interrupts.
+        self.note(&Trial { set_aside: 0, ..trial.clone() });
         self.saturated.push(trial.forwarded_rate);
         Ok(trial.forwarded_rate)
     }

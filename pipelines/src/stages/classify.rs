@@ -200,7 +200,7 @@ fn complete_checksum(c: &mut Connections, batch: &mut Batch, i: usize, now: u32)
 }
 
 /// The worker that owns a client's endpoint, the same in both directions and on every worker. `port` in host order.
-pub(crate) fn owner(address: IpAddr, port: u16, workers: u8) -> u8 {
+pub fn owner(address: IpAddr, port: u16, workers: u8) -> u8 {
     // Not the table's hash: that one is keyed, and the frames of one worker must still spread over its buckets.
     let hasher = Hasher::new(0x5eed);
     let hash = match address {

@@ -15,6 +15,7 @@ pub mod replay;
 pub mod rs;
 pub mod rules;
 pub mod run;
+mod scaling;
 pub mod schemes;
 pub mod stats;
 pub mod status;

@@ -34,6 +34,7 @@ enum What {
     Peers(super::peers::Args),
     Schemes(super::schemes::Args),
     Linerate(super::linerate::Args),
+    Scaling(super::scaling::Args),
 }
 
 /// Cycles per packet of each stage of the real pipeline, over the memory port, with established flows in random order.
@@ -235,6 +236,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         What::Peers(args) => super::peers::run(common, args),
         What::Schemes(args) => super::schemes::run(common, args),
         What::Linerate(args) => super::linerate::run(common, args),
+        What::Scaling(args) => super::scaling::run(common, args),
     }
 }
 
