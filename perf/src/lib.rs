@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connections;
+pub mod cps;
 pub mod decisions;
 pub mod demo;
 #[cfg(feature = "dpdk")]

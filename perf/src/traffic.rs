@@ -208,11 +208,7 @@ impl Traffic {
     pub fn any(&mut self, flows: usize) -> Pair {
         let r = self.random();
         let n = ((r >> 33) as usize) % flows;
-        if r & 1 == 1 {
-            self.server_side(n).unwrap_or_else(|| self.client_side(n))
-        } else {
-            self.client_side(n)
-        }
+        if r & 1 == 1 { self.server_side(n).unwrap_or_else(|| self.client_side(n)) } else { self.client_side(n) }
     }
 
     /// Notes, of the next flow, what the director has made of its first packet.
@@ -314,10 +310,10 @@ fn stamp(b: &mut [u8], v6: bool, stamp: Stamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lcs_dataplane::port::memory::MemoryPort;
     use lcs_dataplane::batch::BURST;
     use lcs_dataplane::frame::Frame;
     use lcs_dataplane::port::Port;
+    use lcs_dataplane::port::memory::MemoryPort;
 
     #[test]
     fn frames_have_their_size_right_checksums_and_the_stamp_that_they_were_given() {

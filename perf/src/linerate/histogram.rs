@@ -119,7 +119,9 @@ mod tests {
             for n in 1..=1000 {
                 h.note(n * scale);
             }
-            for (percent, exact) in [(50.0, 500 * scale), (99.0, 990 * scale), (99.9, 999 * scale), (100.0, 1000 * scale)] {
+            for (percent, exact) in
+                [(50.0, 500 * scale), (99.0, 990 * scale), (99.9, 999 * scale), (100.0, 1000 * scale)]
+            {
                 let got = h.percentile(percent);
                 assert!(got >= exact && got as f64 <= exact as f64 * 1.01 + 1.0, "{scale} {percent}: {got}, {exact}");
             }

@@ -96,7 +96,8 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             let sent = self.worker.port_mut().take_sent(|_, b| {
                 if probes
                     && !recovering
-                    && let Some(stamp) = traffic.stamp_of(b) {
+                    && let Some(stamp) = traffic.stamp_of(b)
+                {
                     histogram.note(u64::from((out as u32).wrapping_sub(stamp.due)));
                 }
             }) as u64;

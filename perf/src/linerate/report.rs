@@ -1,6 +1,6 @@
 //! What `lcs perf linerate` prints.
 
-use super::{Limit, Options, Row, Subject, Summary};
+use super::{Limit, Options, Row, Size, Subject, Summary};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -15,8 +15,23 @@ pub struct Figures {
     pub tsc_hz: u64,
     /// Sizes, and for each the subjects.
     pub rows: Vec<Row>,
+    /// The director against the reflector on the same interfaces, where both were searched.
+    pub ratios: Vec<Ratio>,
     /// What else a reader must know.
     pub notes: Vec<String>,
+}
+
+/// The director's rate to the reflector's, by round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ratio {
+    /// Size of frames.
+    pub size: Size,
+    /// While more was offered than could be carried.
+    pub saturated: Summary,
+    /// Without loss.
+    pub ndr: Summary,
+    /// With the loss that was allowed.
+    pub pdr: Summary,
 }
 
 /// Millions, with its quartiles.
@@ -89,7 +104,8 @@ impl fmt::Display for Figures {
         )?;
         for row in &self.rows {
             let rate = |s: &Option<Summary>| s.as_ref().map_or("–".to_owned(), mega);
-            let bits = row.ndr.as_ref().map_or("–".to_owned(), |s| format!("{:.2}", row.size.wire_bits(s.median) / 1e9));
+            let bits =
+                row.ndr.as_ref().map_or("–".to_owned(), |s| format!("{:.2}", row.size.wire_bits(s.median) / 1e9));
             let generator = if row.searches.is_empty() {
                 "–".to_owned()
             } else {
@@ -154,6 +170,17 @@ impl fmt::Display for Figures {
             }
             let limits = Self::limits(row);
             writeln!(f, "{}{limits}", if limits.is_empty() { "" } else { "; " })?;
+        }
+        for r in &self.ratios {
+            let of = |s: &Summary| format!("{:.3} ({:.3} – {:.3})", s.median, s.quartiles.0, s.quartiles.1);
+            writeln!(
+                f,
+                "{}: director to reflector, by round: saturated {}, NDR {}, PDR {}",
+                r.size,
+                of(&r.saturated),
+                of(&r.ndr),
+                of(&r.pdr)
+            )?;
         }
         if self.rows.iter().any(|r| r.subject == Subject::Reflector) && self.options.subject != Subject::Reflector {
             writeln!(f, "the reflector is port and loop without a pipeline: what can be shown here at most")?;

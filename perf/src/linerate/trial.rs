@@ -37,7 +37,7 @@ pub struct Trial {
 
 impl Trial {
     /// Share of frames that may be late before the trial says nothing about the device.
-    pub const BEHIND: f64 = 0.001;
+    pub const BEHIND: f64 = 0.01;
 
     /// Frames that were sent and did not come out.
     pub fn lost(&self) -> u64 {

@@ -23,8 +23,8 @@ use lcs_hwconf::cores;
 use lcs_pipelines::snapshot::Forward;
 use lcs_pipelines::stages::classify::owner;
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,9 @@ pub enum ScalingError {
         most: String,
     },
     /// More workers than cores.
-    #[error("--workers asks for {asked}, and this process may run on {cores} core(s): a worker needs one of its own; name fewer")]
+    #[error(
+        "--workers asks for {asked}, and this process may run on {cores} core(s): a worker needs one of its own; name fewer"
+    )]
     Cores {
         /// Workers.
         asked: usize,
@@ -114,6 +116,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Row {
     /// Workers.
     pub workers: usize,
+    /// One director, whose workers know of each other; otherwise as many directors of one worker each, which share nothing at all.
+    pub steered: bool,
     /// Packets/s of all together, in the workers' own time, by round.
     pub rate: Summary,
     /// TSC cycles a packet.
@@ -181,8 +185,8 @@ struct Step {
 }
 
 impl Group {
-    /// So many workers with their flows open.
-    fn new(o: &Options, workers: usize, cores: &[usize]) -> Result<Group, StagesError> {
+    /// So many workers with their flows open: of one director when `steered`, otherwise of one each.
+    fn new(o: &Options, workers: usize, steered: bool, cores: &[usize]) -> Result<Group, StagesError> {
         let mut numbers: Vec<Vec<u32>> = vec![vec![]; workers];
         let bench = stages::Options {
             forward: o.forward,
@@ -202,12 +206,13 @@ impl Group {
             }
         }
         let mut members = vec![];
-        let lanes = if workers > 1 { Handover::mesh(workers) } else { vec![] };
+        let lanes = if workers > 1 && steered { Handover::mesh(workers) } else { vec![] };
         let mut lanes = lanes.into_iter();
         for (number, core) in (0..workers).zip(cores) {
             // What siblings hand over needs buffers, too.
             let port = MemoryPort::new(1, 2 * GROUP + HANDOVER * workers);
-            let mut bench = Bench::among(&bench, port, Tsc, (number as u8, workers as u8), lanes.next());
+            let place = if steered { (number as u8, workers as u8) } else { (0, 1) };
+            let mut bench = Bench::among(&bench, port, Tsc, place, lanes.next());
             bench.traffic.set_numbers(numbers[number].clone());
             bench.fill()?;
             let others = (0..workers).filter(|w| *w != number);
@@ -377,10 +382,15 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     let mut counts = o.workers.clone();
     counts.sort_unstable();
     counts.dedup();
-    let mut groups = vec![];
+    let (mut groups, mut kinds) = (vec![], vec![]);
     for workers in &counts {
         progress(&format!("opening {} flows for each of {workers} worker(s)", o.flows));
-        groups.push(Group::new(o, *workers, &cores)?);
+        if *workers > 1 {
+            kinds.push((*workers, false));
+            groups.push(Group::new(o, *workers, false, &cores)?);
+        }
+        kinds.push((*workers, true));
+        groups.push(Group::new(o, *workers, true, &cores)?);
     }
     let mut own: Vec<Vec<Vec<Done>>> = vec![vec![]; groups.len()];
     let mut handed: Vec<Vec<Vec<Vec<Done>>>> = vec![vec![vec![]; o.foreign.len()]; groups.len()];
@@ -392,7 +402,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             if round > 0 {
                 own[g].push(done);
             }
-            if group.members.len() == 1 {
+            if group.members.len() == 1 || !kinds[g].1 {
                 continue;
             }
             for (s, share) in o.foreign.iter().enumerate() {
@@ -406,17 +416,20 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     let rate = |done: &[Done]| done.iter().map(Done::rate).sum::<f64>();
     let wall = |done: &[Done]| done.iter().map(|d| d.received as f64 / d.elapsed.as_secs_f64()).sum::<f64>();
     let cycles = |done: &[Done]| {
-        done.iter().map(|d| d.cycles).sum::<u64>() as f64 / done.iter().map(|d| d.undisturbed).sum::<u64>().max(1) as f64
+        done.iter().map(|d| d.cycles).sum::<u64>() as f64
+            / done.iter().map(|d| d.undisturbed).sum::<u64>().max(1) as f64
     };
-    let rows: Vec<Row> = counts
+    let rows: Vec<Row> = kinds
         .iter()
         .zip(&own)
-        .map(|(workers, rounds)| {
+        .map(|((workers, steered), rounds)| {
             let ratios = |of: &dyn Fn(&[Done]) -> f64| {
-                (counts[0] == 1).then(|| Summary::of(rounds.iter().zip(&own[0]).map(|(d, one)| of(d) / of(one)).collect()))
+                (counts[0] == 1)
+                    .then(|| Summary::of(rounds.iter().zip(&own[0]).map(|(d, one)| of(d) / of(one)).collect()))
             };
             Row {
                 workers: *workers,
+                steered: *steered,
                 rate: Summary::of(rounds.iter().map(|d| rate(d)).collect()),
                 cycles: Summary::of(rounds.iter().map(|d| cycles(d)).collect()),
                 ratio: ratios(&rate),
@@ -425,7 +438,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         })
         .collect();
     let mut hand_overs = vec![];
-    for (workers, shares) in counts.iter().zip(&handed) {
+    for ((workers, _), shares) in kinds.iter().zip(&handed) {
         // What handing over costs is against the run of the same round without it.
         let none = o.foreign.iter().position(|s| *s == 0.0).map(|at| &shares[at]);
         for (asked, rounds) in o.foreign.iter().zip(shares).filter(|(_, rounds)| !rounds.is_empty()) {
@@ -457,7 +470,7 @@ mod tests {
         for forward in [Forward::Nat, Forward::Dr] {
             let o = Options { forward, workers: workers.clone(), ..quick() };
             let figures = measure(&o, |_| {}).unwrap();
-            assert_eq!(figures.rows.len(), workers.len());
+            assert_eq!(figures.rows.len(), 2 * workers.len() - 1);
             assert!(figures.rows.iter().all(|r| r.rate.median > 1e5), "{figures}");
             if cores == 1 {
                 println!("skipped: hand-over needs two cores");

@@ -58,14 +58,18 @@ impl fmt::Display for Figures {
         let none = || "–".to_owned();
         writeln!(
             f,
-            "\n{:<8} {:>24} {:>24} {:>22} {:>22}",
+            "\n{:<24} {:>24} {:>24} {:>22} {:>22}",
             "workers", "Mpps, all together", "cycles/packet", "to one worker", "by the wall clock"
         )?;
         for r in &self.rows {
             writeln!(
                 f,
-                "{:<8} {:>24} {:>24} {:>22} {:>22}",
-                r.workers,
+                "{:<24} {:>24} {:>24} {:>22} {:>22}",
+                match (r.workers, r.steered) {
+                    (1, _) => "1".to_owned(),
+                    (n, true) => format!("{n} of one director"),
+                    (n, false) => format!("{n} directors of 1"),
+                },
                 spread(&r.rate, 1e-6, 2),
                 spread(&r.cycles, 1.0, 1),
                 r.ratio.as_ref().map_or_else(none, |s| spread(s, 1.0, 3)),
@@ -73,7 +77,11 @@ impl fmt::Display for Figures {
             )?;
         }
         if !self.hand_overs.is_empty() {
-            writeln!(f, "\n{:<8} {:>12} {:>24} {:>30}", "workers", "handed over", "cycles/packet", "cycles more a handed frame")?;
+            writeln!(
+                f,
+                "\n{:<8} {:>12} {:>24} {:>30}",
+                "workers", "handed over", "cycles/packet", "cycles more a handed frame"
+            )?;
         }
         for h in &self.hand_overs {
             writeln!(

@@ -16,12 +16,16 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   lcs perf linerate
   lcs perf linerate --pipeline dr --sizes rfc2544,imix --flows 1000000
+  sudo lcs perf linerate --port af-xdp --rounds 5
   lcs perf linerate --pipeline reflector --seconds 2 --rounds 5
   lcs perf linerate --json | jq '.rows[] | {size, subject, ndr: .ndr.median}'
 
 Sizes count the 4 bytes of the FCS. IMIX is 64, 594 and 1518 bytes as 7 to 4 to 1.
 Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
 pub struct Args {
+    /// What the frames come over.
+    #[arg(long, value_enum, default_value_t = Port::Memory)]
+    port: Port,
     /// What frames pass.
     #[arg(long, value_enum, default_value_t = Pipeline::Nat)]
     pipeline: Pipeline,
@@ -49,12 +53,20 @@ pub struct Args {
     /// Searches, of which the median is shown.
     #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
     rounds: usize,
-    /// Frames that wait in the receive queue at most.
+    /// Frames that wait in the receive queue at most, on the memory port.
     #[arg(long, value_name = "N", default_value_t = Options::default().descriptors)]
     descriptors: usize,
     /// IPv6 instead of IPv4.
     #[arg(long)]
     ipv6: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Port {
+    /// In this process's memory.
+    Memory,
+    /// AF_XDP over veth pairs that are made for it; needs root and two cores. A bare reflector on the same interfaces is measured in turn.
+    AfXdp,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -106,16 +118,20 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         ipv6: args.ipv6,
     };
     let terminal = io::stderr().is_terminal();
-    let figures = linerate::measure(&options, |what| {
+    let progress = |what: &str| {
         if terminal {
             eprint!("\r\x1b[K{what} …");
         }
-    });
+    };
+    let figures = match args.port {
+        Port::Memory => linerate::measure(&options, progress),
+        Port::AfXdp => linerate::veth::measure(&options, progress),
+    };
     if terminal {
         eprint!("\r\x1b[K");
     }
     let figures = figures.map_err(|e| match e {
-        LinerateError::Range { .. } | LinerateError::NoSize => Error::Usage(e.to_string()),
+        LinerateError::Range { .. } | LinerateError::NoSize | LinerateError::Port(_) => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { figures.to_string() };

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod completions;
 pub mod conns;
+mod cps;
 pub mod demo;
 mod flame;
 pub mod hw;

@@ -35,6 +35,7 @@ enum What {
     Schemes(super::schemes::Args),
     Linerate(super::linerate::Args),
     Scaling(super::scaling::Args),
+    Cps(super::cps::Args),
 }
 
 /// Cycles per packet of each stage of the real pipeline, over the memory port, with established flows in random order.
@@ -237,6 +238,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         What::Schemes(args) => super::schemes::run(common, args),
         What::Linerate(args) => super::linerate::run(common, args),
         What::Scaling(args) => super::scaling::run(common, args),
+        What::Cps(args) => super::cps::run(common, args),
     }
 }
 
