@@ -136,7 +136,7 @@ mod tests {
         }
         let mut h = Histogram::default();
         h.note(u64::MAX);
-        assert_eq!((h.percentile(50.0), h.summary().probes), (u64::MAX.min(h.percentile(50.0)), 1));
+        assert!(h.percentile(50.0) >= 1 << 38 && h.summary().max == u64::MAX);
         assert_eq!(Histogram::default().percentile(99.0), 0);
     }
 }

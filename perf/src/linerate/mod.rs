@@ -11,6 +11,7 @@
 mod clock;
 mod histogram;
 mod memory;
+pub mod plot;
 pub mod reflector;
 mod report;
 mod search;

@@ -155,7 +155,7 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             if clear || trials.len() - good >= self.search.agree {
                 return Ok(Judgement::Loses);
             }
-            if trials.len() >= 2 * self.search.agree + 1 {
+            if trials.len() > 2 * self.search.agree {
                 // Neither has a majority: some were behind, some lost.
                 return Ok(Judgement::Behind);
             }

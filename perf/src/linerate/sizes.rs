@@ -43,7 +43,7 @@ impl Size {
     pub fn pick(self, random: u64) -> usize {
         match self {
             Size::Bytes(_) => 0,
-            Size::Imix => match ((random >> 8) & 0xffff) * 12 >> 16 {
+            Size::Imix => match (((random >> 8) & 0xffff) * 12) >> 16 {
                 0..7 => 0,
                 7..11 => 1,
                 _ => 2,

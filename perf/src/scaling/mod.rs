@@ -6,6 +6,7 @@
 //! frame's cost on both workers is in the sum.
 
 mod model;
+pub mod plot;
 mod report;
 
 pub use model::{Model, Need};

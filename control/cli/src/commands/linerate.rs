@@ -6,6 +6,7 @@ use lcs_perf::linerate::{self, LinerateError, Options, RFC_2544, Search, Size, S
 use lcs_perf::schemes::read_loss;
 use lcs_pipelines::snapshot::Forward;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// The highest rate without loss (NDR) and with a given loss ratio (PDR), and the latency below it, as RFC 2544 asks.
@@ -59,6 +60,9 @@ pub struct Args {
     /// IPv6 instead of IPv4.
     #[arg(long)]
     ipv6: bool,
+    /// Write plots (SVG) and a report (linerate.html) into this directory, which is made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -135,5 +139,8 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { figures.to_string() };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    io::stdout().write_all(text.as_bytes())?;
+    let Some(directory) = &args.plot else { return Ok(()) };
+    let page = linerate::plot::page(&figures, &super::plots::line());
+    super::plots::write(common, directory, linerate::plot::all(&figures), ("linerate.html", page))
 }

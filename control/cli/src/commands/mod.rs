@@ -11,6 +11,7 @@ pub mod init;
 mod linerate;
 mod peers;
 pub mod perf;
+mod plots;
 pub mod reload;
 pub mod replay;
 pub mod rs;

@@ -5,6 +5,7 @@ use crate::outcome::{Error, Outcome, json};
 use lcs_perf::scaling::{self, Options, ScalingError};
 use lcs_pipelines::snapshot::Forward;
 use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 
 /// What several workers carry together, what handing frames over between them costs, and what more cores would give.
 ///
@@ -42,6 +43,9 @@ pub struct Args {
     /// IPv6 instead of IPv4.
     #[arg(long)]
     ipv6: bool,
+    /// Write plots (SVG) and a report (scaling.html) into this directory, which is made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -86,5 +90,8 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { figures.to_string() };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    io::stdout().write_all(text.as_bytes())?;
+    let Some(directory) = &args.plot else { return Ok(()) };
+    let page = scaling::plot::page(&figures, &super::plots::line());
+    super::plots::write(common, directory, scaling::plot::all(&figures), ("scaling.html", page))
 }
