@@ -32,6 +32,9 @@ pub struct Ratio {
     pub ndr: Summary,
     /// With the loss that was allowed.
     pub pdr: Summary,
+    /// What a frame costs the reflector, to what it costs the director: cycles of their turns, the kernel's part of them included, and
+    /// without the time in which another program had the core. What the rates would be to each other if each had its core alone.
+    pub cost: Summary,
 }
 
 /// Millions, with its quartiles.
@@ -79,7 +82,7 @@ impl Figures {
             .filter_map(|f| match f.limit {
                 Limit::Loss => None,
                 Limit::Offered => Some("more could not be offered"),
-                Limit::Generator => Some("the generator's limit, not the subject's"),
+                Limit::Generator => Some("the generator fell behind its schedule: its limit, not the subject's"),
                 Limit::Time => Some("time was over before the resolution was reached"),
                 Limit::Never => Some("no rate held"),
             })
@@ -175,11 +178,12 @@ impl fmt::Display for Figures {
             let of = |s: &Summary| format!("{:.3} ({:.3} – {:.3})", s.median, s.quartiles.0, s.quartiles.1);
             writeln!(
                 f,
-                "{}: director to reflector, by round: saturated {}, NDR {}, PDR {}",
+                "{}: director to reflector, by round: saturated {}, NDR {}, PDR {}; by cycles a frame, undisturbed {}",
                 r.size,
                 of(&r.saturated),
                 of(&r.ndr),
-                of(&r.pdr)
+                of(&r.pdr),
+                of(&r.cost)
             )?;
         }
         if self.rows.iter().any(|r| r.subject == Subject::Reflector) && self.options.subject != Subject::Reflector {

@@ -126,7 +126,7 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             (high, limit) = (low, Limit::Loss);
             low *= 1.0 - 2.0 * self.search.resolution;
         }
-        if low <= 0.0 && limit != Limit::Time {
+        if low <= 0.0 && limit == Limit::Loss {
             limit = Limit::Never;
         }
         Ok(Found { goal, rate: low, above: high, limit, trials: self.trials - before })

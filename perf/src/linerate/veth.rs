@@ -20,6 +20,7 @@ use lcs_dataplane::headers::protocol;
 use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::af_xdp::{AfXdpPort, Attached, FilterKey, ModePreference, PortOptions, XdpFilter};
+use lcs_dataplane::worker::Clock;
 use lcs_hwconf::netns::Namespace;
 use lcs_hwconf::rtnl::{Rtnl, VethEnd};
 use lcs_hwconf::{cores, links};
@@ -35,6 +36,10 @@ const PROBE_EVERY: u64 = 16;
 const LATE: f64 = 1e-3;
 /// After the last frame of a trial, this long without another one ends it.
 const SETTLE: Duration = Duration::from_millis(30);
+/// Seconds; a turn of a subject that takes longer was interrupted. System calls for 32 frames take some 50 µs.
+const GAP: f64 = 500e-6;
+/// Busy turns after which timers are served, as in the worker's own loop.
+const BUSY_TURNS: u32 = 8;
 /// How long flows may take to be opened, a group.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Flows opened at a time, so that none is lost.
@@ -189,6 +194,9 @@ impl Device for Generator<'_> {
 /// What a subject has to say when it is taken away.
 #[derive(Debug, Default, Clone)]
 struct Account {
+    /// Frames of turns that were not interrupted, and cycles of these turns.
+    frames: u64,
+    cycles: u64,
     busy: u64,
     idle: u64,
     dropped: BTreeMap<String, u64>,
@@ -208,7 +216,28 @@ impl Account {
         }
     }
 
+    /// Counts a turn with so many frames.
+    #[inline]
+    fn turn(&mut self, frames: usize, cycles: u64, gap: u64) {
+        if frames == 0 {
+            self.idle += 1;
+            return;
+        }
+        self.busy += 1;
+        if cycles < gap {
+            self.frames += frames as u64;
+            self.cycles += cycles;
+        }
+    }
+
+    /// Cycles a frame.
+    fn cost(&self) -> f64 {
+        self.cycles as f64 / self.frames.max(1) as f64
+    }
+
     fn add(&mut self, other: &Account) {
+        self.frames += other.frames;
+        self.cycles += other.cycles;
         self.busy += other.busy;
         self.idle += other.idle;
         for (what, n) in &other.dropped {
@@ -222,7 +251,9 @@ fn reflect(mut port: AfXdpPort, stop: &AtomicBool) -> Account {
     let mut frames: [Frame; BURST] = Default::default();
     let mut interfaces = [0; BURST];
     let mut account = Account::default();
+    let gap = (tsc_hz() as f64 * GAP) as u64;
     while !stop.load(Ordering::Relaxed) {
+        let begin = tsc();
         let n = port.receive(&mut frames, &mut interfaces);
         for (frame, interface) in frames.iter_mut().zip(interfaces).take(n) {
             if let Err(frame) = port.transmit(interface ^ 1, std::mem::take(frame)) {
@@ -231,7 +262,7 @@ fn reflect(mut port: AfXdpPort, stop: &AtomicBool) -> Account {
             }
         }
         port.flush();
-        *(if n > 0 { &mut account.busy } else { &mut account.idle }) += 1;
+        account.turn(n, tsc().wrapping_sub(begin), gap);
     }
     account.rings(&port);
     account
@@ -250,14 +281,23 @@ fn direct(o: &stages::Options, port: AfXdpPort, stop: &AtomicBool) -> Account {
             1500,
         );
     }
-    let worker = worker(o, port, Tsc, (0, 1), s).run(stop);
-    let counters = worker.counters();
-    let dropped = DropReason::ALL.iter().zip(&counters.dropped).filter(|(_, n)| **n > 0);
-    let mut account = Account {
-        busy: counters.busy_turns,
-        idle: counters.idle_turns,
-        dropped: dropped.map(|(r, n)| (r.to_string(), *n)).collect(),
-    };
+    let mut worker = worker(o, port, Tsc, (0, 1), s);
+    let mut account = Account::default();
+    let (clock, gap, mut busy) = (Clock::start(), (tsc_hz() as f64 * GAP) as u64, 0);
+    // The worker's own loop, each turn of it timed.
+    while !stop.load(Ordering::Relaxed) {
+        let begin = tsc();
+        let now = clock.now();
+        let n = worker.poll(now);
+        busy = if n > 0 { busy + 1 } else { BUSY_TURNS };
+        if busy >= BUSY_TURNS {
+            busy = 0;
+            worker.between(now);
+        }
+        account.turn(n, tsc().wrapping_sub(begin), gap);
+    }
+    let dropped = DropReason::ALL.iter().zip(&worker.counters().dropped).filter(|(_, n)| **n > 0);
+    account.dropped = dropped.map(|(r, n)| (r.to_string(), *n)).collect();
     account.rings(worker.port());
     account
 }
@@ -340,6 +380,7 @@ fn inside(
     let subjects = [o.subject, Subject::Reflector];
     let mut seen: Vec<[Seen; 2]> = o.sizes.iter().map(|_| Default::default()).collect();
     let mut accounts: [Account; 2] = Default::default();
+    let mut costs: [Vec<f64>; 2] = Default::default();
     for round in 0..o.rounds {
         for which in [0, 1] {
             let subject = subjects[which];
@@ -374,7 +415,9 @@ fn inside(
                 let account = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                 measured.and(account)
             });
-            accounts[which].add(&result?);
+            let account = result?;
+            costs[which].push(account.cost());
+            accounts[which].add(&account);
         }
     }
     let mut notes = vec![format!(
@@ -386,11 +429,13 @@ fn inside(
         let dropped: Vec<String> = account.dropped.iter().map(|(what, n)| format!("{what}: {n}")).collect();
         let dropped = if dropped.is_empty() { "nothing".to_owned() } else { dropped.join(", ") };
         notes.push(format!(
-            "{subject}: {:.0} % of its turns found a frame; dropped over all trials, those beyond its rate included: {dropped}",
+            "{subject}: {:.0} cycles a frame; {:.0} % of its turns found one; dropped over all trials, those beyond its rate included: {dropped}",
+            account.cost(),
             share * 100.0
         ));
     }
     let (mut rows, mut ratios) = (vec![], vec![]);
+    let cost = Summary::of(costs[1].iter().zip(&costs[0]).map(|(bare, director)| bare / director).collect());
     for (size, [director, bare]) in o.sizes.iter().zip(seen) {
         let ratio = |of: fn(&Seen) -> Vec<f64>| {
             let all = of(&director).into_iter().zip(of(&bare)).filter(|(_, bare)| *bare > 0.0);
@@ -401,6 +446,7 @@ fn inside(
             saturated: ratio(|s| s.saturated.clone()),
             ndr: ratio(|s| s.searches.iter().map(|s| s[0].rate).collect()),
             pdr: ratio(|s| s.searches.iter().map(|s| s[1].rate).collect()),
+            cost,
         });
         rows.push(director.row(o.subject, *size));
         rows.push(bare.row(Subject::Reflector, *size));
