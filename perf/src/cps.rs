@@ -7,7 +7,7 @@
 //! `connections` and `linerate`; time is the worker's own, as on `linerate`'s memory port.
 
 use crate::connections::{self, ConnectionsError, Ends, Scheme, client, frame, seen};
-use crate::linerate::{Found, Histogram, Latency, Schedule, Search, Searcher, Trial, VirtualClock};
+use crate::linerate::{Found, Histogram, Latency, Limit, Schedule, Search, Searcher, Trial, VirtualClock};
 use crate::summary::Summary;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::BURST;
@@ -54,7 +54,7 @@ impl Default for Options {
             response: 1000,
             concurrent: 100_000,
             delay: 100_000,
-            search: Search { seconds: 0.2, resolution: 0.01, agree: 2, budget: std::time::Duration::from_secs(100) },
+            search: Search { seconds: 0.1, resolution: 0.02, agree: 2, budget: std::time::Duration::from_secs(100) },
             rounds: 3,
             descriptors: 1024,
         }
@@ -246,13 +246,17 @@ impl Site {
         let begin = self.clock.cycles();
         let end = begin + (seconds * hz) as u64;
         let mut schedule = Schedule::new(begin, end, hz / rate);
+        let mut disturbed = 0;
         // What has not come to its end a while after the last SYN does not come any more.
         let limit = end + (hz as u64) + 100 * self.delay;
         while {
             while let Some(due) = schedule.due(self.clock.cycles()) {
                 self.open(due, 1);
             }
-            (self.step() || !schedule.over()) && self.clock.cycles() < limit
+            let (before, recovering) = (self.clock.cycles(), self.clock.recovering());
+            let busy = self.step();
+            disturbed += if recovering { self.clock.cycles() - before } else { 0 };
+            (busy || !schedule.over()) && self.clock.cycles() < limit
         } {}
         let offered = self.due.len() as u64;
         let counters = self.worker.counters();
@@ -268,6 +272,7 @@ impl Site {
             interruptions: self.clock.interruptions - interruptions,
             interrupted_ms: (self.clock.left_out - left_out) as f64 / hz * 1e3,
             set_aside: self.set_aside,
+            disturbed: disturbed as f64 / (self.clock.cycles() - begin).max(1) as f64,
             forwarded_rate: self.ends.done as f64 / seconds,
             ..Trial::default()
         };
@@ -362,7 +367,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, C
         closed.push(rate);
         let mut searcher =
             Searcher::new(o.search, |rate, seconds| Ok::<_, ConnectionsError>(site.trial(rate, seconds)));
-        searches.push(searcher.find(0.0, 1.3 * rate, 0.9 * rate, 0.0)?);
+        searches.push(searcher.find(0.0, 2.0 * rate, 0.9 * rate, 0.0)?);
     }
     let rate = Summary::of(searches.iter().map(|f| f.rate).collect());
     let mut connect = vec![];
@@ -420,6 +425,9 @@ impl fmt::Display for Figures {
         )?;
         let of = |s: &Summary| format!("{:.0} ({:.0} – {:.0})", s.median, s.quartiles.0, s.quartiles.1);
         writeln!(f, "connections/s without a failed one   {}", of(&self.rate))?;
+        for limit in self.searches.iter().map(|s| s.limit).filter(|l| *l != Limit::Loss) {
+            writeln!(f, "  a search ended otherwise than with a failed connection: {limit:?}")?;
+        }
         writeln!(f, "connections/s, {:>3} always open      {}", self.at_once, of(&self.closed_loop))?;
         for (share, l) in &self.connect {
             let us = |ns: u64| format!("{:.1}", ns as f64 / 1e3);

@@ -27,8 +27,13 @@ pub(crate) struct VirtualClock {
 impl VirtualClock {
     /// Seconds; a turn that takes longer was interrupted.
     pub const GAP: f64 = 30e-6;
-    /// Seconds of its own time in which a worker has its caches again: 8 MB of flows at some GB/s from memory.
-    pub const RECOVERY: f64 = 2e-3;
+    /// Seconds of its own time in which a worker has its caches again when another program had the core: the second-level cache, and what of the
+    /// last one was lost, at some GB/s from memory.
+    pub const RECOVERY: f64 = 500e-6;
+    /// The same behind an interrupt, which leaves most of them alone.
+    pub const SHORT_RECOVERY: f64 = 50e-6;
+    /// Seconds; what takes longer was another program and no interrupt.
+    pub const LONG: f64 = 300e-6;
 
     /// A clock that takes a turn of more than `gap` seconds for an interruption.
     pub fn new(gap: f64) -> Self {
@@ -57,7 +62,9 @@ impl VirtualClock {
             self.interruptions += 1;
             self.left_out += cycles;
             self.cycles += self.usual;
-            self.recovered = self.cycles + (self.hz * Self::RECOVERY) as u64;
+            let long = cycles as f64 > self.hz * Self::LONG;
+            let recovery = if long { Self::RECOVERY } else { Self::SHORT_RECOVERY };
+            self.recovered = self.recovered.max(self.cycles + (self.hz * recovery) as u64);
         } else {
             self.usual = cycles;
             self.cycles += cycles;

@@ -123,6 +123,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             interruptions: self.clock.interruptions - interruptions,
             interrupted_ms: (self.clock.left_out - left_out) as f64 / hz * 1e3,
             set_aside,
+            disturbed: 1.0 - (undisturbed_cycles as f64 / (self.clock.cycles() - begin).max(1) as f64).min(1.0),
             forwarded_rate: undisturbed as f64 * hz / undisturbed_cycles.max(1) as f64,
             latency: None,
         }

@@ -83,6 +83,7 @@ impl Figures {
                 Limit::Loss => None,
                 Limit::Offered => Some("more could not be offered"),
                 Limit::Generator => Some("the generator fell behind its schedule: its limit, not the subject's"),
+                Limit::Machine => Some("the machine interrupted too often to tell: is another program on this core?"),
                 Limit::Time => Some("time was over before the resolution was reached"),
                 Limit::Never => Some("no rate held"),
             })
@@ -167,7 +168,7 @@ impl fmt::Display for Figures {
                 let (n, ms) = row.interruptions;
                 write!(
                     f,
-                    "; the machine interrupted {n} turns for {ms:.0} ms, which is left out, and {} frames lost within 2 ms behind these",
+                    "; the machine interrupted {n} turns for {ms:.0} ms, which is left out, and {} frames lost in the half millisecond behind these",
                     row.set_aside
                 )?;
             }

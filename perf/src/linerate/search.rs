@@ -32,6 +32,8 @@ pub enum Limit {
     Offered,
     /// The generator, which fell behind its schedule: the device may carry more.
     Generator,
+    /// The machine, which interrupted so often that trials said nothing about a higher rate.
+    Machine,
     /// Time was over before the resolution was reached.
     Time,
     /// No rate held.
@@ -71,7 +73,8 @@ pub struct Searcher<F> {
 enum Judgement {
     Holds,
     Loses,
-    Behind,
+    /// Its trials say nothing.
+    Void(Limit),
 }
 
 impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
@@ -103,7 +106,7 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             match self.judge(rate, goal)? {
                 Judgement::Holds => low = rate,
                 Judgement::Loses => (high, limit) = (rate, Limit::Loss),
-                Judgement::Behind => (high, limit) = (rate, Limit::Generator),
+                Judgement::Void(why) => (high, limit) = (rate, why),
             }
             if high < most * LEAST {
                 break;
@@ -116,11 +119,11 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
                 break;
             }
             let trial = self.trial(low, 2.0 * self.search.seconds)?;
-            if trial.behind_ratio() > Trial::BEHIND || trial.loss() <= goal {
+            if trial.is_void() || trial.loss() <= goal {
                 break;
             }
             let again = self.trial(low, 2.0 * self.search.seconds)?;
-            if again.loss() <= goal {
+            if again.is_void() || again.loss() <= goal {
                 break;
             }
             (high, limit) = (low, Limit::Loss);
@@ -143,21 +146,19 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
         };
         loop {
             let trials = &self.seen[at].1;
-            let good = trials.iter().filter(|t| t.loss() <= goal).count();
-            let behind = trials.iter().filter(|t| t.behind_ratio() > Trial::BEHIND).count();
-            if behind >= self.search.agree {
-                return Ok(Judgement::Behind);
-            }
-            if good - behind.min(good) >= self.search.agree {
+            let void = trials.iter().filter(|t| t.is_void()).count();
+            let good = trials.iter().filter(|t| !t.is_void() && t.loss() <= goal).count();
+            let bad = trials.len() - void - good;
+            if good >= self.search.agree {
                 return Ok(Judgement::Holds);
             }
-            let clear = trials.iter().any(|t| t.loss() > goal + CLEAR && t.behind_ratio() <= Trial::BEHIND);
-            if clear || trials.len() - good >= self.search.agree {
+            let clear = trials.iter().any(|t| !t.is_void() && t.loss() > goal + CLEAR);
+            if clear || bad >= self.search.agree {
                 return Ok(Judgement::Loses);
             }
-            if trials.len() > 2 * self.search.agree {
-                // Neither has a majority: some were behind, some lost.
-                return Ok(Judgement::Behind);
+            if void > self.search.agree || trials.len() > 2 * self.search.agree {
+                let behind = trials.iter().any(|t| t.behind_ratio() > Trial::BEHIND);
+                return Ok(Judgement::Void(if behind { Limit::Generator } else { Limit::Machine }));
             }
             let trial = self.trial(rate, self.search.seconds)?;
             self.seen[at].1.push(trial);
@@ -221,6 +222,21 @@ mod tests {
         let found = find(0.0, |r, s| trial(r, s, 9e6, if r > 4e6 { ((r - 4e6) * s) as u64 } else { 0 }));
         assert_eq!(found.limit, Limit::Generator);
         assert!((3.9e6..4.1e6).contains(&found.rate), "{found:?}");
+    }
+
+    #[test]
+    fn a_trial_that_the_machine_disturbed_is_taken_neither_for_loss_nor_for_a_rate_that_holds() {
+        let mut n = 0;
+        let found = find(0.0, |r, s| {
+            n += 1;
+            let t = trial(r, s, 6e6, 0);
+            // Every third trial is disturbed, and loses nothing or everything.
+            let received = if n % 2 == 0 { 0 } else { t.offered };
+            if n % 3 == 0 { Trial { disturbed: 0.9, received, ..t } } else { t }
+        });
+        assert!((5.9e6..=6e6).contains(&found.rate) && found.limit == Limit::Loss, "{found:?}");
+        let found = find(0.0, |r, s| Trial { disturbed: 1.0, ..trial(r, s, f64::INFINITY, 0) });
+        assert_eq!((found.limit, found.rate), (Limit::Machine, 0.0));
     }
 
     #[test]

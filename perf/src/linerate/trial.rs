@@ -29,6 +29,8 @@ pub struct Trial {
     pub interrupted_ms: f64,
     /// Frames that were lost while the worker recovered from an interruption; in none of the numbers above.
     pub set_aside: u64,
+    /// Share of the trial's time in which it did.
+    pub disturbed: f64,
     /// Frames/s that came out while it did not.
     pub forwarded_rate: f64,
     /// Of the probes; absent where none were sent.
@@ -38,6 +40,14 @@ pub struct Trial {
 impl Trial {
     /// Share of frames that may be late before the trial says nothing about the device.
     pub const BEHIND: f64 = 0.01;
+
+    /// Share of a trial's time that may be disturbed before the trial says nothing about the device.
+    pub const DISTURBED: f64 = 0.5;
+
+    /// Whether the trial says nothing about the device.
+    pub fn is_void(&self) -> bool {
+        self.behind_ratio() > Self::BEHIND || self.disturbed > Self::DISTURBED
+    }
 
     /// Frames that were sent and did not come out.
     pub fn lost(&self) -> u64 {

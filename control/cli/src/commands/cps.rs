@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "S", default_value_t = Options::default().search.seconds)]
     seconds: f64,
     /// A search ends when what held and what did not are as near as this.
-    #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "1%")]
+    #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "2%")]
     resolution: f64,
     /// Searches, of which the median is shown.
     #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
