@@ -246,7 +246,7 @@ fn messages(o: &Options) -> (Vec<[Vec<u8>; 2]>, [Vec<u8>; 2]) {
 }
 
 /// Both ends of all connections: answers each frame of the director as the ends' kernels would.
-struct Ends {
+pub(crate) struct Ends {
     requests: [Vec<u8>; 2],
     responses: [Vec<u8>; 2],
     alternate: bool,
@@ -255,19 +255,29 @@ struct Ends {
     /// By server and client: requests of the connection so far, to know the last.
     last: HashMap<SocketAddr, usize>,
     total: usize,
-    done: usize,
+    /// Responses that have arrived.
+    pub done: usize,
+    /// Clients keep their connections after the first response, and this is what each would send with.
+    held: Option<Vec<Held>>,
 }
 
-struct Seen {
+/// A client, its service, and the sequence and acknowledgement number of the client's next segment.
+pub(crate) type Held = (SocketAddr, SocketAddr, u32, u32);
+
+/// A segment of the director's.
+pub(crate) struct Seen {
     from: SocketAddr,
-    to: SocketAddr,
-    flags: u8,
+    /// To whom.
+    pub to: SocketAddr,
+    /// Its flags.
+    pub flags: u8,
     seq: u32,
     ack: u32,
     payload: usize,
 }
 
-fn seen(b: &[u8]) -> Option<Seen> {
+/// Reads an IPv4 frame that the director has sent.
+pub(crate) fn seen(b: &[u8]) -> Option<Seen> {
     let l4 = b.get(34..)?;
     let total = usize::from(u16::from_be_bytes([*b.get(16)?, *b.get(17)?]));
     let t = Tcp::parse(l4.get(..total.checked_sub(20)?)?).ok()?;
@@ -282,6 +292,23 @@ fn seen(b: &[u8]) -> Option<Seen> {
     })
 }
 
+/// Connections of one client's address.
+const OF_A_CLIENT: usize = 50_000;
+
+/// The client of the connection of this number, and the service.
+pub(crate) fn client(k: usize) -> (SocketAddr, SocketAddr) {
+    let client = Ipv4Addr::from(CLIENTS + (k / OF_A_CLIENT) as u32);
+    let client = SocketAddr::new(IpAddr::V4(client), 1024 + (k % OF_A_CLIENT) as u16);
+    (client, SocketAddr::new(IpAddr::V4(SERVICE), 80))
+}
+
+/// The number of a client's connection; `None` for whoever is no client.
+pub(crate) fn number(client: SocketAddr) -> Option<usize> {
+    let IpAddr::V4(address) = client.ip() else { return None };
+    let (address, port) = (u32::from(address).checked_sub(CLIENTS)?, client.port().checked_sub(1024)?);
+    (address < 1 << 20).then(|| address as usize * OF_A_CLIENT + usize::from(port))
+}
+
 /// A frame toward the director.
 pub(crate) fn frame(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
     let options = if flags & SYN != 0 { vec![2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7] } else { vec![] };
@@ -293,8 +320,51 @@ pub(crate) fn frame(from: SocketAddr, to: SocketAddr, flags: u8, seq: u32, ack: 
 }
 
 impl Ends {
+    /// Ends that have no connection yet.
+    pub fn new(o: &Options) -> Self {
+        let (mut requests, responses) = messages(o);
+        Ends {
+            requests: requests.remove(0),
+            responses,
+            alternate: o.alternate,
+            left: HashMap::new(),
+            last: HashMap::new(),
+            total: o.requests,
+            done: 0,
+            held: None,
+        }
+    }
+
+    /// A client will open a connection with so many requests.
+    pub fn expect(&mut self, client: SocketAddr, requests: usize) {
+        self.left.insert(client, (requests, 0));
+        self.last.remove(&client);
+    }
+
+    /// From now on connections have so many requests, and clients wait after their first response.
+    pub fn hold(&mut self, requests: usize) {
+        self.total = requests;
+        self.held = Some(vec![]);
+    }
+
+    /// Clients wait no longer; who waited is returned, for its next request to be sent.
+    pub fn release(&mut self) -> Vec<Held> {
+        self.held.take().unwrap_or_default()
+    }
+
+    /// A client's request.
+    pub fn request(&self) -> &[u8] {
+        &self.requests[0]
+    }
+
+    /// Forgets connections that did not come to their end.
+    pub fn forget(&mut self) {
+        self.left.clear();
+        self.last.clear();
+    }
+
     /// What the end that gets `b` sends for it.
-    fn answer(&mut self, b: &[u8], mut send: impl FnMut(Vec<u8>)) {
+    pub fn answer(&mut self, b: &[u8], mut send: impl FnMut(Vec<u8>)) {
         let Some(s) = seen(b) else { return };
         let fin = s.flags & FIN != 0;
         let end = s.seq.wrapping_add(s.payload as u32).wrapping_add(u32::from(fin));
@@ -328,6 +398,11 @@ impl Ends {
             let Some((left, turn)) = self.left.get_mut(&s.to) else { return };
             *left = left.saturating_sub(1);
             if *left > 0 && !fin {
+                if let Some(held) = &mut self.held {
+                    held.push((s.to, s.from, s.ack, end));
+                    send(frame(s.to, s.from, ACK, s.ack, end, &[]));
+                    return;
+                }
                 *turn += 1;
                 let which = usize::from(self.alternate && *turn % 2 == 1);
                 send(frame(s.to, s.from, ACK | PSH, s.ack, end, &self.requests[which]));
@@ -367,16 +442,7 @@ impl Bench {
         };
         let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 4)), START), Tsc);
         worker.command(Command::Install(Arc::new(snapshot(o.scheme, o.cookies)?)), START);
-        let (mut requests, responses) = messages(o);
-        let ends = Ends {
-            requests: requests.remove(0),
-            responses,
-            alternate: o.alternate,
-            left: HashMap::new(),
-            last: HashMap::new(),
-            total: o.requests,
-            done: 0,
-        };
+        let ends = Ends::new(o);
         Ok(Bench { worker, ends, options: o.clone(), next: 0, now: START, cycles: 0, wire: vec![] })
     }
 
@@ -412,11 +478,8 @@ impl Bench {
             for _ in 0..n {
                 let k = self.next;
                 self.next += 1;
-                let client = Ipv4Addr::from(CLIENTS + (k / 50_000) as u32);
-                let client = SocketAddr::new(IpAddr::V4(client), 1024 + (k % 50_000) as u16);
-                self.ends.left.insert(client, (o.requests, 0));
-                self.ends.last.remove(&client);
-                let service = SocketAddr::new(IpAddr::V4(SERVICE), 80);
+                let (client, service) = client(k);
+                self.ends.expect(client, o.requests);
                 self.wire.push(frame(client, service, SYN, k as u32 * 7919, 0, &[]));
             }
             opened += n;

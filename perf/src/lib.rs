@@ -2,16 +2,21 @@
 #![forbid(unsafe_code)]
 
 pub mod connections;
+pub mod cps;
 pub mod decisions;
 pub mod demo;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod linerate;
 pub mod network;
 pub mod pauses;
 pub mod peers;
+pub mod plot;
 pub mod replay;
+pub mod scaling;
 pub mod schemes;
 pub mod simulate;
 pub mod stages;
 pub mod summary;
+pub(crate) mod traffic;
 pub(crate) mod wire;

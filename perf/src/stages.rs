@@ -5,22 +5,24 @@
 
 use crate::pauses::{BareLoop, Pauses, Turns};
 use crate::summary::Summary;
+use crate::traffic::Traffic;
+pub use crate::traffic::snapshot;
 use crate::wire::Wire;
 use lcs_dataplane::cycles::{Meter, NoMeter, StageCost, Tsc, tsc, tsc_hz};
 use lcs_dataplane::flow::Memory;
-use lcs_dataplane::headers::MacAddr;
-use lcs_dataplane::headers::build::Packet;
 use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
+use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::ring::Handover;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::layer4::{Layer4, STAGES};
-use lcs_pipelines::snapshot::{Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
+use lcs_pipelines::snapshot::{Forward, Snapshot};
 use lcs_pipelines::stages::connection::Settings;
 use lcs_pipelines::stages::schedule::SharedCounts;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 /// What to measure.
@@ -142,113 +144,37 @@ pub struct Figures {
 
 /// Frames put on the wire at a time: eight bursts.
 pub(crate) const GROUP: usize = 256;
-/// Addresses of clients begin here.
-const CLIENTS: u32 = 0x0a00_0001;
-const NOW: u64 = 1_000_000_000;
+/// The worker's time while flows are open.
+pub(crate) const NOW: u64 = 1_000_000_000;
 /// When all flows have been idle for longer than any time-out.
 const LATER: u64 = NOW + 3_600_000_000_000;
 
-/// Ends of one flow as packets of either side have them.
-#[derive(Clone, Copy)]
-struct Ends {
-    client: u32,
-    server: u32,
-    /// Client's port and, in full NAT, the director's.
-    ports: (u16, u16),
-}
-
 pub(crate) struct Bench<P, M> {
-    worker: Worker<P, Layer4, M>,
+    pub(crate) worker: Worker<P, Layer4, M>,
+    pub(crate) traffic: Traffic,
     options: Options,
-    template: Vec<u8>,
-    ends: Vec<Ends>,
-    random: u64,
 }
 
-fn next_random(state: &mut u64) -> u64 {
-    // xorshift64*: the order of flows must be unpredictable to the prefetcher, nothing more.
-    *state ^= *state >> 12;
-    *state ^= *state << 25;
-    *state ^= *state >> 27;
-    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
-}
-
-fn service_address(o: &Options, service: usize) -> IpAddr {
-    if o.ipv6 {
-        IpAddr::V6(Ipv6Addr::from(0x2001_0db8_0000_0000_0000_0000_0000_0000_u128 + service as u128))
-    } else {
-        IpAddr::V4(Ipv4Addr::from(0xc612_0000 + service as u32))
-    }
-}
-
-fn server_address(o: &Options, server: usize) -> IpAddr {
-    if o.ipv6 {
-        IpAddr::V6(Ipv6Addr::from(0xfd00_0000_0000_0000_0000_0000_0000_0001_u128 + server as u128))
-    } else {
-        IpAddr::V4(Ipv4Addr::from(0xac10_0001 + server as u32))
-    }
-}
-
-fn client_address(o: &Options, client: u32) -> IpAddr {
-    if o.ipv6 {
-        IpAddr::V6(Ipv6Addr::from(0x2001_0db8_0001_0000_0000_0000_0000_0000_u128 + u128::from(client)))
-    } else {
-        IpAddr::V4(Ipv4Addr::from(client))
-    }
-}
-
-const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
-
-/// A snapshot with the services and servers that the options ask for.
-pub fn snapshot(o: &Options) -> Snapshot {
-    let mut s = Snapshot {
-        interfaces: vec![Interface { name: "memory0".into(), mac: DIRECTOR, mtu: 1500 }],
-        ..Snapshot::default()
+/// A worker over `port`, of this number among so many, that has the snapshot.
+pub(crate) fn worker<P: Port, M: Meter>(
+    o: &Options,
+    port: P,
+    meter: M,
+    (worker, workers): (u8, u8),
+    snapshot: Snapshot,
+) -> Worker<P, Layer4, M> {
+    let settings = Settings {
+        flows: if o.capacity == 0 { o.flows + o.flows / 5 } else { o.capacity },
+        fragments: 1024,
+        seed: 1,
+        worker,
+        workers,
+        capabilities: port.capabilities(),
     };
-    let source =
-        if o.ipv6 { IpAddr::V6(Ipv6Addr::from(0xfd01 << 112 | 1)) } else { IpAddr::V4(Ipv4Addr::new(172, 31, 0, 1)) };
-    for n in 0..o.services {
-        let address = service_address(o, n);
-        s.by_endpoint.insert((address, 80, 6), n as u16);
-        s.own.insert(address);
-        s.services.push(Some(Service {
-            name: format!("service{n}"),
-            address,
-            port: 80,
-            protocol: 6,
-            scheduler: Scheduler::Rr,
-            servers: (0..o.servers).filter(|r| r % o.services == n).map(|r| r as u16).collect(),
-            sources: match (o.forward, source) {
-                (Forward::FullNat, IpAddr::V4(a)) => {
-                    (0..64).map(|k| IpAddr::V4(Ipv4Addr::from(u32::from(a) + k))).collect()
-                }
-                (Forward::FullNat, IpAddr::V6(a)) => {
-                    (0..64).map(|k| IpAddr::V6(Ipv6Addr::from(u128::from(a) + k))).collect()
-                }
-                _ => vec![],
-            },
-            source_ports: (1024, 65535),
-            content: None,
-        }));
-    }
-    if o.splice {
-        crate::connections::switch_by_content(&mut s);
-    }
-    for r in 0..o.servers {
-        s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, (r >> 8) as u8, r as u8]), DIRECTOR, 0, 1500));
-        s.servers.push(Some(Server {
-            name: format!("server{r}"),
-            service: (r % o.services) as u16,
-            address: server_address(o, r),
-            port: if o.forward.replies_return() { 8080 } else { 0 },
-            forward: o.forward,
-            weight: 1,
-            state: ServerState::Up,
-            next_hop: r as u16,
-            tunnel_source: (o.forward == Forward::Tunnel).then_some(source),
-        }));
-    }
-    s
+    let counts = Arc::new(SharedCounts::new(usize::from(workers), o.servers));
+    let mut worker = Worker::new(port, Layer4::new(settings, counts, NOW), meter);
+    worker.command(Command::Install(Arc::new(snapshot)), NOW);
+    worker
 }
 
 impl<M: Meter> Bench<MemoryPort, M> {
@@ -274,69 +200,22 @@ impl<P: Wire, M: Meter> Bench<P, M> {
 
     /// A bench over `port`, which has nothing on the wire.
     pub(crate) fn on(o: &Options, port: P, meter: M) -> Self {
-        let settings = Settings {
-            flows: if o.capacity == 0 { o.flows + o.flows / 5 } else { o.capacity },
-            fragments: 1024,
-            seed: 1,
-            worker: 0,
-            workers: 1,
-            capabilities: port.capabilities(),
-        };
-        let counts = Arc::new(SharedCounts::new(1, o.servers));
-        let mut worker = Worker::new(port, Layer4::new(settings, counts, NOW), meter);
-        worker.command(Command::Install(Arc::new(snapshot(o))), NOW);
-        let (from, to) = (SocketAddr::new(client_address(o, CLIENTS), 1), SocketAddr::new(service_address(o, 0), 80));
-        let template = Packet { destination_mac: DIRECTOR, ..Packet::tcp(from, to, ACK) }.sized(o.size - 4).frame();
-        Bench { worker, options: o.clone(), template, ends: Vec::with_capacity(o.flows), random: 0x1234_5678_9abc_def1 }
+        Bench { worker: worker(o, port, meter, (0, 1), snapshot(o)), traffic: Traffic::new(o), options: o.clone() }
     }
 
-    /// Puts one frame on the wire. Its checksums follow from the template's by the pipeline's own incremental rule, so they are right.
-    fn inject(&mut self, source: SocketAddr, destination: SocketAddr, flags: u8) -> bool {
-        use lcs_dataplane::checksum::{Difference, Sum};
-        let template = &self.template;
-        let v6 = self.options.ipv6;
-        self.worker.port_mut().inject_with(0, template.len(), |b| {
-            b.copy_from_slice(template);
-            let (at, l4, n) = if v6 { (22, 54, 16) } else { (26, 34, 4) };
-            let mut new = [0u8; 36];
-            match (source.ip(), destination.ip()) {
-                (IpAddr::V4(s), IpAddr::V4(d)) => {
-                    new[..4].copy_from_slice(&s.octets());
-                    new[4..8].copy_from_slice(&d.octets());
-                }
-                (IpAddr::V6(s), IpAddr::V6(d)) => {
-                    new[..16].copy_from_slice(&s.octets());
-                    new[16..32].copy_from_slice(&d.octets());
-                }
-                _ => {}
-            }
-            let mut ports = [0u8; 4];
-            ports[..2].copy_from_slice(&source.port().to_be_bytes());
-            ports[2..].copy_from_slice(&destination.port().to_be_bytes());
-            let change = Difference::NONE.replacing(&b[at..at + 2 * n], &new[..2 * n]);
-            let transport =
-                change.replacing(&b[l4..l4 + 4], &ports).replacing(&b[l4 + 12..l4 + 14], &[b[l4 + 12], flags]);
-            b[at..at + 2 * n].copy_from_slice(&new[..2 * n]);
-            b[l4..l4 + 4].copy_from_slice(&ports);
-            b[l4 + 13] = flags;
-            let sum = transport.apply(u16::from_ne_bytes([b[l4 + 16], b[l4 + 17]]));
-            b[l4 + 16..l4 + 18].copy_from_slice(&sum.to_ne_bytes());
-            if !v6 {
-                b[24..26].fill(0);
-                let sum = Sum::ZERO.bytes(&b[14..34]).checksum();
-                b[24..26].copy_from_slice(&sum.to_ne_bytes());
-            }
-        })
+    /// The bench of the worker of a number among so many.
+    pub(crate) fn among(o: &Options, port: P, meter: M, number: (u8, u8), handover: Option<Handover>) -> Self {
+        let mut worker = worker(o, port, meter, number, snapshot(o));
+        if let Some(handover) = handover {
+            worker = worker.with_handover(handover);
+        }
+        Bench { worker, traffic: Traffic::new(o), options: o.clone() }
     }
 
-    /// The client's packets of flow `n`: source and destination.
-    fn client_side(&self, n: usize) -> (SocketAddr, SocketAddr) {
-        let o = &self.options;
-        // 50,000 connections a client, as behind a large NAT; neighbouring addresses and ports.
-        let (client, port) = (CLIENTS + (n / 50_000) as u32, 1024 + (n % 50_000) as u16);
-        (SocketAddr::new(client_address(o, client), port), SocketAddr::new(service_address(o, n % o.services), 80))
+    /// What was asked for.
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
     }
-
     /// Runs the worker over everything on the wire; returns the cycles.
     fn drain(&mut self, turns: &mut Turns) -> u64 {
         let mut sum = 0;
@@ -376,25 +255,16 @@ impl<P: Wire, M: Meter> Bench<P, M> {
             return Ok((vec![0.0], Turns::with_capacity(1)));
         }
         let mut turns = Turns::with_capacity(flows / 32 + 1024);
-        let v6 = self.options.ipv6;
         let mut n = 0;
         while n < flows {
             let group = GROUP.min(flows - n);
             for k in n..n + group {
-                let (source, destination) = self.client_side(k);
-                let _ = self.inject(source, destination, SYN);
+                let _ = self.traffic.inject(self.worker.port_mut(), 0, self.traffic.client_side(k), SYN, None, 0);
             }
             let cycles = self.drain(&mut turns);
             costs.push(cycles as f64 / group as f64);
-            let (ends, translated) = (&mut self.ends, self.options.forward.replies_return());
-            let sent = self.worker.port_mut().take_sent(|_, b| {
-                let read = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-                let l4 = if v6 { 54 } else { 34 };
-                let port = u16::from_be_bytes([b[l4], b[l4 + 1]]);
-                // Where the packet went: the last four bytes of an address tell servers and clients apart.
-                let (client, server) = if v6 { (read(34), read(50)) } else { (read(26), read(30)) };
-                ends.push(Ends { client, server: if translated { server } else { 0 }, ports: (port, port) });
-            });
+            let traffic = &mut self.traffic;
+            let sent = self.worker.port_mut().take_sent(|_, b| traffic.opened(b));
             if sent != group {
                 return Err(self.lost(group as u64, sent as u64));
             }
@@ -406,8 +276,7 @@ impl<P: Wire, M: Meter> Bench<P, M> {
         while n < flows {
             let group = GROUP.min(flows - n);
             for k in n..n + group {
-                let (source, destination) = self.client_side(k);
-                let _ = self.inject(source, destination, ACK);
+                let _ = self.traffic.inject(self.worker.port_mut(), 0, self.traffic.client_side(k), ACK, None, 0);
             }
             self.drain(&mut establishing);
             self.worker.port_mut().take_sent(|_, _| {});
@@ -429,21 +298,21 @@ impl<P: Wire, M: Meter> Bench<P, M> {
             (at(38), at(42), b[47])
         };
         for k in from..to {
-            let (client, service) = self.client_side(k);
+            let (client, service) = self.traffic.client_side(k);
             let _ = self.worker.port_mut().inject(0, &frame(client, service, SYN, 0, 0, &[]));
         }
         self.drain(&mut quiet);
         let mut firsts = vec![];
         self.worker.port_mut().take_sent(|_, b| firsts.push(numbers(b).0));
         for (k, isn) in (from..to).zip(&firsts) {
-            let (client, service) = self.client_side(k);
+            let (client, service) = self.traffic.client_side(k);
             let (flags, ack) = (ACK | PSH, isn.wrapping_add(1));
             let _ = self.worker.port_mut().inject(0, &frame(client, service, flags, 1, ack, request));
         }
         self.drain(&mut quiet);
         // A SYN for every connection, in order; between them what is acknowledged to the clients.
-        let before = self.ends.len();
-        let ends = &mut self.ends;
+        let before = self.traffic.open();
+        let traffic = &mut self.traffic;
         let mut answers = vec![];
         self.worker.port_mut().take_sent(|_, b| {
             if numbers(b).2 & SYN == 0 {
@@ -451,11 +320,11 @@ impl<P: Wire, M: Meter> Bench<P, M> {
             }
             let at = |at: usize| u32::from_be_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
             let port = |at: usize| u16::from_be_bytes([b[at], b[at + 1]]);
-            ends.push(Ends { client: at(26), server: at(30), ports: (port(34), port(34)) });
+            traffic.opened(b);
             let (server, client) = (IpAddr::V4(Ipv4Addr::from(at(30))), IpAddr::V4(Ipv4Addr::from(at(26))));
             answers.push((SocketAddr::new(server, port(36)), SocketAddr::new(client, port(34))));
         });
-        let opened = self.ends.len() - before;
+        let opened = self.traffic.open() - before;
         if opened != to - from {
             return Err(self.lost((to - from) as u64, opened as u64));
         }
@@ -491,17 +360,8 @@ impl<P: Wire, M: Meter> Bench<P, M> {
         let mut turns = Turns::with_capacity(o.packets / 32 + 8);
         while packets < o.packets {
             for _ in 0..GROUP {
-                let r = next_random(&mut self.random);
-                let n = ((r >> 33) as usize) % o.flows;
-                let (client, service) = self.client_side(n);
-                let ok = if o.forward.replies_return() && r & 1 == 1 {
-                    let e = self.ends[n];
-                    let server = SocketAddr::new(self.server_of(&e), 8080);
-                    let local = SocketAddr::new(self.local_of(&e, client.ip()), e.ports.1);
-                    self.inject(server, local, ACK)
-                } else {
-                    self.inject(client, service, ACK)
-                };
+                let pair = self.traffic.any(o.flows);
+                let ok = self.traffic.inject(self.worker.port_mut(), 0, pair, ACK, None, 0);
                 debug_assert!(ok);
             }
             cycles += self.drain(&mut turns);
@@ -512,24 +372,6 @@ impl<P: Wire, M: Meter> Bench<P, M> {
             packets += GROUP;
         }
         Ok(cycles as f64 / packets as f64)
-    }
-
-    fn server_of(&self, e: &Ends) -> IpAddr {
-        match server_address(&self.options, 0) {
-            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(e.server)),
-            IpAddr::V6(a) => IpAddr::V6(Ipv6Addr::from(u128::from(a) & !0xffff_ffff | u128::from(e.server))),
-        }
-    }
-
-    fn local_of(&self, e: &Ends, client: IpAddr) -> IpAddr {
-        if self.options.forward != Forward::FullNat {
-            return client;
-        }
-        if self.options.ipv6 {
-            IpAddr::V6(Ipv6Addr::from((0xfd01_u128 << 112) | u128::from(e.client)))
-        } else {
-            IpAddr::V4(Ipv4Addr::from(e.client))
-        }
     }
 
     fn report(&mut self) -> Box<Report> {

@@ -187,6 +187,7 @@ impl Pipeline for Layer4 {
                 watch.lap(forward_cost, done);
             }
         }
+        v4 = classify::steer_unknown(c, batch, v4, tick);
         if !v4.is_empty() || !classified.v6.is_empty() {
             lookup::lookup(c, batch, v4, classified.v6, &mut hits, &mut misses);
             watch.lap_more(lookup_cost);

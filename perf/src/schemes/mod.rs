@@ -10,7 +10,6 @@ pub mod html;
 pub mod plot;
 mod read;
 mod report;
-mod svg;
 
 pub use cell::{Simulated, Spread};
 pub use read::{read_loss, read_size, read_time};

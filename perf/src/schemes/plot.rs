@@ -1,19 +1,9 @@
 //! The plots of a run.
 
-use super::svg::{Bars, Chart, Line, Scale};
 use super::{Figures, Pays, Point, Row, Series, report};
 use crate::network::MILLISECOND;
-
-/// A plot.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plot {
-    /// Name of its file, without the ending.
-    pub name: &'static str,
-    /// What it shows, in a sentence.
-    pub caption: String,
-    /// An SVG document.
-    pub svg: String,
-}
+pub use crate::plot::Plot;
+use crate::plot::svg::{Bars, Chart, Line, Scale};
 
 /// Distinct for those who do not see all colours too (Okabe and Ito).
 fn colour(series: Series) -> &'static str {

@@ -4,7 +4,7 @@ use super::connection::Connections;
 use super::fragment;
 use super::link::OwnAddresses;
 use crate::command::Event;
-use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Finder, Hasher};
 use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum, plain, plain6};
 use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN};
@@ -200,7 +200,7 @@ fn complete_checksum(c: &mut Connections, batch: &mut Batch, i: usize, now: u32)
 }
 
 /// The worker that owns a client's endpoint, the same in both directions and on every worker. `port` in host order.
-pub(crate) fn owner(address: IpAddr, port: u16, workers: u8) -> u8 {
+pub fn owner(address: IpAddr, port: u16, workers: u8) -> u8 {
     // Not the table's hash: that one is keyed, and the frames of one worker must still spread over its buckets.
     let hasher = Hasher::new(0x5eed);
     let hash = match address {
@@ -214,23 +214,46 @@ pub(crate) fn owner(address: IpAddr, port: u16, workers: u8) -> u8 {
     (((hash >> 32) * u64::from(workers)) >> 32) as u8
 }
 
-/// Finds the frames of siblings' connections and gives them the verdict to hand over.
+/// Finds the frames of siblings' connections and gives them the verdict to hand over. Simple frames wait for [`steer_unknown`].
 #[inline(never)]
 fn steer(c: &mut Connections, batch: &mut Batch, out: &mut Classified, now: u32) {
-    let me = c.settings.worker;
-    for list in [&mut out.v4, &mut out.v6, &mut out.others] {
-        let mut mine = Places::default();
-        for i in list.iter() {
-            match worker_of(c, batch, i, now) {
-                Some(w) if w != me => {
-                    batch.tx[i] = w;
-                    batch.verdict[i] = Verdict::HandOver;
-                }
-                _ => mine.push(i),
-            }
-        }
-        *list = mine;
+    let simple = out.v4.bits() & batch.simple;
+    let rest = steer_all(c, batch, Places::from_bits(out.v4.bits() & !simple), now);
+    out.v4 = Places::from_bits(rest.bits() | simple);
+    out.v6 = steer_all(c, batch, out.v6, now);
+    out.others = steer_all(c, batch, out.others, now);
+}
+
+/// The same for the simple frames among `v4` that no flow of this worker was found for; returns those that stay. A flow that
+/// is here is this worker's, so that frames that come to the right worker are never asked whose they are.
+#[inline]
+pub(crate) fn steer_unknown(c: &mut Connections, batch: &mut Batch, v4: Places, now: u32) -> Places {
+    let simple = v4.bits() & batch.simple;
+    if c.settings.workers < 2 || batch.from_sibling || simple == 0 {
+        return v4;
     }
+    let stay = steer_all(c, batch, Places::from_bits(simple), now);
+    for i in Places::from_bits(simple & !stay.bits()).iter() {
+        batch.flow[i] = NO_FLOW;
+    }
+    Places::from_bits(v4.bits() & !simple | stay.bits())
+}
+
+/// Gives the frames of siblings their verdict; returns the others.
+#[inline(never)]
+fn steer_all(c: &mut Connections, batch: &mut Batch, list: Places, now: u32) -> Places {
+    let me = c.settings.worker;
+    let mut mine = Places::default();
+    for i in list.iter() {
+        match worker_of(c, batch, i, now) {
+            Some(w) if w != me => {
+                batch.tx[i] = w;
+                batch.verdict[i] = Verdict::HandOver;
+            }
+            _ => mine.push(i),
+        }
+    }
+    mine
 }
 
 /// The worker that owns the connection of a frame; `None` when any worker may deal with it.

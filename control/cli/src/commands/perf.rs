@@ -17,6 +17,7 @@ use std::io::{self, IsTerminal, Write};
   lcs perf rules --rules 10,10000 --mix url
   lcs perf xml --size 1k,100k
   lcs perf schemes --plot plots
+  lcs perf linerate --sizes 64,imix
   sudo lcs perf peers --workload urls"
 )]
 pub struct Args {
@@ -32,6 +33,9 @@ enum What {
     Xml(XmlArgs),
     Peers(super::peers::Args),
     Schemes(super::schemes::Args),
+    Linerate(super::linerate::Args),
+    Scaling(super::scaling::Args),
+    Cps(super::cps::Args),
 }
 
 /// Cycles per packet of each stage of the real pipeline, over the memory port, with established flows in random order.
@@ -232,6 +236,9 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         }
         What::Peers(args) => super::peers::run(common, args),
         What::Schemes(args) => super::schemes::run(common, args),
+        What::Linerate(args) => super::linerate::run(common, args),
+        What::Scaling(args) => super::scaling::run(common, args),
+        What::Cps(args) => super::cps::run(common, args),
     }
 }
 

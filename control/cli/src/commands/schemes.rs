@@ -94,20 +94,6 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
     let text = if common.json { json(&figures)? } else { figures.to_string() };
     io::stdout().write_all(text.as_bytes())?;
     let Some(directory) = &args.plot else { return Ok(()) };
-    let line: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
-    let mut files: Vec<(String, String)> =
-        plot::all(&figures).into_iter().map(|p| (format!("{}.svg", p.name), p.svg)).collect();
-    files.push(("schemes.html".to_owned(), html::report(&figures, &line.join(" "))));
-    let written = |what: &std::path::Path, e: io::Error| {
-        Error::Failed(format!("{}: {e}; name a directory that you may write to with --plot", what.display()))
-    };
-    std::fs::create_dir_all(directory).map_err(|e| written(directory, e))?;
-    for (name, text) in files {
-        let path = directory.join(name);
-        std::fs::write(&path, text).map_err(|e| written(&path, e))?;
-        if !common.json {
-            eprintln!("wrote {}", path.display());
-        }
-    }
-    Ok(())
+    let page = html::report(&figures, &super::plots::line());
+    super::plots::write(common, directory, plot::all(&figures), ("schemes.html", page))
 }

@@ -12,7 +12,7 @@ const BOTTOM: f64 = 360.0;
 
 /// How an axis maps values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scale {
+pub(crate) enum Scale {
     /// In proportion; a vertical axis begins at 0.
     Linear,
     /// In proportion, about the values only: for differences that are small against them. The axis must say so.
@@ -23,7 +23,7 @@ pub(super) enum Scale {
 
 /// One line of a chart.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(crate) struct Line {
     pub name: String,
     pub colour: &'static str,
     /// A line without points of its own: a level to compare with.
@@ -33,7 +33,7 @@ pub(super) struct Line {
 
 /// Lines over a horizontal axis.
 #[derive(Debug, Clone)]
-pub(super) struct Chart {
+pub(crate) struct Chart {
     pub title: String,
     pub x_label: &'static str,
     pub y_label: &'static str,
@@ -99,7 +99,7 @@ fn number(value: f64) -> String {
 }
 
 /// Text as XML and HTML want it.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -235,7 +235,7 @@ impl Chart {
 
 /// Bars of parts that lie on each other.
 #[derive(Debug, Clone)]
-pub(super) struct Bars {
+pub(crate) struct Bars {
     pub title: String,
     pub y_label: &'static str,
     /// Names of the parts, from the bottom.

@@ -1,0 +1,146 @@
+//! `lcs perf linerate`
+
+use crate::Common;
+use crate::outcome::{Error, Outcome, json};
+use lcs_perf::linerate::{self, LinerateError, Options, RFC_2544, Search, Size, Subject};
+use lcs_perf::schemes::read_loss;
+use lcs_pipelines::snapshot::Forward;
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The highest rate without loss (NDR) and with a given loss ratio (PDR), and the latency below it, as RFC 2544 asks.
+///
+/// On the memory port generator, director and sink share one core, and time is the director's own: the clock stands still while
+/// frames are made and taken. What that costs is shown, and a reflector without a pipeline is measured beside the director.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  lcs perf linerate
+  lcs perf linerate --pipeline dr --sizes rfc2544,imix --flows 1000000
+  sudo lcs perf linerate --port af-xdp --rounds 5
+  lcs perf linerate --pipeline reflector --seconds 2 --rounds 5
+  lcs perf linerate --json | jq '.rows[] | {size, subject, ndr: .ndr.median}'
+
+Sizes count the 4 bytes of the FCS. IMIX is 64, 594 and 1518 bytes as 7 to 4 to 1.
+Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
+pub struct Args {
+    /// What the frames come over.
+    #[arg(long, value_enum, default_value_t = Port::Memory)]
+    port: Port,
+    /// What frames pass.
+    #[arg(long, value_enum, default_value_t = Pipeline::Nat)]
+    pipeline: Pipeline,
+    /// Established flows.
+    #[arg(long, value_name = "N", default_value_t = Options::default().flows)]
+    flows: usize,
+    /// Bytes of frames, FCS included, with commas between; imix, and rfc2544 for all of its sizes.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',', value_parser = sizes, default_value = "64,imix")]
+    sizes: Vec<Sizes>,
+    /// Loss ratio of the PDR.
+    #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "0.1%")]
+    loss: f64,
+    /// Seconds of a trial.
+    #[arg(long, value_name = "S", default_value_t = Options::default().search.seconds)]
+    seconds: f64,
+    /// A search ends when what held and what did not are as near as this.
+    #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "0.5%")]
+    resolution: f64,
+    /// A search ends after so many seconds in any case.
+    #[arg(long, value_name = "S", default_value_t = Options::default().search.budget.as_secs_f64())]
+    budget: f64,
+    /// Judge a rate by one trial, as RFC 2544 does, and not by the majority of up to three.
+    #[arg(long)]
+    single: bool,
+    /// Searches, of which the median is shown.
+    #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
+    rounds: usize,
+    /// Frames that wait in the receive queue at most, on the memory port.
+    #[arg(long, value_name = "N", default_value_t = Options::default().descriptors)]
+    descriptors: usize,
+    /// IPv6 instead of IPv4.
+    #[arg(long)]
+    ipv6: bool,
+    /// Write plots (SVG) and a report (linerate.html) into this directory, which is made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Port {
+    /// In this process's memory.
+    Memory,
+    /// AF_XDP over veth pairs that are made for it; needs root and two cores. A bare reflector on the same interfaces is measured in turn.
+    AfXdp,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Pipeline {
+    /// Destination rewritten; replies come back.
+    Nat,
+    /// Destination and source rewritten.
+    Fullnat,
+    /// Direct routing: only the link-layer address.
+    Dr,
+    /// IP in IP.
+    Tun,
+    /// None: frames go out as they came in.
+    Reflector,
+}
+
+#[derive(Debug, Clone)]
+struct Sizes(Vec<Size>);
+
+fn sizes(text: &str) -> Result<Sizes, String> {
+    if text.eq_ignore_ascii_case("rfc2544") {
+        return Ok(Sizes(RFC_2544.map(Size::Bytes).to_vec()));
+    }
+    text.parse().map(|size| Sizes(vec![size])).map_err(|e| format!("{e}, or rfc2544"))
+}
+
+pub fn run(common: &Common, args: &Args) -> Outcome {
+    let budget = Duration::try_from_secs_f64(args.budget);
+    let budget = budget.map_err(|_| Error::Usage(format!("--budget is {}; give seconds, such as 100", args.budget)))?;
+    let options = Options {
+        subject: match args.pipeline {
+            Pipeline::Nat => Subject::Director(Forward::Nat),
+            Pipeline::Fullnat => Subject::Director(Forward::FullNat),
+            Pipeline::Dr => Subject::Director(Forward::Dr),
+            Pipeline::Tun => Subject::Director(Forward::Tunnel),
+            Pipeline::Reflector => Subject::Reflector,
+        },
+        flows: args.flows,
+        sizes: args.sizes.iter().flat_map(|s| s.0.iter().copied()).collect(),
+        loss: args.loss,
+        search: Search {
+            seconds: args.seconds,
+            resolution: args.resolution,
+            agree: if args.single { 1 } else { 2 },
+            budget,
+        },
+        rounds: args.rounds,
+        descriptors: args.descriptors,
+        ipv6: args.ipv6,
+    };
+    let terminal = io::stderr().is_terminal();
+    let progress = |what: &str| {
+        if terminal {
+            eprint!("\r\x1b[K{what} …");
+        }
+    };
+    let figures = match args.port {
+        Port::Memory => linerate::measure(&options, progress),
+        Port::AfXdp => linerate::veth::measure(&options, progress),
+    };
+    if terminal {
+        eprint!("\r\x1b[K");
+    }
+    let figures = figures.map_err(|e| match e {
+        LinerateError::Range { .. } | LinerateError::NoSize | LinerateError::Port(_) => Error::Usage(e.to_string()),
+        e => Error::Failed(e.to_string()),
+    })?;
+    let text = if common.json { json(&figures)? } else { figures.to_string() };
+    io::stdout().write_all(text.as_bytes())?;
+    let Some(directory) = &args.plot else { return Ok(()) };
+    let page = linerate::plot::page(&figures, &super::plots::line());
+    super::plots::write(common, directory, linerate::plot::all(&figures), ("linerate.html", page))
+}

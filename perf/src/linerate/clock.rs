@@ -1,0 +1,172 @@
+//! The virtual clock of the memory port: the time-stamp counter of the worker's turns alone.
+//!
+//! On one core the generator, the director and the sink take turns. If the time of the first and the last ran, a rate would be
+//! of all three. So it stands still while they work, and frames are due by a clock that only the worker moves.
+//!
+//! It also stands still while the machine has taken the core away. Over established flows the worst turn that is the program's own is 32 frames
+//! and 64 timers with every line of theirs in memory, some 25 µs, so that what takes longer than [`VirtualClock::GAP`] was an interruption: it is
+//! counted, and charged as the turn before it. Behind it the caches are somebody else's; until they are refilled ([`VirtualClock::RECOVERY`])
+//! the clock goes on, but what is lost then is set aside and told apart, not counted as the director's.
+
+use lcs_dataplane::cycles::{tsc, tsc_hz};
+
+/// Cycles of the worker's turns.
+#[derive(Debug, Clone)]
+pub(crate) struct VirtualClock {
+    cycles: u64,
+    usual: u64,
+    gap: u64,
+    hz: f64,
+    recovered: u64,
+    /// Turns that were interrupted.
+    pub interruptions: u64,
+    /// Cycles of these.
+    pub left_out: u64,
+}
+
+impl VirtualClock {
+    /// Seconds; a turn that takes longer was interrupted.
+    pub const GAP: f64 = 30e-6;
+    /// Seconds of its own time in which a worker has its caches again when another program had the core: the second-level cache, and what of the
+    /// last one was lost, at some GB/s from memory.
+    pub const RECOVERY: f64 = 500e-6;
+    /// The same behind an interrupt, which leaves most of them alone.
+    pub const SHORT_RECOVERY: f64 = 50e-6;
+    /// Seconds; what takes longer was another program and no interrupt.
+    pub const LONG: f64 = 300e-6;
+
+    /// A clock that takes a turn of more than `gap` seconds for an interruption.
+    pub fn new(gap: f64) -> Self {
+        let hz = tsc_hz() as f64;
+        VirtualClock { cycles: 0, usual: 0, gap: (hz * gap) as u64, hz, recovered: 0, interruptions: 0, left_out: 0 }
+    }
+
+    /// Whether the worker still suffers from an interruption.
+    #[inline]
+    pub fn recovering(&self) -> bool {
+        self.cycles < self.recovered
+    }
+
+    /// Runs a turn of the worker; the clock goes on by what it took.
+    #[inline]
+    pub fn turn<T>(&mut self, turn: impl FnOnce() -> T) -> T {
+        let begin = tsc();
+        let result = turn();
+        self.pass(tsc().wrapping_sub(begin));
+        result
+    }
+
+    #[inline]
+    fn pass(&mut self, cycles: u64) {
+        if cycles > self.gap {
+            self.interruptions += 1;
+            self.left_out += cycles;
+            self.cycles += self.usual;
+            let long = cycles as f64 > self.hz * Self::LONG;
+            let recovery = if long { Self::RECOVERY } else { Self::SHORT_RECOVERY };
+            self.recovered = self.recovered.max(self.cycles + (self.hz * recovery) as u64);
+        } else {
+            self.usual = cycles;
+            self.cycles += cycles;
+        }
+    }
+
+    /// Cycles so far.
+    #[inline]
+    pub fn cycles(&self) -> u64 {
+        self.cycles
+    }
+
+    /// Nanoseconds so far.
+    #[inline]
+    pub fn ns(&self) -> u64 {
+        (self.cycles as f64 * 1e9 / self.hz) as u64
+    }
+}
+
+/// When frames are due: one after the other at equal distances, by whatever clock.
+#[derive(Debug, Clone)]
+pub(crate) struct Schedule {
+    next: f64,
+    interval: f64,
+    end: f64,
+}
+
+impl Schedule {
+    /// From `begin` to `end`, cycles, a frame each `interval` cycles.
+    pub fn new(begin: u64, end: u64, interval: f64) -> Self {
+        Schedule { next: begin as f64, interval, end: end as f64 }
+    }
+
+    /// The time of the next frame if it is due at `now`.
+    #[inline]
+    pub fn due(&mut self, now: u64) -> Option<u64> {
+        (self.next <= now as f64 && self.next < self.end).then(|| {
+            let due = self.next as u64;
+            self.next += self.interval;
+            due
+        })
+    }
+
+    /// Passes over all that is due at `now`, and returns how many frames that is.
+    pub fn skip(&mut self, now: u64) -> u64 {
+        let until = (now as f64).min(self.end);
+        if self.next > until || self.next >= self.end {
+            return 0;
+        }
+        // Those at `next`, `next + interval`, … that are not after `until`; the end itself is not part of the trial.
+        let mut n = ((until - self.next) / self.interval).floor();
+        if self.next + n * self.interval < self.end {
+            n += 1.0;
+        }
+        self.next += n * self.interval;
+        n as u64
+    }
+
+    /// Whether the last frame has been due.
+    pub fn over(&self) -> bool {
+        self.next >= self.end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_frame_is_due_once_and_none_after_the_end() {
+        for (interval, expected) in [(10.0, 100), (3.0, 334), (0.25, 4000), (1000.0, 1), (999.9, 2)] {
+            let mut one = Schedule::new(500, 1500, interval);
+            let (mut n, mut now, mut last) = (0, 500, 0);
+            while !one.over() {
+                while let Some(due) = one.due(now) {
+                    assert!(due <= now && due >= last && due < 1500);
+                    (last, n) = (due, n + 1);
+                }
+                now += 7;
+            }
+            assert_eq!(n, expected, "{interval}");
+            let mut other = Schedule::new(500, 1500, interval);
+            let (mut n, mut now) = (0, 500);
+            while !other.over() {
+                // Single frames and whole gaps, mixed.
+                n += u64::from(other.due(now).is_some()) + other.skip(now);
+                assert_eq!(other.skip(now), 0);
+                now += 70;
+            }
+            assert_eq!(n, expected, "{interval}");
+        }
+    }
+
+    #[test]
+    fn an_interrupted_turn_is_charged_as_the_one_before() {
+        let mut clock = VirtualClock::new(VirtualClock::GAP);
+        clock.pass(1000);
+        let long = clock.gap + 1;
+        assert!(!clock.recovering());
+        clock.pass(long);
+        assert!(clock.recovering());
+        clock.pass(500);
+        assert_eq!((clock.cycles(), clock.interruptions, clock.left_out), (2500, 1, long));
+    }
+}

@@ -1,0 +1,447 @@
+//! `lcs perf linerate`: how many frames a second the director carries without loss, and how long a frame takes through it.
+//!
+//! Methods are those of RFC 2544: a rate is offered for some time whatever becomes of the frames (open loop); what does not come out is
+//! lost; the highest rate without loss is the throughput (section 26.1, here NDR, no-drop rate), the highest with a given loss ratio the
+//! PDR (partial-drop rate). Latency is measured at shares of the NDR (section 26.2) by probes among the load.
+//!
+//! On the memory port generator, director and sink are one thread, and time is the director's alone: see `clock.rs`. A frame that is due
+//! while the receive queue is full is lost, as a card would lose it. What the generator costs is shown, and a reflector without any pipeline
+//! is measured in the same run, so that its limit is not taken for the director's.
+
+mod clock;
+mod histogram;
+mod memory;
+pub mod plot;
+pub mod reflector;
+mod report;
+mod search;
+mod sizes;
+mod trial;
+#[cfg(target_os = "linux")]
+pub mod veth;
+
+pub use histogram::{Histogram, Latency};
+pub use report::{Figures, Ratio};
+pub use search::{Found, Limit, Search, Searcher};
+pub use sizes::{IMIX, RFC_2544, Size, WIRE_OVERHEAD};
+pub use trial::Trial;
+
+pub(crate) use clock::{Schedule, VirtualClock};
+
+use crate::stages::{self, Bench, StagesError};
+use crate::summary::Summary;
+use crate::traffic::Traffic;
+use lcs_dataplane::batch::BURST;
+use lcs_dataplane::cycles::{Meter, Tsc, tsc_hz};
+use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::worker::{Pipeline, Worker};
+use lcs_pipelines::snapshot::Forward;
+use memory::Memory;
+use reflector::Reflector;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// What frames pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// The director's pipeline, packets reaching the servers in this way.
+    Director(Forward),
+    /// Nothing: frames go out as they came in.
+    Reflector,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Subject::Director(Forward::Nat) => "NAT",
+            Subject::Director(Forward::FullNat) => "full NAT",
+            Subject::Director(Forward::Dr) => "direct routing",
+            Subject::Director(Forward::Tunnel) => "tunnel",
+            Subject::Reflector => "reflector",
+        })
+    }
+}
+
+/// What to measure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// What frames pass.
+    pub subject: Subject,
+    /// Established flows, met in random order.
+    pub flows: usize,
+    /// Sizes of frames.
+    pub sizes: Vec<Size>,
+    /// Loss ratio of the PDR.
+    pub loss: f64,
+    /// How the rates are searched.
+    pub search: Search,
+    /// Searches, of which median and spread are shown.
+    pub rounds: usize,
+    /// Frames that wait in a receive queue at most, on the memory port.
+    pub descriptors: usize,
+    /// IPv6 instead of IPv4.
+    pub ipv6: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            subject: Subject::Director(Forward::Nat),
+            flows: 100_000,
+            sizes: vec![Size::Bytes(64), Size::Imix],
+            loss: 0.001,
+            search: Search { seconds: 0.2, resolution: 0.005, agree: 2, budget: Duration::from_secs(100) },
+            rounds: 3,
+            descriptors: 1024,
+            ipv6: false,
+        }
+    }
+}
+
+/// Shares of the NDR at which latency is measured.
+pub const LOADS: [f64; 3] = [0.5, 0.9, 1.0];
+
+/// What cannot be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum LinerateError {
+    /// A number out of its range.
+    #[error("{what} is {given}; it must be between {least} and {most}")]
+    Range {
+        /// Option.
+        what: &'static str,
+        /// Its value.
+        given: String,
+        /// Smallest that works.
+        least: String,
+        /// Largest that works.
+        most: String,
+    },
+    /// Options without any value.
+    #[error("--sizes names no size; give at least one, such as 64 or imix")]
+    NoSize,
+    /// The flows could not be opened.
+    #[error(transparent)]
+    Flows(#[from] StagesError),
+    /// What cannot be measured over this port.
+    #[error("{0}")]
+    Port(&'static str),
+    /// Connections did not come up through the port.
+    #[error(
+        "{opened} of {asked} connections were opened; frames were lost between generator and director: is another program on these cores?"
+    )]
+    Opening {
+        /// Connections that came up.
+        opened: usize,
+        /// Connections that should have.
+        asked: usize,
+    },
+    /// The port does not open.
+    #[cfg(target_os = "linux")]
+    #[error(transparent)]
+    AfXdp(#[from] lcs_dataplane::port::af_xdp::AfXdpError),
+    /// Namespaces, links or cores.
+    #[error(transparent)]
+    Machine(#[from] lcs_hwconf::Error),
+}
+
+/// One size of frames through one subject.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What frames passed.
+    pub subject: Subject,
+    /// Their size.
+    pub size: Size,
+    /// Frames/s that came out while more were offered than could be carried.
+    pub saturated: Summary,
+    /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director.
+    pub ndr: Option<Summary>,
+    /// Rate with the loss ratio that was allowed.
+    pub pdr: Option<Summary>,
+    /// Of each round, NDR and PDR as they were found.
+    pub searches: Vec<[Found; 2]>,
+    /// Seconds that each of these searches took.
+    pub search_seconds: Vec<f64>,
+    /// Cycles of generator and sink, a frame.
+    pub generator_cycles: Summary,
+    /// At these shares of the median NDR: what a trial with probes has seen.
+    pub loads: Vec<(f64, Trial)>,
+    /// Turns that the machine interrupted, left out of the clock, in all trials; and their time, ms.
+    pub interruptions: (u64, f64),
+    /// Frames lost while the worker recovered from these, which no rate counts.
+    pub set_aside: u64,
+}
+
+/// Something that frames are sent through.
+trait Device {
+    /// A trial; `probes` measures latency.
+    fn trial(&mut self, rate: f64, seconds: f64, size: Size, probes: bool) -> Result<Trial, LinerateError>;
+    /// More than can be carried, frames/s.
+    fn most(&self) -> f64;
+}
+
+impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
+    fn trial(&mut self, rate: f64, seconds: f64, size: Size, probes: bool) -> Result<Trial, LinerateError> {
+        Ok(Memory::trial(self, rate, seconds, size, probes))
+    }
+
+    fn most(&self) -> f64 {
+        // A frame each 8 cycles.
+        tsc_hz() as f64 / 8.0
+    }
+}
+
+/// What rounds have seen of one row so far.
+#[derive(Default)]
+struct Seen {
+    saturated: Vec<f64>,
+    generator: Vec<f64>,
+    searches: Vec<[Found; 2]>,
+    seconds: Vec<f64>,
+    interruptions: (u64, f64),
+    set_aside: u64,
+    loads: Vec<(f64, Trial)>,
+}
+
+impl Seen {
+    fn note(&mut self, trial: &Trial) {
+        self.interruptions.0 += trial.interruptions;
+        self.interruptions.1 += trial.interrupted_ms;
+        self.set_aside += trial.set_aside;
+    }
+
+    /// Offers more than can be carried.
+    fn saturate(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<f64, LinerateError> {
+        let trial = device.trial(device.most(), o.search.seconds, size, false)?;
+        // What is lost here is lost on purpose, whoever interrupts.
+        self.note(&Trial { set_aside: 0, ..trial.clone() });
+        self.saturated.push(trial.forwarded_rate);
+        Ok(trial.forwarded_rate)
+    }
+
+    /// Searches NDR and PDR.
+    fn search(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
+        let started = std::time::Instant::now();
+        let capacity = self.saturate(device, o, size)?;
+        let most = (capacity * 1.25).min(device.most());
+        let (mut generator, mut noted) = (vec![], Seen::default());
+        let mut searcher = Searcher::new(o.search, |rate, seconds| {
+            let trial = device.trial(rate, seconds, size, false)?;
+            noted.note(&trial);
+            generator.push(trial.generator_cycles);
+            Ok::<_, LinerateError>(trial)
+        });
+        let ndr = searcher.find(0.0, most, 0.96 * capacity, 0.0)?;
+        let pdr = searcher.find(o.loss, most, (0.98 * capacity).max(ndr.rate * 1.005), ndr.rate)?;
+        self.interruptions.0 += noted.interruptions.0;
+        self.interruptions.1 += noted.interruptions.1;
+        self.set_aside += noted.set_aside;
+        self.generator.push(Summary::of(generator).median);
+        self.searches.push([ndr, pdr]);
+        self.seconds.push(started.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Measures latency at shares of the median NDR.
+    fn loads(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
+        let ndr = Summary::of(self.searches.iter().map(|s| s[0].rate).collect()).median;
+        for share in LOADS.into_iter().filter(|_| ndr > 0.0) {
+            let trial = device.trial(ndr * share, 2.0 * o.search.seconds, size, true)?;
+            self.note(&trial);
+            self.loads.push((share, trial));
+        }
+        Ok(())
+    }
+
+    fn row(self, subject: Subject, size: Size) -> Row {
+        let rates = |which: usize| {
+            let rates: Vec<f64> = self.searches.iter().filter_map(|s| s.get(which)).map(|f| f.rate).collect();
+            (!rates.is_empty()).then(|| Summary::of(rates))
+        };
+        Row {
+            subject,
+            size,
+            ndr: rates(0),
+            pdr: rates(1),
+            saturated: Summary::of(self.saturated),
+            generator_cycles: Summary::of(self.generator),
+            searches: self.searches,
+            search_seconds: self.seconds,
+            loads: self.loads,
+            interruptions: self.interruptions,
+            set_aside: self.set_aside,
+        }
+    }
+}
+
+fn check(o: &Options) -> Result<(), LinerateError> {
+    fn range<T: PartialOrd + fmt::Display>(
+        what: &'static str,
+        given: T,
+        least: T,
+        most: T,
+    ) -> Result<(), LinerateError> {
+        if given >= least && given <= most {
+            return Ok(());
+        }
+        let (given, least, most) = (given.to_string(), least.to_string(), most.to_string());
+        Err(LinerateError::Range { what, given, least, most })
+    }
+    if o.sizes.is_empty() {
+        return Err(LinerateError::NoSize);
+    }
+    for (size, _) in o.sizes.iter().flat_map(|s| s.parts()) {
+        // IPv6 and TCP alone fill 78 bytes with FCS.
+        range("--sizes", size, if o.ipv6 { 78 } else { 64 }, 1518)?;
+    }
+    range("--flows", o.flows, 1, 50_000_000)?;
+    range("--loss", o.loss, 1e-6, 0.5)?;
+    range("--seconds", o.search.seconds, 0.01, 600.0)?;
+    range("--resolution", o.search.resolution, 1e-4, 0.2)?;
+    range("--budget", o.search.budget.as_secs_f64(), 1.0, 86_400.0)?;
+    range("--rounds", o.rounds, 1, 1_000)?;
+    range("--descriptors", o.descriptors, BURST, 65_536)
+}
+
+/// The bench of `lcs perf stages` that makes the flows.
+fn flows(o: &Options, forward: Forward) -> stages::Options {
+    stages::Options { forward, flows: o.flows, ipv6: o.ipv6, size: if o.ipv6 { 78 } else { 64 }, ..Default::default() }
+}
+
+/// Measures on the memory port. `progress` is told what is being done.
+///
+/// # Errors
+/// Options out of range, or flows that could not be opened.
+pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, LinerateError> {
+    check(o)?;
+    let buffers = o.descriptors + 8 * BURST;
+    let forward = if let Subject::Director(forward) = o.subject { forward } else { Forward::Nat };
+    let flows = flows(o, forward);
+    let bare = Worker::new(MemoryPort::new(1, buffers), Reflector { interfaces: 1 }, Tsc);
+    let mut bare = Memory::new(bare, Traffic::new(&flows), o.flows, o.descriptors);
+    let rows = if o.subject == Subject::Reflector {
+        run(&mut bare, None::<&mut Memory<Reflector, Tsc>>, o, &mut progress)?
+    } else {
+        progress(&format!("opening {} flows", o.flows));
+        let mut bench = Bench::on(&flows, MemoryPort::new(1, buffers.max(2 * stages::GROUP)), Tsc);
+        bench.fill()?;
+        let mut director = Memory::new(bench.worker, bench.traffic, o.flows, o.descriptors);
+        run(&mut director, Some(&mut bare), o, &mut progress)?
+    };
+    Ok(Figures { options: o.clone(), port: "memory".to_owned(), tsc_hz: tsc_hz(), rows, ratios: vec![], notes: vec![] })
+}
+
+/// All sizes and rounds through `device`; beside it, saturated, through `bare`.
+fn run<B: Device>(
+    device: &mut impl Device,
+    mut bare: Option<&mut B>,
+    o: &Options,
+    progress: &mut impl FnMut(&str),
+) -> Result<Vec<Row>, LinerateError> {
+    let mut seen: Vec<[Seen; 2]> = o.sizes.iter().map(|_| Default::default()).collect();
+    progress("warming up");
+    for size in &o.sizes {
+        device.trial(device.most(), o.search.seconds, *size, false)?;
+    }
+    for round in 0..o.rounds {
+        for (size, [of_device, of_bare]) in o.sizes.iter().zip(&mut seen) {
+            progress(&format!("round {} of {}, {size}: searching", round + 1, o.rounds));
+            of_device.search(device, o, *size)?;
+            if let Some(bare) = &mut bare {
+                progress(&format!("round {} of {}, {size}: the reflector", round + 1, o.rounds));
+                of_bare.saturate(*bare, o, *size)?;
+            }
+        }
+    }
+    let mut rows = vec![];
+    for (size, [mut of_device, of_bare]) in o.sizes.iter().zip(seen) {
+        progress(&format!("{size}: latency"));
+        of_device.loads(device, o, *size)?;
+        rows.push(of_device.row(o.subject, *size));
+        if bare.is_some() {
+            rows.push(of_bare.row(Subject::Reflector, *size));
+        }
+    }
+    Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn quick() -> Options {
+        Options {
+            flows: 500,
+            sizes: vec![Size::Bytes(90), Size::Imix],
+            search: Search { seconds: 0.01, resolution: 0.1, agree: 1, budget: Duration::from_secs(20) },
+            rounds: 1,
+            ..Options::default()
+        }
+    }
+
+    #[test]
+    fn every_mode_forwards_and_the_frames_of_a_trial_add_up() {
+        for forward in [Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel] {
+            for ipv6 in [false, true] {
+                let flows = flows(&Options { ipv6, ..quick() }, forward);
+                let mut bench = Bench::on(&flows, MemoryPort::new(1, 2 * stages::GROUP), Tsc);
+                bench.fill().unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
+                let mut device = Memory::new(bench.worker, bench.traffic, flows.flows, 256);
+                let size = if ipv6 { Size::Bytes(128) } else { Size::Imix };
+                for (rate, full) in [(100e3, false), (device.most(), true)] {
+                    let trial = device.trial(rate, 0.01, size, true);
+                    assert_eq!(trial.offered, trial.received + trial.overflow[0], "{forward:?} {ipv6}: {trial:?}");
+                    assert!(trial.dropped.is_empty() && trial.received > 0, "{forward:?} {ipv6}: {trial:?}");
+                    if full {
+                        assert!(trial.overflow[0] + trial.set_aside > 0, "{trial:?}");
+                    } else {
+                        assert_eq!((trial.offered, trial.set_aside), (1000, 0), "{trial:?}");
+                    }
+                    if let Some(l) = trial.latency.as_ref().filter(|_| !trial.is_void()) {
+                        assert!(l.probes > 0 && l.p50 > 0 && l.p50 <= l.p99 && l.p99 <= l.max, "{l:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_search_has_a_rate_or_says_why_not() {
+        let o = Options { subject: Subject::Director(Forward::Nat), ..quick() };
+        let figures = measure(&o, |_| {}).unwrap();
+        for row in figures.rows.iter().filter(|r| r.subject == o.subject) {
+            let (ndr, limit) = (row.searches[0][0].rate, row.searches[0][0].limit);
+            if matches!(limit, Limit::Machine | Limit::Time) {
+                println!("skipped: the machine was too busy for {}", row.size);
+                continue;
+            }
+            assert!(ndr > 1e4 && row.loads.len() == LOADS.len(), "{figures}");
+        }
+    }
+
+    #[test]
+    fn a_queue_that_is_full_loses_and_says_so() {
+        let flows = flows(&quick(), Forward::Nat);
+        let worker = Worker::new(MemoryPort::new(1, 256), Reflector { interfaces: 1 }, Tsc);
+        let mut device = Memory::new(worker, Traffic::new(&flows), 500, 64);
+        let trial = device.trial(device.most(), 0.01, Size::Bytes(64), false);
+        assert_eq!(trial.lost(), trial.overflow[0]);
+        assert!(trial.is_void() || trial.loss() > 0.1, "{trial:?}");
+        assert!(trial.generator_cycles > 0.0, "{trial:?}");
+        assert_eq!(device.worker.port().waiting(), 0);
+    }
+
+    #[test]
+    fn options_out_of_range_are_named() {
+        for (o, what) in [
+            (Options { sizes: vec![Size::Bytes(60)], ..quick() }, "--sizes is 60; it must be between 64"),
+            (Options { sizes: vec![], ..quick() }, "--sizes"),
+            (Options { descriptors: 1, ..quick() }, "--descriptors is 1"),
+            (Options { loss: 0.0, ..quick() }, "--loss is 0"),
+            (Options { flows: 0, ..quick() }, "--flows"),
+        ] {
+            assert!(measure(&o, |_| {}).unwrap_err().to_string().contains(what), "{what}");
+        }
+    }
+}

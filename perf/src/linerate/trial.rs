@@ -1,0 +1,70 @@
+//! One trial: frames offered at a constant rate for some time, and what became of them.
+
+use super::histogram::{Histogram, Latency};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// What one trial has seen.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Trial {
+    /// Frames/s that were due.
+    pub rate: f64,
+    /// For how long, s.
+    pub seconds: f64,
+    /// Frames that were due in this time.
+    pub offered: u64,
+    /// Of these, frames that the generator could not send at their time: not lost, never offered.
+    pub behind: u64,
+    /// Frames that came out at the other end.
+    pub received: u64,
+    /// Frames that found a receive queue full, by queue.
+    pub overflow: Vec<u64>,
+    /// Frames that the director dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Cycles of the generator and sink, a frame.
+    pub generator_cycles: f64,
+    /// Turns that the machine interrupted, left out of the clock.
+    pub interruptions: u64,
+    /// Time of these, ms.
+    pub interrupted_ms: f64,
+    /// Frames that were lost while the worker recovered from an interruption; in none of the numbers above.
+    pub set_aside: u64,
+    /// Share of the trial's time in which it did.
+    pub disturbed: f64,
+    /// Frames/s that came out while it did not.
+    pub forwarded_rate: f64,
+    /// Of the probes; absent where none were sent.
+    pub latency: Option<Latency>,
+}
+
+impl Trial {
+    /// Share of frames that may be late before the trial says nothing about the device.
+    pub const BEHIND: f64 = 0.01;
+
+    /// Share of a trial's time that may be disturbed before the trial says nothing about the device.
+    pub const DISTURBED: f64 = 0.5;
+
+    /// Whether the trial says nothing about the device.
+    pub fn is_void(&self) -> bool {
+        self.behind_ratio() > Self::BEHIND || self.disturbed > Self::DISTURBED
+    }
+
+    /// Frames that were sent and did not come out.
+    pub fn lost(&self) -> u64 {
+        (self.offered - self.behind.min(self.offered)).saturating_sub(self.received)
+    }
+
+    /// These, as a share of what was sent.
+    pub fn loss(&self) -> f64 {
+        self.lost() as f64 / (self.offered - self.behind.min(self.offered)).max(1) as f64
+    }
+
+    /// Share of frames that the generator could not send at their time.
+    pub fn behind_ratio(&self) -> f64 {
+        self.behind as f64 / self.offered.max(1) as f64
+    }
+
+    pub(crate) fn with_latency(self, histogram: &Histogram) -> Self {
+        Trial { latency: (histogram.count() > 0).then(|| histogram.summary()), ..self }
+    }
+}
