@@ -226,7 +226,9 @@ impl Node for Host {
         match self.stack.time_waits.receive(&frame) {
             Answer::NotOurs if !self.sequences.received(&frame) => {}
             Answer::NotOurs => {
+                let fin = reshape::take_fin(&mut frame);
                 self.stack.wire.waiting.push_back(frame);
+                self.stack.wire.waiting.extend(fin);
                 return Some(now);
             }
             Answer::Ignore => {}

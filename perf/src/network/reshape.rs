@@ -141,6 +141,25 @@ impl Reshape {
     }
 }
 
+/// Takes the FIN of a segment that brings data too, and makes it a segment of its own: smoltcp leaves a FIN out of a
+/// segment's length, and so never takes one behind data that it has already (RFC 9293 §3.10.7.4 counts it).
+pub(super) fn take_fin(frame: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let (_, tcp, len) = segment(frame)?;
+    if tcp.flags() & (flags::FIN | flags::SYN | flags::RST) != flags::FIN || len == 0 {
+        return None;
+    }
+    let end = tcp.seq().0.wrapping_add(len as u32);
+    let parsed = parse(frame, false).ok()?;
+    let (l4, whole) = (usize::from(parsed.l4), usize::from(parsed.end));
+    frame.truncate(whole);
+    let mut fin = frame[..whole - len].to_vec();
+    fin[l4 + 4..l4 + 8].copy_from_slice(&end.to_be_bytes());
+    shorten(&mut fin, &parsed);
+    frame[l4 + 13] &= !flags::FIN;
+    shorten(frame, &parsed);
+    Some(fin)
+}
+
 /// Makes the lengths and checksums of a packet right for its bytes.
 fn shorten(frame: &mut [u8], whole: &Parsed) {
     let l3 = usize::from(whole.l3);
@@ -203,6 +222,16 @@ mod tests {
             }
         }
         p.frame()
+    }
+
+    #[test]
+    fn a_fin_behind_data_comes_apart() {
+        let (own, peer) = ("192.0.2.1:9".parse().unwrap(), "192.0.2.2:80".parse().unwrap());
+        let mut whole = frame(own, peer, flags::ACK | flags::FIN, (100, 7), &[], b"abc");
+        let fin = take_fin(&mut whole).expect("it has one");
+        let of = |frame: &[u8]| segment(frame).map(|(_, t, len)| (t.seq().0, t.flags(), len)).expect("a whole segment");
+        assert_eq!((of(&whole), of(&fin)), ((100, flags::ACK, 3), (103, flags::ACK | flags::FIN, 0)));
+        assert!(take_fin(&mut whole).is_none() && take_fin(&mut fin.clone()).is_none());
     }
 
     #[test]
