@@ -291,8 +291,10 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
         // As for layer 4: a flipped bit may look like a FIN or RST to a director that does not verify checksums.
         base.timeouts.set(TcpState::Close, base.timeouts.get(TcpState::Established));
         // Hosts repeat themselves every 60 s in the end: two repetitions that are lost are not the end of a connection of which one
-        // side has closed, as IPVS's 120 s would have it.
-        base.timeouts.set(TcpState::FinWait, base.timeouts.get(TcpState::Established));
+        // side has closed, as IPVS's 60 and 120 s would have it.
+        for half in [TcpState::FinWait, TcpState::CloseWait] {
+            base.timeouts.set(half, base.timeouts.get(TcpState::Established));
+        }
     }
     let mut plan = ContentPlan::new(base);
     for (class, servers) in &mut plan.groups {
