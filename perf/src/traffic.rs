@@ -8,6 +8,7 @@ use crate::wire::Wire;
 use lcs_dataplane::checksum::{Difference, Sum};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::headers::build::Packet;
+use lcs_dataplane::headers::protocol;
 use lcs_dataplane::headers::tcp::flags::ACK;
 use lcs_pipelines::snapshot::{Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -47,12 +48,25 @@ pub(crate) fn client_address(o: &Options, client: u32) -> IpAddr {
     }
 }
 
+/// The MTU of clients, bytes of an IP packet.
+const MTU: u16 = 1500;
+
+/// The MTU on the way to the servers: where they are reached through tunnels, larger by the outer header, as it is set up where clients' packets
+/// must fit whole. Every frame that is offered can be carried then, and loss is the director's.
+pub(crate) fn server_mtu(o: &Options) -> u16 {
+    match (o.forward, o.ipv6) {
+        (Forward::Tunnel, false) => MTU + 20,
+        (Forward::Tunnel, true) => MTU + 40,
+        _ => MTU,
+    }
+}
+
 pub(crate) const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 
 /// A snapshot with the services and servers that the options ask for.
 pub fn snapshot(o: &Options) -> Snapshot {
     let mut s = Snapshot {
-        interfaces: vec![Interface { name: "memory0".into(), mac: DIRECTOR, mtu: 1500 }],
+        interfaces: vec![Interface { name: "memory0".into(), mac: DIRECTOR, mtu: server_mtu(o) }],
         ..Snapshot::default()
     };
     let source =
@@ -85,7 +99,7 @@ pub fn snapshot(o: &Options) -> Snapshot {
         crate::connections::switch_by_content(&mut s);
     }
     for r in 0..o.servers {
-        s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, (r >> 8) as u8, r as u8]), DIRECTOR, 0, 1500));
+        s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, (r >> 8) as u8, r as u8]), DIRECTOR, 0, server_mtu(o)));
         s.servers.push(Some(Server {
             name: format!("server{r}"),
             service: (r % o.services) as u16,
@@ -245,12 +259,31 @@ impl Traffic {
         }
     }
 
+    /// The TCP header of a frame of these connections that the director has sent on; `None` where it says something of its own, such as an ICMP
+    /// error, which carries the beginning of the frame that it is about.
+    fn transport<'b>(&self, frame: &'b [u8]) -> Option<&'b [u8]> {
+        // A tunnel's outer header is of the servers' family, which is the clients'.
+        let tunnel = self.options.forward == Forward::Tunnel;
+        let (ethertype, header, next, inside) = if self.options.ipv6 {
+            ([0x86, 0xdd], 40, 6, protocol::IPV6)
+        } else {
+            ([0x08, 0x00], 20, 9, protocol::IPIP)
+        };
+        let is = |at: usize, protocol: u8| frame.get(at + next) == Some(&protocol);
+        let inner = if tunnel { 14 + header } else { 14 };
+        let carried =
+            frame.get(12..14) == Some(&ethertype[..]) && (!tunnel || is(14, inside)) && is(inner, protocol::TCP);
+        frame.get(inner + header..).filter(|_| carried)
+    }
+
+    /// Whether the director has sent on a frame of these connections here, and nothing of its own.
+    pub fn carries(&self, frame: &[u8]) -> bool {
+        self.transport(frame).is_some()
+    }
+
     /// The probe's stamp in a frame that the director has sent on; `None` where it is no probe.
     pub fn stamp_of(&self, frame: &[u8]) -> Option<Stamp> {
-        let inner = if self.options.ipv6 { 54 } else { 34 };
-        // A tunnel's outer header is of the servers' family, which is the clients'.
-        let outer = if self.options.forward == Forward::Tunnel { inner - 14 } else { 0 };
-        let numbers = frame.get(inner + outer + 4..inner + outer + 12)?;
+        let numbers = self.transport(frame)?.get(4..12)?;
         let read = |at: usize| u32::from_be_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
         (read(0) > 1).then(|| Stamp { number: read(0), due: read(4) })
     }

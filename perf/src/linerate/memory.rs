@@ -34,6 +34,12 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
         Memory { worker, traffic, flows, descriptors, clock: VirtualClock::new(VirtualClock::GAP), busy: 0 }
     }
 
+    /// The worker's own time so far, ns.
+    #[cfg(test)]
+    pub fn worker_ns(&self) -> u64 {
+        self.clock.ns()
+    }
+
     /// A turn of the worker's loop, as [`Worker::run`] has it.
     #[inline]
     fn turn(&mut self) {
@@ -60,7 +66,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
         let dropped = self.worker.counters().dropped.clone();
         let begin = self.clock.cycles();
         let mut schedule = Schedule::new(begin, begin + (seconds * hz) as u64, hz / rate);
-        let (mut offered, mut overflow, mut received, mut sent) = (0, 0, 0, 0);
+        let (mut offered, mut overflow, mut received, mut answered, mut sent) = (0, 0, 0, 0, 0);
         let (mut set_aside, mut undisturbed, mut undisturbed_cycles) = (0, 0, 0);
         let mut histogram = Histogram::default();
         let started = tsc();
@@ -93,7 +99,9 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             self.turn();
             let (out, recovering) = (self.clock.ns(), self.clock.recovering());
             let traffic = &self.traffic;
-            let sent = self.worker.port_mut().take_sent(|_, b| {
+            let mut sent = 0;
+            let came = self.worker.port_mut().take_sent(|_, b| {
+                sent += u64::from(traffic.carries(b));
                 if probes
                     && !recovering
                     && let Some(stamp) = traffic.stamp_of(b)
@@ -102,6 +110,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
                 }
             }) as u64;
             received += sent;
+            answered += came - sent;
             if !recovering {
                 undisturbed += sent;
                 undisturbed_cycles += self.clock.cycles() - now;
@@ -117,6 +126,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             offered,
             behind: 0,
             received,
+            answered,
             overflow: vec![overflow],
             dropped: reasons.filter(|(_, (a, b))| a > b).map(|(r, (a, b))| (r.to_string(), a - b)).collect(),
             generator_cycles: elapsed.saturating_sub(worker_cycles) as f64 / offered.max(1) as f64,

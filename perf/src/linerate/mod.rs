@@ -124,6 +124,20 @@ pub enum LinerateError {
     /// The flows could not be opened.
     #[error(transparent)]
     Flows(#[from] StagesError),
+    /// Frames that the director does not send on at any rate: the loss would say nothing about what it carries.
+    #[error(
+        "of {offered} frames ({size}) the director did not send on {lost} ({reasons}), whatever their rate: leave this size out of --sizes, or give --sizes smaller ones"
+    )]
+    NotCarried {
+        /// Their size.
+        size: Size,
+        /// Frames that were offered.
+        offered: u64,
+        /// Of these, frames that were dropped or answered.
+        lost: u64,
+        /// Why, and how many each.
+        reasons: String,
+    },
     /// What cannot be measured over this port.
     #[error("{0}")]
     Port(&'static str),
@@ -319,7 +333,9 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, L
     let forward = if let Subject::Director(forward) = o.subject { forward } else { Forward::Nat };
     let flows = flows(o, forward);
     let bare = Worker::new(MemoryPort::new(1, buffers), Reflector { interfaces: 1 }, Tsc);
-    let mut bare = Memory::new(bare, Traffic::new(&flows), o.flows, o.descriptors);
+    // Frames come back from it without a tunnel's header.
+    let bare_flows = stages::Options { forward: Forward::Nat, ..flows.clone() };
+    let mut bare = Memory::new(bare, Traffic::new(&bare_flows), o.flows, o.descriptors);
     let rows = if o.subject == Subject::Reflector {
         run(&mut bare, None::<&mut Memory<Reflector, Tsc>>, o, &mut progress)?
     } else {
@@ -332,6 +348,20 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, L
     Ok(Figures { options: o.clone(), port: "memory".to_owned(), tsc_hz: tsc_hz(), rows, ratios: vec![], notes: vec![] })
 }
 
+/// Refuses a size of which the director drops or answers frames: what it has taken from the queue it must send on, or the search would look for
+/// a rate at which it does.
+fn carried(trial: &Trial, size: Size) -> Result<(), LinerateError> {
+    let mut reasons: Vec<String> = trial.dropped.iter().map(|(reason, n)| format!("dropped, {reason}: {n}")).collect();
+    if trial.answered > 0 {
+        reasons.push(format!("answered with an ICMP error: {}", trial.answered));
+    }
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let lost = trial.dropped.values().sum::<u64>() + trial.answered;
+    Err(LinerateError::NotCarried { size, offered: trial.offered, lost, reasons: reasons.join(", ") })
+}
+
 /// All sizes and rounds through `device`; beside it, saturated, through `bare`.
 fn run<B: Device>(
     device: &mut impl Device,
@@ -342,7 +372,7 @@ fn run<B: Device>(
     let mut seen: Vec<[Seen; 2]> = o.sizes.iter().map(|_| Default::default()).collect();
     progress("warming up");
     for size in &o.sizes {
-        device.trial(device.most(), o.search.seconds, *size, false)?;
+        carried(&device.trial(device.most(), o.search.seconds, *size, false)?, *size)?;
     }
     for round in 0..o.rounds {
         for (size, [of_device, of_bare]) in o.sizes.iter().zip(&mut seen) {
@@ -380,30 +410,76 @@ mod tests {
         }
     }
 
+    /// Frames through the director, with all flows open.
+    fn director(forward: Forward, ipv6: bool) -> Memory<lcs_pipelines::layer4::Layer4, Tsc> {
+        let flows = flows(&Options { ipv6, ..quick() }, forward);
+        let mut bench = Bench::on(&flows, MemoryPort::new(1, 2 * stages::GROUP), Tsc);
+        bench.fill().unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
+        Memory::new(bench.worker, bench.traffic, flows.flows, 256)
+    }
+
+    const MODES: [(Forward, bool); 8] = [
+        (Forward::Nat, false),
+        (Forward::Nat, true),
+        (Forward::FullNat, false),
+        (Forward::FullNat, true),
+        (Forward::Dr, false),
+        (Forward::Dr, true),
+        (Forward::Tunnel, false),
+        (Forward::Tunnel, true),
+    ];
+
+    /// A trial in which every frame must be accounted for and no probe can have taken longer than all of it.
+    fn sound(device: &mut Memory<lcs_pipelines::layer4::Layer4, Tsc>, rate: f64, size: Size) -> Trial {
+        let before = device.worker_ns();
+        let trial = device.trial(rate, 0.01, size, true);
+        let took = device.worker_ns() - before;
+        let dropped: u64 = trial.dropped.values().sum();
+        assert_eq!(trial.offered, trial.received + trial.answered + trial.overflow[0] + dropped, "{trial:?}");
+        if let Some(l) = &trial.latency {
+            assert!(l.probes > 0 && l.p50 > 0 && l.p50 <= l.p99 && l.p99 <= l.max, "{l:?}");
+            assert!(l.max <= took, "{} ns in a trial of {took} ns: {l:?}", l.max);
+        }
+        trial
+    }
+
     #[test]
     fn every_mode_forwards_and_the_frames_of_a_trial_add_up() {
-        for forward in [Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel] {
-            for ipv6 in [false, true] {
-                let flows = flows(&Options { ipv6, ..quick() }, forward);
-                let mut bench = Bench::on(&flows, MemoryPort::new(1, 2 * stages::GROUP), Tsc);
-                bench.fill().unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
-                let mut device = Memory::new(bench.worker, bench.traffic, flows.flows, 256);
-                let size = if ipv6 { Size::Bytes(128) } else { Size::Imix };
-                for (rate, full) in [(100e3, false), (device.most(), true)] {
-                    let trial = device.trial(rate, 0.01, size, true);
-                    assert_eq!(trial.offered, trial.received + trial.overflow[0], "{forward:?} {ipv6}: {trial:?}");
-                    assert!(trial.dropped.is_empty() && trial.received > 0, "{forward:?} {ipv6}: {trial:?}");
-                    if full {
-                        assert!(trial.overflow[0] + trial.set_aside > 0, "{trial:?}");
-                    } else {
-                        assert_eq!((trial.offered, trial.set_aside), (1000, 0), "{trial:?}");
-                    }
-                    if let Some(l) = trial.latency.as_ref().filter(|_| !trial.is_void()) {
-                        assert!(l.probes > 0 && l.p50 > 0 && l.p50 <= l.p99 && l.p99 <= l.max, "{l:?}");
-                    }
+        for (forward, ipv6) in MODES {
+            let mut device = director(forward, ipv6);
+            let smallest = if ipv6 { Size::Bytes(78) } else { Size::Imix };
+            for size in [smallest, Size::Bytes(1518)] {
+                let trial = sound(&mut device, 100e3, size);
+                assert_eq!((trial.offered, trial.set_aside), (1000, 0), "{forward:?} {ipv6}: {trial:?}");
+                let full = sound(&mut device, 1e9, size);
+                assert!(full.overflow[0] + full.set_aside > 0, "{forward:?} {ipv6}: {full:?}");
+                for trial in [trial, full] {
+                    carried(&trial, size).unwrap_or_else(|e| panic!("{forward:?} {ipv6}: {e}"));
+                    assert!(trial.received > 0, "{forward:?} {ipv6}: {trial:?}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn frames_larger_than_the_mtu_are_refused_and_the_answers_to_them_are_neither_frames_nor_probes() {
+        // What the port takes and no link here carries.
+        let size = Size::Bytes(1600);
+        for (forward, ipv6) in MODES {
+            let trial = sound(&mut director(forward, ipv6), 100e3, size);
+            assert!(trial.answered > 0, "{forward:?} {ipv6}: {trial:?}");
+            assert_eq!((trial.received, &trial.latency), (0, &None), "{forward:?} {ipv6}: {trial:?}");
+            let said = carried(&trial, size).unwrap_err().to_string();
+            assert!(said.contains("1600 B") && said.contains("--sizes") && said.contains("ICMP"), "{said}");
+        }
+    }
+
+    #[test]
+    fn tunnels_carry_the_mix_and_the_reflector_beside_them() {
+        let o = Options { subject: Subject::Director(Forward::Tunnel), sizes: vec![Size::Imix], ..quick() };
+        let figures = measure(&o, |_| {}).unwrap();
+        assert!(figures.rows.iter().all(|r| r.saturated.median > 0.0), "{figures}");
+        assert!(figures.to_string().contains("1520"), "{figures}");
     }
 
     #[test]

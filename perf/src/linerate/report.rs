@@ -1,6 +1,8 @@
 //! What `lcs perf linerate` prints.
 
-use super::{Limit, Options, Row, Size, Subject, Summary};
+use super::{Limit, Options, Row, Size, Subject, Summary, flows};
+use crate::traffic::server_mtu;
+use lcs_pipelines::snapshot::Forward;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -69,6 +71,12 @@ impl Figures {
             all.push(format!(
                 "a receive queue of {} descriptors; time is the worker's own: it stands still while generator and sink work",
                 o.descriptors
+            ));
+        }
+        if o.subject == Subject::Director(Forward::Tunnel) {
+            all.push(format!(
+                "the way to the servers has an MTU of {} bytes, so that the largest frame fits behind the tunnel's header",
+                server_mtu(&flows(o, Forward::Tunnel))
             ));
         }
         all
@@ -152,6 +160,9 @@ impl fmt::Display for Figures {
                 }
                 for (reason, n) in &trial.dropped {
                     writeln!(f, "       dropped, {reason}: {n}")?;
+                }
+                if trial.answered > 0 {
+                    writeln!(f, "       answered with an ICMP error: {}", trial.answered)?;
                 }
             }
         }

@@ -17,6 +17,9 @@ pub struct Trial {
     pub behind: u64,
     /// Frames that came out at the other end.
     pub received: u64,
+    /// What came out beside them: what the director itself has to say, such as ICMP errors about frames that it does not send on.
+    #[serde(default)]
+    pub answered: u64,
     /// Frames that found a receive queue full, by queue.
     pub overflow: Vec<u64>,
     /// Frames that the director dropped, by reason.

@@ -83,6 +83,8 @@ struct Generator<'p> {
     port: &'p mut AfXdpPort,
     traffic: Traffic,
     flows: usize,
+    /// Which trial this is: the upper eight bits of its probes' numbers.
+    trial: u32,
 }
 
 impl Generator<'_> {
@@ -126,6 +128,9 @@ impl Device for Generator<'_> {
         let hz = tsc_hz() as f64;
         self.traffic.set_sizes(&size.parts().iter().map(|p| p.0).collect::<Vec<_>>());
         let late = (LATE * hz) as u64;
+        // A subject that lost its core for longer than `SETTLE` sends on probes of the trial before, which know nothing of this one's clock.
+        self.trial = self.trial.wrapping_add(1) & 0xff;
+        let trial = self.trial;
         let ns = |cycles: u64| (cycles as f64 * 1e9 / hz) as u64 as u32;
         let mut histogram = Histogram::default();
         let (mut offered, mut skipped, mut refused, mut received, mut working) = (0u64, 0, 0, 0, 0);
@@ -143,8 +148,8 @@ impl Device for Generator<'_> {
             {
                 burst += 1;
                 offered += 1;
-                let stamp =
-                    (probes && offered % PROBE_EVERY == 0).then(|| Stamp { number: offered as u32 | 2, due: ns(due) });
+                let number = trial << 24 | (offered as u32 & 0xff_ffff) | 2;
+                let stamp = (probes && offered % PROBE_EVERY == 0).then(|| Stamp { number, due: ns(due) });
                 let pair = self.traffic.any(self.flows);
                 let part = size.pick(self.traffic.random());
                 refused += u64::from(!self.send(pair, ACK, stamp, part));
@@ -155,7 +160,7 @@ impl Device for Generator<'_> {
             let mut came = 0;
             loop {
                 let n = self.port.take_sent(|_, b| {
-                    if probes && let Some(stamp) = traffic.stamp_of(b) {
+                    if probes && let Some(stamp) = traffic.stamp_of(b).filter(|s| s.number >> 24 == trial) {
                         histogram.note(u64::from(ns(tsc().wrapping_sub(begin)).wrapping_sub(stamp.due)));
                     }
                 });
@@ -397,7 +402,8 @@ fn inside(
                     })
                 };
                 let thread = scope.spawn(run);
-                let mut device = Generator { port: &mut generator, traffic: Traffic::new(&flows), flows: o.flows };
+                let mut device =
+                    Generator { port: &mut generator, traffic: Traffic::new(&flows), flows: o.flows, trial: 0 };
                 let measured = (|| {
                     if subject != Subject::Reflector {
                         device.open()?;
