@@ -174,7 +174,7 @@ fn options_that_cannot_be_used_are_refused_with_what_to_write_instead() {
         (&["linerate", "--sizes", "large"], "such as 64, or imix, or rfc2544"),
         (&["linerate", "--loss", "often"], "such as 0.01 or 1%"),
         (&["linerate", "--seconds", "0"], "between 0.01 and 600"),
-        (&["linerate", "--budget", "-1"], "give seconds"),
+        (&["linerate", "--budget=-1"], "give seconds"),
         (&["linerate", "--port", "af-xdp", "--pipeline", "tun"], "leave out --port"),
         (&["linerate", "--descriptors", "4"], "between 32 and 65536"),
         (&["scaling", "--workers", "0"], "between 1 and 64"),
