@@ -6,7 +6,7 @@
 
 use super::super::schedule::{key_of, may_send};
 use super::{Desk, syn_options};
-use crate::content::SynPolicy;
+use crate::content::{Scheme, SynPolicy};
 use crate::snapshot::{NO_SLOT, WhenFull};
 use crate::splice::{Arrival, OWN_SCALE};
 use lcs_dataplane::batch::Batch;
@@ -31,6 +31,10 @@ impl<P: Port> Desk<'_, P> {
         let slot = by.get(&(to.ip(), to.port(), protocol)).or_else(|| by.get(&(to.ip(), 0, protocol))).copied();
         let Some(slot) = slot else { return Verdict::Drop(DropReason::NoFlow) };
         let Some(content) = self.content(slot) else { return Verdict::Drop(DropReason::NoFlow) };
+        if matches!(content.binding.scheme, Scheme::Migrated(_)) {
+            // Never answered, not even by a reset: what brings the connection may be on its way still.
+            return Verdict::Drop(DropReason::NoFlow);
+        }
         if !may_send(self.c, key.source().ip()) {
             return Verdict::Drop(DropReason::BadSource);
         }
