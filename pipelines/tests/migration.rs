@@ -133,29 +133,25 @@ impl Node {
         Node { worker }
     }
 
-    fn director(now: u64) -> Node {
+    fn director(forward: Forward, now: u64) -> Node {
         let server = |n: u8| Server {
             name: format!("s{n}"),
             service: 0,
             address: [10, 0, 0, n + 1].into(),
             port: 0,
-            forward: Forward::Dr,
+            forward,
             weight: 1,
             state: ServerState::Up,
             next_hop: u16::from(n),
             tunnel_source: Some([10, 0, 0, 100].into()),
         };
         let hops = [wire(0), wire(1), ROUTER].map(|mac| NextHop::new(mac, DIRECTOR, 0, 1500));
-        let channel = Channel {
-            key: key(),
-            port: 7411,
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_millis(3500),
-        };
+        let channel =
+            Channel { key: key(), port: 7411, interval: Duration::from_secs(1), timeout: Duration::from_millis(3500) };
         Node::new(&[DIRECTOR], vec![server(0), server(1)], hops.to_vec(), Scheme::Filter(channel), 7, now)
     }
 
-    fn filter(n: usize, now: u64) -> Node {
+    fn filter(n: usize, tunnels: bool, now: u64) -> Node {
         let at: SocketAddr = SERVICE.parse().unwrap();
         let server = Server {
             name: "stack".into(),
@@ -170,7 +166,7 @@ impl Node {
         };
         let hops = vec![NextHop::new(stack(n), arm(n), 1, 1500), NextHop::new(ROUTER, wire(n), 0, 1500)];
         let listen = vec![([10, 0, 0, n as u8 + 1], 7411).into()];
-        let receiver = Receiver { key: key(), listen, tunnels: false };
+        let receiver = Receiver { key: key(), listen, tunnels };
         Node::new(&[wire(n), arm(n)], vec![server], hops, Scheme::Migrated(receiver), 100 + n as u64, now)
     }
 
@@ -217,10 +213,15 @@ fn kind(frame: &[u8]) -> Option<u8> {
 
 impl World {
     fn new() -> World {
+        World::by(Forward::Dr)
+    }
+
+    fn by(forward: Forward) -> World {
+        let tunnels = forward == Forward::Tunnel;
         let now = 1_000 * MILLISECOND;
         let mut w = World {
-            director: Node::director(now),
-            filters: [Node::filter(0, now), Node::filter(1, now)],
+            director: Node::director(forward, now),
+            filters: [Node::filter(0, tunnels, now), Node::filter(1, tunnels, now)],
             now,
             client: vec![],
             stacks: [vec![], vec![]],
@@ -288,8 +289,12 @@ impl World {
     }
 
     fn frame(to: MacAddr, from: &str, at: &str, flags: u8, (seq, ack): (u32, u32), data: &[u8]) -> Vec<u8> {
-        let mut p = Packet { destination_mac: to, source_mac: ROUTER, ..Packet::tcp(from.parse().unwrap(), at.parse().unwrap(), flags) }
-            .payload(data);
+        let mut p = Packet {
+            destination_mac: to,
+            source_mac: ROUTER,
+            ..Packet::tcp(from.parse().unwrap(), at.parse().unwrap(), flags)
+        }
+        .payload(data);
         let options = if flags & SYN != 0 { SYN_OPTIONS.to_vec() } else { vec![] };
         p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options };
         p.frame()
@@ -397,6 +402,22 @@ fn the_filter_answers_in_the_directors_numbers_and_the_director_only_forwards() 
     let f = w.filters[n].migrations(now);
     assert_eq!((f.accepted, f.refused), (1, 0));
     assert_eq!(w.filters[n].report(now).content.buffered, 0);
+}
+
+#[test]
+fn what_comes_through_a_tunnel_is_taken_out_of_it_and_fits_into_it() {
+    let mut w = World::by(Forward::Tunnel);
+    let answer = w.says(SYN, ISN, 0, b"");
+    assert_eq!(answer[0].options[..4], [2, 4, 5, 0xa0], "1,440 bytes: a segment and two headers fit a link of 1,500");
+    let ack = answer[0].seq.wrapping_add(1);
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let n = w.asked().expect("a stack is asked");
+    serve(&mut w, n, ack);
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    let data = vec![b'x'; 1_440];
+    assert!(w.says(ACK, end, ack.wrapping_add(24), &data).is_empty());
+    let s = w.take_stack(n).pop().unwrap();
+    assert_eq!((s.seq, s.ack, s.payload), (end, SSEQ.wrapping_add(25), data));
 }
 
 #[test]

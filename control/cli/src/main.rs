@@ -7,8 +7,8 @@ mod outcome;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    check, completions, conns, demo, filter, hw, init, perf, reload, replay, rs, rules, run, stats, status, top, trace, vs,
-    weight,
+    check, completions, conns, demo, filter, hw, init, perf, reload, replay, rs, rules, run, stats, status, top, trace,
+    vs, weight,
 };
 use outcome::Outcome;
 use std::path::PathBuf;

@@ -81,13 +81,12 @@ impl SchemeWord {
 }
 
 impl Word for SchemeWord {
-    const ALL: &'static [(&'static str, Self)] =
-        &[
-            ("delayed", SchemeWord::Delayed),
-            ("preallocate", SchemeWord::Preallocate),
-            ("pooled", SchemeWord::Pooled),
-            ("filter", SchemeWord::Filter),
-        ];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("delayed", SchemeWord::Delayed),
+        ("preallocate", SchemeWord::Preallocate),
+        ("pooled", SchemeWord::Pooled),
+        ("filter", SchemeWord::Filter),
+    ];
 }
 
 /// [`lcs_pipelines::content::Guess`] as it is written.
@@ -270,7 +269,10 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
     let filtered = matches!(content.binding.scheme, Scheme::Filter(_));
     for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| filtered && s.forward.replies_return()) {
         let word = server.forward.word();
-        let what = format!("server {} is behind {word}, and binding = \"filter\" is for servers that answer directly", server.name);
+        let what = format!(
+            "server {} is behind {word}, and binding = \"filter\" is for servers that answer directly",
+            server.name
+        );
         let mend = "use forward = \"dr\" or \"tunnel\", or binding = \"delayed\"";
         add(Place::Server(i), "forward", what, mend);
     }

@@ -35,7 +35,9 @@ impl BadKey {
         match self {
             BadKey::Open(file) => format!("chmod 600 {file}"),
             BadKey::Unreadable { file, .. } | BadKey::Length(file, _) => {
-                format!("make one with `head -c 32 /dev/urandom | base64 > {file}; chmod 600 {file}`, and copy it to the servers")
+                format!(
+                    "make one with `head -c 32 /dev/urandom | base64 > {file}; chmod 600 {file}`, and copy it to the servers"
+                )
             }
         }
     }

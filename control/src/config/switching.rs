@@ -1,8 +1,8 @@
 //! The keys of a service that is switched by content, read from the document.
 
 use super::Word;
-use super::filter_key;
 use super::content::{self, Content, Group, GuessWord, SchemeWord};
+use super::filter_key;
 use super::problem::Problem;
 use super::read::{Placed, Section};
 use crate::rules::{self, Diagnostic, FileError, RuleSet, Stickiness, file_mend};
@@ -230,7 +230,8 @@ fn scheme(section: &Section<'_, '_>, application: extract::Protocol) -> Scheme {
         let what = format!("`pool` in {}, whose connections are not shared", section.title);
         section.problem(value.span(), what, "add binding = \"pooled\", or remove `pool`");
     }
-    let filters = binding.as_ref().filter(|placed| placed.value == SchemeWord::Filter).map(|placed| placed.span.clone());
+    let filters =
+        binding.as_ref().filter(|placed| placed.value == SchemeWord::Filter).map(|placed| placed.span.clone());
     let channel = channel(section, filters.is_some());
     if let Some(span) = filters.clone().filter(|_| application.server_speaks_first()) {
         let what =
@@ -297,7 +298,10 @@ fn channel(section: &Section<'_, '_>, filters: bool) -> Channel {
         }
     }
     if filters && section.raw("filter-key").is_none() {
-        section.require("filter-key", "add filter-key = \"FILE\": `head -c 32 /dev/urandom | base64 > FILE; chmod 600 FILE`");
+        section.require(
+            "filter-key",
+            "add filter-key = \"FILE\": `head -c 32 /dev/urandom | base64 > FILE; chmod 600 FILE`",
+        );
     }
     if let Some(port) = section.number("filter-port", 1..=60_000) {
         channel.port = port.value as u16;
@@ -308,7 +312,8 @@ fn channel(section: &Section<'_, '_>, filters: bool) -> Channel {
     }
     if let Some(timeout) = section.duration("filter-timeout") {
         if timeout.value <= channel.interval {
-            let what = "`filter-timeout` is no longer than `filter-interval`, so that one lost ping would count".to_owned();
+            let what =
+                "`filter-timeout` is no longer than `filter-interval`, so that one lost ping would count".to_owned();
             section.problem(timeout.span, what, "write three times `filter-interval` or more");
         }
         channel.timeout = timeout.value;
@@ -335,7 +340,8 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
     }
     if let Some(switching) = switching {
         if filters && switching.value == Switching::Request {
-            let what = "a connection that a filter has taken stays with its server: responses do not pass the director".to_owned();
+            let what = "a connection that a filter has taken stays with its server: responses do not pass the director"
+                .to_owned();
             let mend = "write switching = \"connection\", or binding = \"delayed\"";
             section.problem(switching.span.clone(), what, mend);
         }

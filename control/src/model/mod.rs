@@ -452,11 +452,9 @@ impl Model {
         for (service, plan) in plans {
             services += usize::from(plan.service.is_none());
             servers += plan.servers.iter().filter(|s| s.is_none()).count();
-            let filtered =
-                service.content.as_ref().is_some_and(|c| matches!(c.binding.scheme, Scheme::Filter(_)));
-            let homeless = |s: &&Server| {
-                (filtered || s.forward == Forward::Tunnel) && self.own_address(s.address).is_none()
-            };
+            let filtered = service.content.as_ref().is_some_and(|c| matches!(c.binding.scheme, Scheme::Filter(_)));
+            let homeless =
+                |s: &&Server| (filtered || s.forward == Forward::Tunnel) && self.own_address(s.address).is_none();
             if let Some(s) = service.servers.iter().find(homeless) {
                 return Err(Refused::NoTunnelSource(format!("{}/{}", service.name, s.name)));
             }

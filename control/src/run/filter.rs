@@ -66,7 +66,9 @@ impl Filter {
         let port_error = |what: String| RunError::Port(what);
         if self.services.is_empty() || self.services.len() > SERVICES_MAX {
             let n = self.services.len();
-            return Err(port_error(format!("{n} services are given; name 1 to {SERVICES_MAX}: --service ADDRESS:PORT")));
+            return Err(port_error(format!(
+                "{n} services are given; name 1 to {SERVICES_MAX}: --service ADDRESS:PORT"
+            )));
         }
         if let Some(at) = self.services.iter().find(|at| at.port() == 0) {
             return Err(port_error(format!("service {at} has no port; a filter serves one port each")));

@@ -60,6 +60,12 @@ impl ChannelKey {
     pub fn from_secret(secret: &[u8]) -> Self {
         ChannelKey(blake3::derive_key("lcs 2026 director and filter, migration channel v1", secret))
     }
+
+    /// These bytes with what authenticates them, whatever they say.
+    pub fn authenticate(&self, bytes: &[u8]) -> Vec<u8> {
+        let tag = blake3::keyed_hash(&self.0, bytes);
+        [bytes, tag.as_bytes()].concat()
+    }
 }
 
 impl fmt::Debug for ChannelKey {
@@ -215,11 +221,7 @@ impl<'m> Migrate<'m> {
             start: be32(b, 72)?,
             next: be32(b, 76)?,
             window: be16(b, 80)?,
-            offer: Offer {
-                mss: be16(b, 82)?.max(64),
-                scale: (flags & 1 != 0).then_some(scale),
-                sack: flags & 2 != 0,
-            },
+            offer: Offer { mss: be16(b, 82)?.max(64), scale: (flags & 1 != 0).then_some(scale), sack: flags & 2 != 0 },
             own_scale,
             fin: flags & 4 != 0,
             total,

@@ -17,8 +17,9 @@ pub(crate) use filters::Filters;
 pub(crate) use sessions::{Freshness, Sessions};
 
 use crate::content::Scheme;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Forward, Snapshot};
 use hashbrown::HashSet;
+use lcs_dataplane::headers::{ipv4, ipv6};
 use message::ChannelKey;
 use std::net::{IpAddr, SocketAddr};
 
@@ -48,6 +49,8 @@ pub(crate) struct Migrations {
     ears: HashSet<SocketAddr>,
     /// Where tunnels end, at a filter.
     tunnels: HashSet<IpAddr>,
+    /// By service slot: bytes that the largest tunnel header adds toward its servers.
+    overheads: Vec<u16>,
     /// The keys in use, each once.
     pub(crate) keys: Vec<ChannelKey>,
     pub(crate) filters: Filters,
@@ -71,6 +74,19 @@ impl Migrations {
         self.keys.clear();
         self.tunnels.clear();
         self.filters.install(snapshot, worker, workers);
+        self.overheads.clear();
+        self.overheads.resize(snapshot.services.len(), 0);
+        for (slot, _) in self.filters.iter() {
+            let Some(server) = snapshot.servers.get(usize::from(slot)).and_then(Option::as_ref) else { continue };
+            let header = match (server.forward, server.address) {
+                (Forward::Tunnel, IpAddr::V4(_)) => ipv4::HEADER as u16,
+                (Forward::Tunnel, IpAddr::V6(_)) => ipv6::HEADER as u16,
+                _ => 0,
+            };
+            if let Some(most) = self.overheads.get_mut(usize::from(server.service)) {
+                *most = header.max(*most);
+            }
+        }
         self.ears.extend(self.filters.iter().map(|(_, filter)| filter.from));
         let mut keys: Vec<ChannelKey> = self.filters.iter().map(|(_, filter)| filter.key.clone()).collect();
         let contents = snapshot.services.iter().flatten().filter_map(|service| service.content.as_deref());
@@ -114,6 +130,11 @@ impl Migrations {
     #[inline]
     pub(crate) fn tunnels(&self) -> Option<&HashSet<IpAddr>> {
         Some(&self.tunnels).filter(|ends| !ends.is_empty())
+    }
+
+    /// Bytes that a tunnel adds to what clients of a service send.
+    pub(crate) fn overhead(&self, service: u16) -> u16 {
+        self.overheads.get(usize::from(service)).copied().unwrap_or(0)
     }
 
     /// Whether messages come on this endpoint.

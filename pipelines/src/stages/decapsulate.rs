@@ -3,11 +3,11 @@
 //! Only what is addressed to a tunnel's end is looked at, and what is not exactly IP within IP stays as it is: nobody knows
 //! it, and it is dropped and counted as such. A tunnel's packets are no fragments: the director makes none.
 
+use hashbrown::HashSet;
 use lcs_dataplane::Frame;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::headers::{ethernet, ipv4, ipv6, protocol};
-use hashbrown::HashSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Congestion experienced (RFC 3168).
@@ -89,8 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn inner(v6: bool) -> Vec<u8> {
-        let (from, to) =
-            if v6 { ("[2001:db8::1]:1", "[2001:db8::2]:80") } else { ("192.0.2.1:1", "198.51.100.1:80") };
+        let (from, to) = if v6 { ("[2001:db8::1]:1", "[2001:db8::2]:80") } else { ("192.0.2.1:1", "198.51.100.1:80") };
         Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), 0x10).payload(b"data").frame()
     }
 

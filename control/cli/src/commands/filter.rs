@@ -53,7 +53,11 @@ pub struct Args {
 
 pub fn run(common: &Common, args: Args) -> Outcome {
     if args.flows == 0 || args.flows > lcs_control::config::FLOWS_MAX {
-        return Err(Error::Usage(format!("--flows {}: 1 to {} are possible", args.flows, lcs_control::config::FLOWS_MAX)));
+        return Err(Error::Usage(format!(
+            "--flows {}: 1 to {} are possible",
+            args.flows,
+            lcs_control::config::FLOWS_MAX
+        )));
     }
     // Not a director's: both may run on one host.
     let socket = common.socket.clone().unwrap_or_else(|| default_socket().with_file_name("lcs-filter.sock"));

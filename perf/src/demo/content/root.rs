@@ -212,11 +212,7 @@ fn filter(content: Content, host: &Host, service: SocketAddr, key: &Path) -> Res
 }
 
 /// Whether the counts at both ends are as they must be, and what they are.
-fn migrations(
-    services: &[ServiceReport],
-    filters: &mut [Director],
-    connections: u64,
-) -> Result<(bool, String), Error> {
+fn migrations(services: &[ServiceReport], filters: &mut [Director], connections: u64) -> Result<(bool, String), Error> {
     let of = |services: &[ServiceReport]| {
         let counts = services.iter().filter_map(|s| s.content.as_ref()?.counts.as_ref()?.migrations);
         counts.fold(MigrationTally::default(), |mut sum, n| {

@@ -74,8 +74,7 @@ impl Director {
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         let thread = host.spawn("control", move || {
-            let director =
-                run::Director { log: Box::new(move |line| lock(&lines).push(line.to_owned())), ..make()? };
+            let director = run::Director { log: Box::new(move |line| lock(&lines).push(line.to_owned())), ..make()? };
             let stop = async {
                 // Dropped or sent: either is the end.
                 let _ = stopped.await;

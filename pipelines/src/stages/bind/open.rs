@@ -136,7 +136,8 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn own_mss(&self, slot: u16, interface: u8, v6: bool) -> u16 {
         let mtu = self.snapshot.interfaces.get(usize::from(interface)).map_or(1500, |f| f.mtu);
         let most = self.content(slot).map_or(1460, |c| c.binding.mss);
-        most.min(mtu.saturating_sub(if v6 { 60 } else { 40 })).max(536)
+        let around = if v6 { 60 } else { 40 } + self.c.splices.migrations.overhead(slot);
+        most.min(mtu.saturating_sub(around)).max(536)
     }
 
     /// A flow and an entry for a connection whose client has sent a SYN or brought back a cookie. It stays on the list of

@@ -145,7 +145,8 @@ impl<P: Port> Desk<'_, P> {
         let service = slot.and_then(|s| snapshot.services.get(usize::from(s))?.as_ref());
         let server = service.and_then(|service| service.servers.first().copied());
         let known = slot.zip(server).zip(Key::new(client, at));
-        let Some(((slot, server), key)) = known.filter(|_| super::super::schedule::may_send(self.c, client.ip())) else {
+        let Some(((slot, server), key)) = known.filter(|_| super::super::schedule::may_send(self.c, client.ip()))
+        else {
             self.c.splices.migrations.sessions.mark(header, self.now);
             self.say_to_director(ticket, &Body::Refused(m.ends, Why::UnknownService));
             return Verdict::Consume;
