@@ -211,7 +211,7 @@ pub enum RequestState {
 
 impl RequestState {
     /// All of them.
-    pub const ALL: [RequestState; 10] = [
+    pub const ALL: [RequestState; 11] = [
         RequestState::Awaited,
         RequestState::Collecting,
         RequestState::Decided,
