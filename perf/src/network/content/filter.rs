@@ -115,7 +115,7 @@ impl FilterSite {
     /// What the director's workers, and then the filters, have counted.
     pub fn reports(&mut self) -> (Vec<Report>, Vec<Report>) {
         let now = self.net.now();
-        let mut ask = |id| {
+        let mut ask = |id: Id<Director<Layer4, NoMeter>>| {
             let answers = self.net[id].command(|| Command::Report(Box::default()), now);
             let reports = answers.into_iter().filter_map(|a| match a {
                 Acknowledgement::Report(report) => Some(*report),
