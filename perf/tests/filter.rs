@@ -1,4 +1,4 @@
-//! Filters between real TCP endpoints over good links: every byte compared at both ends, on the
+//! Filters between real TCP endpoints, over good links and bad ones: every byte compared at both ends, on the
 //! filters' servers and at the clients.
 
 use lcs_perf::network::content::filter::FilterSite;
@@ -83,5 +83,21 @@ fn every_answer_is_the_right_one_over_good_links() {
         for v6 in [false, true] {
             play(forward, v6, Faults::NONE, 1, 60);
         }
+    }
+}
+#[test]
+fn every_answer_is_the_right_one_over_bad_links() {
+    let faults = Faults {
+        delay: 300_000,
+        jitter: 500_000,
+        loss: 0.02,
+        duplicate: 0.02,
+        reorder: 0.03,
+        hold: 2 * MILLISECOND,
+        corrupt: 0.005,
+        ..Faults::NONE
+    };
+    for seed in 1..=4 {
+        play([Forward::Dr, Forward::Tunnel][seed as usize % 2], seed > 2, faults, seed, 150);
     }
 }

@@ -166,8 +166,8 @@ fn behind(base: &Plan, n: usize, stack: MacAddr, clients: usize) -> Snapshot {
             s.routes.insert(ip, 128, Via::NextHop(row));
         }
     }
+    // Not the service's address: on the clients' link it is the director's, and who else answers for it takes its place.
     s.own.extend(gateways(n));
-    s.own.insert(at.ip());
     s.by_endpoint.insert((at.ip(), at.port(), protocol::TCP), 0);
     s.servers.push(Some(Server {
         name: "stack".into(),
