@@ -9,7 +9,7 @@ use crate::network::host::Host;
 use crate::network::link::Faults;
 use crate::network::site::{self, PORT, Plan};
 use crate::network::switch::Switch;
-use crate::network::{Id, Network};
+use crate::network::{Id, LinkId, MILLISECOND, Network};
 use lcs_dataplane::cycles::NoMeter;
 use lcs_dataplane::headers::{MacAddr, protocol};
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
@@ -37,6 +37,7 @@ pub struct FilterSite {
     pub clients: Vec<Id<Host>>,
     /// The servers, by slot.
     pub servers: Vec<Id<Host>>,
+    client_links: Vec<LinkId>,
 }
 
 fn key() -> ChannelKey {
@@ -52,7 +53,7 @@ fn arm(n: usize) -> MacAddr {
 }
 
 impl FilterSite {
-    /// Builds a site with these clients, each on a host of its own. The plan's way of forwarding is direct routing or a tunnel; its
+    /// Builds a site with these clients, each on a host of its own, which [`FilterSite::open`] lets in. The plan's way of forwarding is direct routing or a tunnel; its
     /// servers' faults are those of the link between filters and the rest.
     ///
     /// # Panics
@@ -101,15 +102,35 @@ impl FilterSite {
             servers.push(host);
         }
         let clients = clients.into_iter().enumerate();
-        let clients = clients
+        let (clients, client_links) = clients
             .map(|(n, client)| {
                 let host = Host::new(site::client_settings(&base, n)).reshaped(plan.client_wire).watched();
                 let host = net.add(&format!("client{}", n + 1), host.with(client));
-                net.connect(host, lan, base.client_faults);
-                host
+                let link = net.connect(host, lan, base.client_faults);
+                net.set_up(link, false);
+                (host, link)
             })
-            .collect();
-        FilterSite { net, director, filters, clients, servers, plan }
+            .unzip();
+        FilterSite { net, director, filters, clients, servers, client_links, plan }
+    }
+
+    /// Lets the clients onto the network as soon as the director has heard of every filter that there is: whoever comes before
+    /// is told that no server is there. `false` when it has not by then.
+    pub fn open(&mut self, limit: u64) -> bool {
+        let there = self.plan.servers().iter().filter(|s| s.2 != Health::Dead).count() as u64;
+        let workers = u64::from(self.plan.base.workers);
+        let end = self.net.now() + limit;
+        let live = |reports: Vec<Report>| -> u64 {
+            reports.iter().flat_map(|r| r.content.services.iter().flatten()).map(|t| t.migrations.live).sum()
+        };
+        while live(self.reports().0) < there * workers {
+            if self.net.now() >= end {
+                return false;
+            }
+            self.net.run_for(10 * MILLISECOND);
+        }
+        self.client_links.iter().for_each(|link| self.net.set_up(*link, true));
+        true
     }
 
     /// What the director's workers, and then the filters, have counted.
