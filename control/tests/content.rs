@@ -116,6 +116,17 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
     let folder = Folder::new();
     folder.write("shop.rules", &rules());
     let good = shop("shop.rules");
+    for (name, secret, mode) in [
+        ("open.key", "a secret of sixteen bytes", 0o644),
+        ("short.key", "short", 0o600),
+        ("good.key", "a secret of sixteen bytes", 0o600),
+    ] {
+        use std::os::unix::fs::PermissionsExt;
+        let path = folder.write(name, secret);
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let direct = good.replace("port = 80", "port = 80\nforward = \"dr\"");
+    let filter = format!("{direct}binding = \"filter\"\nfilter-key = \"good.key\"\n");
     // Keys, the line of the configuration where the mistake is, what is said, the mend.
     let table: &[(&str, usize, &str, &str)] = &[
         (&good.replace("port = 80", "port = 80\nprotocol = \"udp\""), 12, "has no connections to bind", "tcp"),
@@ -213,6 +224,19 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
             "does not read where requests end",
             "switching = \"request\"",
         ),
+        (&format!("{good}filter-key = \"k\"\n"), 18, "which has no filters", "binding = \"filter\""),
+        (
+            &format!("{good}binding = \"filter\"\nfilter-key = \"none.key\"\n"),
+            19,
+            "none.key cannot be read",
+            "chmod 600",
+        ),
+        (&format!("{direct}binding = \"filter\"\nfilter-key = \"open.key\"\n"), 20, "by others", "chmod 600"),
+        (&format!("{direct}binding = \"filter\"\nfilter-key = \"short.key\"\n"), 20, "16 to 4096", "/dev/urandom"),
+        (&format!("{filter}switching = \"request\"\n"), 21, "stays with its server", "switching = \"connection\""),
+        (&format!("{filter}application = \"smtp\"\n"), 19, "its server speaks first", "delayed"),
+        (&format!("{filter}filter-timeout = \"1s\"\n"), 21, "one lost ping would count", "three times"),
+        (&filter.replace("forward = \"dr\"", "forward = \"nat\""), 14, "for servers that answer directly", "tunnel"),
         (&format!("{good}guess = \"hash\"\n"), 18, "where nothing is guessed", "binding = \"preallocate\""),
         (
             &format!("{good}guess = \"server\"\nbinding = \"preallocate\"\n"),

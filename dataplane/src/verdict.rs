@@ -90,6 +90,10 @@ drop_reasons! {
     RequestsFull = "requests-full",
     /// Content switching: where a message ends can be read in two ways, or bytes came that nobody asked for; both sides were reset.
     BadFraming = "bad-framing",
+    /// A message between director and filter that was not made with the key, or is of no session: give both the same `filter-key`.
+    BadMigration = "bad-migration",
+    /// A message between director and filter that was had before, or is too old to tell: repeated by the network, or by an attacker.
+    StaleMigration = "stale-migration",
     /// The frame's transport checksum is not complete (offload at the sender) and cannot be completed; run `ethtool -K IF tx off` at the sender's end.
     PartialChecksum = "partial-checksum",
 }

@@ -246,3 +246,41 @@ fn full_tables_refuse_and_stay_as_they_are() {
     let change = filter.set_locals(&locals(limit, 1 << 24)).expect("as many others");
     assert_eq!((change.inserted, change.removed), (limit, limit));
 }
+
+#[test]
+fn a_filters_tunnels_end_here_and_others_do_not() {
+    if !root("a_filters_tunnels_end_here_and_others_do_not") {
+        return;
+    }
+    let mut filter = XdpFilter::load().expect("maps");
+    filter.set_services(&[FilterKey::new(ip("10.0.0.2"), 0, 4), FilterKey::new(ip("fd00::2"), 0, 41)]).expect("keys");
+    let inner = lcs_dataplane::headers::build::Packet::tcp(
+        "192.0.2.1:1".parse().unwrap(),
+        "198.51.100.1:80".parse().unwrap(),
+        0x10,
+    )
+    .frame();
+    let wrapped = |v6: bool, next: u8, to: &str| {
+        let mut header = vec![0; if v6 { 40 } else { 20 }];
+        let payload = inner.len() - 14;
+        if v6 {
+            let (s, d) = ("fd00::1".parse().unwrap(), to.parse().unwrap());
+            assert!(lcs_dataplane::headers::ipv6::write(&mut header, 0, payload, next, 64, s, d));
+        } else {
+            let (s, d) = ("10.0.0.1".parse().unwrap(), to.parse().unwrap());
+            assert!(lcs_dataplane::headers::ipv4::write(&mut header, 0, payload, 1, 0x4000, 64, next, s, d));
+        }
+        let ethertype = if v6 { [0x86, 0xdd] } else { [8, 0] };
+        [&inner[..12], &ethertype[..], &header, &inner[14..]].concat()
+    };
+    for (v6, next, to, want) in [
+        (false, 4, "10.0.0.2", FilterVerdict::Worker),
+        (false, 41, "10.0.0.2", FilterVerdict::Kernel),
+        (false, 4, "10.0.0.3", FilterVerdict::Kernel),
+        (true, 41, "fd00::2", FilterVerdict::Worker),
+        (true, 4, "fd00::2", FilterVerdict::Kernel),
+        (true, 41, "fd00::3", FilterVerdict::Kernel),
+    ] {
+        assert_eq!(filter.verdict(&wrapped(v6, next, to)).expect("a run"), want, "{next} to {to}");
+    }
+}

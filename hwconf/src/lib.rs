@@ -18,6 +18,7 @@ pub mod plan;
 pub mod profile;
 pub mod receive;
 pub mod rtnl;
+pub mod stack_arm;
 pub mod steering;
 mod sys;
 pub mod testbed;

@@ -66,6 +66,8 @@ pub enum Event {
     Trace(Box<TraceRecord>),
     /// A packet waits for this row's link-layer address (said at most once a second a row).
     NeedNextHop(u16),
+    /// A connection was migrated here, and how its client is reached is not known: the client is on a link of this host's.
+    NeedNeighbour(IpAddr),
     /// A server has set a cookie by which clients are kept with it; for the other workers.
     Cookie {
         /// What stands for service, cookie and value.
@@ -193,6 +195,8 @@ pub enum RequestState {
     Queued,
     /// Its server is being connected to.
     Connecting,
+    /// Its server's filter is being given it.
+    Migrating,
     /// Its server, which speaks first, is being brought to where the client stands.
     Replaying,
     /// It is being delivered.
@@ -207,12 +211,13 @@ pub enum RequestState {
 
 impl RequestState {
     /// All of them.
-    pub const ALL: [RequestState; 10] = [
+    pub const ALL: [RequestState; 11] = [
         RequestState::Awaited,
         RequestState::Collecting,
         RequestState::Decided,
         RequestState::Queued,
         RequestState::Connecting,
+        RequestState::Migrating,
         RequestState::Replaying,
         RequestState::Delivering,
         RequestState::Answering,
@@ -228,6 +233,7 @@ impl RequestState {
             RequestState::Decided => "decided",
             RequestState::Queued => "queued",
             RequestState::Connecting => "connecting",
+            RequestState::Migrating => "migrating",
             RequestState::Replaying => "replaying",
             RequestState::Delivering => "delivering",
             RequestState::Answering => "answering",

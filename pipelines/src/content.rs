@@ -3,8 +3,10 @@
 use crate::extract::{Limits, Plan, Protocol};
 pub use crate::matching::Sticky;
 use crate::matching::{Action, GroupId, Program, Stickiness};
+use crate::migration::message::ChannelKey;
 use crate::snapshot::Scheduler;
 use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// The rules of one service and everything that binding its connections depends on. Made by the control thread, shared
@@ -172,6 +174,35 @@ pub enum Scheme {
     /// When its request is decided, onto a connection to that server that is open already. It serves one request, and the next
     /// one of any client. HTTP over full NAT only.
     Pooled(Pool),
+    /// As [`Scheme::Delayed`] until its request is decided; then the filter on the server's host takes it, and the director
+    /// only forwards what the client sends. For servers behind direct routing and tunnels. `switching` is by connection.
+    Filter(Channel),
+    /// What a filter itself does: it serves connections that directors give it, and no others.
+    Migrated(Receiver),
+}
+
+/// How a director speaks to the filters of a service's servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// The secret that they share.
+    pub key: ChannelKey,
+    /// UDP port on which filters listen, at their servers' addresses. The director speaks from the ports above it.
+    pub port: u16,
+    /// From one ping to the next.
+    pub interval: Duration,
+    /// A filter that has answered no ping for so long is gone.
+    pub timeout: Duration,
+}
+
+/// How a filter hears directors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receiver {
+    /// The secret that they share.
+    pub key: ChannelKey,
+    /// UDP endpoints on which it listens.
+    pub listen: Vec<SocketAddr>,
+    /// Whether it takes clients' packets out of tunnels to the addresses of these endpoints.
+    pub tunnels: bool,
 }
 
 /// Connections to each server that are kept open for whoever asks next. Numbers are those of the director; each worker has
@@ -219,6 +250,11 @@ impl Scheme {
     /// Whether it guesses.
     pub fn guesses(&self) -> bool {
         matches!(self, Scheme::Preallocate(_))
+    }
+
+    /// Whether connections are given to filters, or this is one.
+    pub fn migrates(&self) -> bool {
+        matches!(self, Scheme::Filter(_) | Scheme::Migrated(_))
     }
 
     /// The pool that it takes servers' connections from.

@@ -12,7 +12,7 @@ use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
-use crate::stages::{bind, classify, exceptions, forward, fragment, link, lookup, schedule};
+use crate::stages::{bind, classify, decapsulate, exceptions, forward, fragment, link, lookup, schedule};
 use crate::trace::Tracer;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
@@ -70,7 +70,7 @@ impl Layer4 {
         Some((flow.service, flow.server))
     }
 
-    fn report(&self, mut report: Box<Report>, counters: &Counters) -> Box<Report> {
+    fn report(&self, mut report: Box<Report>, counters: &Counters, now: Nanos) -> Box<Report> {
         let c = &self.connections;
         report.generation = c.snapshot.generation;
         report.counters.clone_from(counters);
@@ -87,7 +87,7 @@ impl Layer4 {
         report.fragments = c.fragments.len();
         report.checksums_completed = c.checksums_completed;
         report.icmp_sent = c.icmp_sent;
-        c.splices.report(&mut report.content);
+        c.splices.report(&mut report.content, now);
         report.memory = Some(c.table.memory());
         report
     }
@@ -162,6 +162,9 @@ impl Pipeline for Layer4 {
         let [classify_cost, lookup_cost, schedule_cost, exceptions_cost, forward_cost, bind_cost] = &mut self.costs;
         let n = batch.len;
 
+        if let Some(ends) = c.splices.migrations.tunnels() {
+            decapsulate::decapsulate(ends, batch);
+        }
         let classified = classify::classify(c, batch, tick);
         watch.lap(classify_cost, n);
         let tracing = self.tracer.is_on();
@@ -237,7 +240,7 @@ impl Pipeline for Layer4 {
             Command::Install(snapshot) => Acknowledgement::Installed(Some(c.install(snapshot))),
             Command::SetWeight { server, weight } => done(c.set_weight(server, weight)),
             Command::SetNextHop { row, hop } => done(c.set_next_hop(row, hop)),
-            Command::Report(report) => Acknowledgement::Report(self.report(report, counters)),
+            Command::Report(report) => Acknowledgement::Report(self.report(report, counters, now)),
             Command::ListFlows(page) => Acknowledgement::Flows(self.list(page, timer::tick(now))),
             Command::Learn(cookies) => {
                 for (key, server) in cookies {

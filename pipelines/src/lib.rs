@@ -10,6 +10,7 @@ pub mod content;
 pub mod extract;
 pub mod layer4;
 pub mod matching;
+pub mod migration;
 pub mod snapshot;
 mod splice;
 pub mod stages;

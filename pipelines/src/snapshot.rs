@@ -88,7 +88,7 @@ pub struct Server {
     pub state: ServerState,
     /// Row of the next hop toward it.
     pub next_hop: u16,
-    /// Tunnel: the director's address in the outer header, of the server's family.
+    /// The director's address of the server's family: in the outer header of a tunnel, and toward the server's filter.
     pub tunnel_source: Option<IpAddr>,
 }
 

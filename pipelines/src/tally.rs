@@ -170,6 +170,39 @@ impl PoolTally {
     }
 }
 
+/// What was counted of migrations: at a director ([`Scheme::Filter`](crate::content::Scheme::Filter)), or at a filter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct MigrationTally {
+    /// Director: filters that answer now, as each worker finds it.
+    pub live: u64,
+    /// Director: connections given to filters, each try counted.
+    pub sent: u64,
+    /// Those that were taken. Filter: connections taken.
+    pub accepted: u64,
+    /// Those that were not. Filter: connections not taken.
+    pub refused: u64,
+    /// Director: those of which nothing was heard.
+    pub unanswered: u64,
+    /// Messages about connections, those sent again included.
+    pub messages: u64,
+    /// Bytes of these, headers of lower layers not counted.
+    pub bytes: u64,
+}
+
+impl MigrationTally {
+    /// Adds what another worker has counted.
+    pub fn add(&mut self, more: &MigrationTally) {
+        self.live += more.live;
+        self.sent += more.sent;
+        self.accepted += more.accepted;
+        self.refused += more.refused;
+        self.unanswered += more.unanswered;
+        self.messages += more.messages;
+        self.bytes += more.bytes;
+    }
+}
+
 /// What one worker has counted of one service.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Tally {
@@ -198,6 +231,8 @@ pub struct Tally {
     pub guesses: GuessTally,
     /// Shared connections.
     pub pool: PoolTally,
+    /// Migrations.
+    pub migrations: MigrationTally,
 }
 
 impl Tally {
@@ -236,6 +271,7 @@ impl Tally {
         self.in_hand += more.in_hand;
         self.guesses.add(&more.guesses);
         self.pool.add(&more.pool);
+        self.migrations.add(&more.migrations);
         for (sum, n) in self.refusals.iter_mut().zip(more.refusals) {
             *sum += n;
         }

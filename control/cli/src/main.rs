@@ -7,8 +7,8 @@ mod outcome;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    check, completions, conns, demo, hw, init, perf, reload, replay, rs, rules, run, stats, status, top, trace, vs,
-    weight,
+    check, completions, conns, demo, filter, hw, init, perf, reload, replay, rs, rules, run, stats, status, top, trace,
+    vs, weight,
 };
 use outcome::Outcome;
 use std::path::PathBuf;
@@ -54,6 +54,7 @@ pub struct Common {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Filter(filter::Args),
     Check(check::Args),
     Init(init::Args),
     Reload(reload::Args),
@@ -78,6 +79,7 @@ fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
     let outcome: Outcome = match command {
         Command::Run(args) => run::run(&args),
+        Command::Filter(args) => filter::run(&common, args),
         Command::Check(args) => check::run(&common, &args),
         Command::Init(args) => init::run(&args),
         Command::Reload(args) => reload::run(&common, &args),

@@ -176,6 +176,11 @@ fn v(address: IpAddr) -> &'static str {
     if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
+/// Whether an address can be a host's on the network.
+pub fn usable(address: IpAddr) -> bool {
+    unusable(address).is_none()
+}
+
 /// Why an address can be no host's on the network, if it cannot.
 pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
     if address.is_unspecified() {

@@ -64,6 +64,8 @@ pub enum SchemeWord {
     Preallocate,
     /// `Scheme::Pooled`
     Pooled,
+    /// `Scheme::Filter`, and `Scheme::Migrated` at the other end
+    Filter,
 }
 
 impl SchemeWord {
@@ -73,13 +75,18 @@ impl SchemeWord {
             Scheme::Delayed => SchemeWord::Delayed,
             Scheme::Preallocate(_) => SchemeWord::Preallocate,
             Scheme::Pooled(_) => SchemeWord::Pooled,
+            Scheme::Filter(_) | Scheme::Migrated(_) => SchemeWord::Filter,
         }
     }
 }
 
 impl Word for SchemeWord {
-    const ALL: &'static [(&'static str, Self)] =
-        &[("delayed", SchemeWord::Delayed), ("preallocate", SchemeWord::Preallocate), ("pooled", SchemeWord::Pooled)];
+    const ALL: &'static [(&'static str, Self)] = &[
+        ("delayed", SchemeWord::Delayed),
+        ("preallocate", SchemeWord::Preallocate),
+        ("pooled", SchemeWord::Pooled),
+        ("filter", SchemeWord::Filter),
+    ];
 }
 
 /// [`lcs_pipelines::content::Guess`] as it is written.
@@ -103,7 +110,7 @@ impl Word for GuessWord {
 /// How a guess is written.
 pub fn guess_text(scheme: &Scheme) -> String {
     match scheme {
-        Scheme::Delayed | Scheme::Pooled(_) => "none".to_owned(),
+        Scheme::Delayed | Scheme::Pooled(_) | Scheme::Filter(_) | Scheme::Migrated(_) => "none".to_owned(),
         Scheme::Preallocate(Guess::Server(name)) => format!("server {name}"),
         Scheme::Preallocate(Guess::Client) => GuessWord::Client.word().to_owned(),
         Scheme::Preallocate(Guess::Frequency) => GuessWord::Frequency.word().to_owned(),
@@ -259,7 +266,17 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         let mend = "give it a port: what clients speak differs from port to port";
         add(Place::Service, "port", what, mend);
     }
-    for (i, server) in s.servers.iter().enumerate().filter(|(_, server)| !server.forward.replies_return()) {
+    let filtered = matches!(content.binding.scheme, Scheme::Filter(_));
+    for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| filtered && s.forward.replies_return()) {
+        let word = server.forward.word();
+        let what = format!(
+            "server {} is behind {word}, and binding = \"filter\" is for servers that answer directly",
+            server.name
+        );
+        let mend = "use forward = \"dr\" or \"tunnel\", or binding = \"delayed\"";
+        add(Place::Server(i), "forward", what, mend);
+    }
+    for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| !filtered && !s.forward.replies_return()) {
         let what = format!(
             "server {} is behind {}, so its replies bypass the director, and connections to it cannot be spliced",
             server.name,
@@ -269,7 +286,7 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
             Place::Server(i),
             "forward",
             what,
-            "use forward = \"nat\" or \"fullnat\", or remove `rules` from the service",
+            "use forward = \"nat\" or \"fullnat\", or binding = \"filter\" with `lcs filter` on the servers, or remove `rules`",
         );
     }
     let pooled = content.binding.scheme.pool().is_some();

@@ -2,22 +2,29 @@
 
 use super::Word;
 use super::content::{self, Content, Group, GuessWord, SchemeWord};
+use super::filter_key;
 use super::problem::Problem;
 use super::read::{Placed, Section};
 use crate::rules::{self, Diagnostic, FileError, RuleSet, Stickiness, file_mend};
-use lcs_pipelines::content::{Binding, Guess, Pool, Queue, Rate, Scheme, Sticky, Switching, SynPolicy};
+use lcs_pipelines::content::{Binding, Channel, Guess, Pool, Queue, Rate, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
+use lcs_pipelines::migration::{self, message::ChannelKey};
 use lcs_pipelines::snapshot::Scheduler;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use toml::de::DeValue;
 
 /// Keys that mean something only beside `rules`.
-const BESIDE_RULES: [&str; 22] = [
+const BESIDE_RULES: [&str; 26] = [
     "application",
     "binding",
     "body-limit",
+    "filter-interval",
+    "filter-key",
+    "filter-port",
+    "filter-timeout",
     "first-byte-timeout",
     "groups",
     "guess",
@@ -52,6 +59,8 @@ pub(super) struct Written {
     pub(super) groups_span: Option<Range<usize>>,
     binding: Binding,
     host_name: Option<Placed<String>>,
+    /// The file of the secret that is shared with filters.
+    filter_key: Option<Placed<String>>,
     /// Where keys stand that are looked at together with the rest of the service.
     pub(super) places: Vec<(&'static str, Range<usize>)>,
 }
@@ -78,6 +87,7 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         groups_span: section.raw("groups").map(|value| value.span()),
         groups: groups(section),
         binding: binding(section, application),
+        filter_key: section.string("filter-key"),
         host_name: section.string("host-name"),
         places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server", "pool"]
             .into_iter()
@@ -220,6 +230,14 @@ fn scheme(section: &Section<'_, '_>, application: extract::Protocol) -> Scheme {
         let what = format!("`pool` in {}, whose connections are not shared", section.title);
         section.problem(value.span(), what, "add binding = \"pooled\", or remove `pool`");
     }
+    let filters =
+        binding.as_ref().filter(|placed| placed.value == SchemeWord::Filter).map(|placed| placed.span.clone());
+    let channel = channel(section, filters.is_some());
+    if let Some(span) = filters.clone().filter(|_| application.server_speaks_first()) {
+        let what =
+            format!("a connection of {} can't be given to a filter: its server speaks first", application.word());
+        section.problem(span, what, "write binding = \"delayed\", and forward = \"nat\" or \"fullnat\"");
+    }
     let guesses = binding.filter(|placed| placed.value == SchemeWord::Preallocate);
     let guess = section.word::<GuessWord>("guess");
     let server = section.string("guess-server");
@@ -229,6 +247,9 @@ fn scheme(section: &Section<'_, '_>, application: extract::Protocol) -> Scheme {
                 let what = format!("`{key}` in {}, where nothing is guessed", section.title);
                 section.problem(span, what, format!("add binding = \"preallocate\", or remove `{key}`"));
             }
+        }
+        if filters.is_some() {
+            return Scheme::Filter(channel);
         }
         let Some(span) = pools else { return Scheme::Delayed };
         if application != extract::Protocol::Http {
@@ -260,6 +281,46 @@ fn scheme(section: &Section<'_, '_>, application: extract::Protocol) -> Scheme {
     })
 }
 
+/// How filters are spoken to. Their key is read with the rules.
+fn channel(section: &Section<'_, '_>, filters: bool) -> Channel {
+    let mut channel = Channel {
+        key: ChannelKey::from_secret(&[]),
+        port: migration::PORT,
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_millis(3_500),
+    };
+    if !filters {
+        for key in ["filter-key", "filter-port", "filter-interval", "filter-timeout"] {
+            if let Some(value) = section.raw(key) {
+                let what = format!("`{key}` in {}, which has no filters", section.title);
+                section.problem(value.span(), what, format!("add binding = \"filter\", or remove `{key}`"));
+            }
+        }
+    }
+    if filters && section.raw("filter-key").is_none() {
+        section.require(
+            "filter-key",
+            "add filter-key = \"FILE\": `head -c 32 /dev/urandom | base64 > FILE; chmod 600 FILE`",
+        );
+    }
+    if let Some(port) = section.number("filter-port", 1..=60_000) {
+        channel.port = port.value as u16;
+    }
+    if let Some(interval) = section.duration("filter-interval") {
+        channel.interval = interval.value;
+        channel.timeout = interval.value * 7 / 2;
+    }
+    if let Some(timeout) = section.duration("filter-timeout") {
+        if timeout.value <= channel.interval {
+            let what =
+                "`filter-timeout` is no longer than `filter-interval`, so that one lost ping would count".to_owned();
+            section.problem(timeout.span, what, "write three times `filter-interval` or more");
+        }
+        channel.timeout = timeout.value;
+    }
+    channel
+}
+
 fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding {
     let mut binding = Binding { scheme: scheme(section, application), ..Binding::default() };
     if let Some(syn) = section.word("syn") {
@@ -273,7 +334,17 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
     if application != extract::Protocol::Http {
         binding.switching = Switching::Connection;
     }
+    let filters = matches!(binding.scheme, Scheme::Filter(_));
+    if filters {
+        binding.switching = Switching::Connection;
+    }
     if let Some(switching) = switching {
+        if filters && switching.value == Switching::Request {
+            let what = "a connection that a filter has taken stays with its server: responses do not pass the director"
+                .to_owned();
+            let mend = "write switching = \"connection\", or binding = \"delayed\"";
+            section.problem(switching.span.clone(), what, mend);
+        }
         if switching.value == Switching::Request && application != extract::Protocol::Http {
             let what = format!("{} cannot be switched for every request", application.word());
             let mend = "write switching = \"connection\", or remove the key; only HTTP says where a request ends";
@@ -328,9 +399,16 @@ impl Written {
         section: &Section<'_, '_>,
         servers: impl Iterator<Item = &'s str>,
     ) -> Content {
+        let mut binding = self.binding;
         let groups: Vec<Group> = self.groups.into_iter().map(|(group, _)| group).collect();
-        let names = content::names(groups.iter().map(|group| group.name.as_str()), servers, &self.binding.queues);
+        let names = content::names(groups.iter().map(|group| group.name.as_str()), servers, &binding.queues);
         let span = self.rules.span;
+        if let (Scheme::Filter(channel), Some(file)) = (&mut binding.scheme, &self.filter_key) {
+            match filter_key::read(&beside.join(&file.value)) {
+                Ok(key) => channel.key = key,
+                Err(e) => section.problem(file.span.clone(), e.to_string(), e.mend()),
+            }
+        }
         let read = match self.rules.value.as_str() {
             "" => Ok(RuleSet::default()), // said already
             file => content::load_rules(&beside.join(file), &names),
@@ -348,7 +426,7 @@ impl Written {
             RuleSet::default()
         });
         let host_name = self.host_name.map(|placed| placed.value);
-        Content { application: self.application, rules: Arc::new(rules), groups, binding: self.binding, host_name }
+        Content { application: self.application, rules: Arc::new(rules), groups, binding, host_name }
     }
 }
 

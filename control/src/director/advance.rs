@@ -260,6 +260,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }
             }
             Event::Cookie { key, server } => self.cookies.push((worker, key, server)),
+            Event::NeedNeighbour(client) => self.model.learn_neighbour(client),
             Event::NeedNextHop(row) => {
                 let Some(target) = self.model.target(row) else { return };
                 if let Some(problem) = self.model.problem(row).map(str::to_owned) {

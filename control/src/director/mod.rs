@@ -122,8 +122,10 @@ impl<W: Workers, S: Steering> Control<W, S> {
     /// A director without services.
     pub fn new(workers: W, steering: S, environment: Environment, about: About) -> Self {
         let count = workers.count();
+        let mut model = Model::new(environment);
+        model.set_workers(count);
         Control {
-            model: Model::new(environment),
+            model,
             workers,
             steering,
             about,

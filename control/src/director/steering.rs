@@ -28,7 +28,8 @@ impl Steering for lcs_dataplane::port::af_xdp::XdpFilter {
         use lcs_dataplane::port::af_xdp::FilterKey;
         let services = sets.services.iter().map(|&(a, port, protocol)| FilterKey::service(a, port, protocol));
         let sources = sets.sources.iter().map(|&(a, protocol)| FilterKey::service(a, 0, protocol));
-        let services: Vec<FilterKey> = services.chain(sources).flatten().collect();
+        let channels = sets.channels.iter().map(|&(a, port, protocol)| FilterKey::new(a, port, protocol));
+        let services: Vec<FilterKey> = services.chain(sources).flatten().chain(channels).collect();
         let replies: Vec<FilterKey> =
             sets.replies.iter().flat_map(|&(a, port, protocol)| FilterKey::reply(a, port, protocol)).collect();
         // Services first: a reply that is steered before its service is would find no connection.

@@ -60,6 +60,13 @@ impl Model {
         Ok(())
     }
 
+    /// A client is on a link of this host's: how it is reached is to be found out. Clients and routers are followed together,
+    /// some thousand at most; further ones are not.
+    pub fn learn_neighbour(&mut self, client: std::net::IpAddr) {
+        // One that is no router any more has a row of its own all the same.
+        let _ = self.learn_route(IpNet::from(client), Some(Some(Target::from(client))));
+    }
+
     /// The director's own addresses are these now, besides those that the configuration gives.
     pub fn learn_addresses(&mut self, learned: &[IpAddr]) {
         let mut addresses = self.environment.given.clone();

@@ -17,6 +17,7 @@ pub use view::{Counts, ServerView, ServiceView, SteeringSets};
 
 use crate::config::{Admin, Neighbour, Route, Server, Service, check, endpoint_text};
 use difference::published_port;
+use lcs_pipelines::content::Scheme;
 use lcs_pipelines::snapshot::{self, Endpoint, Forward, Interface, ServerState, Snapshot, Timeouts, WhenFull};
 pub use next_hops::Learned;
 use next_hops::NextHops;
@@ -71,7 +72,7 @@ pub enum Refused {
     },
     /// A tunnel has nowhere to begin.
     #[error(
-        "the tunnel to server {0} has no address to begin at; add one of the server's family to [director] addresses and start again"
+        "the director has no address toward server {0}, for its tunnel or filter; add one of the server's family to [director] addresses and start again"
     )]
     NoTunnelSource(String),
 }
@@ -126,6 +127,7 @@ struct Plan {
 #[derive(Debug)]
 pub struct Model {
     environment: Environment,
+    workers: usize,
     timeouts: Timeouts,
     when_full: WhenFull,
     services: Slots<ServiceEntry>,
@@ -143,11 +145,17 @@ pub struct Model {
 }
 
 impl Model {
+    /// How many workers there are; 1 until it is said.
+    pub fn set_workers(&mut self, workers: usize) {
+        self.workers = workers;
+    }
+
     /// A model without services.
     pub fn new(environment: Environment) -> Self {
         Model {
             next_hops: NextHops::new(environment.interfaces.clone()),
             environment,
+            workers: 1,
             timeouts: Timeouts::default(),
             when_full: WhenFull::default(),
             services: Slots::default(),
@@ -220,7 +228,7 @@ impl Model {
                 weight: s.weight,
                 state,
                 next_hop: entry.row,
-                tunnel_source: (s.forward == Forward::Tunnel)
+                tunnel_source: (s.forward == Forward::Tunnel || self.is_filtered(entry.service))
                     .then(|| self.tunnel_source(entry.row, s.address))
                     .flatten(),
             });
@@ -243,6 +251,12 @@ impl Model {
     fn tunnel_source(&self, row: u16, server: IpAddr) -> Option<IpAddr> {
         let given = self.environment.given.iter().copied().find(|a| a.is_ipv4() == server.is_ipv4());
         given.or_else(|| self.next_hops.source(row)).or_else(|| self.own_address(server))
+    }
+
+    /// Whether a service's servers have filters.
+    fn is_filtered(&self, service: u16) -> bool {
+        let content = self.services.get(service).and_then(|e| e.config.content.as_ref());
+        content.is_some_and(|c| matches!(c.binding.scheme, Scheme::Filter(_)))
     }
 
     /// The director's address of the family of `like`.
@@ -438,7 +452,9 @@ impl Model {
         for (service, plan) in plans {
             services += usize::from(plan.service.is_none());
             servers += plan.servers.iter().filter(|s| s.is_none()).count();
-            let homeless = |s: &&Server| s.forward == Forward::Tunnel && self.own_address(s.address).is_none();
+            let filtered = service.content.as_ref().is_some_and(|c| matches!(c.binding.scheme, Scheme::Filter(_)));
+            let homeless =
+                |s: &&Server| (filtered || s.forward == Forward::Tunnel) && self.own_address(s.address).is_none();
             if let Some(s) = service.servers.iter().find(homeless) {
                 return Err(Refused::NoTunnelSource(format!("{}/{}", service.name, s.name)));
             }

@@ -2,11 +2,15 @@
 
 use super::Model;
 use crate::config::{Server, Service};
-use lcs_pipelines::content::Content;
+use lcs_pipelines::content::{Content, Scheme};
+use lcs_pipelines::migration::channel_port;
 use lcs_pipelines::snapshot::Endpoint;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+
+/// Number of UDP in the IP header.
+const UDP: u8 = 17;
 
 /// Which packets are for the director: what the XDP filter is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +21,9 @@ pub struct SteeringSets {
     pub sources: Vec<(IpAddr, u8)>,
     /// Servers whose replies come back: address, port (0 for any), protocol.
     pub replies: Vec<Endpoint>,
+    /// Where messages between director and filters come, and at a filter what comes in tunnels: nothing else of these
+    /// addresses.
+    pub channels: Vec<Endpoint>,
     /// The director's own addresses.
     pub locals: Vec<IpAddr>,
 }
@@ -33,6 +40,7 @@ impl Model {
             }
             sets.sources.extend(entry.config.sources.iter().map(|s| (*s, protocol)));
         }
+        self.channels(&mut sets);
         let mut replies = HashSet::new();
         for (_, entry) in self.servers.iter().filter(|(_, e)| e.config.forward.replies_return()) {
             if let Some(service) = self.services.get(entry.service) {
@@ -46,6 +54,32 @@ impl Model {
         sets.sources.sort_unstable();
         sets.sources.dedup();
         sets
+    }
+
+    /// Where messages between director and filters come.
+    fn channels(&self, sets: &mut SteeringSets) {
+        let mut ends = HashSet::new();
+        for (_, entry) in self.servers.iter() {
+            let Some(service) = self.services.get(entry.service) else { continue };
+            match service.config.content.as_ref().map(|c| &c.binding.scheme) {
+                Some(Scheme::Filter(channel)) => {
+                    let Some(source) = self.tunnel_source(entry.row, entry.config.address) else { continue };
+                    let workers = u8::try_from(self.workers).unwrap_or(u8::MAX);
+                    let port = |worker| channel_port(source, channel.port.saturating_add(1), worker, workers);
+                    ends.extend((0..workers).filter_map(port).map(|port| (source, port, UDP)));
+                }
+                Some(Scheme::Migrated(receiver)) => {
+                    ends.extend(receiver.listen.iter().map(|at| (at.ip(), at.port(), UDP)));
+                    if receiver.tunnels {
+                        // IP within IP, of either family: protocols without ports.
+                        ends.extend(receiver.listen.iter().flat_map(|at| [(at.ip(), 0, 4), (at.ip(), 0, 41)]));
+                    }
+                }
+                _ => {}
+            }
+        }
+        sets.channels = ends.into_iter().collect();
+        sets.channels.sort_unstable();
     }
 
     /// Services and servers in slots, removed ones included.

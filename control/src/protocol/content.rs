@@ -2,7 +2,7 @@
 
 use lcs_pipelines::content::Switching;
 use lcs_pipelines::snapshot::Scheduler;
-use lcs_pipelines::tally::{GuessTally, PoolTally, QueueTally};
+use lcs_pipelines::tally::{GuessTally, MigrationTally, PoolTally, QueueTally};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -54,6 +54,9 @@ pub struct ContentCounts {
     /// Connections to servers that clients share, where they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<PoolTally>,
+    /// Migrations, where filters serve, or this is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migrations: Option<MigrationTally>,
 }
 
 /// A queue and what went through it.

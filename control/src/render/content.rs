@@ -61,6 +61,14 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.retired, Some(old.retired));
         less(&mut n.lost, Some(old.lost));
     }
+    if let (Some(n), Some(old)) = (&mut now.migrations, &before.migrations) {
+        less(&mut n.sent, Some(old.sent));
+        less(&mut n.accepted, Some(old.accepted));
+        less(&mut n.refused, Some(old.refused));
+        less(&mut n.unanswered, Some(old.unanswered));
+        less(&mut n.messages, Some(old.messages));
+        less(&mut n.bytes, Some(old.bytes));
+    }
     now.refusals.retain(|r| r.requests > 0);
 }
 
@@ -80,6 +88,7 @@ pub(super) fn counts(service: &ServiceReport, over: Option<f64>) -> String {
     groups(&mut out, c, over);
     guesses(&mut out, c);
     pool(&mut out, c);
+    migrations(&mut out, c);
     queues(&mut out, c, over);
     answers(&mut out, c, over);
     out
@@ -198,6 +207,21 @@ fn pool(out: &mut String, c: &ContentCounts) {
         number(n.failed),
         number(n.retired),
         number(n.lost)
+    );
+}
+
+fn migrations(out: &mut String, c: &ContentCounts) {
+    let Some(n) = &c.migrations else { return };
+    let _ = writeln!(
+        out,
+        "  migrations: {} filters live; {} sent, {} accepted, {} refused, {} unanswered; {} messages, {} bytes",
+        number(n.live),
+        number(n.sent),
+        number(n.accepted),
+        number(n.refused),
+        number(n.unanswered),
+        number(n.messages),
+        number(n.bytes)
     );
 }
 

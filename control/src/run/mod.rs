@@ -1,6 +1,7 @@
 //! The running director: one control thread with everything that waits (socket, signals, netlink, the workers' rings).
 
 mod checks;
+pub mod filter;
 mod follow;
 mod ports;
 #[cfg_attr(not(feature = "dpdk"), allow(dead_code, reason = "only ports without a kernel resolve for themselves"))]

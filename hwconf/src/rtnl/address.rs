@@ -131,7 +131,7 @@ impl Rtnl {
         self.change(&format!("delete the route to {}", route.to), Message::DelRoute(message), 0)
     }
 
-    fn route_message(&self, route: &Route<'_>) -> Result<RouteMessage> {
+    pub(super) fn route_message(&self, route: &Route<'_>) -> Result<RouteMessage> {
         let mut message = RouteMessage::default();
         message.header.address_family = family(&route.to.addr());
         message.header.destination_prefix_length = route.to.prefix_len();

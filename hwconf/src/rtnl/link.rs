@@ -171,6 +171,15 @@ impl Rtnl {
         })
     }
 
+    /// Has neighbours asked for on a link, or not: then frames go to the link's own address.
+    pub fn set_arp(&self, name: &str, arp: bool) -> Result<()> {
+        let what = format!("set ARP of the interface {name} {}", if arp { "on" } else { "off" });
+        self.set(&what, name, |message| {
+            message.header.flags = if arp { LinkFlags::empty() } else { LinkFlags::Noarp };
+            message.header.change_mask = LinkFlags::Noarp;
+        })
+    }
+
     /// Sets the MTU in bytes, without the Ethernet header.
     pub fn set_mtu(&self, name: &str, mtu: u32) -> Result<()> {
         self.set(&format!("set the MTU of the interface {name} to {mtu}"), name, |message| {

@@ -6,6 +6,7 @@
 
 mod address;
 mod link;
+mod policy;
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +20,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 pub use address::{Neighbour, Route};
 pub use link::{Link, VethEnd};
+pub use policy::Policy;
 
 use crate::error::{Error, Result};
 use crate::netns::Namespace;

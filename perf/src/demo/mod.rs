@@ -24,7 +24,7 @@ use report::{Host, Report, Scenario};
 use root::scene::Setup;
 
 /// Names of the scenarios, each of which is played over IPv4 and over IPv6.
-pub const SCENARIOS: [&str; 12] = [
+pub const SCENARIOS: [&str; 14] = [
     "nat",
     "fullnat",
     "dr",
@@ -37,6 +37,8 @@ pub const SCENARIOS: [&str; 12] = [
     "preallocate-hit",
     "preallocate-miss",
     "pooled",
+    "filter-dr",
+    "filter-tun",
 ];
 
 /// Which port the director has.
@@ -92,6 +94,9 @@ pub enum Error {
     /// Without privileges, and asked for what needs them.
     #[error("{0}; or play it without root: --port memory")]
     NotRoot(root::Error),
+    /// What is played between hosts with stacks of their own.
+    #[error("scenario {0} is played in network namespaces only: it needs root, and --port af_xdp")]
+    NeedsNamespaces(String),
     /// Something else.
     #[error(transparent)]
     Root(root::Error),
@@ -110,6 +115,9 @@ pub fn run(options: &Options, narrator: &mut Narrator<'_>, interrupt: &Interrupt
     let setups: Vec<Setup> = Setup::ALL.into_iter().filter(|setup| wanted(setup.name())).collect();
     let contents: Vec<Content> = Content::ALL.into_iter().filter(|content| wanted(content.name())).collect();
     let scenarios = match options.port {
+        PortChoice::Memory if setups.is_empty() && contents.iter().all(|content| content.is_filtered()) => {
+            return Err(Error::NeedsNamespaces(options.scenario.clone().unwrap_or_default()));
+        }
         PortChoice::Memory => without_root(&setups, &contents, narrator, interrupt),
         port => match with_root(&setups, &contents, narrator, interrupt) {
             Ok(scenarios) => scenarios,

@@ -5,6 +5,7 @@
 
 use super::NIL;
 use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Replay};
+use crate::migration::Ticket;
 use lcs_dataplane::headers::options::kind;
 use lcs_dataplane::worker::Nanos;
 
@@ -27,6 +28,8 @@ pub(crate) enum Phase {
     Hold,
     /// A server has been sent a SYN.
     Connect,
+    /// A server's filter has been sent the connection.
+    Migrate,
     /// The server is being brought to where the client stands, in a protocol in which it speaks first.
     Replay,
     /// The server is being sent what is buffered.
@@ -208,6 +211,8 @@ pub(crate) struct Binding {
     pub(crate) rules: u32,
     /// The group (none for `forward`) and the server that the request is on its way to.
     pub(crate) toward: Option<(Option<u16>, u16)>,
+    /// The message that has given it away, or, at a filter, that has brought it and is not answered yet.
+    pub(crate) migration: Option<Ticket>,
     /// It waits in a queue; it has passed its queue.
     pub(crate) queued: bool,
     pub(crate) admitted: bool,
@@ -271,6 +276,7 @@ impl Default for Binding {
             rule: 0,
             rules: 0,
             toward: None,
+            migration: None,
             queued: false,
             admitted: false,
             watch: 0,

@@ -8,16 +8,17 @@ use lcs_dataplane::worker::Nanos;
 
 impl Splices {
     /// Puts what has been counted in a report.
-    pub(crate) fn report(&self, stats: &mut ContentStats) {
+    pub(crate) fn report(&self, stats: &mut ContentStats, now: Nanos) {
         let mut services = std::mem::take(&mut stats.services);
         services.resize_with(self.tallies.len(), || None);
         for (slot, (to, from)) in services.iter_mut().zip(&self.tallies).enumerate() {
             to.clone_from(from);
-            if let Some((to, now)) = to.as_mut().zip(self.states.get(slot)) {
-                (to.connections, to.parked, to.in_hand) = (now.connections, now.parked, now.in_hand);
+            if let Some((to, state)) = to.as_mut().zip(self.states.get(slot)) {
+                (to.connections, to.parked, to.in_hand) = (state.connections, state.parked, state.in_hand);
                 (to.pool.idle, to.pool.lent) = self.pools.counts(slot as u16);
                 to.queues.clear();
                 to.queues.extend(self.queues.tallies(slot));
+                to.migrations.live = self.migrations.filters.live_of(slot as u16, now);
             }
         }
         *stats = ContentStats {
@@ -89,6 +90,7 @@ impl Splices {
             Phase::Hold if b.queued => RequestState::Queued,
             Phase::Hold => RequestState::Decided,
             Phase::Connect => RequestState::Connecting,
+            Phase::Migrate => RequestState::Migrating,
             Phase::Replay => RequestState::Replaying,
             Phase::Deliver => RequestState::Delivering,
             Phase::Answer => RequestState::Answering,

@@ -21,6 +21,7 @@ use wheel::Wheel;
 use crate::content::Content;
 use crate::extract::{Extraction, MAX_SKIP, Protocol};
 use crate::matching::Scratch;
+use crate::migration::Migrations;
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
 use lcs_dataplane::flow::Place;
@@ -218,6 +219,8 @@ pub struct Splices {
     pub(crate) guesses: guess::Guesses,
     /// Servers' connections for whoever asks next.
     pub(crate) pools: pool::Pools,
+    /// What is known of filters, or of directors where this is one.
+    pub(crate) migrations: Migrations,
     /// Requests that could not be read.
     pub(crate) unparsed: u64,
     /// Requests for which no server was left.
@@ -256,6 +259,7 @@ impl Splices {
             sessions: sticky::Sessions::default(),
             guesses: guess::Guesses::default(),
             pools: pool::Pools::default(),
+            migrations: Migrations::new(seed.rotate_left(41) ^ 0x6c63_735f_6d69_6772),
             unparsed: 0,
             refused: 0,
             reused: 0,

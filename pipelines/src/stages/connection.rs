@@ -166,6 +166,8 @@ impl Connections {
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
         self.splices.install(&snapshot);
+        let Settings { worker, workers, flows, .. } = self.settings;
+        self.splices.migrations.install(&snapshot, worker, workers, flows);
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 

@@ -14,6 +14,7 @@
 pub(crate) mod bind;
 pub mod classify;
 pub mod connection;
+pub(crate) mod decapsulate;
 pub mod exceptions;
 pub mod forward;
 pub mod fragment;

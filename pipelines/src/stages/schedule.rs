@@ -275,7 +275,9 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdi
     let transport = batch.protocol[i];
     let by = &c.snapshot.by_endpoint;
     let Some(&slot) = by.get(&(to.ip(), to.port(), transport)).or_else(|| by.get(&(to.ip(), 0, transport))) else {
-        return Err(not_ours(c, batch, i));
+        // What directors and filters say to each other is the bind stage's.
+        let channel = transport == protocol::UDP && c.splices.migrations.hears(to);
+        return Err(if channel { Verdict::Consume } else { not_ours(c, batch, i) });
     };
     if c.snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).is_some_and(|s| s.content.is_some()) {
         return Err(Verdict::Consume);

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod conns;
 mod cps;
 pub mod demo;
+pub mod filter;
 mod flame;
 pub mod hw;
 pub mod init;

@@ -56,6 +56,7 @@ pub(super) fn counts(view: &ServiceView<'_>, reports: &[Boxed]) -> Option<Conten
         answers: answers.collect(),
         refusals: refusals.collect(),
         queues: content.binding.queues.iter().zip(sum.queues).map(queue).collect(),
+        migrations: content.binding.scheme.migrates().then_some(sum.migrations),
         guesses: (content.binding.scheme.guesses())
             .then(|| GuessCount { by: guess_text(&content.binding.scheme), counts: sum.guesses }),
         pool: content.binding.scheme.pool().map(|_| sum.pool),

@@ -8,7 +8,8 @@
 //! 4. it is an ICMP error about a packet that we sent to such a real server (RFC 792, RFC 4443: the error
 //!    carries the offending packet), and is not for the director itself;
 //! 5. it is a fragment, the first or a later one, to a service address or from such a real server.
-//!    A later fragment carries no ports, so fragments go by address alone.
+//!    A later fragment carries no ports, so fragments go by address alone;
+//! 6. it is IP within IP (protocols 4 and 41) to an endpoint of that protocol without a port: the end of a filter's tunnel.
 //!
 //! Everything else, ARP and neighbour discovery first of all, and everything malformed, is passed to the kernel.
 //! One 802.1Q tag is looked behind; IPv4 options and up to six IPv6 extension headers are stepped over.
@@ -47,6 +48,9 @@ const TCP: i32 = 6;
 const UDP: i32 = 17;
 const ICMP: i32 = 1;
 const ICMPV6: i32 = 58;
+/// IPv4 and IPv6 within IP (RFC 2003, RFC 2473).
+const IPIP: i32 = 4;
+const IPV6: i32 = 41;
 /// Extension headers stepped over: hop-by-hop options, routing, destination options (RFC 8200 section 4).
 const EXTENSIONS: [i32; 3] = [0, 43, 60];
 const EXTENSIONS_MAX: usize = 6;
@@ -264,6 +268,9 @@ fn transport(asm: &mut Asm<ProgramMap>, to: &Targets) {
     let any_port = asm.label("any_port");
     asm.bind(to.transport);
     asm.jump_if(R9, If::Equal, TCP, ports);
+    asm.comment("IP within IP has no ports: a filter's tunnels");
+    asm.jump_if(R9, If::Equal, IPIP, services);
+    asm.jump_if(R9, If::Equal, IPV6, services);
     asm.jump_if(R9, If::NotEqual, UDP, to.pass);
     asm.bind(ports);
     need(asm, to, 4);

@@ -34,6 +34,10 @@ pub enum Content {
     PreallocateMiss,
     /// Requests of one client after another go out on servers' connections that were opened ahead.
     Pooled,
+    /// A filter on each server's host answers clients directly: direct routing.
+    FilterDr,
+    /// The same through tunnels.
+    FilterTun,
 }
 
 /// What is to come in answer to what was sent.
@@ -72,7 +76,7 @@ pub const GROUPS: [&str; 3] = ["ace", "wait", "web"];
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 8] = [
+    pub const ALL: [Content; 10] = [
         Content::Url,
         Content::Xml,
         Content::Keepalive,
@@ -81,6 +85,8 @@ impl Content {
         Content::PreallocateHit,
         Content::PreallocateMiss,
         Content::Pooled,
+        Content::FilterDr,
+        Content::FilterTun,
     ];
 
     /// The scenario's name.
@@ -94,6 +100,8 @@ impl Content {
             Content::PreallocateHit => "preallocate-hit",
             Content::PreallocateMiss => "preallocate-miss",
             Content::Pooled => "pooled",
+            Content::FilterDr => "filter-dr",
+            Content::FilterTun => "filter-tun",
         }
     }
 
@@ -109,7 +117,12 @@ impl Content {
     /// The rule file.
     pub fn rules(self) -> &'static str {
         match self {
-            Content::Url | Content::PreallocateHit | Content::PreallocateMiss | Content::Pooled => {
+            Content::Url
+            | Content::PreallocateHit
+            | Content::PreallocateMiss
+            | Content::Pooled
+            | Content::FilterDr
+            | Content::FilterTun => {
                 "R10: if (contains(url, \"lcs1\")) routeTo(ace, NON_STICKY)\n\
                  R11: if (contains(url, \"lcs2\")) routeTo(wait, NON_STICKY)\n\
                  default: routeTo(web)\n"
@@ -137,8 +150,16 @@ impl Content {
         }
     }
 
+    /// Whether filters on the servers' hosts answer the clients.
+    pub fn is_filtered(self) -> bool {
+        matches!(self, Content::FilterDr | Content::FilterTun)
+    }
+
     /// The classes of requests that the server of a group must get, and no others.
     fn classes(self, group: usize) -> &'static [Class] {
+        if self.is_filtered() {
+            return Content::Url.classes(group);
+        }
         match (self, group) {
             (Content::Url | Content::PreallocateHit | Content::PreallocateMiss | Content::Pooled, 0) => &[Class::Lcs1],
             (Content::Url | Content::PreallocateHit | Content::PreallocateMiss | Content::Pooled, 1) => &[Class::Lcs2],
@@ -154,7 +175,7 @@ impl Content {
     /// What clients say, with the names of the three servers.
     pub fn conversations(self, names: &[String]) -> Vec<Conversation> {
         match self {
-            Content::Url | Content::Pooled => {
+            Content::Url | Content::Pooled | Content::FilterDr | Content::FilterTun => {
                 let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize % 3], Method::Get, 0), true)
             }
@@ -277,6 +298,7 @@ impl Content {
             Content::PreallocateHit => "binding = \"preallocate\"\nguess = \"client\"\n",
             Content::PreallocateMiss => "binding = \"preallocate\"\nguess = \"server\"\n",
             Content::Pooled => "binding = \"pooled\"\npool = { idle = 4 }\n",
+            Content::FilterDr | Content::FilterTun => "binding = \"filter\"\n",
             _ => "",
         };
         if self == Content::PreallocateMiss {
@@ -295,7 +317,12 @@ impl Content {
 
     /// How servers are reached.
     fn forward(self) -> Forward {
-        if self == Content::Pooled { Forward::FullNat } else { Forward::Nat }
+        match self {
+            Content::Pooled => Forward::FullNat,
+            Content::FilterDr => Forward::Dr,
+            Content::FilterTun => Forward::Tunnel,
+            _ => Forward::Nat,
+        }
     }
 
     /// What is checked of how connections were bound: its name, whether it is so, and what was seen.
@@ -341,6 +368,18 @@ impl RuleFile {
         let path = std::env::temp_dir().join(name);
         std::fs::write(&path, text)?;
         Ok(RuleFile(path))
+    }
+
+    /// Writes a secret, which nobody else may read.
+    ///
+    /// # Errors
+    /// As [`RuleFile::write`].
+    pub fn write_secret(text: &str) -> std::io::Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        let file = RuleFile::write("")?;
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o600))?;
+        std::fs::write(file.path(), text)?;
+        Ok(file)
     }
 
     /// Where it is.

@@ -2,14 +2,19 @@
 
 use std::io::{self, Read, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lcs_control::config::Word as _;
-use lcs_hwconf::testbed::{ETH0, Plan, Testbed};
+use lcs_control::config::{Word as _, XdpMode};
+use lcs_control::protocol::ServiceReport;
+use lcs_control::run::filter::Filter;
+use lcs_hwconf::stack_arm;
+use lcs_hwconf::testbed::{ETH0, Host, Plan, ReturnPath, Testbed};
 use lcs_pipelines::snapshot::Forward;
+use lcs_pipelines::tally::MigrationTally;
 use socket2::SockRef;
 
 use super::{Content, Conversation, Ear, GROUPS, RuleFile};
@@ -67,13 +72,20 @@ pub fn play(
 ) -> Result<Scenario, Error> {
     let begun = Instant::now();
     narrator.step("building: client, director and three servers on one bridge");
-    let bed = Testbed::build(Plan::default())?;
+    let filtered = content.is_filtered();
+    let return_path = if filtered { ReturnPath::Direct } else { ReturnPath::Director };
+    let bed = Testbed::build(Plan { return_path, ..Plan::default() })?;
     let service = SocketAddr::new(bed.virtual_address(0, ipv6), SERVICE_PORT);
     bed.give_virtual_address(service.ip())?;
     let names: Vec<String> = bed.servers().iter().map(|host| host.name().to_owned()).collect();
     let mut servers = vec![];
     for (group, host) in bed.servers().iter().enumerate() {
-        let address = SocketAddr::new(bed.server_address(group as u8, ipv6), MAPPED_PORT);
+        let address = if filtered {
+            host.add_hidden_address(service.ip())?;
+            service
+        } else {
+            SocketAddr::new(bed.server_address(group as u8, ipv6), MAPPED_PORT)
+        };
         let name = host.name();
         let started = host.run(|| Server::start(content, group, name, address))?;
         servers.push(started.map_err(|source| Error::Server { name: name.into(), address, source })?);
@@ -84,9 +96,23 @@ pub fn play(
         narrator.step(format!("  {rule}"));
     }
     let rules = RuleFile::write(content.rules()).map_err(Error::Client)?;
-    let text = |socket: &str| configuration(&bed, content, service, &names, &content.keys(&rules, &names), socket);
+    let key = RuleFile::write_secret("the demo's own secret").map_err(Error::Client)?;
+    let mut keys = content.keys(&rules, &names);
+    let mut filters = vec![];
+    if filtered {
+        narrator.step("starting a filter on each server, between its interface and its stack");
+        keys += &format!("filter-key = \"{}\"\nfilter-interval = \"200ms\"\n", key.path().display());
+        for host in bed.servers() {
+            filters.push(filter(content, host, service, key.path())?);
+        }
+    }
+    let text = |socket: &str| configuration(&bed, content, service, &names, &keys, socket);
     let mut director = Director::start_on(bed.director(), text)?;
-    drop(rules);
+    drop((rules, key));
+    if filtered {
+        narrator.step("waiting until every filter has answered");
+        director.wait_for_filters(bed.servers().len() as u64)?;
+    }
     let conversations = content.conversations(&names);
     narrator.step(format!("{} connections, every byte of every answer compared", conversations.len()));
     let mut scenario = Scenario {
@@ -144,6 +170,13 @@ pub fn play(
     if let Some((name, ok, detail)) = content.bound(&stats.services) {
         check(name, if ok { Ok(detail) } else { Err(detail) });
     }
+    if filtered {
+        let (ok, detail) = migrations(&stats.services, &mut filters, conversations.len() as u64)?;
+        check(MIGRATIONS, if ok { Ok(detail) } else { Err(detail) });
+        for filter in filters {
+            filter.stop()?;
+        }
+    }
     let port = director.status()?.port;
     director.stop()?;
     scenario.ok = checks.iter().all(|c| c.ok);
@@ -152,6 +185,57 @@ pub fn play(
     name_port(&mut scenario, &port);
     scenario.seconds = begun.elapsed().as_secs_f64();
     Ok(scenario)
+}
+
+/// What is checked of migrations.
+const MIGRATIONS: &str = "every connection is migrated once, and no answer passes the director";
+
+/// Starts the filter of a real server, with its arm toward the server's stack.
+fn filter(content: Content, host: &Host, service: SocketAddr, key: &Path) -> Result<Director, Error> {
+    let ends = [(service.ip(), service.port())];
+    let names = (stack_arm::FILTER_END, "lcs1");
+    stack_arm::create(host.rtnl(), host.ethtool(), names, &ends, 1500)?;
+    let filter = Filter {
+        interface: ETH0.into(),
+        stack: stack_arm::FILTER_END.into(),
+        services: vec![service],
+        key_file: key.into(),
+        listen: vec![],
+        port: lcs_pipelines::migration::PORT,
+        tunnels: content == Content::FilterTun,
+        socket: PathBuf::new(),
+        flows: 16_384,
+        core: None,
+        mode: XdpMode::Auto,
+    };
+    Director::start_filter(host, filter)
+}
+
+/// Whether the counts at both ends are as they must be, and what they are.
+fn migrations(services: &[ServiceReport], filters: &mut [Director], connections: u64) -> Result<(bool, String), Error> {
+    let of = |services: &[ServiceReport]| {
+        let counts = services.iter().filter_map(|s| s.content.as_ref()?.counts.as_ref()?.migrations);
+        counts.fold(MigrationTally::default(), |mut sum, n| {
+            sum.add(&n);
+            sum
+        })
+    };
+    let n = of(services);
+    let mut taken = 0;
+    for filter in filters {
+        taken += of(&filter.stats()?.services).accepted;
+    }
+    // What the director itself says to clients, an acknowledgement of each request, counts as its server's.
+    let back: u64 = services.iter().flat_map(|s| &s.servers).map(|s| s.stats.bytes_out).sum();
+    let to_servers: u64 = services.iter().flat_map(|s| &s.servers).map(|s| s.stats.bytes_in).sum();
+    let own = 100 * connections;
+    let ok = n.sent == connections && n.accepted == connections && taken == connections && back <= own;
+    let detail = format!(
+        "{} sent, {} accepted, {} refused, {} unanswered; filters took {taken}; {} messages of {} bytes; the \
+         director passed {to_servers} bytes of clients and sent them {back} itself",
+        n.sent, n.accepted, n.refused, n.unanswered, n.messages, n.bytes
+    );
+    Ok((ok, detail))
 }
 
 /// The director's configuration, as a user would write it.
@@ -172,7 +256,8 @@ fn configuration(
         .enumerate()
         .map(|(n, name)| {
             let address = bed.server_address(n as u8, service.is_ipv6());
-            format!("  {{ name = \"{name}\", address = \"{address}\", port = {MAPPED_PORT} }},\n")
+            let port = if content.is_filtered() { String::new() } else { format!(", port = {MAPPED_PORT}") };
+            format!("  {{ name = \"{name}\", address = \"{address}\"{port} }},\n")
         })
         .collect();
     format!(

@@ -53,17 +53,28 @@ impl Director {
         let name = "the demo's configuration";
         let configuration = Configuration::parse(name, &text(&socket.to_string_lossy()))
             .map_err(|e| Error::Director(Box::new(e.into())))?;
+        let make = || Ok(run::Director { configuration, source: None, name: name.into(), log: Box::new(|_| {}) });
+        Self::launch_made(host, &socket, make)
+    }
+
+    /// Starts the filter of a real server, and returns when it serves packets.
+    pub fn start_filter(host: &Host, filter: run::filter::Filter) -> Result<Self, Error> {
+        let socket = socket_name();
+        let filter = run::filter::Filter { socket: socket.clone(), ..filter };
+        Self::launch_made(host, &socket, move || filter.director())?.wait_for_servers()
+    }
+
+    fn launch_made(
+        host: &Host,
+        socket: &Path,
+        make: impl FnOnce() -> Result<run::Director, RunError> + Send + 'static,
+    ) -> Result<Self, Error> {
         let (stop, stopped) = oneshot::channel::<()>();
         let (tell, ready) = mpsc::sync_channel(1);
         let log = Arc::new(Mutex::new(Vec::new()));
         let lines = Arc::clone(&log);
         let thread = host.spawn("control", move || {
-            let director = run::Director {
-                configuration,
-                source: None,
-                name: name.into(),
-                log: Box::new(move |line| lock(&lines).push(line.to_owned())),
-            };
+            let director = run::Director { log: Box::new(move |line| lock(&lines).push(line.to_owned())), ..make()? };
             let stop = async {
                 // Dropped or sent: either is the end.
                 let _ = stopped.await;
@@ -82,8 +93,25 @@ impl Director {
                 Err(panic) => std::panic::resume_unwind(panic),
             });
         }
-        let client = connect(host, &socket)?;
+        let client = connect(host, socket)?;
         Ok(Director { client, stop: Some(stop), thread: Some(thread), log })
+    }
+
+    /// Waits until so many filters have answered it, and to be sure that all have.
+    pub fn wait_for_filters(&mut self, filters: u64) -> Result<(), Error> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let services = self.stats()?.services;
+            let live = services.iter().filter_map(|s| s.content.as_ref()?.counts.as_ref()?.migrations);
+            let live: u64 = live.map(|n| n.live).sum();
+            if live >= filters {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Late { what: "the filters' answers", log: format!("{live} of {filters}") });
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Waits until nothing stands between the director and its servers, and every worker has been told.

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod exchange;
+pub mod filter;
 pub mod reader;
 pub mod rules;
 pub mod server;

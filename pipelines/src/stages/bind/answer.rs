@@ -107,6 +107,9 @@ impl<P: Port> Desk<'_, P> {
             }
         } else if b.phase == Phase::Connect {
             b.arm(self.now);
+        } else if b.phase == Phase::Hold && self.is_migrated(flow) {
+            // What the director had said was all that it waited for.
+            self.hold(flow, b);
         }
     }
 

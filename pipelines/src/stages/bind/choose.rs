@@ -41,7 +41,8 @@ impl<P: Port> Desk<'_, P> {
         let (servers, group, scheduler) = candidates(content, action)?;
         let snapshot = self.snapshot;
         // Its cookie counts more than where the connection has been: a proxy sends many clients' requests over one.
-        let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s) && !b.has_tried(s);
+        let gone = self.without_filter(content, servers);
+        let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s) && !b.has_tried(s) && !gone.contains(&s);
         if let Some(server) = self.server_of_cookie(service, content, action, servers, &b.buffer, &usable) {
             return Some(server);
         }

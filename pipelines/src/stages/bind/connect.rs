@@ -32,6 +32,9 @@ fn server_scale(e: &Entry) -> u8 {
 impl<P: Port> Desk<'_, P> {
     /// The request is for a server other than the one that the connection is attached to, if any.
     pub(super) fn other_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
+        if self.is_migrated(flow) {
+            return self.migrate(flow, b, server);
+        }
         if self.is_attached(flow) {
             if self.c.splices.get(b.entry).is_guess() {
                 self.guessed(flow, b.entry, false);
@@ -204,6 +207,9 @@ impl<P: Port> Desk<'_, P> {
         // The window of a SYN is never scaled.
         b.server_window = u32::from(a.window);
         self.deliver(flow, b);
+        if let Some(ticket) = b.migration.take() {
+            self.took(flow, b, ticket);
+        }
         if b.phase == Phase::Deliver && b.sent == 0 {
             // Nothing to deliver yet (a body that is still coming): the handshake is ended all the same.
             self.acknowledge_server(flow, b);
@@ -308,6 +314,9 @@ impl<P: Port> Desk<'_, P> {
     /// Tries the next server, after the one in turn did not answer or refused.
     pub(super) fn next_server(&mut self, flow: u32, b: &mut Binding) {
         self.detach(flow);
+        if let Some(ticket) = b.migration.take() {
+            return self.decline(flow, b, ticket);
+        }
         b.disarm();
         if b.tries >= TRIES {
             self.c.splices.refuse(self.c.table.get(flow).service, Refusal::NoServer);
@@ -375,7 +384,7 @@ impl<P: Port> Desk<'_, P> {
             }
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
-            Phase::Connect | Phase::Replay | Phase::Answer => {}
+            Phase::Connect | Phase::Migrate | Phase::Replay | Phase::Answer => {}
         }
         verdict
     }

@@ -188,6 +188,9 @@ impl<P: Port> Desk<'_, P> {
         if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
+        if b.phase == Phase::Migrate {
+            return self.passes_to_filter(batch, i, a, flow, b);
+        }
         let f = self.c.table.get_mut(flow);
         f.last_seen = self.tick;
         f.packets[Place::CLIENT] = f.packets[Place::CLIENT].wrapping_add(1);
@@ -313,7 +316,7 @@ impl<P: Port> Desk<'_, P> {
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
             // The rest of the request follows as the server takes it.
-            Phase::Connect | Phase::Replay | Phase::Deliver | Phase::Answer => {}
+            Phase::Connect | Phase::Migrate | Phase::Replay | Phase::Deliver | Phase::Answer => {}
         }
         let told = matches!(taken, Taken::Ahead | Taken::Gap);
         if (taken == Taken::New || now_settled && !b.buffer.is_empty() && !told)

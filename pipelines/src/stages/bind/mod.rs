@@ -14,11 +14,13 @@ mod decide;
 mod deliver;
 mod guess;
 mod leg;
+mod migrate;
 mod open;
 mod pass;
 mod path;
 mod pool;
 mod queueing;
+mod receive;
 mod sticky;
 mod timers;
 
@@ -36,7 +38,7 @@ use lcs_dataplane::headers::options::SynOptions;
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
-use lcs_dataplane::headers::{Kind, Parsed};
+use lcs_dataplane::headers::{Kind, Parsed, protocol};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
 use lcs_dataplane::worker::Nanos;
@@ -78,12 +80,12 @@ pub(crate) fn bind<P: Port>(
 
 /// Serves time-outs. Returns whether there may be more.
 pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> bool {
-    if c.splices.len() == 0 && c.splices.pools.is_empty() {
+    if c.splices.len() == 0 && c.splices.pools.is_empty() && !c.splices.migrations.is_on() {
         return false;
     }
     let snapshot = c.snapshot.clone();
     let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
-    let more = desk.serve_queues() | desk.timers();
+    let more = desk.serve_queues() | desk.timers() | desk.ask_filters();
     desk.look_after_pools();
     desk.bury_orphans();
     more
@@ -124,6 +126,9 @@ impl<'d, P: Port> Desk<'d, P> {
         if !matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6) {
             // A part of a request in each of two fragments would be seen by the server only.
             return Verdict::Drop(DropReason::BadFragment);
+        }
+        if batch.protocol[i] == protocol::UDP {
+            return self.message(batch, i);
         }
         let Some(a) = arrival(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
         // A frame before this one may have made the flow, or ended it.

@@ -6,7 +6,7 @@
 
 use super::super::schedule::{key_of, may_send};
 use super::{Desk, syn_options};
-use crate::content::SynPolicy;
+use crate::content::{Scheme, SynPolicy};
 use crate::snapshot::{NO_SLOT, WhenFull};
 use crate::splice::{Arrival, OWN_SCALE};
 use lcs_dataplane::batch::Batch;
@@ -31,6 +31,10 @@ impl<P: Port> Desk<'_, P> {
         let slot = by.get(&(to.ip(), to.port(), protocol)).or_else(|| by.get(&(to.ip(), 0, protocol))).copied();
         let Some(slot) = slot else { return Verdict::Drop(DropReason::NoFlow) };
         let Some(content) = self.content(slot) else { return Verdict::Drop(DropReason::NoFlow) };
+        if matches!(content.binding.scheme, Scheme::Migrated(_)) {
+            // Never answered, not even by a reset: what brings the connection may be on its way still.
+            return Verdict::Drop(DropReason::NoFlow);
+        }
         if !may_send(self.c, key.source().ip()) {
             return Verdict::Drop(DropReason::BadSource);
         }
@@ -132,7 +136,8 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn own_mss(&self, slot: u16, interface: u8, v6: bool) -> u16 {
         let mtu = self.snapshot.interfaces.get(usize::from(interface)).map_or(1500, |f| f.mtu);
         let most = self.content(slot).map_or(1460, |c| c.binding.mss);
-        most.min(mtu.saturating_sub(if v6 { 60 } else { 40 })).max(536)
+        let around = if v6 { 60 } else { 40 } + self.c.splices.migrations.overhead(slot);
+        most.min(mtu.saturating_sub(around)).max(536)
     }
 
     /// A flow and an entry for a connection whose client has sent a SYN or brought back a cookie. It stays on the list of

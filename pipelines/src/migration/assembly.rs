@@ -1,0 +1,156 @@
+//! Requests that come in several messages.
+
+use super::Ticket;
+use super::message::Migrate;
+use hashbrown::HashMap;
+use lcs_dataplane::worker::Nanos;
+
+/// Requests put together at once, at most, and bytes of them.
+const REQUESTS: usize = 256;
+const BYTES: usize = 32 << 20;
+/// How long the pieces of one may take, nanoseconds: longer than any director sends again.
+const PATIENCE: Nanos = 20_000_000_000;
+
+#[derive(Debug)]
+struct Assembly {
+    /// What every piece must say.
+    like: (u32, u16),
+    bytes: Vec<u8>,
+    had: Vec<u64>,
+    missing: usize,
+    until: Nanos,
+}
+
+/// What became of a piece.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    /// It was the last: the whole request.
+    Whole(Vec<u8>),
+    /// Others are missing.
+    More,
+    /// It contradicts one before.
+    Strange,
+    /// There is no room.
+    Full,
+}
+
+/// The requests that a filter is putting together.
+#[derive(Debug, Default)]
+pub(crate) struct Assemblies {
+    open: HashMap<(u64, u64), Assembly>,
+    bytes: usize,
+}
+
+impl Assemblies {
+    /// Takes a piece of a request that has several.
+    pub(crate) fn put(&mut self, ticket: Ticket, m: &Migrate<'_>, now: Nanos) -> Put {
+        let id = (ticket.session, ticket.number);
+        let total = m.total as usize;
+        if !self.open.contains_key(&id) {
+            if self.open.len() >= REQUESTS || self.bytes + total > BYTES {
+                self.expire(now);
+            }
+            if self.open.len() >= REQUESTS || self.bytes + total > BYTES {
+                return Put::Full;
+            }
+            let (missing, until) = (m.pieces(), now + PATIENCE);
+            let had = vec![0; missing.div_ceil(64)];
+            self.bytes += total;
+            let a = Assembly { like: (m.total, m.piece), bytes: vec![0; total], had, missing, until };
+            self.open.insert(id, a);
+        }
+        let Some(a) = self.open.get_mut(&id) else { return Put::Full };
+        let index = (m.offset / u32::from(m.piece)) as usize;
+        let at = m.offset as usize..m.offset as usize + m.bytes.len();
+        let (Some(word), Some(place)) = (a.had.get_mut(index / 64), a.bytes.get_mut(at)) else { return Put::Strange };
+        if a.like != (m.total, m.piece) {
+            return Put::Strange;
+        }
+        if *word >> (index % 64) & 1 == 0 {
+            *word |= 1 << (index % 64);
+            place.copy_from_slice(m.bytes);
+            a.missing -= 1;
+        }
+        if a.missing > 0 {
+            return Put::More;
+        }
+        self.bytes -= total;
+        self.open.remove(&id).map_or(Put::Strange, |a| Put::Whole(a.bytes))
+    }
+
+    /// Forgets those whose time is over.
+    fn expire(&mut self, now: Nanos) {
+        let bytes = &mut self.bytes;
+        self.open.retain(|_, a| {
+            let keep = a.until > now;
+            if !keep {
+                *bytes -= a.bytes.len();
+            }
+            keep
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::Ends;
+    use super::*;
+    use lcs_dataplane::splice::Offer;
+    use proptest::prelude::*;
+
+    fn piece(all: &[u8], piece: u16, index: usize) -> Migrate<'_> {
+        let from = (index * usize::from(piece)).min(all.len());
+        let to = (from + usize::from(piece)).min(all.len());
+        Migrate {
+            ends: Ends { client: "192.0.2.1:1".parse().unwrap(), service: "192.0.2.2:80".parse().unwrap() },
+            start: 0,
+            next: 0,
+            window: 0,
+            offer: Offer { mss: 1460, scale: None, sack: false },
+            own_scale: 0,
+            fin: false,
+            total: all.len() as u32,
+            offset: from as u32,
+            piece,
+            bytes: &all[from..to],
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_in_any_order_make_the_request(
+            all in prop::collection::vec(any::<u8>(), 300..3000), order: u64, size in 256u16..700,
+        ) {
+            let mut a = Assemblies::default();
+            let n = piece(&all, size, 0).pieces();
+            let mut indices: Vec<usize> = (0..n).flat_map(|i| [i, i]).collect();
+            indices.sort_by_key(|&i| (i as u64 + 1).wrapping_mul(order | 1).rotate_left(17));
+            let ticket = Ticket { session: 1, number: 2 };
+            let mut seen = std::collections::HashSet::new();
+            for i in indices {
+                seen.insert(i);
+                let put = a.put(ticket, &piece(&all, size, i), 0);
+                if seen.len() == n {
+                    prop_assert_eq!(put, Put::Whole(all.clone()));
+                    prop_assert_eq!(a.bytes, 0);
+                    return Ok(());
+                }
+                prop_assert_eq!(put, Put::More);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_put_together_is_bounded_and_forgotten_in_time() {
+        let all = vec![0; 1 << 20];
+        let mut a = Assemblies::default();
+        let put = |a: &mut Assemblies, number, now| a.put(Ticket { session: 1, number }, &piece(&all, 1000, 0), now);
+        for number in 0..32 {
+            assert_eq!(put(&mut a, number, 0), Put::More);
+        }
+        assert_eq!(put(&mut a, 99, 0), Put::Full);
+        assert_eq!(put(&mut a, 99, PATIENCE), Put::More);
+        assert_eq!((a.open.len(), a.bytes), (1, 1 << 20));
+        assert_eq!(a.put(Ticket { session: 1, number: 99 }, &piece(&all, 2000, 0), PATIENCE), Put::Strange);
+    }
+}

@@ -1,0 +1,624 @@
+//! The scheme `filter`, both ends: a director and two filters on memory ports, with a client and the hosts' stacks played segment by
+//! segment.
+
+use lcs_dataplane::cycles::NoMeter;
+use lcs_dataplane::headers::build::{Packet, Transport};
+use lcs_dataplane::headers::parse::transport_checksum_ok;
+use lcs_dataplane::headers::tcp::Tcp;
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
+use lcs_dataplane::headers::{MacAddr, parse};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::worker::Worker;
+use lcs_dataplane::{DropReason, flow::TcpState};
+use lcs_pipelines::command::{Acknowledgement, Command, FlowPage, Report};
+use lcs_pipelines::content::{Binding, Channel, Content, Group, Receiver, Scheme, Switching};
+use lcs_pipelines::extract::{Limits, Plan, Protocol};
+use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::matching::{self, Action, Expr, Rule, RuleSet, Stickiness};
+use lcs_pipelines::migration::message::{Body, ChannelKey, Header};
+use lcs_pipelines::snapshot::*;
+use lcs_pipelines::stages::connection::Settings;
+use lcs_pipelines::stages::schedule::SharedCounts;
+use lcs_pipelines::tally::MigrationTally;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+const MILLISECOND: u64 = 1_000_000;
+const CLIENT: &str = "192.0.2.1:1000";
+const SERVICE: &str = "198.51.100.1:80";
+const ISN: u32 = 0xffff_ffe0;
+const FIRST: u32 = ISN.wrapping_add(1);
+/// The servers' initial number.
+const SSEQ: u32 = 0xffff_fff0;
+const SYN_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7];
+const REQUEST: &[u8] = b"GET /a/path HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
+
+const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
+const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
+
+fn wire(n: usize) -> MacAddr {
+    MacAddr([2, 0, 0, 1, 0, n as u8])
+}
+
+fn arm(n: usize) -> MacAddr {
+    MacAddr([2, 0, 0, 2, 0, n as u8])
+}
+
+fn stack(n: usize) -> MacAddr {
+    MacAddr([2, 0, 0, 3, 0, n as u8])
+}
+
+/// A TCP segment as its receiver gets it.
+#[derive(Debug, Clone, PartialEq)]
+struct Segment {
+    from: SocketAddr,
+    to: SocketAddr,
+    flags: u8,
+    seq: u32,
+    ack: u32,
+    window: u16,
+    options: Vec<u8>,
+    payload: Vec<u8>,
+}
+
+fn segment(b: &[u8]) -> Segment {
+    let p = parse(b, true).unwrap();
+    assert!(transport_checksum_ok(b, &p), "a wrong checksum was sent");
+    let t = Tcp::parse(&b[usize::from(p.l4)..usize::from(p.end)]).unwrap();
+    let at = |from: usize| [b[from], b[from + 1], b[from + 2], b[from + 3]];
+    Segment {
+        from: (at(26), t.source_port()).into(),
+        to: (at(30), t.destination_port()).into(),
+        flags: t.flags(),
+        seq: t.seq().0,
+        ack: t.ack().0,
+        window: t.window(),
+        options: t.options().to_vec(),
+        payload: t.payload().to_vec(),
+    }
+}
+
+struct Node {
+    worker: Worker<MemoryPort, Layer4, NoMeter>,
+}
+
+fn key() -> ChannelKey {
+    ChannelKey::from_secret(b"a secret of sixteen bytes or more")
+}
+
+fn content(scheme: Scheme, servers: Vec<u16>) -> Content {
+    let to = Action::RouteTo { group: 0, stickiness: Stickiness::Service };
+    let rules = vec![Rule { name: "all".into(), condition: Expr::always(), action: to }];
+    let program = matching::compile(&RuleSet { rules }).unwrap();
+    Content {
+        protocol: Protocol::Http,
+        plan: Plan::new(&program, Limits::default()),
+        program,
+        groups: vec![Group { name: "g".into(), scheduler: Scheduler::Rr, servers }],
+        binding: Binding { scheme, switching: Switching::Connection, ..Binding::default() },
+    }
+}
+
+impl Node {
+    fn new(macs: &[MacAddr], servers: Vec<Server>, hops: Vec<NextHop>, scheme: Scheme, seed: u64, now: u64) -> Node {
+        let at: SocketAddr = SERVICE.parse().unwrap();
+        let interfaces =
+            macs.iter().enumerate().map(|(n, &mac)| Interface { name: format!("if{n}"), mac, mtu: 1500 }).collect();
+        let mut s = Snapshot { interfaces, next_hops: hops, generation: 1, ..Snapshot::default() };
+        let slots: Vec<u16> = (0..servers.len() as u16).collect();
+        // What is not told otherwise goes to the clients' router, whose row is the last.
+        let router = s.next_hops.len() as u16 - 1;
+        s.routes.insert("0.0.0.0".parse().unwrap(), 0, Via::NextHop(router));
+        s.servers = servers.into_iter().map(Some).collect();
+        s.by_endpoint.insert((at.ip(), at.port(), 6), 0);
+        s.own.insert(at.ip());
+        s.services.push(Some(Service {
+            name: "web".into(),
+            address: at.ip(),
+            port: at.port(),
+            protocol: 6,
+            scheduler: Scheduler::Rr,
+            servers: slots.clone(),
+            sources: vec![],
+            source_ports: (2000, 2030),
+            content: Some(Arc::new(content(scheme, slots))),
+        }));
+        let port = MemoryPort::new(macs.len() as u8, 64);
+        let capabilities = port.capabilities();
+        let settings = Settings { flows: 16, fragments: 4, seed, worker: 0, workers: 1, capabilities };
+        let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 4)), now), NoMeter);
+        worker.command(Command::Install(Arc::new(s)), now);
+        Node { worker }
+    }
+
+    fn director(forward: Forward, now: u64) -> Node {
+        let server = |n: u8| Server {
+            name: format!("s{n}"),
+            service: 0,
+            address: [10, 0, 0, n + 1].into(),
+            port: 0,
+            forward,
+            weight: 1,
+            state: ServerState::Up,
+            next_hop: u16::from(n),
+            tunnel_source: Some([10, 0, 0, 100].into()),
+        };
+        let hops = [wire(0), wire(1), ROUTER].map(|mac| NextHop::new(mac, DIRECTOR, 0, 1500));
+        let channel =
+            Channel { key: key(), port: 7411, interval: Duration::from_secs(1), timeout: Duration::from_millis(3500) };
+        Node::new(&[DIRECTOR], vec![server(0), server(1)], hops.to_vec(), Scheme::Filter(channel), 7, now)
+    }
+
+    fn filter(n: usize, tunnels: bool, now: u64) -> Node {
+        let at: SocketAddr = SERVICE.parse().unwrap();
+        let server = Server {
+            name: "stack".into(),
+            service: 0,
+            address: at.ip(),
+            port: at.port(),
+            forward: Forward::Nat,
+            weight: 1,
+            state: ServerState::Up,
+            next_hop: 0,
+            tunnel_source: None,
+        };
+        let hops = vec![NextHop::new(stack(n), arm(n), 1, 1500), NextHop::new(ROUTER, wire(n), 0, 1500)];
+        let listen = vec![([10, 0, 0, n as u8 + 1], 7411).into()];
+        let receiver = Receiver { key: key(), listen, tunnels };
+        Node::new(&[wire(n), arm(n)], vec![server], hops, Scheme::Migrated(receiver), 100 + n as u64, now)
+    }
+
+    fn report(&mut self, now: u64) -> Report {
+        match self.worker.command(Command::Report(Box::default()), now) {
+            Acknowledgement::Report(r) => *r,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn migrations(&mut self, now: u64) -> MigrationTally {
+        self.report(now).content.services[0].as_ref().unwrap().migrations
+    }
+
+    fn dropped(&mut self, reason: DropReason, now: u64) -> u64 {
+        self.report(now).counters.dropped[reason as usize]
+    }
+}
+
+/// What is to be lost on the wire, by its frame.
+type Loss = Box<dyn FnMut(&[u8]) -> bool>;
+
+struct World {
+    director: Node,
+    filters: [Node; 2],
+    now: u64,
+    /// What has come to the client, and to the stacks.
+    client: Vec<Segment>,
+    stacks: [Vec<Segment>; 2],
+    /// Every message between director and filters.
+    messages: Vec<Vec<u8>>,
+    lose: Loss,
+    /// Hosts that are off.
+    off: [bool; 2],
+}
+
+fn is_message(frame: &[u8]) -> bool {
+    frame[23] == 17
+}
+
+fn kind(frame: &[u8]) -> Option<u8> {
+    is_message(frame).then(|| frame[14 + 28 + 5])
+}
+
+impl World {
+    fn new() -> World {
+        World::by(Forward::Dr)
+    }
+
+    fn by(forward: Forward) -> World {
+        let tunnels = forward == Forward::Tunnel;
+        let now = 1_000 * MILLISECOND;
+        let mut w = World {
+            director: Node::director(forward, now),
+            filters: [Node::filter(0, tunnels, now), Node::filter(1, tunnels, now)],
+            now,
+            client: vec![],
+            stacks: [vec![], vec![]],
+            messages: vec![],
+            lose: Box::new(|_| false),
+            off: [false; 2],
+        };
+        w.pump(vec![]);
+        w
+    }
+
+    /// Delivers frames, and what comes of them, until nothing moves.
+    fn pump(&mut self, mut frames: Vec<(u8, Vec<u8>)>) {
+        for _ in 0..50 {
+            for (interface, frame) in std::mem::take(&mut frames) {
+                if is_message(&frame) {
+                    self.messages.push(frame.clone());
+                }
+                if (self.lose)(&frame) {
+                    continue;
+                }
+                let to = MacAddr(frame[..6].try_into().unwrap());
+                let node = match to {
+                    DIRECTOR => Some(&mut self.director),
+                    ROUTER => {
+                        self.client.push(segment(&frame));
+                        None
+                    }
+                    _ => {
+                        let n = usize::from(to.0[5]);
+                        if to == stack(n) {
+                            self.stacks[n].push(segment(&frame));
+                            None
+                        } else {
+                            Some(&mut self.filters[n]).filter(|_| !self.off[n])
+                        }
+                    }
+                };
+                if let Some(node) = node {
+                    assert!(node.worker.port_mut().inject(interface, &frame));
+                }
+            }
+            let [a, b] = &mut self.filters;
+            for node in [&mut self.director, a, b] {
+                node.worker.poll(self.now);
+                node.worker.between(self.now);
+                // Out of the arm it goes to the stack; all wires are interface 0.
+                node.worker.port_mut().take_sent(|_, b| frames.push((0, b.to_vec())));
+                let pool = node.worker.port().pool();
+                assert_eq!(pool.free, pool.total, "a buffer leaked: {pool:?}");
+            }
+            if frames.is_empty() {
+                return;
+            }
+        }
+        panic!("it goes round for ever");
+    }
+
+    fn passes(&mut self, milliseconds: u64) {
+        let end = self.now + milliseconds * MILLISECOND;
+        while self.now < end {
+            self.now = (self.now + 50 * MILLISECOND).min(end);
+            self.pump(vec![]);
+        }
+    }
+
+    fn frame(to: MacAddr, from: &str, at: &str, flags: u8, (seq, ack): (u32, u32), data: &[u8]) -> Vec<u8> {
+        let mut p = Packet {
+            destination_mac: to,
+            source_mac: ROUTER,
+            ..Packet::tcp(from.parse().unwrap(), at.parse().unwrap(), flags)
+        }
+        .payload(data);
+        let options = if flags & SYN != 0 { SYN_OPTIONS.to_vec() } else { vec![] };
+        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options };
+        p.frame()
+    }
+
+    /// The client says something; all of it goes through the director.
+    fn says(&mut self, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Vec<Segment> {
+        let frame = World::frame(DIRECTOR, CLIENT, SERVICE, flags, (seq, ack), data);
+        self.pump(vec![(0, frame)]);
+        std::mem::take(&mut self.client)
+    }
+
+    /// A host's stack says something to the client: it goes out of its second arm.
+    fn stack_says(&mut self, n: usize, flags: u8, seq: u32, ack: u32, data: &[u8]) -> Vec<Segment> {
+        let frame = World::frame(arm(n), SERVICE, CLIENT, flags, (seq, ack), data);
+        assert!(self.filters[n].worker.port_mut().inject(1, &frame));
+        self.pump(vec![]);
+        std::mem::take(&mut self.client)
+    }
+
+    /// The handshake with the director; its initial number plus one.
+    fn handshake(&mut self) -> u32 {
+        let answer = self.says(SYN, ISN, 0, b"");
+        assert_eq!((answer.len(), answer[0].flags, answer[0].ack), (1, SYN | ACK, FIRST));
+        let ack = answer[0].seq.wrapping_add(1);
+        assert!(self.says(ACK, FIRST, ack, b"").is_empty());
+        ack
+    }
+
+    /// The stack that was sent a SYN.
+    fn asked(&self) -> Option<usize> {
+        (0..2).find(|&n| self.stacks[n].iter().any(|s| s.flags == SYN))
+    }
+
+    fn take_stack(&mut self, n: usize) -> Vec<Segment> {
+        std::mem::take(&mut self.stacks[n])
+    }
+
+    fn state(&mut self) -> TcpState {
+        let page = Box::new(FlowPage { cursor: 0, limit: 1024, flows: vec![] });
+        match self.director.worker.command(Command::ListFlows(page), self.now) {
+            Acknowledgement::Flows(page) => page.flows[0].state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn dropped(&mut self, n: usize, reason: DropReason) -> u64 {
+        let now = self.now;
+        self.filters[n].dropped(reason, now)
+    }
+}
+
+/// A connection up to its first response, from the filter of host `n`.
+fn serve(w: &mut World, n: usize, ack: u32) {
+    let syn = w.take_stack(n);
+    assert_eq!(syn.len(), 1, "{syn:?}");
+    let s = &syn[0];
+    assert_eq!((s.flags, s.seq, s.from, s.to), (SYN, ISN, CLIENT.parse().unwrap(), SERVICE.parse().unwrap()));
+    assert_eq!(s.options, SYN_OPTIONS, "the stack is offered what the client has offered");
+    assert!(w.stack_says(n, SYN | ACK, SSEQ, FIRST, b"").is_empty());
+    let request: Vec<Segment> = w.take_stack(n);
+    let bytes: Vec<u8> = request.iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(bytes, REQUEST);
+    assert!(request.iter().all(|s| s.ack == SSEQ.wrapping_add(1) && s.seq == FIRST));
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    let heard = w.stack_says(n, ACK | PSH, SSEQ.wrapping_add(1), end, b"HTTP/1.1 200 OK\r\n\r\nhello");
+    assert_eq!(heard.len(), 1);
+    let h = &heard[0];
+    assert_eq!((h.seq, h.ack, h.from, h.to), (ack, end, SERVICE.parse().unwrap(), CLIENT.parse().unwrap()));
+    assert_eq!(h.payload, b"HTTP/1.1 200 OK\r\n\r\nhello");
+}
+
+#[test]
+fn the_filter_answers_in_the_directors_numbers_and_the_director_only_forwards() {
+    let mut w = World::new();
+    let ack = w.handshake();
+    let told = w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    assert!(told.iter().all(|s| s.ack == end && s.flags == ACK));
+    let n = w.asked().expect("a stack is asked");
+    assert!(w.stacks[1 - n].is_empty());
+    let before = w.messages.len();
+    serve(&mut w, n, ack);
+    assert_eq!(w.messages[before..].iter().filter_map(|m| kind(m)).collect::<Vec<_>>(), [4], "accepted, once");
+    // The client's acknowledgement goes through the director as it is, and the filter moves its number.
+    let sent = w.director.report(w.now).content.segments_made;
+    assert!(w.says(ACK, end, ack.wrapping_add(24), b"").is_empty());
+    let s = w.take_stack(n).pop().unwrap();
+    assert_eq!((s.seq, s.ack, s.window), (end, SSEQ.wrapping_add(25), 60_000));
+    // The next request of the connection, too; and the end.
+    w.says(ACK | PSH, end, ack.wrapping_add(24), b"GET /b HTTP/1.1\r\n\r\n");
+    assert_eq!(w.take_stack(n)[0].payload, b"GET /b HTTP/1.1\r\n\r\n");
+    w.says(ACK | FIN, end.wrapping_add(19), ack.wrapping_add(24), b"");
+    assert_eq!(w.take_stack(n)[0].flags, ACK | FIN);
+    let heard = w.stack_says(n, ACK | FIN, SSEQ.wrapping_add(25), end.wrapping_add(20), b"");
+    assert_eq!((heard[0].flags, heard[0].seq), (ACK | FIN, ack.wrapping_add(24)));
+    let now = w.now;
+    let r = w.director.report(now);
+    assert_eq!(r.content.segments_made, sent, "the director has made no more segments");
+    assert_eq!((r.content.connections, r.content.binding, r.content.buffered), (0, 0, 0));
+    assert_eq!(w.state(), TcpState::FinWait);
+    let d = w.director.migrations(now);
+    assert_eq!((d.sent, d.accepted, d.refused, d.unanswered, d.messages), (1, 1, 0, 0, 1));
+    assert_eq!(d.bytes, 100 + REQUEST.len() as u64 + 32);
+    let f = w.filters[n].migrations(now);
+    assert_eq!((f.accepted, f.refused), (1, 0));
+    assert_eq!(w.filters[n].report(now).content.buffered, 0);
+}
+
+#[test]
+fn what_comes_through_a_tunnel_is_taken_out_of_it_and_fits_into_it() {
+    let mut w = World::by(Forward::Tunnel);
+    let answer = w.says(SYN, ISN, 0, b"");
+    assert_eq!(answer[0].options[..4], [2, 4, 5, 0xa0], "1,440 bytes: a segment and two headers fit a link of 1,500");
+    let ack = answer[0].seq.wrapping_add(1);
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let n = w.asked().expect("a stack is asked");
+    serve(&mut w, n, ack);
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    let data = vec![b'x'; 1_440];
+    assert!(w.says(ACK, end, ack.wrapping_add(24), &data).is_empty());
+    let s = w.take_stack(n).pop().unwrap();
+    assert_eq!((s.seq, s.ack, s.payload), (end, SSEQ.wrapping_add(25), data));
+}
+
+#[test]
+fn each_message_may_be_lost_once() {
+    for lost in [3, 4] {
+        let mut w = World::new();
+        let ack = w.handshake();
+        let mut left = 1;
+        w.lose = Box::new(move |frame| {
+            let hit = kind(frame) == Some(lost) && left > 0;
+            left -= i32::from(hit);
+            hit
+        });
+        w.says(ACK | PSH, FIRST, ack, REQUEST);
+        if lost == 3 {
+            assert_eq!(w.asked(), None);
+            w.passes(250);
+        }
+        let n = w.asked().expect("a stack is asked");
+        serve(&mut w, n, ack);
+        w.passes(250);
+        let now = w.now;
+        let d = w.director.migrations(now);
+        assert_eq!((d.sent, d.accepted, d.unanswered, d.messages), (1, 1, 0, 2), "message {lost}");
+        assert_eq!(w.filters[n].migrations(now).accepted, 1);
+        assert!(w.stacks[n].iter().all(|s| s.flags & SYN == 0), "no second connection");
+    }
+}
+
+#[test]
+fn a_repeated_or_forged_message_opens_nothing_and_disturbs_nothing() {
+    let mut w = World::new();
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let n = w.asked().unwrap();
+    serve(&mut w, n, ack);
+    let migrate = w.messages.iter().find(|m| kind(m) == Some(3)).unwrap().clone();
+    let repeat = |w: &mut World| {
+        w.pump(vec![(0, migrate.clone())]);
+        assert!(w.stacks[n].is_empty(), "{:?}", w.stacks[n]);
+    };
+    repeat(&mut w);
+    // Still the first connection's numbers.
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    let heard = w.stack_says(n, ACK, SSEQ.wrapping_add(25), end, b"more");
+    assert_eq!(heard[0].seq, ack.wrapping_add(24));
+    // After the end, too.
+    w.stack_says(n, RST | ACK, SSEQ.wrapping_add(29), end, b"");
+    w.passes(12_000);
+    assert_eq!(w.filters[n].report(w.now).flows, 0);
+    repeat(&mut w);
+    assert_eq!(w.dropped(n, DropReason::StaleMigration), 2);
+    // Another byte, another key, another session: nobody's.
+    let mut forged = migrate.clone();
+    forged[60] ^= 1;
+    w.pump(vec![(0, forged)]);
+    let mut out = vec![];
+    let datagram = &migrate[42..];
+    let (header, body) = Body::read(datagram, &key()).unwrap();
+    for (header, key) in [
+        (header, ChannelKey::from_secret(b"another")),
+        (Header { session: header.session ^ 1, ..header }, key()),
+        (Header { token: header.token ^ 1, number: 99, ..header }, key()),
+    ] {
+        body.write(&header, &key, &mut out);
+        let frame = [&migrate[..42], &out].concat();
+        w.pump(vec![(0, frame)]);
+    }
+    assert!(w.stacks[n].is_empty());
+    assert_eq!(w.dropped(n, DropReason::BadMigration), 4);
+}
+
+#[test]
+fn what_was_not_migrated_never_reaches_the_stack() {
+    let mut w = World::new();
+    for flags in [SYN, ACK | PSH, RST, FIN | ACK] {
+        let frame = World::frame(wire(0), CLIENT, SERVICE, flags, (FIRST, 5), b"");
+        w.pump(vec![(0, frame)]);
+    }
+    assert!(w.stacks[0].is_empty() && w.client.is_empty());
+    assert_eq!(w.dropped(0, DropReason::NoFlow), 4);
+}
+
+#[test]
+fn a_server_that_refuses_is_passed_over_and_a_silent_filter_too() {
+    let mut w = World::new();
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let n = w.asked().unwrap();
+    w.take_stack(n);
+    w.stack_says(n, RST | ACK, 0, FIRST, b"");
+    let now = w.now;
+    assert_eq!(w.director.migrations(now).refused, 1);
+    assert_eq!(w.filters[n].report(now).flows, 0);
+    assert_eq!(w.asked(), Some(1 - n));
+    serve(&mut w, 1 - n, ack);
+
+    // One that is gone since its last pong is noticed by its silence.
+    let mut w = World::new();
+    let ack = w.handshake();
+    w.off = [true; 2];
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    w.off = [false; 2];
+    w.lose = {
+        let first = w.messages.last().unwrap()[..6].to_vec();
+        Box::new(move |frame| frame[..6] == first)
+    };
+    w.passes(3_500);
+    let n = w.asked().expect("the other one is asked");
+    serve(&mut w, n, ack);
+    let now = w.now;
+    assert_eq!(w.director.migrations(now).unanswered, 1);
+}
+
+#[test]
+fn without_a_live_filter_the_client_is_told_at_once() {
+    let mut w = World::new();
+    w.off = [true; 2];
+    w.passes(4_000);
+    let ack = w.handshake();
+    let heard = w.says(ACK | PSH, FIRST, ack, REQUEST);
+    assert!(heard.iter().any(|s| s.payload.starts_with(b"HTTP/1.1 503 ")), "{heard:?}");
+    // And they come back.
+    w.off = [false; 2];
+    w.passes(1_100);
+    let frame = World::frame(DIRECTOR, "192.0.2.1:2000", SERVICE, SYN, (ISN, 0), b"");
+    w.pump(vec![(0, frame)]);
+    let ack = w.client.pop().unwrap().seq.wrapping_add(1);
+    let frame = World::frame(DIRECTOR, "192.0.2.1:2000", SERVICE, ACK | PSH, (FIRST, ack), REQUEST);
+    w.pump(vec![(0, frame)]);
+    assert!(w.asked().is_some());
+}
+
+#[test]
+fn a_request_that_may_have_been_served_is_not_sent_twice() {
+    let mut w = World::new();
+    let ack = w.handshake();
+    w.off = [true; 2];
+    w.says(ACK | PSH, FIRST, ack, b"POST /buy HTTP/1.1\r\nContent-Length: 2\r\n\r\nxy");
+    let mut heard = vec![];
+    for _ in 0..40 {
+        w.passes(100);
+        heard.append(&mut w.client);
+    }
+    assert!(heard.iter().any(|s| s.payload.starts_with(b"HTTP/1.1 504 ")), "{heard:?}");
+}
+
+#[test]
+fn a_request_of_several_messages_is_put_together() {
+    let mut w = World::new();
+    let ack = w.handshake();
+    let mut request = b"POST / HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+    request.resize(4_000, b'x');
+    request.extend(b"\r\n\r\n");
+    // The rule needs the head; more than one message's worth is held by then.
+    for (at, part) in request.chunks(1_400).enumerate() {
+        w.says(ACK, FIRST.wrapping_add(at as u32 * 1_400), ack, part);
+        if at == 0 {
+            // "all" takes it at once: as soon as the method is read.
+            break;
+        }
+    }
+    let first = w.messages.iter().filter(|m| kind(m) == Some(3)).count();
+    assert_eq!(first, 2, "1,400 bytes and what is around them are two messages of a link of 1,500");
+    let n = w.asked().expect("a stack is asked");
+    w.take_stack(n);
+    w.stack_says(n, SYN | ACK, SSEQ, FIRST, b"");
+    for (at, part) in request.chunks(1_400).enumerate().skip(1) {
+        w.says(ACK, FIRST.wrapping_add(at as u32 * 1_400), ack, part);
+    }
+    let bytes: Vec<u8> = w.take_stack(n).iter().flat_map(|s| s.payload.clone()).collect();
+    assert!(bytes == request, "{} bytes of {}", bytes.len(), request.len());
+}
+
+#[test]
+fn what_the_client_sends_meanwhile_is_not_lost() {
+    let mut w = World::new();
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let n = w.asked().unwrap();
+    let syn = w.take_stack(n);
+    assert_eq!(syn.len(), 1);
+    // The stack has not answered yet.
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    let heard = w.says(ACK | PSH, end, ack, b"more of it");
+    assert!(heard.is_empty(), "nobody may acknowledge it: the server may still refuse: {heard:?}");
+    w.stack_says(n, SYN | ACK, SSEQ, FIRST, b"");
+    let bytes: Vec<u8> = w.take_stack(n).iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(bytes, [REQUEST, b"more of it"].concat());
+}
+
+#[test]
+fn a_client_that_resets_meanwhile_leaves_nothing_behind() {
+    let mut w = World::new();
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let n = w.asked().unwrap();
+    w.take_stack(n);
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    w.says(RST, end, 0, b"");
+    let now = w.now;
+    assert_eq!((w.director.report(now).flows, w.filters[n].report(now).flows), (0, 0));
+    assert!(w.take_stack(n).iter().any(|s| s.flags & RST != 0));
+}
