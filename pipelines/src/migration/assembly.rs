@@ -125,7 +125,7 @@ mod tests {
             let n = piece(&all, size, 0).pieces();
             let mut indices: Vec<usize> = (0..n).flat_map(|i| [i, i]).collect();
             indices.sort_by_key(|&i| (i as u64 + 1).wrapping_mul(order | 1).rotate_left(17));
-            let ticket = Ticket { session: 1, number: 2 };
+            let ticket = Ticket { session: 1, token: 0, number: 2 };
             let mut seen = std::collections::HashSet::new();
             for i in indices {
                 seen.insert(i);
@@ -144,13 +144,15 @@ mod tests {
     fn what_is_put_together_is_bounded_and_forgotten_in_time() {
         let all = vec![0; 1 << 20];
         let mut a = Assemblies::default();
-        let put = |a: &mut Assemblies, number, now| a.put(Ticket { session: 1, number }, &piece(&all, 1000, 0), now);
+        let put = |a: &mut Assemblies, number, now| {
+            a.put(Ticket { session: 1, token: 0, number }, &piece(&all, 1000, 0), now)
+        };
         for number in 0..32 {
             assert_eq!(put(&mut a, number, 0), Put::More);
         }
         assert_eq!(put(&mut a, 99, 0), Put::Full);
         assert_eq!(put(&mut a, 99, PATIENCE), Put::More);
         assert_eq!((a.open.len(), a.bytes), (1, 1 << 20));
-        assert_eq!(a.put(Ticket { session: 1, number: 99 }, &piece(&all, 2000, 0), PATIENCE), Put::Strange);
+        assert_eq!(a.put(Ticket { session: 1, token: 0, number: 99 }, &piece(&all, 2000, 0), PATIENCE), Put::Strange);
     }
 }

@@ -49,9 +49,16 @@ impl Filter {
         Header { session: self.session, token: self.token, number }
     }
 
-    /// It has not answered: it counts as gone until it answers a ping.
-    pub(crate) fn missed(&mut self) {
-        self.heard = None;
+    /// The header of a message that was sent with this ticket, sent again; `None` where the filter, or what is known of it, is
+    /// another one by now: the message would count as new.
+    pub(crate) fn again(&self, ticket: &super::Ticket) -> Option<Header> {
+        (self.session == ticket.session && self.token == ticket.token).then(|| self.header_of(ticket.number))
+    }
+
+    /// It has not answered: it counts as gone until it answers a ping, unless it has just answered one. Then what is missing is
+    /// not the filter, but its way to the client or its host's server.
+    pub(crate) fn missed(&mut self, now: Nanos) {
+        self.heard = self.heard.filter(|&heard| now.saturating_sub(heard) <= 2 * self.interval);
     }
 }
 
@@ -95,10 +102,6 @@ impl Filters {
                 }
                 _ => {
                     *made += 1;
-                    let mut bytes = [0; 17];
-                    bytes[..8].copy_from_slice(&seed.to_be_bytes());
-                    bytes[8..16].copy_from_slice(&made.to_be_bytes());
-                    bytes[16] = worker;
                     *place = Some(Filter {
                         at,
                         from,
@@ -106,7 +109,7 @@ impl Filters {
                         interval,
                         timeout,
                         service,
-                        session: crate::splice::sticky::hash(&bytes),
+                        session: super::secret_number(*seed, &[0, *made, worker.into()]),
                         token: 0,
                         number: 0,
                         ping: 0,

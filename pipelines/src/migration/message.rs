@@ -213,7 +213,8 @@ impl<'m> Migrate<'m> {
         let sound = flags & !7 == 0 && scale <= 14 && own_scale <= 14 && total as usize <= REQUEST_MAX;
         let rest = total.checked_sub(offset)?;
         let whole = rest.min(u32::from(piece)) as usize == bytes.len();
-        if !sound || !whole || usize::from(piece) < PIECE_MIN || offset % u32::from(piece) != 0 {
+        let empty = rest == 0 && total > 0;
+        if !sound || !whole || empty || usize::from(piece) < PIECE_MIN || offset % u32::from(piece) != 0 {
             return None;
         }
         Some(Migrate {
@@ -345,7 +346,7 @@ mod tests {
             scale in proptest::option::of(0u8..=14), sack: bool, fin: bool, own_scale in 0u8..=14,
             piece in 256u16..1400, total in 0u32..5000, index in 0u32..20,
         ) -> (Migrate<'static>, usize) {
-            let offset = (index * u32::from(piece)).min(total / u32::from(piece) * u32::from(piece));
+            let offset = (index * u32::from(piece)).min(total.saturating_sub(1) / u32::from(piece) * u32::from(piece));
             let length = (total - offset).min(u32::from(piece)) as usize;
             let m = Migrate {
                 ends: ends(v6, a, port), start, next, window, offer: Offer { mss, scale, sack }, own_scale, fin, total,

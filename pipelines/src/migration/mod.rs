@@ -39,7 +39,22 @@ pub fn channel_port(address: IpAddr, first: u16, worker: u8, workers: u8) -> Opt
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Ticket {
     pub(crate) session: u64,
+    pub(crate) token: u64,
     pub(crate) number: u64,
+}
+
+impl From<&message::Header> for Ticket {
+    fn from(header: &message::Header) -> Self {
+        Ticket { session: header.session, token: header.token, number: header.number }
+    }
+}
+
+/// A number that nobody can guess who does not know the seed, and that does not tell it.
+fn secret_number(seed: u64, what: &[u64]) -> u64 {
+    let key = blake3::derive_key("LCS 2026-11 numbers of the migration channel", &seed.to_be_bytes());
+    let bytes: Vec<u8> = what.iter().flat_map(|n| n.to_be_bytes()).collect();
+    let hash = blake3::keyed_hash(&key, &bytes);
+    hash.as_bytes().first_chunk().map_or(1, |b| u64::from_be_bytes(*b)).max(1)
 }
 
 /// What one worker knows of migrations, as director, as filter or as neither.
@@ -47,6 +62,8 @@ pub(crate) struct Ticket {
 pub(crate) struct Migrations {
     /// Endpoints on which messages come.
     ears: HashSet<SocketAddr>,
+    /// Those of a filter: directors speak to it there.
+    listens: HashSet<SocketAddr>,
     /// Where tunnels end, at a filter.
     tunnels: HashSet<IpAddr>,
     /// By service slot: bytes that the largest tunnel header adds toward its servers.
@@ -71,6 +88,7 @@ impl Migrations {
     /// Follows a new snapshot.
     pub(crate) fn install(&mut self, snapshot: &Snapshot, worker: u8, workers: u8, flows: usize) {
         self.ears.clear();
+        self.listens.clear();
         self.keys.clear();
         self.tunnels.clear();
         self.filters.install(snapshot, worker, workers);
@@ -99,6 +117,7 @@ impl Migrations {
                     self.tunnels.extend(receiver.listen.iter().map(SocketAddr::ip));
                 }
                 self.ears.extend(&receiver.listen);
+                self.listens.extend(&receiver.listen);
                 keys.push(receiver.key.clone());
             }
         }
@@ -135,6 +154,17 @@ impl Migrations {
     /// Bytes that a tunnel adds to what clients of a service send.
     pub(crate) fn overhead(&self, service: u16) -> u16 {
         self.overheads.get(usize::from(service)).copied().unwrap_or(0)
+    }
+
+    /// Whether it is an endpoint of a filter.
+    pub(crate) fn listens(&self, at: SocketAddr) -> bool {
+        self.listens.contains(&at)
+    }
+
+    /// Whether a message of this session, with this key, comes from that session's filter to the worker that it answers.
+    pub(crate) fn is_filters(&self, session: u64, key: &ChannelKey, from: SocketAddr, to: SocketAddr) -> bool {
+        let filter = self.filters.of_session(session).and_then(|slot| self.filters.get(slot));
+        filter.is_some_and(|f| f.key == *key && f.at == from && f.from == to)
     }
 
     /// Whether messages come on this endpoint.

@@ -10,8 +10,8 @@ use lcs_dataplane::worker::Nanos;
 
 /// Numbers below the highest that are still told apart: those before count as had.
 const WINDOW: u64 = 1 << 16;
-/// Directors' workers at most.
-const SESSIONS: usize = 256;
+/// Directors' workers, times their services, at most: 8 KiB each.
+const SESSIONS: usize = 2048;
 /// A session that was silent for so long gives way to another one, nanoseconds.
 const SILENT: Nanos = 60_000_000_000;
 
@@ -113,10 +113,7 @@ impl Sessions {
             self.sessions.remove(&oldest.0);
         }
         self.made += 1;
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.seed.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.made.to_be_bytes());
-        let token = crate::splice::sticky::hash(&bytes).max(1);
+        let token = super::secret_number(self.seed, &[1, self.made]);
         let had = vec![0; (WINDOW / 64) as usize];
         let mut session = Session { token, key: key.clone(), back, link, interface, highest: 0, had, heard: now };
         session.mark(header.number);

@@ -5,14 +5,14 @@
 
 use super::Desk;
 use crate::content::{Content, Scheme};
-use crate::migration::message::{Body, Ends, Header, MIGRATE_OVERHEAD, Migrate, PIECE_MIN, REQUEST_MAX};
+use crate::migration::message::{Body, Ends, Header, MIGRATE_OVERHEAD, Migrate, PIECE_MIN, REQUEST_MAX, Why};
 use crate::migration::{Ticket, write};
 use crate::snapshot::Forward;
 use crate::splice::{Arrival, Binding, Phase};
 use crate::tally::MigrationTally;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
-use lcs_dataplane::headers::tcp::flags::RST;
+use lcs_dataplane::headers::tcp::flags::{ACK, RST};
 use lcs_dataplane::headers::{ipv4, ipv6, protocol, udp};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::worker::Nanos;
@@ -121,10 +121,11 @@ impl<P: Port> Desk<'_, P> {
         // What lies beyond a gap was not acknowledged: the client sends it again (RFC 2018 §8).
         b.forget_ahead();
         b.phase = Phase::Migrate;
-        b.migration = Some(Ticket { session: header.session, number: header.number });
+        b.migration = Some(Ticket::from(&header));
         b.rto = RTO_FILTER;
         b.retries = 0;
         b.timed = None;
+        b.sent = 0;
         self.send_migration(flow, b, &header);
         b.arm(now);
     }
@@ -196,15 +197,25 @@ impl<P: Port> Desk<'_, P> {
         b: &mut Binding,
     ) -> Verdict {
         if a.flags & RST != 0 {
-            // RFC 5961 §3.2: exactly the next number, or it is a guess.
+            // RFC 5961 §3.2: exactly the next number, or it is a guess. What the client has sent since is known to the filter only.
             if a.seq != b.next() {
-                return Verdict::Drop(DropReason::OutOfWindow);
+                return self.pass(batch, i, Place::new(flow, Place::CLIENT));
             }
             let verdict = self.pass(batch, i, Place::new(flow, Place::CLIENT));
             self.abort_migration(flow, b);
             b.done = true;
             self.close(flow);
             return verdict;
+        }
+        if a.flags & ACK != 0 && a.ack.wrapping_sub(b.out_end()) as i32 > 0 {
+            // It has heard what only the filter's server can have said: the filter's answer was lost.
+            self.count(flow, |n| n.accepted += 1);
+            self.migrated(flow, b);
+            return self.pass(batch, i, Place::new(flow, Place::CLIENT));
+        }
+        if a.end().wrapping_sub(b.next()) as i32 > 0 {
+            // These bytes nobody here has; whoever acknowledges them has them.
+            b.sent = 1;
         }
         self.pass(batch, i, Place::new(flow, Place::CLIENT))
     }
@@ -214,7 +225,7 @@ impl<P: Port> Desk<'_, P> {
         let (Some(ticket), Some(ends)) = (b.migration, self.ends(flow)) else { return };
         let server = self.c.table.get(flow).server;
         let Some(filter) = self.c.splices.migrations.filters.get(server) else { return };
-        let header = filter.header_of(ticket.number);
+        let Some(header) = filter.again(&ticket) else { return };
         self.tell(server, &header, &Body::Abort(ends));
     }
 
@@ -223,19 +234,26 @@ impl<P: Port> Desk<'_, P> {
         let service = self.c.table.get(flow).service;
         let most = self.content(service).map_or(3, |c| c.binding.syn_retries);
         let server = self.c.table.get(flow).server;
-        let header = b.migration.and_then(|t| Some(self.c.splices.migrations.filters.get(server)?.header_of(t.number)));
+        let header = b.migration.and_then(|t| self.c.splices.migrations.filters.get(server)?.again(&t));
         if let Some(header) = header.filter(|_| b.retries < most) {
             b.back_off(self.now);
             return self.send_migration(flow, b, &header);
         }
+        self.unanswered_migration(flow, b);
+    }
+
+    /// Nobody knows whether the server has had the request.
+    fn unanswered_migration(&mut self, flow: u32, b: &mut Binding) {
+        let f = self.c.table.get(flow);
+        let (service, server, now) = (f.service, f.server, self.now);
         self.count(flow, |n| n.unanswered += 1);
         if let Some(filter) = self.c.splices.migrations.filters.get_mut(server) {
-            filter.missed();
+            filter.missed(now);
         }
         self.abort_migration(flow, b);
         self.lead_no_more(flow, b);
         b.gave_up_on(server);
-        if may_be_repeated(&b.buffer) {
+        if b.sent == 0 && may_be_repeated(&b.buffer) {
             return self.next_server(flow, b);
         }
         // The server may have had it (RFC 9110 §9.2.2).
@@ -262,13 +280,16 @@ impl<P: Port> Desk<'_, P> {
             return stale;
         }
         let (server, entry) = (f.server, f.extra);
-        let ticket = Ticket { session: header.session, number: header.number };
+        let ticket = Ticket::from(header);
         let Some(mut b) = self.c.splices.take(entry) else { return stale };
         if b.phase != Phase::Migrate || b.migration != Some(ticket) {
             self.c.splices.put(b);
             return stale;
         }
-        if refused {
+        if matches!(body, Body::Refused(_, Why::Over)) {
+            // The server may have had it, and be through with it.
+            self.unanswered_migration(flow, &mut b);
+        } else if refused {
             self.count(flow, |n| n.refused += 1);
             self.lead_no_more(flow, &mut b);
             b.gave_up_on(server);
@@ -296,5 +317,7 @@ impl<P: Port> Desk<'_, P> {
 
 /// Whether a request may be sent a second time although a server may have had it: HTTP's safe methods (RFC 9110 §9.2.1).
 fn may_be_repeated(request: &[u8]) -> bool {
-    [&b"GET "[..], b"HEAD ", b"OPTIONS "].iter().any(|method| request.starts_with(method))
+    let safe = [&b"GET "[..], b"HEAD ", b"OPTIONS "].iter().any(|method| request.starts_with(method));
+    // One head, and nothing behind it that would be sent a second time with it.
+    safe && memchr::memmem::find(request, b"\r\n\r\n").is_some_and(|at| at + 4 == request.len())
 }

@@ -35,6 +35,13 @@ impl<P: Port> Desk<'_, P> {
             let read = keys.iter().find_map(|k| Body::read(datagram, k).map(|(header, body)| (k, header, body)));
             let answer = match read {
                 None => Err(Verdict::Drop(DropReason::BadMigration)),
+                // What a director says is for filters only, and what a filter says for who has asked it: a message that comes
+                // elsewhere was copied.
+                Some((_, _, Body::Ping | Body::Migrate(_) | Body::Abort(_)))
+                    if !self.c.splices.migrations.listens(key.destination()) =>
+                {
+                    Err(Verdict::Drop(DropReason::BadMigration))
+                }
                 Some((k, header, Body::Ping)) => {
                     let mut link = [0; 12];
                     if let Some(b) = frame.bytes().get(..12) {
@@ -54,7 +61,14 @@ impl<P: Port> Desk<'_, P> {
                 }
                 Some((_, header, Body::Migrate(m))) => Err(self.take_migration(&header, &m)),
                 Some((_, header, Body::Abort(ends))) => Err(self.abort_taken(&header, &ends)),
-                Some((_, header, body)) => Err(self.by_filter(&header, &body)),
+                Some((k, header, body)) => {
+                    let m = &self.c.splices.migrations;
+                    if m.is_filters(header.session, k, key.source(), key.destination()) {
+                        Err(self.by_filter(&header, &body))
+                    } else {
+                        Err(Verdict::Drop(DropReason::BadMigration))
+                    }
+                }
             };
             self.c.splices.migrations.keys = keys;
             answer
@@ -73,7 +87,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// A director gives a connection, or a piece of one.
     fn take_migration(&mut self, header: &Header, m: &Migrate<'_>) -> Verdict {
-        let ticket = Ticket { session: header.session, number: header.number };
+        let ticket = Ticket::from(header);
         match self.c.splices.migrations.sessions.freshness(header) {
             None => Verdict::Drop(DropReason::BadMigration),
             Some(Freshness::Old) => Verdict::Drop(DropReason::StaleMigration),
@@ -84,6 +98,7 @@ impl<P: Port> Desk<'_, P> {
                 Put::More => Verdict::Consume,
                 Put::Strange => Verdict::Drop(DropReason::BadMigration),
                 Put::Full => {
+                    self.c.splices.migrations.sessions.mark(header, self.now);
                     self.say_to_director(ticket, &Body::Refused(m.ends, Why::Full));
                     Verdict::Consume
                 }
@@ -137,7 +152,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// Takes a connection over, with its whole request.
     fn take_over(&mut self, header: &Header, m: &Migrate<'_>, bytes: &[u8]) -> Verdict {
-        let ticket = Ticket { session: header.session, number: header.number };
+        let ticket = Ticket::from(header);
         let snapshot = self.snapshot;
         let (client, at) = (m.ends.client, m.ends.service);
         let slot = snapshot.by_endpoint.get(&(at.ip(), at.port(), protocol::TCP)).copied();
@@ -269,7 +284,7 @@ impl<P: Port> Desk<'_, P> {
         }
         // A connection that has not been given yet is not taken any more.
         self.c.splices.migrations.sessions.mark(header, self.now);
-        let ticket = Ticket { session: header.session, number: header.number };
+        let ticket = Ticket::from(header);
         let Some(flow) = self.flow_of(ends) else { return Verdict::Consume };
         let entry = self.c.table.get(flow).extra;
         if !self.c.splices.migrations.has_brought(entry, ticket) {
