@@ -2,8 +2,8 @@
 //! server's host (tutorial, slide 54; `FILTER.md`). This room is what both ends know of each other; what they do with
 //! connections is in `stages/bind`.
 //!
-//! [`message`] is the wire format, [`Filters`] what a director's worker knows of its servers' filters, [`Sessions`] and
-//! [`Assemblies`] what a filter knows of its directors.
+//! [`message`] is the wire format, `Filters` what a director's worker knows of its servers' filters, `Sessions` and
+//! `Assemblies` what a filter knows of its directors.
 
 mod assembly;
 mod datagram;
