@@ -9,7 +9,7 @@
 //!      0  "LCSM"
 //!      4  version (1)
 //!      5  kind: 1 ping, 2 pong, 3 migrate, 4 accepted, 5 refused, 6 abort
-//!      8  session: of the director's worker with this filter, chosen at random by the director
+//!      8  session: of the director's worker with this filter, a number of the director's that nobody can guess
 //!     16  token: chosen by the filter for the session; 0 in a ping of who does not know it yet
 //!     24  number: counts up in the session; an answer repeats the number that it answers
 //!     32  body: nothing (ping, pong) or

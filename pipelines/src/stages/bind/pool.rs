@@ -78,11 +78,11 @@ impl<P: Port> Desk<'_, P> {
     /// What the SYN to a server offers: what the client has offered, or what every client of a pool can do.
     pub(super) fn offer_to_server(&self, flow: u32, entry: u32) -> Offer {
         let offer = self.c.splices.get(entry).offer();
-        let f = self.c.table.get(flow);
-        let pool = self.content(f.service).and_then(|content| content.binding.scheme.pool());
         if !self.is_pooled(flow) {
             return offer;
         }
+        let f = self.c.table.get(flow);
+        let pool = self.content(f.service).and_then(|content| content.binding.scheme.pool());
         let mss = pool.map_or(offer.mss, |pool| mss(pool, f.is_v6()).min(offer.mss));
         Offer { mss, scale: Some(OWN_SCALE), sack: true }
     }
