@@ -123,6 +123,10 @@ pub enum Idle {
 
 /// Empty turns before an adaptive worker sleeps.
 const SPIN_TURNS: u32 = 256;
+/// The same when frames come many at a time: the next ones gather while it sleeps, and looking for each costs more.
+const SPIN_TURNS_BUSY: u32 = 4;
+/// Frames at a time that are many.
+const MANY: usize = 4;
 /// Longest sleep: bounds how late a timer or a command is served.
 const SLEEP: Duration = Duration::from_millis(5);
 /// Commands served between two batches, so that many of them delay packets by little each.
@@ -283,9 +287,13 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         let clock = Clock::start();
         let mut empty = 0u32;
         let mut turns = 0u32;
+        // The largest of the last batches, halved with each.
+        let mut at_a_time = 0;
         while !stop.load(Ordering::Relaxed) {
             let now = clock.now();
-            if self.poll(now) > 0 {
+            let frames = self.poll(now);
+            if frames > 0 {
+                at_a_time = frames.max(at_a_time / 2);
                 empty = 0;
                 turns += 1;
                 // Under load the rings and timers are looked at every few batches: still within microseconds.
@@ -298,7 +306,8 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
                 break;
             }
             empty = empty.saturating_add(1);
-            if self.idle == Idle::Adaptive && empty > SPIN_TURNS {
+            let spin = if at_a_time >= MANY { SPIN_TURNS_BUSY } else { SPIN_TURNS };
+            if self.idle == Idle::Adaptive && empty > spin {
                 self.counters.sleeps += 1;
                 self.port.wait(SLEEP);
             }

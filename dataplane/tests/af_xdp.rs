@@ -13,6 +13,7 @@ use lcs_dataplane::port::af_xdp::{
     AfXdpError, AfXdpPort, Attached, CopyPreference, FilterKey, ModePreference, PortOptions, XdpFilter, XdpMode,
 };
 use lcs_hwconf::links;
+use lcs_hwconf::napi::Napi;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use wire::{TCP, UDP, ethernet, ip, transport};
 
 const VIP: &str = "192.0.2.1";
 const CLIENT: &str = "198.51.100.7";
-const SMALL: PortOptions = PortOptions { frames: 256, copy: CopyPreference::Auto };
+const SMALL: PortOptions = PortOptions { frames: 256, copy: CopyPreference::Auto, coalesce: Duration::ZERO };
 
 /// A filter for TCP port 80 and UDP port 53 of the service, attached to the ports' ends.
 fn attached(pairs: u32, preference: ModePreference) -> (XdpFilter, Vec<Attached>) {
@@ -351,6 +352,43 @@ fn waiting_ends_with_a_frame_or_the_timeout() {
         received.into_iter().for_each(|(_, frame)| port.release(frame));
         thread.join().expect("the sender");
     }
+}
+
+#[test]
+fn frames_of_a_busy_interface_gather_and_the_setting_is_undone() {
+    let Some(rtnl) = namespace("frames_of_a_busy_interface_gather_and_the_setting_is_undone") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    let (_filter, attached) = attached(1, ModePreference::Auto);
+    let time = Duration::from_millis(2);
+    let mut port = open(&attached, 0, &PortOptions { coalesce: time, ..SMALL });
+    if port.interfaces().all(|report| report.coalesce.is_none()) {
+        eprintln!("skipped: this kernel can't be told how long frames gather; Linux 6.13 can");
+        return;
+    }
+    let index = links::interface("p0").expect("an interface").link.index;
+    let set = || Napi::find(index, 0).expect("its NAPI").before();
+    let start = set();
+    let wire = Wire::new("w0");
+    let mut released = 0;
+    until("frames gather", || {
+        for n in 0..BURST as u16 {
+            wire.send(&service(n));
+        }
+        // One look takes all that have come; then the worker sleeps, as it does when there is nothing more.
+        for (_, frame) in receive(&mut port) {
+            port.release(frame);
+            released += 1;
+        }
+        port.flush();
+        port.wait(Duration::from_micros(100));
+        set().flush == time
+    });
+    assert!(released > BURST, "it was decided from frames: {released}");
+    // No frame is lost to it: those that came while nobody looked are there after the time at the latest.
+    wire.send(&service(9999));
+    until("the last frame", || receive(&mut port).iter().any(|(_, frame)| frame.bytes() == service(9999)));
+    drop(port);
+    assert_eq!(set(), start);
 }
 
 #[test]

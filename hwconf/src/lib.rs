@@ -12,6 +12,8 @@ pub mod error;
 pub mod ethtool;
 pub mod links;
 pub mod machine;
+pub mod napi;
+mod netdev;
 pub mod netns;
 pub mod packet;
 pub mod plan;

@@ -11,6 +11,7 @@ mod health;
 mod problem;
 mod read;
 mod sections;
+pub use sections::COALESCE;
 mod services;
 mod switching;
 
@@ -118,6 +119,8 @@ pub struct Port {
     pub copy: Copy,
     /// Buffers for each interface and worker; a power of two.
     pub buffers: u32,
+    /// AF_XDP: for how long frames may gather while a worker sleeps under load; at most 10 ms, zero for never.
+    pub coalesce: Duration,
 }
 
 macro_rules! words {

@@ -24,6 +24,8 @@ const FLOWS: usize = 1 << 20;
 const FRAGMENTS: usize = 4096;
 /// Buffers of an interface where none are given.
 const BUFFERS: u32 = 4096;
+/// For how long frames gather under load: a few times what waking up costs, and little beside what clients wait anyway.
+pub const COALESCE: Duration = Duration::from_micros(200);
 /// Longest path of a Unix socket: `sun_path` without its final zero.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -145,6 +147,7 @@ fn port(root: &Section<'_, '_>) -> Port {
         mode: XdpMode::Auto,
         copy: Copy::Auto,
         buffers: BUFFERS,
+        coalesce: COALESCE,
     };
     let Some(section) = root.table("port") else {
         root.require("port", "add [port] with interfaces = [\"eth0\"]: those that clients and servers are on");
@@ -210,6 +213,13 @@ fn port(root: &Section<'_, '_>) -> Port {
             let near = buffers.value.next_power_of_two();
             section.problem(buffers.span, format!("{} is no power of two", buffers.value), format!("write {near}"));
         }
+    }
+    if let Some(coalesce) = section.number("coalesce-us", 0..=10_000) {
+        if port.kind != PortKind::AfXdp {
+            let what = "`coalesce-us` is for the kernel's receive queues";
+            section.problem(coalesce.span, what, "set kind = \"af-xdp\", or remove `coalesce-us`");
+        }
+        port.coalesce = Duration::from_micros(coalesce.value);
     }
     section.finish();
     port

@@ -76,6 +76,7 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         (&check("check = \"tcp\"\nprotocol = \"udp\""), (4, 9), "no handshake", "add `port`"),
         ("[port]\ninterfaces = [\"eth0\"]\nmode = \"nativ\"", (3, 8), "is none of", "did you mean \"native\"?"),
         ("[port]\ninterfaces = [\"eth0\"]\nbuffers = 1000", (3, 11), "power of two", "write 1024"),
+        ("[port]\nkind = \"memory\"\ninterfaces = [\"a\"]\ncoalesce-us = 50", (4, 15), "receive queues", "af-xdp"),
         ("[workers]\nflows = 1\n", (1, 1), "has no `port`", "add [port]"),
         (
             "[workers]\ncores = [1, 1]\n[port]\ninterfaces = [\"eth0\"]",

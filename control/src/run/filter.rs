@@ -114,6 +114,7 @@ impl Filter {
                 mode: self.mode,
                 copy: Copy::Auto,
                 buffers: 4096,
+                coalesce: config::COALESCE,
             },
             timeouts: Timeouts::default(),
             neighbours: addresses.into_iter().map(|address| Neighbour { address, mac, interface: 1 }).collect(),

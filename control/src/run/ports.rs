@@ -58,7 +58,7 @@ pub(super) fn open(configuration: &Configuration) -> Result<AfXdp, String> {
         }
         attached.push(filter.attach(&interface, preference).map_err(|e| e.to_string())?);
     }
-    let options = PortOptions { frames: settings.buffers, copy };
+    let options = PortOptions { frames: settings.buffers, copy, coalesce: settings.coalesce };
     let references: Vec<&Attached> = attached.iter().collect();
     let mut ports = Vec::with_capacity(workers);
     for queue in 0..workers {

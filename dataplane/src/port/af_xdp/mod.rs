@@ -33,6 +33,7 @@
 
 mod asm;
 mod bpf;
+mod coalesce;
 mod error;
 mod exception;
 mod filter;
@@ -43,7 +44,7 @@ mod umem;
 
 use core::fmt;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use error::{AfXdpError, Refusal};
 pub use filter::{
@@ -55,8 +56,10 @@ pub use socket::SocketStatistics;
 use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::Frame;
+use coalesce::Coalescing;
 use exception::Exception;
 use lcs_hwconf::links::Interface;
+use lcs_hwconf::napi::{Deferral, Napi};
 use socket::{CopyFlag, RingSizes, Socket};
 use umem::{RECEIVE_HEADROOM, Umem};
 
@@ -74,6 +77,9 @@ const LINK_HEADERS: u32 = 14 + 4;
 
 /// An Ethernet header: the least that can be transmitted.
 const FRAME_MIN: usize = 14;
+
+/// Longest time that frames gather: longer ones would be taken for a loss by a peer's early retransmission.
+const COALESCE_MAX: Duration = Duration::from_millis(10);
 
 /// Longest sleep while frames wait to be sent or handed to the kernel: nothing says when they can go.
 const BACKLOG_WAIT: Duration = Duration::from_millis(1);
@@ -99,11 +105,13 @@ pub struct PortOptions {
     pub frames: u32,
     /// Copying.
     pub copy: CopyPreference,
+    /// For how long frames may gather while the worker sleeps under load; zero: never, each wakes it. At most 10 ms.
+    pub coalesce: Duration,
 }
 
 impl Default for PortOptions {
     fn default() -> Self {
-        PortOptions { frames: 4096, copy: CopyPreference::Auto }
+        PortOptions { frames: 4096, copy: CopyPreference::Auto, coalesce: Duration::from_micros(200) }
     }
 }
 
@@ -121,6 +129,8 @@ pub struct InterfaceReport {
     /// The interface was removed while in use; this port receives and transmits nothing on it any more,
     /// even when one of the same name is made. The port must be opened again.
     pub lost: bool,
+    /// For how long frames may gather under load; none where that is off, or the kernel or the driver can't be told.
+    pub coalesce: Option<Duration>,
 }
 
 impl fmt::Display for InterfaceReport {
@@ -129,6 +139,9 @@ impl fmt::Display for InterfaceReport {
         write!(f, "{}: {} XDP, {copy} mode", self.name, self.mode)?;
         if let Some(refusal) = &self.native_refusal {
             write!(f, " ({refusal})")?;
+        }
+        if let Some(time) = self.coalesce {
+            write!(f, "; frames gather for {} µs under load", time.as_micros())?;
         }
         if self.lost { f.write_str("; removed") } else { Ok(()) }
     }
@@ -147,6 +160,8 @@ struct Link {
     partial_checksums: bool,
     /// Calls of `flush` before the driver is asked again to look at the fill ring.
     pause: u16,
+    /// Where it can be told how long frames gather.
+    napi: Option<Napi>,
     report: InterfaceReport,
 }
 
@@ -201,6 +216,9 @@ pub struct AfXdpPort {
     turn: usize,
     exception: Option<Exception>,
     umem: Umem,
+    coalescing: Coalescing,
+    coalesce: Duration,
+    opened: Instant,
 }
 
 /// Drivers of virtual machines that have a PCI address, and yet hand over frames of a neighbour on the same
@@ -276,26 +294,41 @@ impl AfXdpPort {
             attached.mode() == XdpMode::Native
                 && exception.as_ref().is_some_and(|exception| exception.works_on(attached.interface().link.index))
         };
-        let links = sockets.into_iter().zip(interfaces).map(|(socket, attached)| Link {
-            receiving: 0,
-            receive_target: frames / 2,
-            transmitting: 0,
-            transmit_limit: frames / 4,
-            pause: 0,
-            ifindex: attached.interface().link.index,
-            exception: can_inject(attached),
-            partial_checksums: partial_checksums(attached),
-            report: InterfaceReport {
-                name: attached.interface().link.name.clone(),
-                mode: attached.mode(),
-                native_refusal: attached.native_refusal().cloned(),
-                zero_copy: socket.zero_copy(),
-                lost: false,
-            },
-            socket,
+        let links = sockets.into_iter().zip(interfaces).map(|(socket, attached)| {
+            let index = attached.interface().link.index;
+            let napi = (!options.coalesce.is_zero()).then(|| Napi::find(index, queue).ok()).flatten();
+            Link {
+                receiving: 0,
+                receive_target: frames / 2,
+                transmitting: 0,
+                transmit_limit: frames / 4,
+                pause: 0,
+                ifindex: attached.interface().link.index,
+                exception: can_inject(attached),
+                partial_checksums: partial_checksums(attached),
+                report: InterfaceReport {
+                    coalesce: napi.is_some().then_some(options.coalesce),
+                    name: attached.interface().link.name.clone(),
+                    mode: attached.mode(),
+                    native_refusal: attached.native_refusal().cloned(),
+                    zero_copy: socket.zero_copy(),
+                    lost: false,
+                },
+                napi,
+                socket,
+            }
         });
         let links = links.collect();
-        let mut port = AfXdpPort { links, poll, turn: 0, exception, umem };
+        let mut port = AfXdpPort {
+            links,
+            poll,
+            turn: 0,
+            exception,
+            umem,
+            coalescing: Coalescing::default(),
+            coalesce: options.coalesce.min(COALESCE_MAX),
+            opened: Instant::now(),
+        };
         for (link, attached) in port.links.iter_mut().zip(interfaces) {
             link.refill(&mut port.umem);
             link.kick();
@@ -328,6 +361,16 @@ impl AfXdpPort {
         Ok((umem, sockets))
     }
 
+    /// Has frames gather, or wake the worker each, as they did when the port was opened.
+    #[cold]
+    fn coalesce(&mut self, gather: bool) {
+        for napi in self.links.iter_mut().filter_map(|link| link.napi.as_mut()) {
+            let deferral = if gather { Deferral { hard_irqs: 1, flush: self.coalesce } } else { napi.before() };
+            // Refused while the interface is down or gone; it is tried again within a second.
+            _ = napi.set(deferral);
+        }
+    }
+
     /// What was chosen for each interface.
     pub fn interfaces(&self) -> impl Iterator<Item = InterfaceReport> {
         self.links.iter().map(|link| InterfaceReport { lost: link.socket.lost(), ..link.report.clone() })
@@ -351,6 +394,14 @@ impl AfXdpPort {
             ))
         })?;
         link.socket.statistics().map_err(AfXdpError::socket)
+    }
+}
+
+impl Drop for AfXdpPort {
+    fn drop(&mut self) {
+        if self.coalescing.gathering() {
+            self.coalesce(false);
+        }
     }
 }
 
@@ -401,6 +452,9 @@ impl Port for AfXdpPort {
             number = if number + 1 == links { 0 } else { number + 1 };
         }
         self.turn = if self.turn + 1 == links { 0 } else { self.turn + 1 };
+        if received > 0 {
+            self.coalescing.found(received);
+        }
         received
     }
 
@@ -456,6 +510,9 @@ impl Port for AfXdpPort {
     }
 
     fn wait(&mut self, timeout: Duration) {
+        if let Some(gather) = self.coalescing.sleeps(self.opened.elapsed()) {
+            self.coalesce(gather);
+        }
         let backlog = self.links.iter_mut().any(|link| !link.socket.lost() && link.socket.transmit.backlog() > 0);
         let exception = self.exception.as_ref().is_some_and(Exception::is_waiting);
         let timeout = if backlog || exception { timeout.min(BACKLOG_WAIT) } else { timeout };

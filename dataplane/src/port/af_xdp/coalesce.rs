@@ -1,0 +1,162 @@
+//! When frames should gather: what network cards call adaptive interrupt coalescing, for a worker that sleeps.
+//!
+//! Whoever sleeps is woken by the first frame, and pays for that with several times what the frame itself costs: an interrupt
+//! or a kernel thread on its way, two switches of context, a timer programmed, on a virtual machine each with an exit to the
+//! host. With many clients the frames behind it come microseconds later, one wake-up each. So when a worker finds several frames
+//! at a time, its queue's NAPI is told to look again after a while instead of having the next frame wake it. If the frames that
+//! gather are few all the same, because each client waits for an answer before it says more, the time was lost to them: every
+//! frame wakes the worker at once again, and the next attempt comes later.
+
+use std::time::Duration;
+
+/// Time between two decisions.
+const PERIOD: Duration = Duration::from_millis(50);
+/// Frames at a time from which on it is tried to have them gather.
+const SEVERAL: u64 = 2;
+/// Frames at a time that must be found when they do.
+const WORTHWHILE: u64 = 6;
+/// Sleeps of a period below which there is nothing to save.
+const RARE: u64 = 25;
+/// From the end of a gathering that was not worthwhile to the next attempt; twice as long after each.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(32);
+/// Periods after which a setting is made again, in case the interface has been down and has lost it.
+const AGAIN: u32 = 20;
+
+/// Decides from what a worker finds when it looks.
+#[derive(Debug)]
+pub(super) struct Coalescing {
+    /// End of the period.
+    until: Duration,
+    sleeps: u64,
+    /// Times that there were frames, and how many.
+    found: u64,
+    frames: u64,
+    gathering: bool,
+    /// Periods since it was set.
+    periods: u32,
+    not_before: Duration,
+    pause: Duration,
+}
+
+impl Default for Coalescing {
+    fn default() -> Self {
+        Coalescing {
+            until: Duration::ZERO,
+            sleeps: 0,
+            found: 0,
+            frames: 0,
+            gathering: false,
+            periods: 0,
+            not_before: Duration::ZERO,
+            pause: PAUSE,
+        }
+    }
+}
+
+impl Coalescing {
+    /// The worker has found `frames`, at least one, when it looked.
+    #[inline]
+    pub(super) fn found(&mut self, frames: usize) {
+        self.found += 1;
+        self.frames += frames as u64;
+    }
+
+    /// The worker is about to sleep at time `now`. What is to be set, when that is due.
+    #[inline]
+    pub(super) fn sleeps(&mut self, now: Duration) -> Option<bool> {
+        self.sleeps += 1;
+        if now < self.until { None } else { self.decide(now) }
+    }
+
+    #[cold]
+    fn decide(&mut self, now: Duration) -> Option<bool> {
+        let gathering = if self.gathering {
+            self.found > 0 && self.frames >= WORTHWHILE * self.found
+        } else {
+            now >= self.not_before && self.sleeps >= RARE && self.frames >= SEVERAL * self.found.max(1)
+        };
+        if self.gathering && gathering {
+            self.pause = PAUSE;
+        } else if self.gathering {
+            self.not_before = now + self.pause;
+            self.pause = (self.pause * 2).min(PAUSE_MAX);
+        }
+        let changed = gathering != self.gathering;
+        self.periods += 1;
+        let set = changed || gathering && self.periods >= AGAIN;
+        if set {
+            self.periods = 0;
+        }
+        self.gathering = gathering;
+        (self.sleeps, self.found, self.frames) = (0, 0, 0);
+        self.until = now + PERIOD;
+        set.then_some(gathering)
+    }
+
+    /// Whether frames are to gather.
+    pub(super) fn gathering(&self) -> bool {
+        self.gathering
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Plays `time` in which the worker sleeps every `gap`, and finds `alone` frames at a time, or `gathered` when they
+    /// gather; what was set in it.
+    fn play(c: &mut Coalescing, now: &mut Duration, time: Duration, gap: Duration, frames: [usize; 2]) -> Vec<bool> {
+        let end = *now + time;
+        let mut set = Vec::new();
+        while *now < end {
+            *now += gap;
+            if frames[0] > 0 {
+                c.found(frames[usize::from(c.gathering())]);
+            }
+            set.extend(c.sleeps(*now));
+        }
+        set
+    }
+
+    const OFTEN: Duration = Duration::from_micros(200);
+    const SHORT: Duration = Duration::from_millis(500);
+
+    #[test]
+    fn frames_of_many_clients_gather_and_those_of_one_do_not() {
+        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
+        assert_eq!(play(&mut c, &mut t, SHORT, OFTEN, [1, 1]), Vec::<bool>::new(), "one client, one frame each time");
+        assert_eq!(play(&mut c, &mut t, SHORT, OFTEN, [3, 20]), vec![true]);
+        assert!(c.gathering());
+        assert_eq!(play(&mut c, &mut t, SHORT, OFTEN, [1, 1]), vec![false]);
+    }
+
+    #[test]
+    fn clients_who_wait_for_answers_lose_little_by_attempts() {
+        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
+        // Two clients: two frames at a time, however long one waits.
+        let set = play(&mut c, &mut t, Duration::from_secs(60), OFTEN, [2, 2]);
+        let attempts = set.iter().filter(|gathering| **gathering).count();
+        assert!((3..=6).contains(&attempts), "{attempts} attempts a minute, of 50 ms each");
+        assert!(!c.gathering());
+    }
+
+    #[test]
+    fn little_traffic_is_left_alone_and_silence_ends_it() {
+        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
+        assert_eq!(
+            play(&mut c, &mut t, SHORT, Duration::from_millis(5), [32, 32]),
+            Vec::<bool>::new(),
+            "ten sleeps a period"
+        );
+        assert_eq!(play(&mut c, &mut t, SHORT, OFTEN, [20, 20]), vec![true]);
+        assert_eq!(play(&mut c, &mut t, SHORT, Duration::from_millis(5), [0, 0]), vec![false]);
+    }
+
+    #[test]
+    fn what_was_set_is_set_again_from_time_to_time() {
+        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
+        let set = play(&mut c, &mut t, PERIOD * (1 + 3 * AGAIN), OFTEN, [20, 20]);
+        assert!((3..=4).contains(&set.len()) && set.iter().all(|gathering| *gathering), "{set:?}");
+    }
+}
