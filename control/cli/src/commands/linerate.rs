@@ -2,10 +2,11 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use crate::progress::shown;
 use lcs_perf::linerate::{self, LinerateError, Options, RFC_2544, Search, Size, Subject};
 use lcs_perf::schemes::read_loss;
 use lcs_pipelines::snapshot::Forward;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -121,19 +122,10 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         descriptors: args.descriptors,
         ipv6: args.ipv6,
     };
-    let terminal = io::stderr().is_terminal();
-    let progress = |what: &str| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    };
-    let figures = match args.port {
+    let figures = shown(|progress| match args.port {
         Port::Memory => linerate::measure(&options, progress),
         Port::AfXdp => linerate::veth::measure(&options, progress),
-    };
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    });
     let figures = figures.map_err(|e| match e {
         LinerateError::Range { .. } | LinerateError::NoSize | LinerateError::Port(_) => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),

@@ -2,11 +2,12 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use crate::progress::shown;
 use lcs_perf::connections::{ConnectionsError, Options as ConnectionsOptions, Scheme};
 use lcs_perf::decisions::{self, DecisionsError, Mix, RulesOptions, XmlOptions};
 use lcs_perf::stages;
 use lcs_pipelines::snapshot::Forward;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 /// Measure, on this machine, what the README claims.
 #[derive(Debug, clap::Args)]
@@ -228,11 +229,11 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             let mixes: Vec<Mix> = args.mix.iter().map(mix).collect();
             let mixes = if mixes.is_empty() { Mix::ALL.to_vec() } else { mixes };
             let options = RulesOptions { rules: args.rules.clone(), mixes, rounds: args.rounds };
-            show(common, measured(|progress| decisions::measure_rules(&options, progress))?)
+            show(common, decided(shown(|progress| decisions::measure_rules(&options, progress)))?)
         }
         What::Xml(args) => {
             let options = XmlOptions { sizes: args.size.clone(), rounds: args.rounds };
-            show(common, measured(|progress| decisions::measure_xml(&options, progress))?)
+            show(common, decided(shown(|progress| decisions::measure_xml(&options, progress)))?)
         }
         What::Peers(args) => super::peers::run(common, args),
         What::Schemes(args) => super::schemes::run(common, args),
@@ -242,17 +243,8 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
     }
 }
 
-/// Measures with what is under way shown on a terminal.
-fn measured<T>(measure: impl FnOnce(&mut dyn FnMut(&str)) -> Result<T, DecisionsError>) -> Result<T, Error> {
-    let terminal = io::stderr().is_terminal();
-    let figures = measure(&mut |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+/// What is wrong with the options is the caller's mistake.
+fn decided<T>(figures: Result<T, DecisionsError>) -> Result<T, Error> {
     figures.map_err(|e| match e {
         DecisionsError::Range { .. } => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
@@ -279,15 +271,7 @@ fn connections(common: &Common, args: &ConnectionsArgs) -> Outcome {
         rounds: args.rounds,
         cookies: args.cookies,
     };
-    let terminal = io::stderr().is_terminal();
-    let figures = lcs_perf::connections::measure(&options, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| lcs_perf::connections::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
         ConnectionsError::Range { .. } => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
@@ -318,15 +302,7 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
     if matches!(args.port, PortArg::Dpdk) {
         return stages_on_dpdk(common, &options, args.eal.clone());
     }
-    let terminal = io::stderr().is_terminal();
-    let figures = stages::measure(&options, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| stages::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
         stages::StagesError::Range { .. } | stages::StagesError::Splice => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
@@ -342,15 +318,7 @@ fn stages_on_dpdk(_: &Common, _: &stages::Options, _: Vec<String>) -> Outcome {
 
 #[cfg(feature = "dpdk")]
 fn stages_on_dpdk(common: &Common, options: &stages::Options, eal: Vec<String>) -> Outcome {
-    let terminal = io::stderr().is_terminal();
-    let figures = lcs_perf::dpdk::measure(options, (!eal.is_empty()).then_some(eal), |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| lcs_perf::dpdk::measure(options, (!eal.is_empty()).then_some(eal), progress));
     let figures = figures.map_err(|e| Error::Failed(e.to_string()))?;
     let text = if common.json { json(&figures)? } else { format!("{figures}\n") };
     Ok(io::stdout().write_all(text.as_bytes())?)
