@@ -55,8 +55,6 @@ pub struct Found {
     pub trials: usize,
 }
 
-/// A loss so far beyond the goal that no second trial is asked.
-const CLEAR: f64 = 0.02;
 /// Rates below this share of the most that can be offered are not looked at.
 const LEAST: f64 = 0.001;
 
@@ -119,11 +117,11 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
                 break;
             }
             let trial = self.trial(low, 2.0 * self.search.seconds)?;
-            if trial.is_void() || trial.loss() <= goal {
+            if trial.holds(goal) != Some(false) {
                 break;
             }
             let again = self.trial(low, 2.0 * self.search.seconds)?;
-            if again.is_void() || again.loss() <= goal {
+            if again.holds(goal) != Some(false) {
                 break;
             }
             (high, limit) = (low, Limit::Loss);
@@ -146,18 +144,16 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
         };
         loop {
             let trials = &self.seen[at].1;
-            let void = trials.iter().filter(|t| t.is_void()).count();
-            let good = trials.iter().filter(|t| !t.is_void() && t.loss() <= goal).count();
-            let bad = trials.len() - void - good;
+            let says = |what: Option<bool>| trials.iter().filter(|t| t.holds(goal) == what).count();
+            let (good, bad, void) = (says(Some(true)), says(Some(false)), says(None));
             if good >= self.search.agree {
                 return Ok(Judgement::Holds);
             }
-            let clear = trials.iter().any(|t| !t.is_void() && t.loss() > goal + CLEAR);
-            if clear || bad >= self.search.agree {
+            if bad >= self.search.agree || trials.iter().any(|t| t.holds(goal) == Some(false) && t.is_clear(goal)) {
                 return Ok(Judgement::Loses);
             }
             if void > self.search.agree || trials.len() > 2 * self.search.agree {
-                let behind = trials.iter().any(|t| t.behind_ratio() > Trial::BEHIND);
+                let behind = trials.iter().any(|t| t.behind_ratio() > Trial::BEHIND || t.missed() > 0);
                 return Ok(Judgement::Void(if behind { Limit::Generator } else { Limit::Machine }));
             }
             let trial = self.trial(rate, self.search.seconds)?;
