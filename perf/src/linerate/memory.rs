@@ -31,7 +31,7 @@ pub(crate) struct Memory<L: Pipeline, M> {
 impl<L: Pipeline, M: Meter> Memory<L, M> {
     /// Over a port that has more buffers than `descriptors`.
     pub fn new(worker: Worker<MemoryPort, L, M>, traffic: Traffic, flows: usize, descriptors: usize) -> Self {
-        Memory { worker, traffic, flows, descriptors, clock: VirtualClock::new(VirtualClock::GAP), busy: 0 }
+        Memory { worker, traffic, flows, descriptors, clock: VirtualClock::new(VirtualClock::GAP, flows), busy: 0 }
     }
 
     /// The worker's own time so far, ns.

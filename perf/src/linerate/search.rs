@@ -3,6 +3,7 @@
 //! RFC 2544 leaves open how the rate is stepped; here it is a bisection between a rate that held and one that did not. On a machine
 //! that others share a single trial can lose for reasons that are not the device's, so that a rate is judged by a majority of up to three trials
 //! (what RFC 9004 and the drafts on MLRsearch call loss verification); a loss far beyond the goal needs no second opinion.
+//! Trials that say nothing (the machine had the core, the generator was late) are neither for nor against a rate: others take their place.
 //! The rate that is found is tried once more, for twice as long, before it is believed.
 
 use super::trial::Trial;
@@ -55,6 +56,8 @@ pub struct Found {
     pub trials: usize,
 }
 
+/// Trials of a rate that the machine may disturb before it is left: another one may find it quiet.
+const DISTURBED: usize = 8;
 /// Rates below this share of the most that can be offered are not looked at.
 const LEAST: f64 = 0.001;
 
@@ -152,9 +155,12 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             if bad >= self.search.agree || trials.iter().any(|t| t.holds(goal) == Some(false) && t.is_clear(goal)) {
                 return Ok(Judgement::Loses);
             }
-            if void > self.search.agree || trials.len() > 2 * self.search.agree {
-                let behind = trials.iter().any(|t| t.behind_ratio() > Trial::BEHIND || t.missed() > 0);
-                return Ok(Judgement::Void(if behind { Limit::Generator } else { Limit::Machine }));
+            let late = trials.iter().filter(|t| t.behind_ratio() > Trial::BEHIND || t.missed() > 0).count();
+            if late > self.search.agree {
+                return Ok(Judgement::Void(Limit::Generator));
+            }
+            if void > DISTURBED {
+                return Ok(Judgement::Void(Limit::Machine));
             }
             let trial = self.trial(rate, self.search.seconds)?;
             self.seen[at].1.push(trial);
