@@ -8,6 +8,7 @@ use lcs_perf::decisions::{self, DecisionsError, Mix, RulesOptions, XmlOptions};
 use lcs_perf::stages;
 use lcs_pipelines::snapshot::Forward;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// Measure, on this machine, what the README claims.
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,7 @@ enum What {
 #[command(after_help = "Examples:
   lcs perf stages --pipeline nat --flows 1000000
   lcs perf stages --pipeline tun --flows 1000 --ipv6 --size 128
+  lcs perf stages --plot stages
   lcs perf stages --services 1024 --servers 8192 --json
 
 Cycles are those of the time-stamp counter. Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
@@ -84,6 +86,9 @@ struct StagesArgs {
     /// Measure as well what the accounting of cycles costs: each round with and without it, interleaved.
     #[arg(long)]
     accounting: bool,
+    /// Write a picture of the stages (SVG) and a report (stages.html) into this directory, which is made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -300,6 +305,9 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         accounting: args.accounting,
     };
     if matches!(args.port, PortArg::Dpdk) {
+        if args.plot.is_some() {
+            return Err(Error::Usage("--plot shows stages over the memory port: leave out --port dpdk".to_owned()));
+        }
         return stages_on_dpdk(common, &options, args.eal.clone());
     }
     let figures = shown(|progress| stages::measure(&options, progress));
@@ -308,7 +316,10 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { format!("{figures}\n") };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    io::stdout().write_all(text.as_bytes())?;
+    let Some(directory) = &args.plot else { return Ok(()) };
+    let page = stages::plot::page(&figures, &super::plots::line());
+    super::plots::write(common, directory, stages::plot::all(&figures), ("stages.html", page))
 }
 
 #[cfg(not(feature = "dpdk"))]
