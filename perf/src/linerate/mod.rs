@@ -164,6 +164,16 @@ pub enum LinerateError {
         /// How often.
         tries: usize,
     },
+    /// More came out than went in.
+    #[error(
+        "{received} frames came out of {sent}: the device repeats them, or gives back buffers that nobody has filled (net_null does), and what it loses cannot be told"
+    )]
+    Repeated {
+        /// Frames that were sent.
+        sent: u64,
+        /// Frames of this trial that came.
+        received: u64,
+    },
     /// Asked to end.
     #[error("interrupted")]
     Interrupted,

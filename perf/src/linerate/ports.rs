@@ -350,6 +350,11 @@ impl<P: Lane> Device for Wires<P> {
     fn trial(&mut self, rate: f64, seconds: f64, size: Size, probes: bool) -> Result<Trial, LinerateError> {
         let trial = open_loop::trial(self, 0, rate, seconds, size, probes);
         self.check()?;
+        // Each frame that comes twice would hide one that does not come at all.
+        let sent = self.counts.iter().map(|q| q.sent).sum();
+        if trial.received > sent {
+            return Err(LinerateError::Repeated { sent, received: trial.received });
+        }
         Ok(trial)
     }
 
