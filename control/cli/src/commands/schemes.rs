@@ -8,7 +8,7 @@ use lcs_perf::schemes::{self, Options, SchemesError, html, plot, read_loss, read
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// What each way of binding a connection costs: forwarding, delayed binding, preallocation with right and with wrong guesses.
+/// What each way of binding a connection costs: forwarding, the same with rules evaluated, delayed binding, preallocation, pools, filters.
 ///
 /// The same clients, servers, documents and links for all, on the in-process network and in turns. Times are simulated and the
 /// same for the same seed; cycles are those of the director's worker on this processor.
