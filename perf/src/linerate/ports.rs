@@ -511,8 +511,7 @@ fn af_xdp(
     let attach = |filter: &XdpFilter, at: usize| filter.attach(&interfaces[at], ModePreference::Auto);
     let attached: Vec<Attached> =
         if one { vec![attach(&filters[1], 1)?] } else { vec![attach(&filters[0], 0)?, attach(&filters[1], 1)?] };
-    let (last, first) = (attached.len() - 1, &interfaces[0]);
-    let senders = first.transmit_queues.min(first.receive_queues).clamp(1, QUEUES);
+    let senders = interfaces[0].transmit_queues.min(interfaces[0].receive_queues).clamp(1, QUEUES);
     let receivers = interfaces[1].receive_queues.clamp(1, QUEUES);
     let mut queues = vec![];
     for n in 0..senders.max(receivers) {
@@ -539,7 +538,6 @@ fn af_xdp(
     let mut notes: Vec<String> =
         queues.first().map(|q| q.port.interfaces().map(|i| i.to_string()).collect()).unwrap_or_default();
     notes.push(format!("frames are addressed to {gateway}"));
-    debug_assert_eq!(last, usize::from(!one));
     let known = interfaces.iter().filter_map(speed).reduce(f64::min);
     let names = format!("{tx} to {rx}, to {} at {gateway}", between.to);
     let wires = Wires::new(queues, flows, between.speed.or(known), names, interrupt.clone());

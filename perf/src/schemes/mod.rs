@@ -440,8 +440,8 @@ mod tests {
         let cells = Options::default().cells();
         let all: std::collections::BTreeSet<_> = cells.iter().collect();
         assert_eq!(all.len(), cells.len());
-        // Five sizes, three more numbers of rules, two more of requests, five series each; three more hit rates.
-        assert_eq!(cells.len(), (5 + 3 + 2) * 5 + 3);
+        // Five sizes, three more numbers of rules, two more of requests, seven series each; three more hit rates.
+        assert_eq!(cells.len(), (5 + 3 + 2) * 7 + 3);
         assert_eq!(Options { sizes: vec![7], ..Options::default() }.base().size, 7);
     }
 }
