@@ -144,7 +144,7 @@ impl Site {
         Ok(Site {
             worker,
             ends: Ends::new(&of),
-            clock: VirtualClock::new(GAP),
+            clock: VirtualClock::new(GAP, 0),
             passed: 0,
             wire: VecDeque::new(),
             descriptors: o.descriptors,

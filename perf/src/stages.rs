@@ -3,6 +3,8 @@
 //! The pipeline is the one that `lcs run` uses, worker loop included; only the port is in memory. Frames are written between the timed
 //! parts, so their headers are warm in the cache, as after a device's direct cache access; the flows are as cold as their number makes them.
 
+pub mod plot;
+
 use crate::pauses::{BareLoop, Pauses, Turns};
 use crate::summary::Summary;
 use crate::traffic::Traffic;
@@ -508,15 +510,22 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     })
 }
 
+impl Figures {
+    /// What packets passed, in a few words.
+    fn subject(&self) -> String {
+        let o = &self.options;
+        let how = if o.splice { "Splice".to_owned() } else { format!("{:?}", o.forward) };
+        format!("{how} over {}, {} flows", if o.ipv6 { "IPv6" } else { "IPv4" }, o.flows)
+    }
+}
+
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let o = &self.options;
         writeln!(
             f,
-            "{} over {}, {} flows in random order, {} B frames, {} services, {} servers, {} rounds of {} packets",
-            if o.splice { "Splice".to_owned() } else { format!("{:?}", o.forward) },
-            if o.ipv6 { "IPv6" } else { "IPv4" },
-            o.flows,
+            "{} in random order, {} B frames, {} services, {} servers, {} rounds of {} packets",
+            self.subject(),
             o.size,
             o.services,
             o.servers,

@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// Addresses of clients begin here.
 const CLIENTS: u32 = 0x0a00_0001;
 
-fn next_random(state: &mut u64) -> u64 {
+pub(crate) fn next_random(state: &mut u64) -> u64 {
     // xorshift64*: the order of flows must be unpredictable to the prefetcher, nothing more.
     *state ^= *state >> 12;
     *state ^= *state << 25;

@@ -111,3 +111,58 @@ fn tunnels_over_ipv4() {
         alone("tunnels_over_ipv4", || play(Forward::Tunnel, false));
     }
 }
+
+/// `lcs perf linerate` from one device to another; without hugepages.
+fn linerate(tx: &str, rx: &str) -> Result<lcs_perf::linerate::Figures, lcs_perf::linerate::LinerateError> {
+    use lcs_perf::linerate::{Options, Search, Size, Transport, ports};
+    let o = Options {
+        flows: 100,
+        sizes: vec![Size::Bytes(64), Size::Imix],
+        search: Search { seconds: 0.05, resolution: 0.1, agree: 1, budget: std::time::Duration::from_secs(20) },
+        rounds: 1,
+        ..Options::default()
+    };
+    let between = ports::Between {
+        tx: tx.parse().expect("a name"),
+        rx: rx.parse().expect("a name"),
+        transport: Transport::Tcp,
+        to: "198.19.0.1:80".parse().expect("an address"),
+        from: None,
+        gateway: None,
+        arrive: vec![],
+        speed: Some(10e9),
+        eal: Some(["--no-huge", "--no-shconf", "--no-telemetry", "-m", "128"].map(str::to_owned).to_vec()),
+    };
+    ports::measure(&o, &between, &lcs_perf::demo::interrupt::Interrupt::default(), |_| {})
+}
+
+#[test]
+fn linerate_over_a_ring_finds_a_rate() {
+    if root("linerate_over_a_ring_finds_a_rate") {
+        alone("linerate_over_a_ring_finds_a_rate", || {
+            // What a ring device is given it gives back.
+            let figures = linerate("dpdk:net_ring0", "dpdk:net_ring0").unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!((figures.port.as_str(), figures.rows.len(), figures.line_rate), ("dpdk", 2, Some(10e9)));
+            for row in &figures.rows {
+                assert!(row.saturated.median > 1e5, "{figures}");
+                for (_, trial) in &row.loads {
+                    let q = trial.queues[0];
+                    assert_eq!((q.sent, q.received), (trial.offered - trial.behind, trial.received), "{trial:?}");
+                    assert_eq!(q.lost, q.sent - q.received, "{trial:?}");
+                }
+            }
+            assert!(figures.to_string().contains("of link"), "{figures}");
+        });
+    }
+}
+
+#[test]
+fn linerate_through_a_device_that_makes_frames_up_is_refused() {
+    if root("linerate_through_a_device_that_makes_frames_up_is_refused") {
+        alone("linerate_through_a_device_that_makes_frames_up_is_refused", || {
+            // It gives buffers as they are, without end, and in some stand frames that were sent: no rate may come of that.
+            let said = linerate("dpdk:net_null0", "dpdk:net_null1").expect_err("nothing was forwarded").to_string();
+            assert!(said.contains("the device repeats them") || said.contains("not one frame came out"), "{said}");
+        });
+    }
+}

@@ -4,6 +4,7 @@
 mod commands;
 mod endpoint;
 mod outcome;
+mod progress;
 
 use clap::{Parser, Subcommand};
 use commands::{

@@ -31,8 +31,8 @@ fn simulated_figures_repeat_and_plots_and_report_are_written() {
         figures["rows"].as_array().unwrap().iter().map(|row| row["simulated"].clone()).collect()
     };
     let (plain, plotted) = (figures(&plain), figures(&plotted));
-    // Two sizes with five series each, and one more hit rate.
-    assert_eq!(simulated(&plain).len(), 11);
+    // Two sizes with seven series each, and one more hit rate.
+    assert_eq!(simulated(&plain).len(), 15);
     assert_eq!(simulated(&plain), simulated(&plotted));
     for row in plain["rows"].as_array().unwrap() {
         assert!(row["simulated"]["response"]["mean"].as_f64().unwrap() > 4e6, "{row}");

@@ -7,6 +7,10 @@
 //! and 64 timers with every line of theirs in memory, some 25 µs, so that what takes longer than [`VirtualClock::GAP`] was an interruption: it is
 //! counted, and charged as the turn before it. Behind it the caches are somebody else's; until they are refilled ([`VirtualClock::RECOVERY`])
 //! the clock goes on, but what is lost then is set aside and told apart, not counted as the director's.
+//!
+//! How long that takes is a matter of the flows: one is in the cache again when a packet of it has come, and packets come in random order. A
+//! clock that went by the size of a cache alone (half a millisecond) took the rest of it, some ten milliseconds with 100,000 flows, for the
+//! director's own slowness: no rate above the one out of memory then held, and searches differed by how often the machine had interrupted.
 
 use lcs_dataplane::cycles::{tsc, tsc_hz};
 
@@ -17,6 +21,7 @@ pub(crate) struct VirtualClock {
     usual: u64,
     gap: u64,
     hz: f64,
+    recovery: u64,
     recovered: u64,
     /// Turns that were interrupted.
     pub interruptions: u64,
@@ -27,18 +32,24 @@ pub(crate) struct VirtualClock {
 impl VirtualClock {
     /// Seconds; a turn that takes longer was interrupted.
     pub const GAP: f64 = 30e-6;
-    /// Seconds of its own time in which a worker has its caches again when another program had the core: the second-level cache, and what of the
-    /// last one was lost, at some GB/s from memory.
+    /// Least seconds of its own time in which a worker has its caches again when another program had the core: the second-level cache, and what of
+    /// the last one was lost, at some GB/s from memory.
     pub const RECOVERY: f64 = 500e-6;
+    /// Seconds for each flow: twice the time of a packet, after which six of seven flows have been met.
+    pub const FLOW_RECOVERY: f64 = 150e-9;
+    /// Most seconds for all flows: more of them than this are not in a cache anyway.
+    pub const LONGEST_RECOVERY: f64 = 30e-3;
     /// The same behind an interrupt, which leaves most of them alone.
     pub const SHORT_RECOVERY: f64 = 50e-6;
     /// Seconds; what takes longer was another program and no interrupt.
-    pub const LONG: f64 = 300e-6;
+    pub const LONG: f64 = 100e-6;
 
-    /// A clock that takes a turn of more than `gap` seconds for an interruption.
-    pub fn new(gap: f64) -> Self {
+    /// A clock that takes a turn of more than `gap` seconds for an interruption, behind which so many flows must be met again.
+    pub fn new(gap: f64, flows: usize) -> Self {
         let hz = tsc_hz() as f64;
-        VirtualClock { cycles: 0, usual: 0, gap: (hz * gap) as u64, hz, recovered: 0, interruptions: 0, left_out: 0 }
+        let recovery = (Self::FLOW_RECOVERY * flows as f64).clamp(Self::RECOVERY, Self::LONGEST_RECOVERY);
+        let (gap, recovery) = ((hz * gap) as u64, (hz * recovery) as u64);
+        VirtualClock { cycles: 0, usual: 0, gap, hz, recovery, recovered: 0, interruptions: 0, left_out: 0 }
     }
 
     /// Whether the worker still suffers from an interruption.
@@ -63,8 +74,8 @@ impl VirtualClock {
             self.left_out += cycles;
             self.cycles += self.usual;
             let long = cycles as f64 > self.hz * Self::LONG;
-            let recovery = if long { Self::RECOVERY } else { Self::SHORT_RECOVERY };
-            self.recovered = self.recovered.max(self.cycles + (self.hz * recovery) as u64);
+            let recovery = if long { self.recovery } else { (self.hz * Self::SHORT_RECOVERY) as u64 };
+            self.recovered = self.recovered.max(self.cycles + recovery);
         } else {
             self.usual = cycles;
             self.cycles += cycles;
@@ -160,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_interrupted_turn_is_charged_as_the_one_before() {
-        let mut clock = VirtualClock::new(VirtualClock::GAP);
+        let mut clock = VirtualClock::new(VirtualClock::GAP, 10);
         clock.pass(1000);
         let long = clock.gap + 1;
         assert!(!clock.recovering());
@@ -168,5 +179,12 @@ mod tests {
         assert!(clock.recovering());
         clock.pass(500);
         assert_eq!((clock.cycles(), clock.interruptions, clock.left_out), (2500, 1, long));
+    }
+
+    #[test]
+    fn the_more_flows_the_longer_the_caches_take() {
+        let recovery = |flows| VirtualClock::new(VirtualClock::GAP, flows).recovery as f64 / tsc_hz() as f64;
+        assert!((recovery(1) - 500e-6).abs() < 1e-6 && (recovery(100_000) - 15e-3).abs() < 1e-5);
+        assert!((recovery(50_000_000) - 30e-3).abs() < 1e-5);
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Memory<L: Pipeline, M> {
 impl<L: Pipeline, M: Meter> Memory<L, M> {
     /// Over a port that has more buffers than `descriptors`.
     pub fn new(worker: Worker<MemoryPort, L, M>, traffic: Traffic, flows: usize, descriptors: usize) -> Self {
-        Memory { worker, traffic, flows, descriptors, clock: VirtualClock::new(VirtualClock::GAP), busy: 0 }
+        Memory { worker, traffic, flows, descriptors, clock: VirtualClock::new(VirtualClock::GAP, flows), busy: 0 }
     }
 
     /// The worker's own time so far, ns.
@@ -133,6 +133,9 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             interruptions: self.clock.interruptions - interruptions,
             interrupted_ms: (self.clock.left_out - left_out) as f64 / hz * 1e3,
             set_aside,
+            gaps: 0,
+            gaps_ms: 0.0,
+            queues: vec![],
             disturbed: 1.0 - (undisturbed_cycles as f64 / (self.clock.cycles() - begin).max(1) as f64).min(1.0),
             forwarded_rate: undisturbed as f64 * hz / undisturbed_cycles.max(1) as f64,
             latency: None,

@@ -9,9 +9,15 @@
 //! is measured in the same run, so that its limit is not taken for the director's.
 
 mod clock;
+#[cfg(all(feature = "dpdk", target_os = "linux"))]
+mod dpdk;
+mod flows;
 mod histogram;
 mod memory;
+mod open_loop;
 pub mod plot;
+#[cfg(target_os = "linux")]
+pub mod ports;
 pub mod reflector;
 mod report;
 mod search;
@@ -20,11 +26,12 @@ mod trial;
 #[cfg(target_os = "linux")]
 pub mod veth;
 
+pub use flows::Transport;
 pub use histogram::{Histogram, Latency};
 pub use report::{Figures, Ratio};
 pub use search::{Found, Limit, Search, Searcher};
 pub use sizes::{IMIX, RFC_2544, Size, WIRE_OVERHEAD};
-pub use trial::Trial;
+pub use trial::{QueueCounts, Trial};
 
 pub(crate) use clock::{Schedule, VirtualClock};
 
@@ -50,6 +57,8 @@ pub enum Subject {
     Director(Forward),
     /// Nothing: frames go out as they came in.
     Reflector,
+    /// Whatever joins two ports that the user names.
+    Device,
 }
 
 impl fmt::Display for Subject {
@@ -60,6 +69,7 @@ impl fmt::Display for Subject {
             Subject::Director(Forward::Dr) => "direct routing",
             Subject::Director(Forward::Tunnel) => "tunnel",
             Subject::Reflector => "reflector",
+            Subject::Device => "device",
         })
     }
 }
@@ -141,6 +151,36 @@ pub enum LinerateError {
     /// What cannot be measured over this port.
     #[error("{0}")]
     Port(&'static str),
+    /// The ports, or what is to be sent between them, are not in order.
+    #[error("{0}")]
+    Named(String),
+    /// Not one frame came out.
+    #[error(
+        "of {names}, sent {tries} times, not one frame came out: does the device forward them there? Frames are known by their source, so that a device that changes it (full NAT), or puts them into tunnels, needs --arrive ADDRESS; if it routes, name it with --gateway; if it serves UDP, say --protocol udp"
+    )]
+    Nothing {
+        /// Ports and destination.
+        names: String,
+        /// How often.
+        tries: usize,
+    },
+    /// More came out than went in.
+    #[error(
+        "{received} frames came out of {sent}: the device repeats them, or gives back buffers that nobody has filled (net_null does), and what it loses cannot be told"
+    )]
+    Repeated {
+        /// Frames that were sent.
+        sent: u64,
+        /// Frames of this trial that came.
+        received: u64,
+    },
+    /// Asked to end.
+    #[error("interrupted")]
+    Interrupted,
+    /// DPDK does not start.
+    #[cfg(feature = "dpdk")]
+    #[error(transparent)]
+    Dpdk(#[from] lcs_dataplane::port::dpdk::DpdkError),
     /// Connections did not come up through the port.
     #[error(
         "{opened} of {asked} connections were opened; frames were lost between generator and director: is another program on these cores?"
@@ -185,14 +225,22 @@ pub struct Row {
     pub interruptions: (u64, f64),
     /// Frames lost while the worker recovered from these, which no rate counts.
     pub set_aside: u64,
+    /// Turns in which the generator had lost its core, over real ports, in all trials; and their time, ms.
+    #[serde(default)]
+    pub gaps: (u64, f64),
 }
 
 /// Something that frames are sent through.
 trait Device {
     /// A trial; `probes` measures latency.
     fn trial(&mut self, rate: f64, seconds: f64, size: Size, probes: bool) -> Result<Trial, LinerateError>;
+    /// Has all flows open, before each search.
+    fn ready(&mut self) -> Result<(), LinerateError> {
+        Ok(())
+    }
+
     /// More than can be carried, frames/s.
-    fn most(&self) -> f64;
+    fn most(&self, size: Size) -> f64;
 }
 
 impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
@@ -200,7 +248,7 @@ impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
         Ok(Memory::trial(self, rate, seconds, size, probes))
     }
 
-    fn most(&self) -> f64 {
+    fn most(&self, _: Size) -> f64 {
         // A frame each 8 cycles.
         tsc_hz() as f64 / 8.0
     }
@@ -215,6 +263,7 @@ struct Seen {
     seconds: Vec<f64>,
     interruptions: (u64, f64),
     set_aside: u64,
+    gaps: (u64, f64),
     loads: Vec<(f64, Trial)>,
 }
 
@@ -223,11 +272,13 @@ impl Seen {
         self.interruptions.0 += trial.interruptions;
         self.interruptions.1 += trial.interrupted_ms;
         self.set_aside += trial.set_aside;
+        self.gaps.0 += trial.gaps;
+        self.gaps.1 += trial.gaps_ms;
     }
 
     /// Offers more than can be carried.
     fn saturate(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<f64, LinerateError> {
-        let trial = device.trial(device.most(), o.search.seconds, size, false)?;
+        let trial = device.trial(device.most(size), o.search.seconds, size, false)?;
         // What is lost here is lost on purpose, whoever interrupts.
         self.note(&Trial { set_aside: 0, ..trial.clone() });
         self.saturated.push(trial.forwarded_rate);
@@ -238,7 +289,7 @@ impl Seen {
     fn search(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
         let started = std::time::Instant::now();
         let capacity = self.saturate(device, o, size)?;
-        let most = (capacity * 1.25).min(device.most());
+        let most = (capacity * 1.25).min(device.most(size));
         let (mut generator, mut noted) = (vec![], Seen::default());
         let mut searcher = Searcher::new(o.search, |rate, seconds| {
             let trial = device.trial(rate, seconds, size, false)?;
@@ -251,6 +302,8 @@ impl Seen {
         self.interruptions.0 += noted.interruptions.0;
         self.interruptions.1 += noted.interruptions.1;
         self.set_aside += noted.set_aside;
+        self.gaps.0 += noted.gaps.0;
+        self.gaps.1 += noted.gaps.1;
         self.generator.push(Summary::of(generator).median);
         self.searches.push([ndr, pdr]);
         self.seconds.push(started.elapsed().as_secs_f64());
@@ -285,6 +338,7 @@ impl Seen {
             loads: self.loads,
             interruptions: self.interruptions,
             set_aside: self.set_aside,
+            gaps: self.gaps,
         }
     }
 }
@@ -345,7 +399,16 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, L
         let mut director = Memory::new(bench.worker, bench.traffic, o.flows, o.descriptors);
         run(&mut director, Some(&mut bare), o, &mut progress)?
     };
-    Ok(Figures { options: o.clone(), port: "memory".to_owned(), tsc_hz: tsc_hz(), rows, ratios: vec![], notes: vec![] })
+    Ok(Figures {
+        options: o.clone(),
+        between: None,
+        line_rate: None,
+        port: "memory".to_owned(),
+        tsc_hz: tsc_hz(),
+        rows,
+        ratios: vec![],
+        notes: vec![],
+    })
 }
 
 /// Refuses a size of which the director drops or answers frames: what it has taken from the queue it must send on, or the search would look for
@@ -371,12 +434,14 @@ fn run<B: Device>(
 ) -> Result<Vec<Row>, LinerateError> {
     let mut seen: Vec<[Seen; 2]> = o.sizes.iter().map(|_| Default::default()).collect();
     progress("warming up");
+    device.ready()?;
     for size in &o.sizes {
-        carried(&device.trial(device.most(), o.search.seconds, *size, false)?, *size)?;
+        carried(&device.trial(device.most(*size), o.search.seconds, *size, false)?, *size)?;
     }
     for round in 0..o.rounds {
         for (size, [of_device, of_bare]) in o.sizes.iter().zip(&mut seen) {
             progress(&format!("round {} of {}, {size}: searching", round + 1, o.rounds));
+            device.ready()?;
             of_device.search(device, o, *size)?;
             if let Some(bare) = &mut bare {
                 progress(&format!("round {} of {}, {size}: the reflector", round + 1, o.rounds));
@@ -501,7 +566,7 @@ mod tests {
         let flows = flows(&quick(), Forward::Nat);
         let worker = Worker::new(MemoryPort::new(1, 256), Reflector { interfaces: 1 }, Tsc);
         let mut device = Memory::new(worker, Traffic::new(&flows), 500, 64);
-        let trial = device.trial(device.most(), 0.01, Size::Bytes(64), false);
+        let trial = device.trial(8e8, 0.01, Size::Bytes(64), false);
         assert_eq!(trial.lost(), trial.overflow[0]);
         assert!(trial.is_void() || trial.loss() > 0.1, "{trial:?}");
         assert!(trial.generator_cycles > 0.0, "{trial:?}");

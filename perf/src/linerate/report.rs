@@ -1,6 +1,7 @@
 //! What `lcs perf linerate` prints.
 
-use super::{Limit, Options, Row, Size, Subject, Summary, flows};
+use super::ports::Between;
+use super::{Limit, Options, QueueCounts, Row, Size, Subject, Summary, Trial, flows};
 use crate::traffic::server_mtu;
 use lcs_pipelines::snapshot::Forward;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,12 @@ use std::fmt;
 pub struct Figures {
     /// What was asked.
     pub options: Options,
+    /// Between which ports, where somebody named them.
+    #[serde(default)]
+    pub between: Option<Between>,
+    /// Speed of the slower link, bits/s, where it is known.
+    #[serde(default)]
+    pub line_rate: Option<f64>,
     /// What frames came over.
     pub port: String,
     /// TSC cycles a second.
@@ -109,15 +116,28 @@ impl fmt::Display for Figures {
         }
         writeln!(f, "TSC {:.3} GHz; Mpps: median (quartiles) of the rounds", self.tsc_hz as f64 / 1e9)?;
         let pdr = format!("PDR at {} %", self.options.loss * 100.0);
+        // Of the link's speed, where it is known.
+        let share = |text: String| if self.line_rate.is_some() { format!(" {text:>9}") } else { String::new() };
         writeln!(
             f,
-            "\n{:<6} {:<15} {:>24} {:>24} {:>24} {:>8} {:>10}",
-            "frame", "subject", "saturated", "NDR, no loss", pdr, "Gbit/s", "generator"
+            "\n{:<6} {:<15} {:>24} {:>24} {:>24} {:>8}{} {:>10}",
+            "frame",
+            "subject",
+            "saturated",
+            "NDR, no loss",
+            pdr,
+            "Gbit/s",
+            share("of link".to_owned()),
+            "generator"
         )?;
         for row in &self.rows {
             let rate = |s: &Option<Summary>| s.as_ref().map_or("–".to_owned(), mega);
             let bits =
                 row.ndr.as_ref().map_or("–".to_owned(), |s| format!("{:.2}", row.size.wire_bits(s.median) / 1e9));
+            let of_link =
+                share(row.ndr.as_ref().zip(self.line_rate).map_or("–".to_owned(), |(s, line)| {
+                    format!("{:.1} %", row.size.wire_bits(s.median) / line * 100.0)
+                }));
             let generator = if row.searches.is_empty() {
                 "–".to_owned()
             } else {
@@ -125,7 +145,7 @@ impl fmt::Display for Figures {
             };
             writeln!(
                 f,
-                "{:<6} {:<15} {:>24} {:>24} {:>24} {bits:>8} {generator:>10}",
+                "{:<6} {:<15} {:>24} {:>24} {:>24} {bits:>8}{of_link} {generator:>10}",
                 row.size,
                 row.subject,
                 mega(&row.saturated),
@@ -158,6 +178,20 @@ impl fmt::Display for Figures {
                 for (n, lost) in trial.overflow.iter().enumerate().filter(|(_, n)| **n > 0) {
                     writeln!(f, "       queue {n} was full for {lost} frames")?;
                 }
+                for (n, q) in trial.queues.iter().enumerate().filter(|(_, q)| **q != QueueCounts::default()) {
+                    write!(f, "       queue {n}: sent {}, of these lost {}; received {}", q.sent, q.lost, q.received)?;
+                    if q.missed > 0 {
+                        write!(f, "; no room for {}: the receiving end's loss, not the device's", q.missed)?;
+                    }
+                    writeln!(f)?;
+                }
+                if trial.gaps > 0 {
+                    writeln!(
+                        f,
+                        "       the generator lost its core {} times, for {:.1} ms",
+                        trial.gaps, trial.gaps_ms
+                    )?;
+                }
                 for (reason, n) in &trial.dropped {
                     writeln!(f, "       dropped, {reason}: {n}")?;
                 }
@@ -175,11 +209,19 @@ impl fmt::Display for Figures {
                 "{} {}: a search took {:.0} s at most; NDR lay within {spread:.1} % in {} round(s)",
                 row.size, row.subject, took.max, took.rounds
             )?;
+            if row.gaps.0 > 0 {
+                let (n, ms) = row.gaps;
+                write!(
+                    f,
+                    "; the generator lost its core {n} times, for {ms:.0} ms: what was lost in a trial with that says nothing, unless it was more than {} %",
+                    Trial::CLEAR * 100.0
+                )?;
+            }
             if row.interruptions.0 > 0 {
                 let (n, ms) = row.interruptions;
                 write!(
                     f,
-                    "; the machine interrupted {n} turns for {ms:.0} ms, which is left out, and {} frames lost in the half millisecond behind these",
+                    "; the machine interrupted {n} turns for {ms:.0} ms, which is left out, and {} frames lost while the caches filled again behind these",
                     row.set_aside
                 )?;
             }

@@ -3,6 +3,7 @@
 //! RFC 2544 leaves open how the rate is stepped; here it is a bisection between a rate that held and one that did not. On a machine
 //! that others share a single trial can lose for reasons that are not the device's, so that a rate is judged by a majority of up to three trials
 //! (what RFC 9004 and the drafts on MLRsearch call loss verification); a loss far beyond the goal needs no second opinion.
+//! Trials that say nothing (the machine had the core, the generator was late) are neither for nor against a rate: others take their place.
 //! The rate that is found is tried once more, for twice as long, before it is believed.
 
 use super::trial::Trial;
@@ -55,8 +56,8 @@ pub struct Found {
     pub trials: usize,
 }
 
-/// A loss so far beyond the goal that no second trial is asked.
-const CLEAR: f64 = 0.02;
+/// Trials of a rate that the machine may disturb before it is left: another one may find it quiet.
+const DISTURBED: usize = 8;
 /// Rates below this share of the most that can be offered are not looked at.
 const LEAST: f64 = 0.001;
 
@@ -119,11 +120,11 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
                 break;
             }
             let trial = self.trial(low, 2.0 * self.search.seconds)?;
-            if trial.is_void() || trial.loss() <= goal {
+            if trial.holds(goal) != Some(false) {
                 break;
             }
             let again = self.trial(low, 2.0 * self.search.seconds)?;
-            if again.is_void() || again.loss() <= goal {
+            if again.holds(goal) != Some(false) {
                 break;
             }
             (high, limit) = (low, Limit::Loss);
@@ -146,19 +147,20 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
         };
         loop {
             let trials = &self.seen[at].1;
-            let void = trials.iter().filter(|t| t.is_void()).count();
-            let good = trials.iter().filter(|t| !t.is_void() && t.loss() <= goal).count();
-            let bad = trials.len() - void - good;
+            let says = |what: Option<bool>| trials.iter().filter(|t| t.holds(goal) == what).count();
+            let (good, bad, void) = (says(Some(true)), says(Some(false)), says(None));
             if good >= self.search.agree {
                 return Ok(Judgement::Holds);
             }
-            let clear = trials.iter().any(|t| !t.is_void() && t.loss() > goal + CLEAR);
-            if clear || bad >= self.search.agree {
+            if bad >= self.search.agree || trials.iter().any(|t| t.holds(goal) == Some(false) && t.is_clear(goal)) {
                 return Ok(Judgement::Loses);
             }
-            if void > self.search.agree || trials.len() > 2 * self.search.agree {
-                let behind = trials.iter().any(|t| t.behind_ratio() > Trial::BEHIND);
-                return Ok(Judgement::Void(if behind { Limit::Generator } else { Limit::Machine }));
+            let late = trials.iter().filter(|t| t.behind_ratio() > Trial::BEHIND || t.missed() > 0).count();
+            if late > self.search.agree {
+                return Ok(Judgement::Void(Limit::Generator));
+            }
+            if void > DISTURBED {
+                return Ok(Judgement::Void(Limit::Machine));
             }
             let trial = self.trial(rate, self.search.seconds)?;
             self.seen[at].1.push(trial);

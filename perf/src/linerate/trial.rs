@@ -36,8 +36,30 @@ pub struct Trial {
     pub disturbed: f64,
     /// Frames/s that came out while it did not.
     pub forwarded_rate: f64,
+    /// Turns of the generator in which it had lost its core, over real ports.
+    #[serde(default)]
+    pub gaps: u64,
+    /// Time of these, ms.
+    #[serde(default)]
+    pub gaps_ms: f64,
+    /// By queue, over ports that somebody named.
+    #[serde(default)]
+    pub queues: Vec<QueueCounts>,
     /// Of the probes; absent where none were sent.
     pub latency: Option<Latency>,
+}
+
+/// What one queue has seen in a trial.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueCounts {
+    /// Frames that left by this queue.
+    pub sent: u64,
+    /// Of these, frames that came out nowhere.
+    pub lost: u64,
+    /// Frames that came in by this queue.
+    pub received: u64,
+    /// Frames for which this queue had no room: the receiving end's loss, and not the device's.
+    pub missed: u64,
 }
 
 impl Trial {
@@ -47,9 +69,39 @@ impl Trial {
     /// Share of a trial's time that may be disturbed before the trial says nothing about the device.
     pub const DISTURBED: f64 = 0.5;
 
+    /// A loss so far beyond the goal that no second trial is asked, and no interruption explains it.
+    pub const CLEAR: f64 = 0.02;
+
     /// Whether the trial says nothing about the device.
     pub fn is_void(&self) -> bool {
         self.behind_ratio() > Self::BEHIND || self.disturbed > Self::DISTURBED
+    }
+
+    /// Whether the loss is at most `goal`; `None` where the trial cannot tell: it is void, the generator had lost its core before it lost so much,
+    /// or the receiving end itself did.
+    pub fn holds(&self, goal: f64) -> Option<bool> {
+        if self.is_void() {
+            return None;
+        }
+        if self.loss() <= goal {
+            return Some(true);
+        }
+        let sent = (self.offered - self.behind.min(self.offered)).max(1) as f64;
+        let of_the_device = self.lost().saturating_sub(self.missed()) as f64 / sent;
+        if of_the_device <= goal {
+            return None;
+        }
+        (self.gaps == 0 || self.is_clear(goal)).then_some(false)
+    }
+
+    /// Whether the loss is so far beyond `goal` that no second trial need be asked.
+    pub fn is_clear(&self, goal: f64) -> bool {
+        !self.is_void() && self.loss() > goal + Self::CLEAR
+    }
+
+    /// Frames that the receiving end had no room for.
+    pub fn missed(&self) -> u64 {
+        self.queues.iter().map(|q| q.missed).sum()
     }
 
     /// Frames that were sent and did not come out.

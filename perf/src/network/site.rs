@@ -243,6 +243,18 @@ impl<M: Meter + Clone + 'static> Site<M> {
 }
 
 impl<M: Meter + 'static> Site<M> {
+    /// What somebody else has wired: clients and servers, and their links.
+    pub(crate) fn of_parts(
+        plan: Plan,
+        net: Network,
+        director: Id<Director<Layer4, M>>,
+        (clients, servers): (Vec<Id<Host>>, Vec<Id<Host>>),
+        (client_links, server_links): (Vec<LinkId>, Vec<LinkId>),
+        snapshot: Snapshot,
+    ) -> Self {
+        Site { net, plan, director, clients, servers, client_links, server_links, snapshot }
+    }
+
     /// As [`Site::build`], with workers that somebody else has set up and tells what to do. Their ports have
     /// [`Plan::arms`] interfaces with the addresses of [`director_mac`].
     pub fn with_workers(plan: Plan, workers: Vec<Worker<MemoryPort, Layer4, M>>, clients: Vec<HttpClient>) -> Self {

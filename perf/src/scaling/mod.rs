@@ -218,7 +218,13 @@ impl Group {
             bench.fill()?;
             let others = (0..workers).filter(|w| *w != number);
             let foreign = others.flat_map(|w| numbers[w].iter().copied()).collect();
-            members.push(Member { bench, clock: VirtualClock::new(VirtualClock::GAP), foreign, number, core: *core });
+            members.push(Member {
+                bench,
+                clock: VirtualClock::new(VirtualClock::GAP, o.flows),
+                foreign,
+                number,
+                core: *core,
+            });
         }
         Ok(Group { members })
     }

@@ -1,7 +1,7 @@
 //! One series at one point: a site on the in-process network, its clients' connections, and what was seen of them.
 
 use super::{Options, Point, SchemesError, Series};
-use crate::network::content::rules;
+use crate::network::content::{filter, rules};
 use crate::network::host::Host;
 use crate::network::http::{HttpClient, Request, Script};
 use crate::network::link::Faults;
@@ -12,7 +12,7 @@ use crate::network::{Id, MILLISECOND, SECOND};
 use lcs_dataplane::cycles::{Meter, tsc, tsc_hz};
 use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::command::Report;
-use lcs_pipelines::content::{Binding, Guess, Pool, Scheme};
+use lcs_pipelines::content::{Binding, Content, Guess, Pool, Scheme};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -207,7 +207,7 @@ fn seen(
                 times.push(answers.iter().map(|a| a.latency).sum());
             }
         }
-        if series != Series::Forward
+        if !matches!(series, Series::Forward | Series::Matching)
             && let Some(a) = seen.answers.iter().find(|a| a.server != load.server(&a.path))
         {
             return Err(SchemesError::Misrouted { series, path: a.path.clone(), server: a.server.clone() });
@@ -245,7 +245,11 @@ fn build(
         loss,
         ..Faults::NONE
     };
-    let forward = if series == Series::Pooled { Forward::FullNat } else { Forward::Nat };
+    let forward = match series {
+        Series::Pooled => Forward::FullNat,
+        Series::Filter => Forward::Dr,
+        _ => Forward::Nat,
+    };
     // Without congestion control: its first window is two segments of 536 B in this stack, ten times less than in today's
     // kernels (RFC 6928), and would put round trips of its own into documents of a few kB.
     let tcp = TcpSettings { receive_buffer: 256 << 10, send_buffer: 256 << 10, ..TcpSettings::default() };
@@ -264,17 +268,28 @@ fn build(
     };
     let scheme = match series {
         Series::Forward => return Ok(Site::build(plan, Undisturbed::new(), clients)),
+        // The site says what the channel to its filters is.
+        Series::Filter => Scheme::Delayed,
         Series::Delayed => Scheme::Delayed,
         // As many as the clients may want at once, so that none has to wait for one.
         Series::Pooled => {
             Scheme::Pooled(Pool { idle: options.clients as u32, most: 2 * options.clients as u32, ..Pool::default() })
         }
+        Series::Matching => Scheme::Preallocate(Guess::Hash),
         Series::Preallocate(_) => Scheme::Preallocate(Guess::Server(GUESSED.to_owned())),
     };
-    let groups = vec![("guessed".to_owned(), vec![0]), ("other".to_owned(), vec![1])];
-    let binding = Binding { scheme, ..Binding::default() };
-    let content = rules::compile(&rule_set(point.rules), &groups, plan.scheduler, binding);
-    let content = Arc::new(content.map_err(SchemesError::Rules)?);
+    // Where rules are only evaluated, each is content with either server.
+    let [guessed, other] = if series == Series::Matching { [vec![0, 1], vec![0, 1]] } else { [vec![0], vec![1]] };
+    let groups = vec![("guessed".to_owned(), guessed), ("other".to_owned(), other)];
+    let scheduler = plan.scheduler;
+    let compile = |binding| rules::compile(&rule_set(point.rules), &groups, scheduler, binding);
+    // Which compiles whatever the scheme is, or does not.
+    let content = compile(Binding { scheme, ..Binding::default() }).map_err(SchemesError::Rules)?;
+    if series == Series::Filter {
+        let content = |binding| Content { binding, ..content };
+        return filter::http_site(plan, &Undisturbed::new(), content, clients).ok_or(SchemesError::Silent);
+    }
+    let content = Arc::new(content);
     let mut site = Site::build(plan, Undisturbed::new(), clients);
     site.publish(|snapshot| {
         for service in snapshot.services.iter_mut().flatten() {

@@ -28,26 +28,40 @@ use std::fmt;
 pub enum Series {
     /// By address and port, with the SYN: layer-4 NAT without any rule. The tutorial's first series.
     Forward,
+    /// As [`Series::Forward`], with the rules evaluated on the first request and nothing made of what they say: every rule names all servers, so that
+    /// the one that a hash of the client's address and port has chosen is right whatever rule takes the request. The tutorial's second series.
+    Matching,
     /// By the request: delayed binding and splice.
     Delayed,
     /// By a guess at the SYN that is right in so many of a hundred connections. All and none are the tutorial's third and fourth series.
     Preallocate(u8),
     /// By the request, onto a connection that is open already.
     Pooled,
+    /// By the request, which goes to a filter on the server's host; that one answers the client directly.
+    Filter,
 }
 
 impl Series {
     /// Those that every point is measured with.
-    pub const MAIN: [Series; 5] =
-        [Series::Forward, Series::Pooled, Series::Preallocate(100), Series::Delayed, Series::Preallocate(0)];
+    pub const MAIN: [Series; 7] = [
+        Series::Forward,
+        Series::Matching,
+        Series::Pooled,
+        Series::Preallocate(100),
+        Series::Delayed,
+        Series::Filter,
+        Series::Preallocate(0),
+    ];
 }
 
 impl fmt::Display for Series {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Series::Forward => f.pad("forward"),
+            Series::Matching => f.pad("forward, rules matched"),
             Series::Delayed => f.pad("delayed"),
             Series::Pooled => f.pad("pooled"),
+            Series::Filter => f.pad("filter"),
             Series::Preallocate(100) => f.pad("preallocate, all hits"),
             Series::Preallocate(0) => f.pad("preallocate, all misses"),
             Series::Preallocate(percent) => f.pad(&format!("preallocate, {percent} % hits")),
@@ -161,6 +175,11 @@ pub enum SchemesError {
     /// Two rounds of the same simulation differ.
     #[error("{0}: two rounds of the same seed differ in simulated figures; that is a defect, please report it")]
     Unrepeatable(Series),
+    /// The filters and the director of the bench do not find each other.
+    #[error(
+        "no filter was heard of within 100 simulated seconds: with so much loss (--server-loss) its heartbeats do not arrive"
+    )]
+    Silent,
     /// The rules of the bench do not compile.
     #[error("the bench's own rules do not compile: {0}")]
     Rules(String),
@@ -358,6 +377,28 @@ mod tests {
     }
 
     #[test]
+    fn filters_take_the_replies_off_the_director() {
+        let figures = measure(&small(), |_| {}).unwrap();
+        let point = Point { size: 20_000, ..figures.options.base() };
+        let of = |series| &figures.row(series, point).unwrap().simulated;
+        let (forward, filter) = (of(Series::Forward), of(Series::Filter));
+        // A reply passes the forwarding director twice: in and out.
+        assert!(forward.bytes_per_request > 2.0 * 20_000.0, "{forward:?}");
+        assert!(filter.bytes_per_request < 10_000.0, "{filter:?}");
+        assert_eq!((filter.failed, filter.requests), (0, forward.requests));
+    }
+
+    #[test]
+    fn inserted_rules_change_neither_the_binding_nor_a_round_trip() {
+        let figures = measure(&small(), |_| {}).unwrap();
+        let of = |series| figures.row(series, figures.options.base()).unwrap();
+        let (forward, matching) = (of(Series::Forward), of(Series::Matching));
+        let [f, m] = [forward, matching].map(|row| row.simulated.response.mean);
+        assert!((m - f).abs() < 0.005 * f, "{f} ns and {m} ns");
+        assert!((matching.simulated.segments() - forward.simulated.segments()).abs() < 0.5);
+    }
+
+    #[test]
     fn a_right_guess_is_as_fast_as_forwarding_and_a_wrong_one_costs_a_server_round_trip() {
         let figures = measure(&small(), |_| {}).unwrap();
         let [forward, hits, delayed, misses] = responses(&figures);
@@ -399,8 +440,8 @@ mod tests {
         let cells = Options::default().cells();
         let all: std::collections::BTreeSet<_> = cells.iter().collect();
         assert_eq!(all.len(), cells.len());
-        // Five sizes, three more numbers of rules, two more of requests, five series each; three more hit rates.
-        assert_eq!(cells.len(), (5 + 3 + 2) * 5 + 3);
+        // Five sizes, three more numbers of rules, two more of requests, seven series each; three more hit rates.
+        assert_eq!(cells.len(), (5 + 3 + 2) * 7 + 3);
         assert_eq!(Options { sizes: vec![7], ..Options::default() }.base().size, 7);
     }
 }

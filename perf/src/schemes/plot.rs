@@ -9,8 +9,10 @@ use crate::plot::svg::{Bars, Chart, Line, Scale};
 fn colour(series: Series) -> &'static str {
     match series {
         Series::Forward => "#555555",
+        Series::Matching => "#cc79a7",
         Series::Delayed => "#e69f00",
         Series::Pooled => "#009e73",
+        Series::Filter => "#56b4e9",
         Series::Preallocate(0) => "#d55e00",
         Series::Preallocate(_) => "#0072b2",
     }

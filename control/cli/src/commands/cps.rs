@@ -2,11 +2,12 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use crate::progress::shown;
 use lcs_perf::connections::{ConnectionsError, Scheme};
 use lcs_perf::cps::{self, Options};
 use lcs_perf::linerate::Search;
 use lcs_perf::schemes::{read_loss, read_time};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 /// Connections a second that are opened, served and closed without one failing; how many are held at once; how long a connect takes.
 ///
@@ -72,15 +73,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         rounds: args.rounds,
         descriptors: args.descriptors,
     };
-    let terminal = io::stderr().is_terminal();
-    let figures = cps::measure(&options, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| cps::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
         ConnectionsError::Range { .. } => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),

@@ -2,10 +2,14 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
-use lcs_perf::linerate::{self, LinerateError, Options, RFC_2544, Search, Size, Subject};
+use crate::progress::shown;
+use lcs_perf::demo::interrupt::Interrupt;
+use lcs_perf::linerate::ports::{self, Between, Gateway, PortName};
+use lcs_perf::linerate::{self, LinerateError, Options, RFC_2544, Search, Size, Subject, Transport};
 use lcs_perf::schemes::read_loss;
 use lcs_pipelines::snapshot::Forward;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,13 +17,23 @@ use std::time::Duration;
 ///
 /// On the memory port generator, director and sink share one core, and time is the director's own: the clock stands still while
 /// frames are made and taken. What that costs is shown, and a reflector without a pipeline is measured beside the director.
+///
+/// With --tx and --rx the generator sends and receives on any two ports, by the wall clock, and what joins these is measured: this
+/// director in another process or on another machine, or anything else that forwards. It forwards by address and port (layer 4);
+/// who terminates connections answers frames, and does not pass them on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   lcs perf linerate
   lcs perf linerate --pipeline dr --sizes rfc2544,imix --flows 1000000
   sudo lcs perf linerate --port af-xdp --rounds 5
   lcs perf linerate --pipeline reflector --seconds 2 --rounds 5
+  sudo lcs perf linerate --tx eth1 --rx eth2 --to 192.0.2.10:80 --gateway 10.0.1.1 --sizes rfc2544 --seconds 10 --budget 3600
+  sudo lcs perf linerate --tx dpdk:0000:5e:00.0 --rx dpdk:0000:5e:00.1 --to 192.0.2.10:80 --gateway 02:00:00:00:00:01 --speed 100
   lcs perf linerate --json | jq '.rows[] | {size, subject, ndr: .ndr.median}'
+
+Where --tx has a director before it: the servers of its service have their addresses on --rx's interface, whose kernel answers
+ARP for them, and are not probed. Taken from the interfaces are only frames of these flows, and an interface is as it was when the
+command ends, interrupted or not.
 
 Sizes count the 4 bytes of the FCS. IMIX is 64, 594 and 1518 bytes as 7 to 4 to 1.
 Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
@@ -60,9 +74,70 @@ pub struct Args {
     /// IPv6 instead of IPv4.
     #[arg(long)]
     ipv6: bool,
+    #[command(flatten)]
+    named: Named,
     /// Write plots (SVG) and a report (linerate.html) into this directory, which is made if it is not there.
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
+}
+
+/// Ports that the user names.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "On two ports of one's own")]
+struct Named {
+    /// Send here: an interface, or a DPDK device as dpdk:NAME.
+    #[arg(long, value_name = "PORT", requires = "rx", requires = "to", conflicts_with_all = ["port", "pipeline", "descriptors", "ipv6"])]
+    tx: Option<PortName>,
+    /// Receive here; the same port for a device with one arm.
+    #[arg(long, value_name = "PORT", requires = "tx")]
+    rx: Option<PortName>,
+    /// Destination of the flows: a service of the device.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "tx")]
+    to: Option<SocketAddr>,
+    /// Source of the first 50,000 flows; the next have the next address [default: 198.18.0.1 or 2001:2::1].
+    #[arg(long, value_name = "ADDRESS", requires = "tx")]
+    from: Option<IpAddr>,
+    /// The device's hardware address or IP address on --tx's link [default: --rx's own, as through a wire or a bridge].
+    #[arg(long, value_name = "MAC|ADDRESS", requires = "tx")]
+    gateway: Option<Gateway>,
+    /// Addresses that frames are for when they come out, where the device changes their source or puts them into tunnels.
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', requires = "tx")]
+    arrive: Vec<IpAddr>,
+    /// What frames carry; tcp opens each flow by a SYN.
+    #[arg(long, value_enum, default_value_t = Protocol::Tcp, requires = "tx")]
+    protocol: Protocol,
+    /// Speed of the slower link, where the driver does not know it.
+    #[arg(long, value_name = "GBIT/S", requires = "tx")]
+    speed: Option<f64>,
+    /// With DPDK devices: an argument for DPDK's environment; may be repeated [default: --in-memory].
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true, requires = "tx")]
+    eal: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Named {
+    fn between(&self) -> Option<Between> {
+        let ((tx, rx), to) = self.tx.clone().zip(self.rx.clone()).zip(self.to)?;
+        Some(Between {
+            tx,
+            rx,
+            transport: match self.protocol {
+                Protocol::Tcp => Transport::Tcp,
+                Protocol::Udp => Transport::Udp,
+            },
+            to,
+            from: self.from,
+            gateway: self.gateway,
+            arrive: self.arrive.clone(),
+            speed: self.speed.map(|gigabits| gigabits * 1e9),
+            eal: (!self.eal.is_empty()).then(|| self.eal.clone()),
+        })
+    }
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -121,21 +196,17 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         descriptors: args.descriptors,
         ipv6: args.ipv6,
     };
-    let terminal = io::stderr().is_terminal();
-    let progress = |what: &str| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    };
-    let figures = match args.port {
-        Port::Memory => linerate::measure(&options, progress),
-        Port::AfXdp => linerate::veth::measure(&options, progress),
-    };
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let between = args.named.between();
+    let interrupt = if between.is_some() { Interrupt::on_signals()? } else { Interrupt::default() };
+    let figures = shown(|progress| match (&between, args.port) {
+        (Some(between), _) => ports::measure(&options, between, &interrupt, progress),
+        (None, Port::Memory) => linerate::measure(&options, progress),
+        (None, Port::AfXdp) => linerate::veth::measure(&options, progress),
+    });
     let figures = figures.map_err(|e| match e {
-        LinerateError::Range { .. } | LinerateError::NoSize | LinerateError::Port(_) => Error::Usage(e.to_string()),
+        LinerateError::Range { .. } | LinerateError::NoSize | LinerateError::Port(_) | LinerateError::Named(_) => {
+            Error::Usage(e.to_string())
+        }
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { figures.to_string() };

@@ -2,9 +2,10 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use crate::progress::logged;
 use lcs_perf::demo::interrupt::Interrupt;
 use lcs_perf::peers::{self, Mode, Options, Peer, PeersError, Workload};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
 /// This director beside what is installed: kernel forwarding, nftables, IPVS, HAProxy, nginx. Needs root.
 ///
@@ -110,17 +111,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         core: args.core,
     };
     let interrupt = Interrupt::on_signals()?;
-    let terminal = io::stderr().is_terminal();
-    let figures = peers::measure(&options, &interrupt, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        } else {
-            eprintln!("{what}");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = logged(|progress| peers::measure(&options, &interrupt, progress));
     let figures = figures.map_err(|e| match e {
         PeersError::Range { .. } => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),

@@ -2,11 +2,13 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use crate::progress::shown;
 use lcs_perf::connections::{ConnectionsError, Options as ConnectionsOptions, Scheme};
 use lcs_perf::decisions::{self, DecisionsError, Mix, RulesOptions, XmlOptions};
 use lcs_perf::stages;
 use lcs_pipelines::snapshot::Forward;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// Measure, on this machine, what the README claims.
 #[derive(Debug, clap::Args)]
@@ -43,6 +45,7 @@ enum What {
 #[command(after_help = "Examples:
   lcs perf stages --pipeline nat --flows 1000000
   lcs perf stages --pipeline tun --flows 1000 --ipv6 --size 128
+  lcs perf stages --plot stages
   lcs perf stages --services 1024 --servers 8192 --json
 
 Cycles are those of the time-stamp counter. Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
@@ -83,6 +86,9 @@ struct StagesArgs {
     /// Measure as well what the accounting of cycles costs: each round with and without it, interleaved.
     #[arg(long)]
     accounting: bool,
+    /// Write a picture of the stages (SVG) and a report (stages.html) into this directory, which is made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    plot: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -228,11 +234,11 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             let mixes: Vec<Mix> = args.mix.iter().map(mix).collect();
             let mixes = if mixes.is_empty() { Mix::ALL.to_vec() } else { mixes };
             let options = RulesOptions { rules: args.rules.clone(), mixes, rounds: args.rounds };
-            show(common, measured(|progress| decisions::measure_rules(&options, progress))?)
+            show(common, decided(shown(|progress| decisions::measure_rules(&options, progress)))?)
         }
         What::Xml(args) => {
             let options = XmlOptions { sizes: args.size.clone(), rounds: args.rounds };
-            show(common, measured(|progress| decisions::measure_xml(&options, progress))?)
+            show(common, decided(shown(|progress| decisions::measure_xml(&options, progress)))?)
         }
         What::Peers(args) => super::peers::run(common, args),
         What::Schemes(args) => super::schemes::run(common, args),
@@ -242,17 +248,8 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
     }
 }
 
-/// Measures with what is under way shown on a terminal.
-fn measured<T>(measure: impl FnOnce(&mut dyn FnMut(&str)) -> Result<T, DecisionsError>) -> Result<T, Error> {
-    let terminal = io::stderr().is_terminal();
-    let figures = measure(&mut |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+/// What is wrong with the options is the caller's mistake.
+fn decided<T>(figures: Result<T, DecisionsError>) -> Result<T, Error> {
     figures.map_err(|e| match e {
         DecisionsError::Range { .. } => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
@@ -279,15 +276,7 @@ fn connections(common: &Common, args: &ConnectionsArgs) -> Outcome {
         rounds: args.rounds,
         cookies: args.cookies,
     };
-    let terminal = io::stderr().is_terminal();
-    let figures = lcs_perf::connections::measure(&options, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| lcs_perf::connections::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
         ConnectionsError::Range { .. } => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
@@ -316,23 +305,21 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         accounting: args.accounting,
     };
     if matches!(args.port, PortArg::Dpdk) {
+        if args.plot.is_some() {
+            return Err(Error::Usage("--plot shows stages over the memory port: leave out --port dpdk".to_owned()));
+        }
         return stages_on_dpdk(common, &options, args.eal.clone());
     }
-    let terminal = io::stderr().is_terminal();
-    let figures = stages::measure(&options, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| stages::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
         stages::StagesError::Range { .. } | stages::StagesError::Splice => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { format!("{figures}\n") };
-    Ok(io::stdout().write_all(text.as_bytes())?)
+    io::stdout().write_all(text.as_bytes())?;
+    let Some(directory) = &args.plot else { return Ok(()) };
+    let page = stages::plot::page(&figures, &super::plots::line());
+    super::plots::write(common, directory, stages::plot::all(&figures), ("stages.html", page))
 }
 
 #[cfg(not(feature = "dpdk"))]
@@ -342,15 +329,7 @@ fn stages_on_dpdk(_: &Common, _: &stages::Options, _: Vec<String>) -> Outcome {
 
 #[cfg(feature = "dpdk")]
 fn stages_on_dpdk(common: &Common, options: &stages::Options, eal: Vec<String>) -> Outcome {
-    let terminal = io::stderr().is_terminal();
-    let figures = lcs_perf::dpdk::measure(options, (!eal.is_empty()).then_some(eal), |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| lcs_perf::dpdk::measure(options, (!eal.is_empty()).then_some(eal), progress));
     let figures = figures.map_err(|e| Error::Failed(e.to_string()))?;
     let text = if common.json { json(&figures)? } else { format!("{figures}\n") };
     Ok(io::stdout().write_all(text.as_bytes())?)

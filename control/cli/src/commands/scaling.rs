@@ -2,9 +2,10 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use crate::progress::shown;
 use lcs_perf::scaling::{self, Options, ScalingError};
 use lcs_pipelines::snapshot::Forward;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 /// What several workers carry together, what handing frames over between them costs, and what more cores would give.
@@ -76,15 +77,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         size: args.size.unwrap_or(if args.ipv6 { 78 } else { 64 }),
         ipv6: args.ipv6,
     };
-    let terminal = io::stderr().is_terminal();
-    let figures = scaling::measure(&options, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| scaling::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
         ScalingError::Range { .. } | ScalingError::Empty(_) | ScalingError::Cores { .. } => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),

@@ -2,12 +2,13 @@
 
 use crate::Common;
 use crate::outcome::{Error, Outcome, json};
+use crate::progress::shown;
 use lcs_dataplane::worker::Nanos;
 use lcs_perf::schemes::{self, Options, SchemesError, html, plot, read_loss, read_size, read_time};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
-/// What each way of binding a connection costs: forwarding, delayed binding, preallocation with right and with wrong guesses.
+/// What each way of binding a connection costs: forwarding, the same with rules evaluated, delayed binding, preallocation, pools, filters.
 ///
 /// The same clients, servers, documents and links for all, on the in-process network and in turns. Times are simulated and the
 /// same for the same seed; cycles are those of the director's worker on this processor.
@@ -78,15 +79,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         rounds: args.rounds,
         seed: args.seed,
     };
-    let terminal = io::stderr().is_terminal();
-    let figures = schemes::measure(&options, |what| {
-        if terminal {
-            eprint!("\r\x1b[K{what} …");
-        }
-    });
-    if terminal {
-        eprint!("\r\x1b[K");
-    }
+    let figures = shown(|progress| schemes::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
         SchemesError::Range { .. } | SchemesError::Empty(_) => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),

@@ -5,12 +5,14 @@ use super::client::ContentClient;
 use super::server::ContentServer;
 use super::site::{ContentPlan, Health};
 use crate::network::director::Director;
-use crate::network::host::Host;
+use crate::network::host::{Application, Host};
+use crate::network::http::{HttpClient, HttpServer};
 use crate::network::link::Faults;
-use crate::network::site::{self, PORT, Plan};
+use crate::network::site::{self, PORT, Plan, Site};
+use crate::network::stack::Settings;
 use crate::network::switch::Switch;
-use crate::network::{Id, LinkId, MILLISECOND, Network};
-use lcs_dataplane::cycles::NoMeter;
+use crate::network::{Id, LinkId, MILLISECOND, Network, SECOND};
+use lcs_dataplane::cycles::{Meter, NoMeter};
 use lcs_dataplane::headers::{MacAddr, protocol};
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::content::{Binding, Channel, Content, Group, Receiver, Scheme, Switching};
@@ -52,6 +54,122 @@ fn arm(n: usize) -> MacAddr {
     MacAddr([0x02, 0x6c, 0x63, 0x74, n as u8, 2])
 }
 
+fn channel() -> Channel {
+    Channel { key: key(), port: CHANNEL, interval: Duration::from_secs(1), timeout: Duration::from_millis(3_500) }
+}
+
+/// Builds a site of the scheme `filter` as [`Site::build`] does one of the others: by the plan, with these clients, and with a director that switches
+/// by `content`, whose scheme becomes `filter`. The clients have been let in when it returns; `None` when some filter has not been heard of.
+///
+/// # Panics
+/// Where replies would come back through the director.
+pub(crate) fn http_site<M: Meter + Clone + 'static>(
+    plan: Plan,
+    meter: &M,
+    content: impl FnOnce(Binding) -> Content,
+    clients: Vec<HttpClient>,
+) -> Option<Site<M>> {
+    assert!(!plan.forward.replies_return(), "filters answer directly");
+    let binding = Binding { scheme: Scheme::Filter(channel()), switching: Switching::Connection, ..Binding::default() };
+    let content = Arc::new(content(binding));
+    let mut snapshot = plan.snapshot();
+    for service in snapshot.services.iter_mut().flatten() {
+        service.content = Some(Arc::clone(&content));
+    }
+    let server = |n: usize, settings| {
+        let name = format!("s{}", n + 1);
+        let server = HttpServer::new(&name, PORT).backlog(plan.backlog);
+        (name, Host::new(settings).with(server), true)
+    };
+    let parts = assemble(&plan, meter, snapshot, server, clients, Host::new);
+    let there = plan.weights.len() as u64 * u64::from(plan.workers);
+    let mut site = Site::of_parts(
+        plan,
+        parts.net,
+        parts.director,
+        (parts.clients, parts.servers),
+        (parts.client_links, parts.server_links),
+        parts.snapshot,
+    );
+    let end = site.net.now() + 100 * SECOND;
+    while live(&site.reports()) < there {
+        if site.net.now() >= end {
+            return None;
+        }
+        site.net.run_for(10 * MILLISECOND);
+    }
+    let links = site.client_links.clone();
+    links.iter().for_each(|link| site.net.set_up(*link, true));
+    Some(site)
+}
+
+/// Filters that were heard of, over all workers.
+fn live(reports: &[Report]) -> u64 {
+    reports.iter().flat_map(|r| r.content.services.iter().flatten()).map(|t| t.migrations.live).sum()
+}
+
+/// What a site with filters is put together from.
+struct Parts<M: Meter + 'static> {
+    net: Network,
+    director: Id<Director<Layer4, M>>,
+    filters: Vec<Id<Director<Layer4, NoMeter>>>,
+    clients: Vec<Id<Host>>,
+    servers: Vec<Id<Host>>,
+    client_links: Vec<LinkId>,
+    server_links: Vec<LinkId>,
+    snapshot: Snapshot,
+}
+
+/// Wires a site with filters. `server` makes a server's host: its name, itself, and whether its link is up; `client` one for a client. The clients'
+/// links are down.
+fn assemble<M: Meter + Clone + 'static, C: Application>(
+    base: &Plan,
+    meter: &M,
+    mut snapshot: Snapshot,
+    mut server: impl FnMut(usize, Settings) -> (String, Host, bool),
+    clients: Vec<C>,
+    client: impl Fn(Settings) -> Host,
+) -> Parts<M> {
+    let own = base.own_addresses();
+    for (n, server) in snapshot.servers.iter_mut().flatten().enumerate() {
+        snapshot.next_hops[n] = NextHop::new(wire(n), site::director_mac(0), 0, 1500);
+        server.tunnel_source = own.iter().copied().find(|a| a.is_ipv4() == server.address.is_ipv4());
+    }
+    let mut net = Network::new(base.seed);
+    let director = net.add("director", Director::new(site::workers(base, meter, &snapshot)));
+    let lan = net.add("lan", Switch::new());
+    net.connect(director, lan, Faults::NONE);
+    let (mut servers, mut filters, mut server_links) = (vec![], vec![], vec![]);
+    for n in 0..base.weights.len() {
+        let mut settings = site::server_settings(&Plan { forward: Forward::Dr, ..base.clone() }, n);
+        settings.addresses =
+            [format!("10.99.{n}.2/24"), format!("fd99:{n:x}::2/64")].iter().map(|a| address(a)).collect();
+        settings.gateways = gateways(n).to_vec();
+        let one = Plan { forward: Forward::Nat, workers: 1, seed: base.seed ^ (n as u64 + 1) << 32, ..base.clone() };
+        let state = behind(base, n, settings.mac, clients.len());
+        let filter = net.add(&format!("filter{}", n + 1), Director::new(site::workers(&one, &NoMeter, &state)));
+        let link = net.connect(filter, lan, base.server_faults);
+        let (name, host, up) = server(n, settings);
+        net.set_up(link, up);
+        let host = net.add(&name, host);
+        net.connect(filter, host, Faults::NONE);
+        filters.push(filter);
+        servers.push(host);
+        server_links.push(link);
+    }
+    let clients = clients.into_iter().enumerate();
+    let (clients, client_links) = clients
+        .map(|(n, application)| {
+            let host = client(site::client_settings(base, n)).with(application);
+            let host = net.add(&format!("client{}", n + 1), host);
+            let link = net.connect(host, lan, base.client_faults);
+            net.set_up(link, false);
+            (host, link)
+        })
+        .unzip();
+    Parts { net, director, filters, clients, servers, client_links, server_links, snapshot }
+}
+
 impl FilterSite {
     /// Builds a site with these clients, each on a host of its own, which [`FilterSite::open`] lets in. The plan's way of forwarding is direct routing or a tunnel; its
     /// servers' faults are those of the link between filters and the rest.
@@ -60,57 +178,22 @@ impl FilterSite {
     /// With another way of forwarding.
     pub fn build(mut plan: ContentPlan, clients: Vec<ContentClient>) -> Self {
         assert!(!plan.base.forward.replies_return(), "filters answer directly");
-        let channel = Channel {
-            key: key(),
-            port: CHANNEL,
-            interval: Duration::from_secs(1),
-            timeout: Duration::from_millis(3_500),
-        };
-        plan.binding.scheme = Scheme::Filter(channel);
+        plan.binding.scheme = Scheme::Filter(channel());
         plan.binding.switching = Switching::Connection;
         let base = Plan { weights: vec![1; plan.servers().len()], ..plan.base.clone() };
-        let mut snapshot = plan.snapshot();
-        let own = base.own_addresses();
-        for (n, server) in snapshot.servers.iter_mut().flatten().enumerate() {
-            snapshot.next_hops[n] = NextHop::new(wire(n), site::director_mac(0), 0, 1500);
-            server.tunnel_source = own.iter().copied().find(|a| a.is_ipv4() == server.address.is_ipv4());
-        }
-        let mut net = Network::new(base.seed);
-        let director = net.add("director", Director::new(site::workers(&base, &NoMeter, &snapshot)));
-        let lan = net.add("lan", Switch::new());
-        net.connect(director, lan, Faults::NONE);
-        let (mut servers, mut filters) = (vec![], vec![]);
-        for (n, (name, class, health)) in plan.servers().into_iter().enumerate() {
-            let mut settings = site::server_settings(&Plan { forward: Forward::Dr, ..base.clone() }, n);
-            settings.addresses =
-                [format!("10.99.{n}.2/24"), format!("fd99:{n:x}::2/64")].iter().map(|a| address(a)).collect();
-            settings.gateways = gateways(n).to_vec();
-            let one =
-                Plan { forward: Forward::Nat, workers: 1, seed: base.seed ^ (n as u64 + 1) << 32, ..base.clone() };
-            let state = behind(&base, n, settings.mac, clients.len());
-            let filter = net.add(&format!("filter{}", n + 1), Director::new(site::workers(&one, &NoMeter, &state)));
-            let link = net.connect(filter, lan, base.server_faults);
-            net.set_up(link, health != Health::Dead);
+        let all = plan.servers();
+        let server = |n: usize, settings| {
+            let (name, class, health) = all[n].clone();
             let mut host = Host::new(settings).reshaped(plan.server_wire).watched();
             if health == Health::Lives {
                 let server = ContentServer::new(&name, PORT, &[class]).backlog(base.backlog).thinks(plan.thinks);
                 host = host.with(server);
             }
-            let host = net.add(&name, host);
-            net.connect(filter, host, Faults::NONE);
-            filters.push(filter);
-            servers.push(host);
-        }
-        let clients = clients.into_iter().enumerate();
-        let (clients, client_links) = clients
-            .map(|(n, client)| {
-                let host = Host::new(site::client_settings(&base, n)).reshaped(plan.client_wire).watched();
-                let host = net.add(&format!("client{}", n + 1), host.with(client));
-                let link = net.connect(host, lan, base.client_faults);
-                net.set_up(link, false);
-                (host, link)
-            })
-            .unzip();
+            (name, host, health != Health::Dead)
+        };
+        let client = |settings| Host::new(settings).reshaped(plan.client_wire).watched();
+        let parts = assemble(&base, &NoMeter, plan.snapshot(), server, clients, client);
+        let Parts { net, director, filters, clients, servers, client_links, .. } = parts;
         FilterSite { net, director, filters, clients, servers, client_links, plan }
     }
 
@@ -120,10 +203,7 @@ impl FilterSite {
         let there = self.plan.servers().iter().filter(|s| s.2 != Health::Dead).count() as u64;
         let workers = u64::from(self.plan.base.workers);
         let end = self.net.now() + limit;
-        let live = |reports: Vec<Report>| -> u64 {
-            reports.iter().flat_map(|r| r.content.services.iter().flatten()).map(|t| t.migrations.live).sum()
-        };
-        while live(self.reports().0) < there * workers {
+        while live(&self.reports().0) < there * workers {
             if self.net.now() >= end {
                 return false;
             }
