@@ -12,7 +12,7 @@ use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
-use crate::stages::{bind, classify, decapsulate, exceptions, forward, fragment, link, lookup, schedule};
+use crate::stages::{bind, classify, decapsulate, exceptions, forward, fragment, fragmentation, link, lookup, schedule};
 use crate::trace::Tracer;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
@@ -87,6 +87,7 @@ impl Layer4 {
         report.fragments = c.fragments.len();
         report.checksums_completed = c.checksums_completed;
         report.icmp_sent = c.icmp_sent;
+        report.fragments_made = c.fragments_made;
         c.splices.report(&mut report.content, now);
         report.memory = Some(c.table.memory());
         report
@@ -225,6 +226,9 @@ impl Pipeline for Layer4 {
         if !unbound.is_empty() || !looked_at.is_empty() {
             bind::bind(c, port, batch, unbound, looked_at, now, tick);
             watch.lap(bind_cost, unbound.len() + looked_at.len());
+        }
+        if !c.oversized.is_empty() {
+            fragmentation::fragment(c, port, batch);
         }
         if tracing {
             self.tracer.step(c, batch, if unbound.is_empty() && looked_at.is_empty() { "forward" } else { "bind" });

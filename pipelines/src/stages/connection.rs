@@ -4,10 +4,11 @@ use crate::command::{Event, SegmentView, ServerStats};
 use crate::snapshot::{NO_SLOT, NextHop, SLOTS, Snapshot, Via};
 use crate::splice::Splices;
 use crate::stages::fragment::Fragments;
+use crate::stages::fragmentation::Oversized;
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
 use crate::stages::schedule::{Schedulers, SharedCounts};
-use crate::stages::tunnel::Outer;
+use crate::stages::tunnel::{Outer, Paths};
 use hashbrown::HashMap;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
@@ -88,8 +89,16 @@ pub struct Connections {
     pub(crate) checksums_completed: u64,
     /// Outer IPv4 headers by server slot.
     pub(crate) outers: Vec<Option<Outer>>,
-    /// Identification of the next outer IPv4 header.
+    /// Identification of the last outer IPv4 header.
     pub(crate) ident: u16,
+    /// Identification of the last outer IPv6 packet that was cut.
+    pub(crate) fragment_ident: u32,
+    /// Frames of a batch that are to be cut.
+    pub(crate) oversized: Oversized,
+    /// Fragments made of packets that were too big.
+    pub(crate) fragments_made: u64,
+    /// MTUs of tunnels' paths, by server slot.
+    pub(crate) paths: Paths,
     /// Connections that are switched by content.
     pub(crate) splices: Splices,
     /// Frames of a batch that the bind stage is to decide on: clients without a flow.
@@ -127,7 +136,12 @@ impl Connections {
             icmp_sent: 0,
             checksums_completed: 0,
             outers: Vec::new(),
-            ident: 1,
+            // Workers share the director's address: each begins elsewhere.
+            ident: 1 + (u32::from(settings.worker) * 0x1_0000 / u32::from(settings.workers.max(1))) as u16,
+            fragment_ident: (settings.seed as u32) << 8 ^ u32::from(settings.worker) << 24,
+            oversized: Oversized::default(),
+            fragments_made: 0,
+            paths: Paths::default(),
             splices: Splices::new(settings.flows, settings.seed, settings.workers),
             unbound: Places::default(),
             looked_at: Places::default(),
@@ -162,6 +176,7 @@ impl Connections {
             }
         }
         self.splices.sessions.forget(&gone);
+        self.paths.install(snapshot.servers.len(), &gone);
         self.outers.clear();
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);

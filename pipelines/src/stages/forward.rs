@@ -2,7 +2,9 @@
 
 use super::bind::intact;
 use super::connection::{Connections, next_state};
+use super::fragmentation::{Cut, may_be_cut};
 use super::{icmp, tunnel};
+use crate::snapshot::NextHop;
 use crate::splice::NIL;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
@@ -275,8 +277,13 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     let side = place.side();
     let flow = c.table.get(place.flow());
     let hop = c.hops[usize::from(flow.next_hop[1 - side])];
-    if batch.end[i] - u16::from(batch.l3[i]) > hop.mtu {
+    let too_long = batch.end[i] - u16::from(batch.l3[i]) > hop.mtu;
+    if too_long && !may_be_cut(batch, i) {
         return icmp::too_big(c, batch, i, hop.mtu, now);
+    }
+    if !flow.flags.has(FlowFlags::TRANSLATED) {
+        // Direct routing, of what is too long: only then it comes here.
+        return addressed(c, batch, i, &hop, too_long);
     }
     let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
     let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(flow.extra).offsets);
@@ -298,8 +305,16 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     {
         return Verdict::Drop(DropReason::BadHeader);
     }
+    addressed(c, batch, i, &hop, too_long)
+}
+
+/// Sends a frame that is ready to its next hop, in pieces where it is too long.
+fn addressed(c: &mut Connections, batch: &mut Batch, i: usize, hop: &NextHop, too_long: bool) -> Verdict {
     ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);
     batch.tx[i] = hop.interface;
+    if too_long {
+        c.oversized.mark(i, Cut::V4(batch.l3[i].into()), hop.mtu);
+    }
     Verdict::Forward
 }
 
@@ -409,7 +424,8 @@ pub(crate) fn forward_without_ports(
     if flow.flags.has(FlowFlags::TUNNEL) {
         return tunnel::encapsulate(c, batch, i, usize::from(flow.server), hop.mtu, hop.interface, &hop.addresses, now);
     }
-    if batch.end[i] - u16::from(batch.l3[i]) > hop.mtu {
+    let too_long = batch.end[i] - u16::from(batch.l3[i]) > hop.mtu;
+    if too_long && !may_be_cut(batch, i) {
         return icmp::too_big(c, batch, i, hop.mtu, now);
     }
     if flow.flags.has(FlowFlags::TRANSLATED) {
@@ -435,15 +451,13 @@ pub(crate) fn forward_without_ports(
             b[l3 + 10..l3 + 12].copy_from_slice(&d.apply_with_ttl(sum).to_ne_bytes());
         }
     }
-    ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);
-    batch.tx[i] = hop.interface;
-    Verdict::Forward
+    addressed(c, batch, i, &hop, too_long)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Forward, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
+    use crate::snapshot::{Forward, Scheduler, Server, ServerState, Service, Snapshot};
     use crate::stages::connection::Settings;
     use crate::stages::schedule::{SharedCounts, schedule};
     use crate::stages::{classify, lookup};

@@ -8,6 +8,7 @@
 //! | [`exceptions`] | ICMP, later fragments, ARP and neighbour discovery |
 //! | `bind` | services with rules: the handshake, the request, the server's side, and where messages end |
 //! | [`forward`] | what is rewritten, and where the frame goes |
+//! | `fragmentation` | what exceeds its next hop's MTU and may be cut |
 //!
 //! [`connection`] is what they share: a worker's connections, their states and time-outs.
 
@@ -18,6 +19,7 @@ pub(crate) mod decapsulate;
 pub mod exceptions;
 pub mod forward;
 pub mod fragment;
+pub(crate) mod fragmentation;
 pub mod icmp;
 pub(crate) mod link;
 pub mod lookup;
