@@ -416,6 +416,9 @@ pub struct WorkerStats {
     pub checksums_completed: u64,
     /// ICMP messages made.
     pub icmp_sent: u64,
+    /// Frames that are held now: until their next hop's address is known, or their first fragment comes.
+    #[serde(default)]
+    pub held: u64,
     /// Fragments made of packets that exceeded their next hop's MTU.
     #[serde(default)]
     pub fragments_made: u64,

@@ -12,11 +12,12 @@ use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
-use crate::stages::{bind, classify, decapsulate, exceptions, forward, fragment, fragmentation, link, lookup, schedule};
+use crate::stages::{bind, classify, decapsulate, exceptions, forward, fragment, fragmentation, hold, link, lookup, schedule};
 use crate::trace::Tracer;
-use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::batch::{BURST, Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
 use lcs_dataplane::flow::{FlowFlags, Place};
+use lcs_dataplane::Frame;
 use lcs_dataplane::port::Port;
 use lcs_dataplane::timer;
 use lcs_dataplane::worker::{Counters, Nanos, Pipeline};
@@ -230,6 +231,9 @@ impl Pipeline for Layer4 {
         if !c.oversized.is_empty() {
             fragmentation::fragment(c, port, batch);
         }
+        if c.holding.is_asked() {
+            hold::hold(c, port, batch, tick);
+        }
         if tracing {
             self.tracer.step(c, batch, if unbound.is_empty() && looked_at.is_empty() { "forward" } else { "bind" });
             self.tracer.end(c, batch);
@@ -263,6 +267,10 @@ impl Pipeline for Layer4 {
         let tick = timer::tick(now);
         let more = self.connections.expire(tick);
         bind::housekeeping(&mut self.connections, port, now, tick) || more
+    }
+
+    fn released(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST], now: Nanos) -> usize {
+        self.connections.holding.release(frames, interfaces, timer::tick(now))
     }
 
     fn event(&mut self) -> Option<Event> {

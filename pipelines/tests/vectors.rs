@@ -22,6 +22,8 @@ enum Expected {
     Drop(DropReason),
     /// For the director itself.
     Consume,
+    /// It is kept, and comes again.
+    Hold,
 }
 
 #[derive(Debug)]
@@ -100,6 +102,19 @@ impl Runner {
             self.world.advance(seconds(rest.trim()).map_err(at(n))?);
             return Ok(());
         }
+        if let Some(rest) = text.strip_prefix("released ") {
+            self.install();
+            self.world.idle();
+            let mut sent = self.world.sent().into_iter();
+            for packet in rest.split(" ; ").filter(|p| *p != "nothing") {
+                let (on, words) = packet.split_once(' ').ok_or((n, "write: released INTERFACE PACKET".to_owned()))?;
+                let on = interface(Some(on)).map_err(at(n))?;
+                let wanted = self.named(words).and_then(|p| Packet::read(&p)).map_err(at(n))?;
+                let (i, got) = sent.next().ok_or((n, format!("nothing was released: {packet}")))?;
+                compare(self.steps, &wanted, on, packet, i, &got).map_err(at(n))?;
+            }
+            return sent.next().map_or(Ok(()), |(i, got)| Err((n, format!("one more went out on if{i}:\n{}", dump(&got)))));
+        }
         if let Some(rest) = text.strip_prefix("transmit-ring ") {
             let limit = rest.trim().parse().map_err(|_| (n, format!("{rest:?} is no number")))?;
             self.world.worker.port_mut().limit_transmit(limit);
@@ -155,6 +170,7 @@ impl Runner {
         }
         let expected = match verdict {
             "consume" => Expected::Consume,
+            "hold" => Expected::Hold,
             "drop" => Expected::Drop(drop_reason(rest.trim()).map_err(at(n))?),
             "forward" => {
                 let (on, packet) =
@@ -165,7 +181,7 @@ impl Runner {
                 };
                 Expected::Forward { interface: interface(Some(on)).map_err(at(n))?, packet, text: rest.to_owned() }
             }
-            _ => return Err((n, format!("{verdict:?}: a frame ends in forward, consume or drop"))),
+            _ => return Err((n, format!("{verdict:?}: a frame ends in forward, hold, consume or drop"))),
         };
         let step = self.burst.last_mut().ok_or((n, "=> stands under the step that it is about".to_owned()))?;
         if step.expected.replace(expected).is_some() {
@@ -190,19 +206,20 @@ impl Runner {
                 format!("{} frames had {} verdicts", burst.len(), ended(&after) - ended(&before)),
             ));
         }
-        let (mut drops, mut consumed) = (before.dropped.clone(), before.consumed);
+        let (mut drops, mut consumed, mut held) = (before.dropped.clone(), before.consumed, before.held);
         for step in &burst {
             for (interface, packet, text) in &step.pieces {
                 let Some((on, got)) = sent.next() else {
                     return Err((step.line, format!("step {}: a piece is missing: {text}", step.number)));
                 };
-                compare(step, packet, *interface, text, on, &got).map_err(at(step.line))?;
+                compare(step.number, packet, *interface, text, on, &got).map_err(at(step.line))?;
             }
         }
         for step in &burst {
             match step.expected.as_ref().ok_or((step.line, "the step has no expected verdict".to_owned()))? {
                 Expected::Drop(reason) => drops[*reason as usize] += 1,
                 Expected::Consume => consumed += 1,
+                Expected::Hold => held += 1,
                 Expected::Forward { interface, packet, text } => {
                     let Some((on, got)) = sent.next() else {
                         return Err((
@@ -221,12 +238,15 @@ impl Runner {
                         verify::frame(&got, true).map_err(at(step.line))?;
                         continue;
                     };
-                    compare(step, packet, *interface, text, on, &got).map_err(at(step.line))?;
+                    compare(step.number, packet, *interface, text, on, &got).map_err(at(step.line))?;
                 }
             }
         }
         if let Some((on, got)) = sent.next() {
             return Err((burst[0].line, format!("a frame more than expected went out on if{on}:\n{}", dump(&got))));
+        }
+        if held != after.held {
+            return Err((burst[0].line, format!("{} frames are held; {}", after.held, reasons(&before.dropped, &after.dropped))));
         }
         if consumed != after.consumed {
             let n = after.consumed - before.consumed;
@@ -259,9 +279,10 @@ impl Runner {
                     "fragments" => report.fragments as u64,
                     "icmp-sent" => report.icmp_sent,
                     "fragments-made" => report.fragments_made,
+                    "held" => report.counters.held,
                     _ => {
                         return Err(format!(
-                            "{name:?}: flows half-open evicted expired fragments fragments-made icmp-sent, state.NAME, dropped.NAME, or SERVER.active …"
+                            "{name:?}: flows half-open evicted expired fragments fragments-made held icmp-sent, state.NAME, dropped.NAME, or SERVER.active …"
                         ));
                     }
                 },
@@ -300,11 +321,11 @@ impl Runner {
 }
 
 /// Whether the frame `got`, sent on `on`, is the expected packet.
-fn compare(step: &Step, packet: &Packet, interface: u8, text: &str, on: u8, got: &[u8]) -> Result<(), String> {
+fn compare(step: u32, packet: &Packet, interface: u8, text: &str, on: u8, got: &[u8]) -> Result<(), String> {
     let default = if interface == 0 { CLIENT } else { [2, 0, 0, 0, 1, 1] };
     let want = packet.frame(interface_mac(interface), default)?;
     if on != interface || got != want {
-        return Err(difference(step.number, text, interface, &want, on, got));
+        return Err(difference(step, text, interface, &want, on, got));
     }
     if packet.is_broken() || packet.text("ethertype").is_some() { Ok(()) } else { verify::frame(got, true) }
 }

@@ -82,6 +82,7 @@ fn worker_stats(reports: &[&Report]) -> WorkerStats {
         s.checksums_completed += r.checksums_completed;
         s.icmp_sent += r.icmp_sent;
         s.fragments_made += r.fragments_made;
+        s.held += c.held;
         for (sum, n) in dropped.iter_mut().zip(&c.dropped) {
             *sum += n;
         }

@@ -100,6 +100,7 @@ fn frames(out: &mut String, t: &WorkerStats, over: Option<f64>) {
         ("handed over between workers", t.handed_over, None),
         ("ICMP messages made", t.icmp_sent, None),
         ("fragments made", t.fragments_made, None),
+        ("held back for a moment", t.held, None),
         ("checksums completed", t.checksums_completed, None),
     ];
     for (i, (name, packets, of)) in rows.into_iter().enumerate() {

@@ -214,6 +214,8 @@ pub fn replay<L: Decides, W: Write>(
         if received > 0 {
             counters.received += received as u64;
             batch.start(received, false);
+            // Each frame has its verdict when it comes: nothing is held back.
+            batch.again = true;
             pipeline.process(&mut port, &mut batch, now, &mut Stopwatch::start(&mut NoMeter));
             traces.extend(told(&mut pipeline, &snapshot, &mut report));
         }

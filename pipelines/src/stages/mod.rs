@@ -9,6 +9,7 @@
 //! | `bind` | services with rules: the handshake, the request, the server's side, and where messages end |
 //! | [`forward`] | what is rewritten, and where the frame goes |
 //! | `fragmentation` | what exceeds its next hop's MTU and may be cut |
+//! | `hold` | what waits for its next hop's address, or for its first fragment, and comes again |
 //!
 //! [`connection`] is what they share: a worker's connections, their states and time-outs.
 
@@ -20,6 +21,7 @@ pub mod exceptions;
 pub mod forward;
 pub mod fragment;
 pub(crate) mod fragmentation;
+pub(crate) mod hold;
 pub mod icmp;
 pub(crate) mod link;
 pub mod lookup;

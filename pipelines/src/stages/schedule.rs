@@ -6,6 +6,7 @@
 //! workers, up to W − 1 connections may go to the same least-loaded server before any of the workers sees the others' choice.
 
 use super::connection::{Connections, Settings};
+use super::hold::Awaited;
 use crate::command::Event;
 use crate::snapshot::{Forward, NO_SLOT, Scheduler, Server, ServerState, Service, Snapshot, WhenFull};
 use hashbrown::HashMap;
@@ -405,6 +406,7 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
     let (row, forward) = (server.next_hop, server.forward);
     if !c.hops[usize::from(row)].resolved {
         c.say((1, row), now, Event::NeedNextHop(row));
+        c.holding.ask(batch, i, Awaited::NextHop(row));
         return Err(DropReason::NextHopUnresolved);
     }
     let frame = batch.frames[i].bytes();

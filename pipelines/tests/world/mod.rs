@@ -339,6 +339,13 @@ impl World {
         }
     }
 
+    /// What has gone out since the last burst: of frames that were held.
+    pub fn sent(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let mut sent = vec![];
+        self.worker.port_mut().take_sent(|i, b| sent.push((i, b.to_vec())));
+        sent
+    }
+
     /// Turns without frames.
     pub fn idle(&mut self) {
         for _ in 0..4 {
@@ -355,7 +362,8 @@ impl World {
         let mut sent = vec![];
         self.worker.port_mut().take_sent(|i, b| sent.push((i, b.to_vec())));
         let pool = self.worker.port().pool();
-        assert_eq!(pool.free, pool.total, "a buffer leaked: {pool:?}");
+        let held = self.worker.counters().held as usize;
+        assert_eq!(pool.free + held, pool.total, "a buffer leaked: {pool:?}, {held} held");
         sent
     }
 
@@ -393,7 +401,7 @@ pub fn flows(worker: &mut Worker<MemoryPort, Layer4, NoMeter>, now: Nanos) -> Ve
 
 /// Frames that ended, by how: must grow by one for each frame.
 pub fn ended(c: &lcs_dataplane::worker::Counters) -> u64 {
-    c.forwarded + c.consumed + c.to_kernel + c.handed_over + c.dropped_total()
+    c.forwarded + c.consumed + c.to_kernel + c.handed_over + c.held + c.dropped_total()
 }
 
 pub fn drop_reason(name: &str) -> Result<DropReason, String> {
