@@ -12,12 +12,14 @@ use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
-use crate::stages::{bind, classify, decapsulate, exceptions, forward, fragment, fragmentation, hold, link, lookup, schedule};
+use crate::stages::{
+    bind, classify, decapsulate, exceptions, forward, fragment, fragmentation, hold, link, lookup, schedule,
+};
 use crate::trace::Tracer;
+use lcs_dataplane::Frame;
 use lcs_dataplane::batch::{BURST, Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
 use lcs_dataplane::flow::{FlowFlags, Place};
-use lcs_dataplane::Frame;
 use lcs_dataplane::port::Port;
 use lcs_dataplane::timer;
 use lcs_dataplane::worker::{Counters, Nanos, Pipeline};
@@ -89,6 +91,8 @@ impl Layer4 {
         report.checksums_completed = c.checksums_completed;
         report.icmp_sent = c.icmp_sent;
         report.fragments_made = c.fragments_made;
+        report.templates.clear();
+        report.templates.extend_from_slice(c.templates.counts());
         c.splices.report(&mut report.content, now);
         report.memory = Some(c.table.memory());
         report

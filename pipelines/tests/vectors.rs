@@ -113,7 +113,9 @@ impl Runner {
                 let (i, got) = sent.next().ok_or((n, format!("nothing was released: {packet}")))?;
                 compare(self.steps, &wanted, on, packet, i, &got).map_err(at(n))?;
             }
-            return sent.next().map_or(Ok(()), |(i, got)| Err((n, format!("one more went out on if{i}:\n{}", dump(&got)))));
+            return sent
+                .next()
+                .map_or(Ok(()), |(i, got)| Err((n, format!("one more went out on if{i}:\n{}", dump(&got)))));
         }
         if let Some(rest) = text.strip_prefix("transmit-ring ") {
             let limit = rest.trim().parse().map_err(|_| (n, format!("{rest:?} is no number")))?;
@@ -246,7 +248,10 @@ impl Runner {
             return Err((burst[0].line, format!("a frame more than expected went out on if{on}:\n{}", dump(&got))));
         }
         if held != after.held {
-            return Err((burst[0].line, format!("{} frames are held; {}", after.held, reasons(&before.dropped, &after.dropped))));
+            return Err((
+                burst[0].line,
+                format!("{} frames are held; {}", after.held, reasons(&before.dropped, &after.dropped)),
+            ));
         }
         if consumed != after.consumed {
             let n = after.consumed - before.consumed;
@@ -280,9 +285,10 @@ impl Runner {
                     "icmp-sent" => report.icmp_sent,
                     "fragments-made" => report.fragments_made,
                     "held" => report.counters.held,
+                    "templates" => report.templates.iter().map(|n| u64::from(*n)).sum(),
                     _ => {
                         return Err(format!(
-                            "{name:?}: flows half-open evicted expired fragments fragments-made held icmp-sent, state.NAME, dropped.NAME, or SERVER.active …"
+                            "{name:?}: flows half-open evicted expired fragments fragments-made held templates icmp-sent, state.NAME, dropped.NAME, or SERVER.active …"
                         ));
                     }
                 },

@@ -79,6 +79,9 @@ pub fn stats(s: &Stats, over: Option<f64>) -> String {
     drops(&mut out, &t.drops, over);
     flows(&mut out, t);
     s.services.iter().for_each(|service| out += &content::counts(service, over));
+    for service in &s.services {
+        out += &service.persistence.as_ref().map_or(String::new(), |p| super::persistence(&service.name, p));
+    }
     if s.workers.len() > 1 {
         workers(&mut out, s, over);
     }

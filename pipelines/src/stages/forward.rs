@@ -512,6 +512,7 @@ mod tests {
                 servers: vec![0, 1],
                 sources: vec![address("172.31.0.1", "fd01::1")],
                 source_ports: (1024, 65535),
+                persistence: None,
                 content: None,
             }));
             // The second server's path takes small packets only.

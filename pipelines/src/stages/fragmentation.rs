@@ -132,7 +132,9 @@ impl Plan {
         let len = self.head + self.put_in + self.room;
         let roomy = frame.set_len(len as u16) || frame.reset(0) && frame.set_len(len as u16);
         let from = self.head + n * self.room;
-        let (Some(head), Some(part)) = (whole.get(..self.head), whole.get(from..from + self.room)) else { return false };
+        let (Some(head), Some(part)) = (whole.get(..self.head), whole.get(from..from + self.room)) else {
+            return false;
+        };
         if !roomy {
             return false;
         }

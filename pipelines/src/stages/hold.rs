@@ -113,12 +113,7 @@ impl Holding {
     }
 
     /// Frames that are to be looked at again, into `frames` and `interfaces`. Returns how many there are.
-    pub(crate) fn release(
-        &mut self,
-        frames: &mut [Frame; BURST],
-        interfaces: &mut [u8; BURST],
-        now: u32,
-    ) -> usize {
+    pub(crate) fn release(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST], now: u32) -> usize {
         if self.held.is_empty() || !self.ready && self.looked == now {
             return 0;
         }
@@ -195,7 +190,9 @@ mod tests {
     #[test]
     fn frames_come_back_in_order_when_what_they_wait_for_is_there_or_their_time_is_over() {
         let mut h = Holding::default();
-        for (n, awaited) in [Awaited::NextHop(7), id(1), Awaited::NextHop(8), Awaited::NextHop(7)].into_iter().enumerate() {
+        for (n, awaited) in
+            [Awaited::NextHop(7), id(1), Awaited::NextHop(8), Awaited::NextHop(7)].into_iter().enumerate()
+        {
             assert!(put(&mut h, awaited, n as u8, u32::MAX - 2));
         }
         assert!(released(&mut h, u32::MAX - 2).is_empty());

@@ -5,6 +5,7 @@
 //! | [`classify`] | what the frame is; whose it is; the hash of its connection |
 //! | [`lookup`] | which known connection it belongs to |
 //! | [`schedule`] | which server a new connection gets |
+//! | `persistence` | which one, where a client keeps its server |
 //! | [`exceptions`] | ICMP, later fragments, ARP and neighbour discovery |
 //! | `bind` | services with rules: the handshake, the request, the server's side, and where messages end |
 //! | [`forward`] | what is rewritten, and where the frame goes |
@@ -26,5 +27,6 @@ pub mod icmp;
 pub(crate) mod link;
 pub mod lookup;
 pub mod neighbour;
+pub(crate) mod persistence;
 pub mod schedule;
 pub mod tunnel;
