@@ -416,6 +416,12 @@ pub struct WorkerStats {
     pub checksums_completed: u64,
     /// ICMP messages made.
     pub icmp_sent: u64,
+    /// Frames that are held now: until their next hop's address is known, or their first fragment comes.
+    #[serde(default)]
+    pub held: u64,
+    /// Fragments made of packets that exceeded their next hop's MTU.
+    #[serde(default)]
+    pub fragments_made: u64,
 }
 
 /// Frames dropped for one reason.
@@ -466,6 +472,9 @@ pub struct ServiceReport {
     pub scheduler: Scheduler,
     /// `up`, or `removed` while it still has connections.
     pub state: String,
+    /// Whether its clients keep their servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<PersistenceReport>,
     /// How it is switched by content, if it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<ContentReport>,
@@ -473,6 +482,20 @@ pub struct ServiceReport {
     pub servers: Vec<ServerReport>,
     /// Sum over its servers.
     pub stats: ServerStats,
+}
+
+/// How long clients of a service keep their servers, and how many do now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PersistenceReport {
+    /// Seconds after a client's last connection was opened.
+    pub timeout: f64,
+    /// Bits of an IPv4 address that make a client.
+    pub mask4: u8,
+    /// Bits of an IPv6 address.
+    pub mask6: u8,
+    /// Templates of all workers: a client whose connections come to several is counted on each.
+    pub templates: u64,
 }
 
 /// A server and how it does.

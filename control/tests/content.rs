@@ -688,6 +688,7 @@ fn a_service_by_content_is_added_while_the_director_runs_and_its_servers_after_i
         forward: lcs_pipelines::snapshot::Forward::Nat,
         sources: vec![],
         source_ports: Service::SOURCE_PORTS,
+        persistence: None,
         servers: vec![],
         content: None,
         check: None,

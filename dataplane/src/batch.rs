@@ -50,6 +50,8 @@ pub struct Batch {
     pub simple: u32,
     /// The frames were handed over by a sibling: they are this worker's, whatever steering says.
     pub from_sibling: bool,
+    /// The frames were held and are looked at again, for the last time. Set by the worker after [`Batch::start`].
+    pub again: bool,
 }
 
 impl Default for Batch {
@@ -73,6 +75,7 @@ impl Default for Batch {
             traced: 0,
             simple: 0,
             from_sibling: false,
+            again: false,
         }
     }
 }
@@ -92,6 +95,7 @@ impl Batch {
         self.l4 = [34; BURST];
         self.protocol = [protocol::TCP; BURST];
         self.from_sibling = from_sibling;
+        self.again = false;
     }
 
     /// Decides to drop frame `i`.

@@ -54,7 +54,7 @@ drop_reasons! {
     TupleInUse = "tuple-in-use",
     /// Full NAT has no free source port toward the chosen server; add source addresses.
     PortsExhausted = "ports-exhausted",
-    /// The next hop's link-layer address is not known (no neighbour entry), or there is no route.
+    /// The next hop's link-layer address did not become known in three seconds (no neighbour entry), or more wait for it than may.
     NextHopUnresolved = "next-hop-unresolved",
     /// More link-layer neighbours than the worker keeps.
     NextHopTableFull = "next-hop-table-full",
@@ -64,7 +64,7 @@ drop_reasons! {
     NoHeadroom = "no-headroom",
     /// No free buffer in the port's pool.
     NoBuffer = "no-buffer",
-    /// A later fragment whose first fragment has not been seen, or was dropped.
+    /// A later fragment whose first fragment did not come within a second, or was dropped.
     FragmentUnknown = "fragment-unknown",
     /// The table of fragmented packets is at its bound.
     FragmentTableFull = "fragment-table-full",
@@ -138,6 +138,8 @@ pub enum Verdict {
     Kernel,
     /// Hand it over to the worker in [`crate::Batch::tx`], which owns the connection.
     HandOver,
+    /// Kept by the pipeline, which has taken it out of the batch and brings it back ([`crate::worker::Pipeline::released`]).
+    Hold,
     /// Drop it, and count why.
     Drop(DropReason),
 }
@@ -149,6 +151,7 @@ impl fmt::Display for Verdict {
             Verdict::Consume => f.write_str("consume"),
             Verdict::Kernel => f.write_str("kernel"),
             Verdict::HandOver => f.write_str("hand-over"),
+            Verdict::Hold => f.write_str("hold"),
             Verdict::Drop(reason) => write!(f, "drop ({reason})"),
         }
     }

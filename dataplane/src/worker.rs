@@ -35,6 +35,13 @@ pub trait Pipeline {
     /// Serves timers, a bounded number a call. Returns whether more are due at once.
     fn housekeeping<P: Port>(&mut self, port: &mut P, now: Nanos) -> bool;
 
+    /// Frames that the pipeline has held ([`Verdict::Hold`]) and that are to be processed again: puts them in place, with the
+    /// interfaces that they came in on, and returns how many there are. Asked between two batches while any are held.
+    fn released(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST], now: Nanos) -> usize {
+        let _ = (frames, interfaces, now);
+        0
+    }
+
     /// The next event to tell the control thread, if any.
     fn event(&mut self) -> Option<Self::Event>;
 }
@@ -58,6 +65,9 @@ pub struct Counters {
     pub handed_over: u64,
     /// Frames that other workers handed over to this one.
     pub taken_over: u64,
+    /// Frames that the pipeline holds now, and that have no other verdict yet.
+    #[serde(default)]
+    pub held: u64,
     /// Frames dropped, by [`DropReason`].
     pub dropped: Vec<u64>,
     /// Turns of the loop with at least one frame.
@@ -87,6 +97,7 @@ impl Default for Counters {
             to_kernel: 0,
             handed_over: 0,
             taken_over: 0,
+            held: 0,
             dropped: vec![0; DropReason::COUNT],
             busy_turns: 0,
             idle_turns: 0,
@@ -258,6 +269,27 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         self.pipeline.housekeeping(&mut self.port, now);
         // Sends what housekeeping made, and lets a port go on with what its device had no room for before.
         self.port.flush();
+        let there = self.obey(now);
+        while self.counters.held > 0 && self.again(now) == BURST {}
+        there
+    }
+
+    /// Processes frames that were held. Returns how many.
+    #[inline(never)]
+    fn again(&mut self, now: Nanos) -> usize {
+        let Worker { port, pipeline, meter, batch, counters, handover, sampler, .. } = self;
+        let n = pipeline.released(&mut batch.frames, &mut batch.rx, now).min(BURST);
+        if n > 0 {
+            counters.held = counters.held.saturating_sub(n as u64);
+            batch.start(n, false);
+            batch.again = true;
+            serve(port, pipeline, batch, counters, handover.as_ref(), now, &mut sampler.start(meter));
+        }
+        n
+    }
+
+    /// Commands and events. Returns `false` when the control thread is gone.
+    fn obey(&mut self, now: Nanos) -> bool {
         let Some(rings) = &self.rings else { return true };
         for _ in 0..COMMANDS_A_TURN {
             if rings.acknowledgements.is_full() {
@@ -376,6 +408,10 @@ fn end<P: Port>(
     match batch.verdict[i] {
         Verdict::Drop(reason) => counters.dropped[reason as usize] += 1,
         Verdict::Consume | Verdict::Forward => counters.consumed += 1,
+        Verdict::Hold => {
+            counters.held += 1;
+            return;
+        }
         Verdict::Kernel => match port.to_kernel(batch.rx[i], frame) {
             Ok(()) => {
                 counters.to_kernel += 1;

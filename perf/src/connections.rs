@@ -204,6 +204,7 @@ pub(crate) fn snapshot(scheme: Scheme, cookies: bool) -> Result<Snapshot, Connec
         servers: vec![0, 1, 2, 3],
         sources: vec![],
         source_ports: (1024, 65535),
+        persistence: None,
         content,
     }));
     Ok(s)

@@ -272,17 +272,23 @@ impl<P: Wire, M: Meter> Bench<P, M> {
             }
             n += group;
         }
-        // The second packet of each connection establishes it.
+        // The server's answer, where the director sees it, and the client's second packet establish each connection.
         let mut establishing = Turns::default();
-        let mut n = 0;
-        while n < flows {
-            let group = GROUP.min(flows - n);
-            for k in n..n + group {
-                let _ = self.traffic.inject(self.worker.port_mut(), 0, self.traffic.client_side(k), ACK, None, 0);
+        for flags in [SYN | ACK, ACK] {
+            let mut n = 0;
+            while n < flows {
+                let group = GROUP.min(flows - n);
+                for k in n..n + group {
+                    let client = flags == ACK;
+                    let pair = if client { Some(self.traffic.client_side(k)) } else { self.traffic.server_side(k) };
+                    if let Some(pair) = pair {
+                        let _ = self.traffic.inject(self.worker.port_mut(), 0, pair, flags, None, 0);
+                    }
+                }
+                self.drain(&mut establishing);
+                self.worker.port_mut().take_sent(|_, _| {});
+                n += group;
             }
-            self.drain(&mut establishing);
-            self.worker.port_mut().take_sent(|_, _| {});
-            n += group;
         }
         Ok((costs, turns))
     }

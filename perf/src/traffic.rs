@@ -92,6 +92,7 @@ pub fn snapshot(o: &Options) -> Snapshot {
                 _ => vec![],
             },
             source_ports: (1024, 65535),
+            persistence: None,
             content: None,
         }));
     }

@@ -43,6 +43,7 @@ fn snapshot() -> Snapshot {
             servers: vec![0, 1],
             sources: vec![],
             source_ports: (1024, 65_535),
+            persistence: None,
             content: None,
         })],
         servers: vec![Some(server(0)), Some(server(1))],

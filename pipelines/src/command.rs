@@ -132,6 +132,10 @@ pub struct Report {
     pub checksums_completed: u64,
     /// ICMP messages that the director made.
     pub icmp_sent: u64,
+    /// Fragments made of packets that exceeded their next hop's MTU.
+    pub fragments_made: u64,
+    /// Clients that keep their servers (persistence), by service slot.
+    pub templates: Vec<u32>,
     /// Connections that are switched by content.
     pub content: ContentStats,
     /// Memory of the flow table, bytes.

@@ -12,9 +12,12 @@ use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
-use crate::stages::{bind, classify, decapsulate, exceptions, forward, fragment, link, lookup, schedule};
+use crate::stages::{
+    bind, classify, decapsulate, exceptions, forward, fragment, fragmentation, hold, link, lookup, schedule,
+};
 use crate::trace::Tracer;
-use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::Frame;
+use lcs_dataplane::batch::{BURST, Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
 use lcs_dataplane::flow::{FlowFlags, Place};
 use lcs_dataplane::port::Port;
@@ -87,6 +90,9 @@ impl Layer4 {
         report.fragments = c.fragments.len();
         report.checksums_completed = c.checksums_completed;
         report.icmp_sent = c.icmp_sent;
+        report.fragments_made = c.fragments_made;
+        report.templates.clear();
+        report.templates.extend_from_slice(c.templates.counts());
         c.splices.report(&mut report.content, now);
         report.memory = Some(c.table.memory());
         report
@@ -226,6 +232,12 @@ impl Pipeline for Layer4 {
             bind::bind(c, port, batch, unbound, looked_at, now, tick);
             watch.lap(bind_cost, unbound.len() + looked_at.len());
         }
+        if !c.oversized.is_empty() {
+            fragmentation::fragment(c, port, batch);
+        }
+        if c.holding.is_asked() {
+            hold::hold(c, port, batch, tick);
+        }
         if tracing {
             self.tracer.step(c, batch, if unbound.is_empty() && looked_at.is_empty() { "forward" } else { "bind" });
             self.tracer.end(c, batch);
@@ -259,6 +271,10 @@ impl Pipeline for Layer4 {
         let tick = timer::tick(now);
         let more = self.connections.expire(tick);
         bind::housekeeping(&mut self.connections, port, now, tick) || more
+    }
+
+    fn released(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST], now: Nanos) -> usize {
+        self.connections.holding.release(frames, interfaces, timer::tick(now))
     }
 
     fn event(&mut self) -> Option<Event> {

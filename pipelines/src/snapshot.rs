@@ -67,6 +67,30 @@ pub struct Service {
     pub source_ports: (u16, u16),
     /// Where connections are bound by what the client asks for: the rules. `None`: by the client's SYN.
     pub content: Option<Arc<Content>>,
+    /// Whether, and for how long, a client's connections all go to the same server. Not of services with content.
+    pub persistence: Option<Persistence>,
+}
+
+/// For how long, and for whom, the server of one connection is the server of the next ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Persistence {
+    /// How long after the last connection was opened.
+    pub timeout: Duration,
+    /// Leading bits of an IPv4 address that make a client: 32 for each address by itself.
+    pub mask4: u8,
+    /// Those of an IPv6 address.
+    pub mask6: u8,
+}
+
+impl Persistence {
+    /// The address that stands for a client.
+    pub fn client(&self, address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V4(a) => IpAddr::V4((u32::from(a) & mask4(self.mask4.min(32))).into()),
+            IpAddr::V6(a) => IpAddr::V6((u128::from(a) & mask6(self.mask6.min(128))).into()),
+        }
+    }
 }
 
 /// A real server of one service. The same machine in two services is two servers.

@@ -123,6 +123,7 @@ impl Node {
             servers: slots.clone(),
             sources: vec![],
             source_ports: (2000, 2030),
+            persistence: None,
             content: Some(Arc::new(content(scheme, slots))),
         }));
         let port = MemoryPort::new(macs.len() as u8, 64);

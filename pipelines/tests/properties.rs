@@ -163,9 +163,9 @@ fn error_about(frame: &[u8]) -> Vec<u8> {
         std::net::IpAddr::from(<[u8; 16]>::try_from(&frame[22..38]).unwrap())
     };
     let words = if v4 {
-        format!("icmp 10.0.0.254 > {source} fragmentation-needed mtu=1400 data={quoted}")
+        format!("icmp 10.0.0.254 > {source} unreachable data={quoted}")
     } else {
-        format!("icmp fd00::ff > {source} too-big mtu=1400 data={quoted}")
+        format!("icmp fd00::ff > {source} unreachable data={quoted}")
     };
     Packet::read(&words).unwrap().frame([2, 0, 0, 0, 1, 1], interface_mac(1)).unwrap()
 }

@@ -20,6 +20,10 @@ enum Expected {
         text: String,
     },
     Drop(DropReason),
+    /// For the director itself.
+    Consume,
+    /// It is kept, and comes again.
+    Hold,
 }
 
 #[derive(Debug)]
@@ -28,6 +32,8 @@ struct Step {
     number: u32,
     interface: u8,
     frame: Vec<u8>,
+    /// What goes out in front of it: pieces of it, where it has to be cut.
+    pieces: Vec<(u8, Box<Packet>, String)>,
     expected: Option<Expected>,
 }
 
@@ -96,6 +102,21 @@ impl Runner {
             self.world.advance(seconds(rest.trim()).map_err(at(n))?);
             return Ok(());
         }
+        if let Some(rest) = text.strip_prefix("released ") {
+            self.install();
+            self.world.idle();
+            let mut sent = self.world.sent().into_iter();
+            for packet in rest.split(" ; ").filter(|p| *p != "nothing") {
+                let (on, words) = packet.split_once(' ').ok_or((n, "write: released INTERFACE PACKET".to_owned()))?;
+                let on = interface(Some(on)).map_err(at(n))?;
+                let wanted = self.named(words).and_then(|p| Packet::read(&p)).map_err(at(n))?;
+                let (i, got) = sent.next().ok_or((n, format!("nothing was released: {packet}")))?;
+                compare(self.steps, &wanted, on, packet, i, &got).map_err(at(n))?;
+            }
+            return sent
+                .next()
+                .map_or(Ok(()), |(i, got)| Err((n, format!("one more went out on if{i}:\n{}", dump(&got)))));
+        }
         if let Some(rest) = text.strip_prefix("transmit-ring ") {
             let limit = rest.trim().parse().map_err(|_| (n, format!("{rest:?} is no number")))?;
             self.world.worker.port_mut().limit_transmit(limit);
@@ -135,13 +156,23 @@ impl Runner {
         let packet = self.named(packet).and_then(|p| Packet::read(&p)).map_err(at(n))?;
         let from = if on == 0 { CLIENT } else { [2, 0, 0, 0, 1, 1] };
         let frame = packet.frame(from, interface_mac(on)).map_err(at(n))?;
-        self.burst.push(Step { line: n, number, interface: on, frame, expected: None });
+        self.burst.push(Step { line: n, number, interface: on, frame, pieces: vec![], expected: None });
         Ok(())
     }
 
     fn expectation(&mut self, n: usize, text: &str) -> Result<(), Failure> {
         let (verdict, rest) = text.split_once(' ').unwrap_or((text, ""));
+        if verdict == "piece" {
+            let (on, packet) = rest.trim().split_once(' ').ok_or((n, "write: => piece INTERFACE PACKET".to_owned()))?;
+            let packet = self.named(packet.trim()).and_then(|p| Packet::read(&p)).map_err(at(n))?;
+            let piece = (interface(Some(on)).map_err(at(n))?, Box::new(packet), rest.to_owned());
+            let step = self.burst.last_mut().ok_or((n, "=> stands under the step that it is about".to_owned()))?;
+            step.pieces.push(piece);
+            return Ok(());
+        }
         let expected = match verdict {
+            "consume" => Expected::Consume,
+            "hold" => Expected::Hold,
             "drop" => Expected::Drop(drop_reason(rest.trim()).map_err(at(n))?),
             "forward" => {
                 let (on, packet) =
@@ -152,7 +183,7 @@ impl Runner {
                 };
                 Expected::Forward { interface: interface(Some(on)).map_err(at(n))?, packet, text: rest.to_owned() }
             }
-            _ => return Err((n, format!("{verdict:?}: a frame ends in forward or drop"))),
+            _ => return Err((n, format!("{verdict:?}: a frame ends in forward, hold, consume or drop"))),
         };
         let step = self.burst.last_mut().ok_or((n, "=> stands under the step that it is about".to_owned()))?;
         if step.expected.replace(expected).is_some() {
@@ -177,10 +208,20 @@ impl Runner {
                 format!("{} frames had {} verdicts", burst.len(), ended(&after) - ended(&before)),
             ));
         }
-        let mut drops = before.dropped.clone();
+        let (mut drops, mut consumed, mut held) = (before.dropped.clone(), before.consumed, before.held);
+        for step in &burst {
+            for (interface, packet, text) in &step.pieces {
+                let Some((on, got)) = sent.next() else {
+                    return Err((step.line, format!("step {}: a piece is missing: {text}", step.number)));
+                };
+                compare(step.number, packet, *interface, text, on, &got).map_err(at(step.line))?;
+            }
+        }
         for step in &burst {
             match step.expected.as_ref().ok_or((step.line, "the step has no expected verdict".to_owned()))? {
                 Expected::Drop(reason) => drops[*reason as usize] += 1,
+                Expected::Consume => consumed += 1,
+                Expected::Hold => held += 1,
                 Expected::Forward { interface, packet, text } => {
                     let Some((on, got)) = sent.next() else {
                         return Err((
@@ -199,19 +240,22 @@ impl Runner {
                         verify::frame(&got, true).map_err(at(step.line))?;
                         continue;
                     };
-                    let default = if *interface == 0 { CLIENT } else { [2, 0, 0, 0, 1, 1] };
-                    let want = packet.frame(interface_mac(*interface), default).map_err(at(step.line))?;
-                    if on != *interface || got != want {
-                        return Err((step.line, difference(step.number, text, *interface, &want, on, &got)));
-                    }
-                    if !packet.is_broken() && packet.text("ethertype").is_none() {
-                        verify::frame(&got, true).map_err(at(step.line))?;
-                    }
+                    compare(step.number, packet, *interface, text, on, &got).map_err(at(step.line))?;
                 }
             }
         }
         if let Some((on, got)) = sent.next() {
             return Err((burst[0].line, format!("a frame more than expected went out on if{on}:\n{}", dump(&got))));
+        }
+        if held != after.held {
+            return Err((
+                burst[0].line,
+                format!("{} frames are held; {}", after.held, reasons(&before.dropped, &after.dropped)),
+            ));
+        }
+        if consumed != after.consumed {
+            let n = after.consumed - before.consumed;
+            return Err((burst[0].line, format!("{n} frames were for the director itself")));
         }
         if drops != after.dropped {
             return Err((
@@ -239,9 +283,12 @@ impl Runner {
                     "expired" => report.expired,
                     "fragments" => report.fragments as u64,
                     "icmp-sent" => report.icmp_sent,
+                    "fragments-made" => report.fragments_made,
+                    "held" => report.counters.held,
+                    "templates" => report.templates.iter().map(|n| u64::from(*n)).sum(),
                     _ => {
                         return Err(format!(
-                            "{name:?}: flows half-open evicted expired fragments icmp-sent, state.NAME, dropped.NAME, or SERVER.active …"
+                            "{name:?}: flows half-open evicted expired fragments fragments-made held templates icmp-sent, state.NAME, dropped.NAME, or SERVER.active …"
                         ));
                     }
                 },
@@ -277,6 +324,16 @@ impl Runner {
         }
         Ok(())
     }
+}
+
+/// Whether the frame `got`, sent on `on`, is the expected packet.
+fn compare(step: u32, packet: &Packet, interface: u8, text: &str, on: u8, got: &[u8]) -> Result<(), String> {
+    let default = if interface == 0 { CLIENT } else { [2, 0, 0, 0, 1, 1] };
+    let want = packet.frame(interface_mac(interface), default)?;
+    if on != interface || got != want {
+        return Err(difference(step, text, interface, &want, on, got));
+    }
+    if packet.is_broken() || packet.text("ethertype").is_some() { Ok(()) } else { verify::frame(got, true) }
 }
 
 fn reasons(before: &[u64], after: &[u64]) -> String {

@@ -162,6 +162,15 @@ pub fn service(s: &Service) -> Vec<Finding> {
             add(place, "address", what, "remove one of them, and give the other the sum of their weights");
         }
     }
+    if s.persistence.is_some() && s.content.is_some() {
+        let what = format!("service {label} has `persistence`, and rules that choose its servers");
+        add(
+            Place::Service,
+            "persistence",
+            what,
+            "write sticky = \"source\" instead: it keeps clients with their servers where rules decide",
+        );
+    }
     if let Some(content) = &s.content {
         super::content::check(s, content, &mut found);
     }

@@ -28,7 +28,7 @@ use ipnet::IpNet;
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::port::device::Device;
 use lcs_dataplane::worker::Idle;
-use lcs_pipelines::snapshot::{Forward, Scheduler, Timeouts, WhenFull};
+use lcs_pipelines::snapshot::{Forward, Persistence, Scheduler, Timeouts, WhenFull};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
@@ -356,6 +356,9 @@ pub struct Service {
     /// How its servers' health is found out; where there is none, they count as up.
     #[serde(default)]
     pub check: Option<Check>,
+    /// Whether a client keeps its server, at layer 4.
+    #[serde(default)]
+    pub persistence: Option<Persistence>,
 }
 
 impl Service {

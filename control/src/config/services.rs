@@ -3,10 +3,12 @@
 use super::check::{self, Place};
 use super::read::{Placed, Problems, Section};
 use super::{Admin, Protocol, Server, Service, WEIGHT_MAX, endpoint_text, switching};
-use lcs_pipelines::snapshot::{Endpoint, Forward, SLOTS, Scheduler};
+use lcs_pipelines::snapshot::{Endpoint, Forward, Persistence, SLOTS, Scheduler};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
+use toml::de::DeValue;
 
 /// Where the keys of one service stand.
 #[derive(Default)]
@@ -84,6 +86,7 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
     }
     let ports = places.keep(me, "source-ports", section.ports("source-ports"));
     let check = places.keep(me, "check", super::health::read(&section));
+    let persistence = places.keep(me, "persistence", read_persistence(&section));
     let mut servers = Vec::new();
     let mut complete = true;
     for server in section.tables("servers", "a server") {
@@ -119,9 +122,34 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         servers,
         content,
         check,
+        persistence,
     };
     Some((service, places))
 }
+
+/// Reads `persistence`, a time or a table.
+fn read_persistence(section: &Section<'_, '_>) -> Option<Placed<Persistence>> {
+    let value = section.raw("persistence")?;
+    let mut persistence = Persistence { timeout: DEFAULT_PERSISTENCE, mask4: 32, mask6: 128 };
+    if matches!(value.get_ref(), DeValue::Table(_)) {
+        let table = Section::from_value("`persistence`", value, section.problems())?;
+        if let Some(timeout) = table.duration("timeout") {
+            persistence.timeout = timeout.value;
+        }
+        for (key, bits, most) in [("mask4", &mut persistence.mask4, 32), ("mask6", &mut persistence.mask6, 128)] {
+            if let Some(n) = table.number(key, 1..=most) {
+                *bits = n.value as u8;
+            }
+        }
+        table.finish();
+    } else {
+        persistence.timeout = section.duration("persistence")?.value;
+    }
+    Some(Placed { value: persistence, span: value.span() })
+}
+
+/// IPVS's.
+const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(300);
 
 fn read_server(mut section: Section<'_, '_>, index: usize, default: Forward, places: &mut Places) -> Option<Server> {
     let me = Place::Server(index);

@@ -136,6 +136,9 @@ fn every_mistake_in_a_service_is_shown_at_its_place_with_its_mend() {
         ),
         ("scheduler = \"random\"", 7, "is none of rr, wrr, lc, wlc", "write one of"),
         ("source-ports = \"9-1\"", 7, "no range of ports", "first-last"),
+        ("persistence = \"1 ms\"", 7, "out of range", "from 200ms"),
+        ("persistence = { timeout = \"60s\", mask4 = 33 }", 7, "33", "32"),
+        ("persistence = { mask = 24 }", 7, "unknown key `mask`", "`mask4`"),
         ("sheduler = \"rr\"", 7, "unknown key `sheduler` in service web", "`scheduler`"),
     ];
     for (keys, line, what, mend) in table {
@@ -143,6 +146,23 @@ fn every_mistake_in_a_service_is_shown_at_its_place_with_its_mend() {
         let p = &invalid.problems[0];
         assert_eq!(p.line, *line, "{invalid}");
         assert!(p.what.contains(what) && p.mend.contains(mend), "{invalid}");
+    }
+}
+
+#[test]
+fn persistence_is_a_time_or_a_table() {
+    let head = "name = \"web\"\naddress = \"192.0.2.1\"\nport = 80\n";
+    for (keys, want) in [
+        ("", None),
+        ("persistence = \"90s\"", Some((90, 32, 128))),
+        ("persistence = 90", Some((90, 32, 128))),
+        ("persistence = { mask4 = 24 }", Some((300, 24, 128))),
+        ("persistence = { timeout = \"1h\", mask4 = 16, mask6 = 56 }", Some((3600, 16, 56))),
+    ] {
+        let configuration =
+            Configuration::parse("f", &service(&format!("{head}{keys}"))).unwrap_or_else(|e| panic!("{e}"));
+        let p = configuration.services[0].persistence;
+        assert_eq!(p.map(|p| (p.timeout.as_secs(), p.mask4, p.mask6)), want, "{keys}");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::config::{Content, Group, Word};
 use crate::model::{Model, ServiceView};
+use crate::protocol::PersistenceReport;
 use crate::protocol::{
     ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, WorkerStats,
 };
@@ -81,6 +82,8 @@ fn worker_stats(reports: &[&Report]) -> WorkerStats {
         s.fragments += r.fragments;
         s.checksums_completed += r.checksums_completed;
         s.icmp_sent += r.icmp_sent;
+        s.fragments_made += r.fragments_made;
+        s.held += c.held;
         for (sum, n) in dropped.iter_mut().zip(&c.dropped) {
             *sum += n;
         }
@@ -178,6 +181,16 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed], counts: Option<ContentCoun
         port: s.port,
         scheduler: s.scheduler,
         state: if view.removed { "removed" } else { "up" }.to_owned(),
+        persistence: s.persistence.as_ref().map(|p| PersistenceReport {
+            timeout: p.timeout.as_secs_f64(),
+            mask4: p.mask4,
+            mask6: p.mask6,
+            templates: reports
+                .iter()
+                .filter_map(|r| r.templates.get(usize::from(view.slot)))
+                .map(|n| u64::from(*n))
+                .sum(),
+        }),
         content: s.content.as_ref().map(|c| content(s.scheduler, c, counts)),
         servers,
         stats: sum,

@@ -111,6 +111,12 @@ pub(super) fn service(old: &Service, new: &Service) -> Option<Change> {
     if old.forward != new.forward {
         what.push(format!("forward of servers that do not say {} → {}", old.forward.word(), new.forward.word()));
     }
+    if old.persistence != new.persistence {
+        what.push(match &new.persistence {
+            None => "clients no longer keep their servers".to_owned(),
+            Some(p) => format!("clients keep their servers for {:?} (/{} and /{})", p.timeout, p.mask4, p.mask6),
+        });
+    }
     if old.check != new.check {
         what.push(match &new.check {
             None => "servers are no longer checked, and count as up".to_owned(),

@@ -208,6 +208,7 @@ impl Model {
                 sources: s.sources.clone(),
                 source_ports: s.source_ports,
                 content: entry.content.as_ref().map(|published| Arc::clone(&published.content)),
+                persistence: s.persistence,
             });
         }
         let mut servers = vec![None; self.servers.span()];

@@ -33,6 +33,7 @@ fn service(name: &str, host: u8, servers: Vec<Server>) -> Service {
         forward: Forward::Nat,
         sources: vec![],
         source_ports: Service::SOURCE_PORTS,
+        persistence: None,
         servers,
         content: None,
         check: None,

@@ -12,7 +12,9 @@ pub use stats::{since, stats};
 pub use table::{Table, bytes, duration, number, percent, scaled};
 
 use crate::config::{Word, endpoint_text};
-use crate::protocol::{Applied, Connections, ContentReport, GroupReport, Response, ServiceReport, Status, Traced};
+use crate::protocol::{
+    Applied, Connections, ContentReport, GroupReport, PersistenceReport, Response, ServiceReport, Status, Traced,
+};
 use lcs_pipelines::content::Switching;
 use std::fmt::Write;
 
@@ -111,7 +113,20 @@ pub fn services(services: &[ServiceReport]) -> String {
     }
     let content: String =
         services.iter().filter_map(|s| s.content.as_ref().map(|c| self::content(&s.name, c))).collect();
-    if table.is_empty() { "no services\n".to_owned() } else { table.show() + &content }
+    let persistence: String =
+        services.iter().filter_map(|s| s.persistence.as_ref().map(|p| self::persistence(&s.name, p))).collect();
+    if table.is_empty() { "no services\n".to_owned() } else { table.show() + &persistence + &content }
+}
+
+/// Whose clients keep their servers, in one line.
+pub(crate) fn persistence(service: &str, p: &PersistenceReport) -> String {
+    format!(
+        "{service}: a client (/{}, /{}) keeps its server for {} s; {} do now\n",
+        p.mask4,
+        p.mask6,
+        p.timeout,
+        number(p.templates)
+    )
 }
 
 /// How a service is switched by content, in one line.

@@ -41,6 +41,7 @@ fn subtract(now: &mut WorkerStats, before: &WorkerStats) {
         (&mut now.evicted, before.evicted),
         (&mut now.expired, before.expired),
         (&mut now.icmp_sent, before.icmp_sent),
+        (&mut now.fragments_made, before.fragments_made),
         (&mut now.checksums_completed, before.checksums_completed),
         (&mut now.events_lost, before.events_lost),
     ] {
@@ -78,6 +79,9 @@ pub fn stats(s: &Stats, over: Option<f64>) -> String {
     drops(&mut out, &t.drops, over);
     flows(&mut out, t);
     s.services.iter().for_each(|service| out += &content::counts(service, over));
+    for service in &s.services {
+        out += &service.persistence.as_ref().map_or(String::new(), |p| super::persistence(&service.name, p));
+    }
     if s.workers.len() > 1 {
         workers(&mut out, s, over);
     }
@@ -98,6 +102,8 @@ fn frames(out: &mut String, t: &WorkerStats, over: Option<f64>) {
         ("to the kernel", t.to_kernel, None),
         ("handed over between workers", t.handed_over, None),
         ("ICMP messages made", t.icmp_sent, None),
+        ("fragments made", t.fragments_made, None),
+        ("held back for a moment", t.held, None),
         ("checksums completed", t.checksums_completed, None),
     ];
     for (i, (name, packets, of)) in rows.into_iter().enumerate() {

@@ -148,6 +148,7 @@ fn service(at: SocketAddr, receiver: &Receiver) -> Result<Service, RunError> {
         forward: Forward::Nat,
         sources: Vec::new(),
         source_ports: Service::SOURCE_PORTS,
+        persistence: None,
         servers: vec![server],
         content: Some(Content {
             application: extract::Protocol::Http,

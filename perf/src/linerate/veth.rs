@@ -89,11 +89,19 @@ impl Generator<'_> {
 
     /// Opens all flows through the director.
     fn open(&mut self) -> Result<(), LinerateError> {
-        for flags in [SYN, ACK] {
+        // A server's answer where it passes the director: without it the connection stays half-open.
+        for flags in [SYN, SYN | ACK, ACK] {
             for first in (0..self.flows).step_by(OPENED) {
                 let group = OPENED.min(self.flows - first);
+                let answer = flags == SYN | ACK;
+                if answer && self.traffic.server_side(first).is_none() {
+                    continue;
+                }
                 for n in first..first + group {
-                    let _ = self.frame(self.traffic.client_side(n), flags, None, 0);
+                    let pair = if answer { self.traffic.server_side(n) } else { Some(self.traffic.client_side(n)) };
+                    if let Some(pair) = pair {
+                        let _ = self.frame(pair, flags, None, 0);
+                    }
                 }
                 self.port.flush();
                 let deadline = Instant::now() + PATIENCE;

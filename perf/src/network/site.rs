@@ -203,6 +203,7 @@ impl Plan {
             servers: (0..self.weights.len() as u16).collect(),
             sources,
             source_ports: (1024, 65_535),
+            persistence: None,
             content: None,
         }));
         s

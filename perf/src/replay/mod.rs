@@ -214,6 +214,8 @@ pub fn replay<L: Decides, W: Write>(
         if received > 0 {
             counters.received += received as u64;
             batch.start(received, false);
+            // Each frame has its verdict when it comes: nothing is held back.
+            batch.again = true;
             pipeline.process(&mut port, &mut batch, now, &mut Stopwatch::start(&mut NoMeter));
             traces.extend(told(&mut pipeline, &snapshot, &mut report));
         }
@@ -408,6 +410,8 @@ fn end<P: Port>(port: &mut P, batch: &mut Batch, i: usize) -> Verdict {
         Verdict::Kernel => port.to_kernel(batch.rx[i], frame).err().map(|f| (f, DropReason::NotForUs)),
         // There is one worker only.
         Verdict::HandOver => Some((frame, DropReason::HandoverFull)),
+        // Not in a batch whose frames may not wait; the pipeline would have the buffer.
+        Verdict::Hold => None,
         Verdict::Consume | Verdict::Drop(_) => {
             port.release(frame);
             None
@@ -423,13 +427,14 @@ fn count(record: &mut FrameRecord, verdict: Verdict, report: &mut Report) {
         Verdict::Forward => "forward",
         Verdict::Consume => "consume",
         Verdict::Kernel => "kernel",
+        Verdict::Hold => "hold",
         Verdict::HandOver | Verdict::Drop(_) => "drop",
     };
     match verdict {
         Verdict::Forward => report.forwarded += 1,
         Verdict::Consume => report.consumed += 1,
         Verdict::Kernel => report.to_kernel += 1,
-        Verdict::HandOver => {}
+        Verdict::HandOver | Verdict::Hold => {}
         Verdict::Drop(reason) => {
             *report.dropped.entry(reason.name().to_owned()).or_default() += 1;
             record.reason = Some(reason.name().to_owned());

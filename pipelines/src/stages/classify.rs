@@ -268,6 +268,7 @@ fn worker_of(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Option<u
                 // later ones come to this worker as well.
                 let id = fragment::identity(batch, i)?;
                 c.fragments.set_owner(id, w, now);
+                c.holding.has_come(&super::hold::Awaited::First(id));
             }
             Some(w)
         }

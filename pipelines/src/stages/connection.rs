@@ -4,16 +4,19 @@ use crate::command::{Event, SegmentView, ServerStats};
 use crate::snapshot::{NO_SLOT, NextHop, SLOTS, Snapshot, Via};
 use crate::splice::Splices;
 use crate::stages::fragment::Fragments;
+use crate::stages::fragmentation::Oversized;
+use crate::stages::hold::{Awaited, Holding};
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
+use crate::stages::persistence::Templates;
 use crate::stages::schedule::{Schedulers, SharedCounts};
-use crate::stages::tunnel::Outer;
+use crate::stages::tunnel::{Outer, Paths};
 use hashbrown::HashMap;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
-use lcs_dataplane::flow::{FlowFlags, FlowTable, Place, TcpState};
+use lcs_dataplane::flow::{Flow, FlowFlags, FlowTable, Place, TcpState};
 use lcs_dataplane::headers::MacAddr;
-use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Capabilities;
 use lcs_dataplane::timer::{Due, Timers};
 use std::collections::VecDeque;
@@ -88,8 +91,20 @@ pub struct Connections {
     pub(crate) checksums_completed: u64,
     /// Outer IPv4 headers by server slot.
     pub(crate) outers: Vec<Option<Outer>>,
-    /// Identification of the next outer IPv4 header.
+    /// Identification of the last outer IPv4 header.
     pub(crate) ident: u16,
+    /// Identification of the last outer IPv6 packet that was cut.
+    pub(crate) fragment_ident: u32,
+    /// Frames of a batch that are to be cut.
+    pub(crate) oversized: Oversized,
+    /// Fragments made of packets that were too big.
+    pub(crate) fragments_made: u64,
+    /// Clients that keep their servers.
+    pub(crate) templates: Templates,
+    /// Frames that wait.
+    pub(crate) holding: Holding,
+    /// MTUs of tunnels' paths, by server slot.
+    pub(crate) paths: Paths,
     /// Connections that are switched by content.
     pub(crate) splices: Splices,
     /// Frames of a batch that the bind stage is to decide on: clients without a flow.
@@ -127,7 +142,14 @@ impl Connections {
             icmp_sent: 0,
             checksums_completed: 0,
             outers: Vec::new(),
-            ident: 1,
+            // Workers share the director's address: each begins elsewhere.
+            ident: 1 + (u32::from(settings.worker) * 0x1_0000 / u32::from(settings.workers.max(1))) as u16,
+            fragment_ident: (settings.seed as u32) << 8 ^ u32::from(settings.worker) << 24,
+            oversized: Oversized::default(),
+            fragments_made: 0,
+            templates: Templates::default(),
+            holding: Holding::default(),
+            paths: Paths::default(),
             splices: Splices::new(settings.flows, settings.seed, settings.workers),
             unbound: Places::default(),
             looked_at: Places::default(),
@@ -147,6 +169,8 @@ impl Connections {
         for (row, hop) in snapshot.next_hops.iter().enumerate().take(CONTROL_ROWS) {
             self.hops[row] = *hop;
         }
+        let hops = &self.hops;
+        self.holding.look_at_hops(|row| hops[usize::from(row)].resolved);
         self.traffic.resize(snapshot.servers.len(), Traffic::default());
         self.loads.resize(snapshot.servers.len(), Load::default());
         let mut gone = Vec::new();
@@ -162,6 +186,8 @@ impl Connections {
             }
         }
         self.splices.sessions.forget(&gone);
+        self.paths.install(snapshot.servers.len(), &gone);
+        self.templates.install(&snapshot, &gone);
         self.outers.clear();
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
@@ -178,11 +204,14 @@ impl Connections {
 
     /// Sets one row of the next hops; `false` when it is not the control thread's to set.
     pub fn set_next_hop(&mut self, row: u16, hop: NextHop) -> bool {
-        let row = usize::from(row);
-        if row < CONTROL_ROWS {
-            self.hops[row] = hop;
+        let at = usize::from(row);
+        if at < CONTROL_ROWS {
+            self.hops[at] = hop;
+            if hop.resolved {
+                self.holding.has_come(&Awaited::NextHop(row));
+            }
         }
-        row < CONTROL_ROWS
+        at < CONTROL_ROWS
     }
 
     /// The row through which to answer a client: its route's router, or where its frame came from.
@@ -386,6 +415,7 @@ impl Connections {
         let half_open = timeouts[TcpState::SynReceived as usize];
         let more = timers.advance_half_open(table, now, half_open, TIMER_BUDGET, &mut gone);
         self.fragments.expire(now);
+        self.templates.expire(now);
         looked == TIMER_BUDGET || more == TIMER_BUDGET
     }
 }
@@ -519,10 +549,95 @@ pub(crate) fn next_state(state: TcpState, tcp_flags: u8, side: usize, both: bool
     NEXT[usize::from(both)][side & 1][usize::from(tcp_flags & (FIN | SYN | RST))][state as usize]
 }
 
+/// In [`Flow::extra`] of a flow that is not spliced: the server has answered the client's SYN.
+const ANSWERED: u32 = 1;
+/// The last reset came from the server.
+const RESET_BY_SERVER: u32 = 2;
+
+/// State and notes ([`Flow::extra`]) of a connection that is not spliced, after a segment with these TCP flags from `side`.
+///
+/// Two things go beyond [`next_state`], for those who send segments blindly or in masses:
+/// - Where the server's segments are seen, a connection is half-open until the server has answered its SYN, whatever the client sends.
+///   Who sends SYN and ACK (or FIN, or RST) without hearing the server takes the table no place that can't be taken back. Where
+///   they are not seen (direct routing, tunnels), the client's ACK is all there is to go by, as in IPVS.
+/// - A reset makes the time-out short and takes nothing else, since its number can't be checked here; the connection's packets keep
+///   their server. Whoever has sent it in earnest sends nothing else any more: another segment from the same side shows that it was
+///   somebody else's, and the connection is established as before.
+pub(crate) fn followed(flow: &Flow, tcp_flags: u8, side: usize) -> (TcpState, u32) {
+    let (state, notes, both) = (flow.state, flow.extra, flow.flags.has(FlowFlags::TRANSLATED));
+    let client = side == Place::CLIENT;
+    let half_open = state == TcpState::SynReceived && both;
+    if half_open && notes & ANSWERED == 0 && client {
+        return (state, notes);
+    }
+    if half_open && tcp_flags & (SYN | ACK | RST) == SYN | ACK && !client {
+        return (state, notes | ANSWERED);
+    }
+    if state == TcpState::Close && tcp_flags & (SYN | FIN | RST) == 0 && client == (notes & RESET_BY_SERVER == 0) {
+        return (TcpState::Established, notes);
+    }
+    let next = next_state(state, tcp_flags, side, both);
+    let reset_by = if client { 0 } else { RESET_BY_SERVER };
+    let notes = if tcp_flags & RST != 0 { notes & !RESET_BY_SERVER | reset_by } else { notes };
+    // A connection that begins anew is to be answered anew.
+    let notes = if next == TcpState::SynReceived && next != state { notes & !ANSWERED } else { notes };
+    (next, notes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lcs_dataplane::headers::tcp::flags::ACK;
+    use lcs_dataplane::flow::Key;
+
+    /// The same by [`followed`].
+    fn walk_noting(both: bool, segments: &[(u8, usize)]) -> Vec<TcpState> {
+        let mut table = FlowTable::new(1, 1);
+        let flow = table.insert(6, &Key::V4 { addresses: 1, ports: 2 }, None).unwrap();
+        let f = table.get_mut(flow);
+        f.state = TcpState::SynReceived;
+        f.flags.set(FlowFlags::TRANSLATED, both);
+        segments
+            .iter()
+            .map(|&(flags, side)| {
+                (f.state, f.extra) = followed(f, flags, side);
+                f.state
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_connection_is_half_open_until_its_server_has_answered() {
+        use TcpState::*;
+        let blind = [(ACK, 0), (FIN | ACK, 0), (RST, 0), (SYN, 0), (ACK, 0)];
+        assert_eq!(walk_noting(true, &blind), [SynReceived; 5]);
+        assert_eq!(walk_noting(false, &blind[..2]), [Established, FinWait]);
+        // An acknowledgement of the server's is no answer; nor is a refusal.
+        let s = [(ACK, 1), (ACK, 0), (SYN | ACK, 1), (ACK, 1), (ACK, 0)];
+        assert_eq!(walk_noting(true, &s), [SynReceived, SynReceived, SynReceived, SynReceived, Established]);
+        assert_eq!(walk_noting(true, &[(RST | ACK, 1), (ACK, 0)]), [Close, Close]);
+        // Who guesses the acknowledgement wrong is refused by the server.
+        assert_eq!(walk_noting(true, &[(SYN | ACK, 1), (ACK, 0), (RST, 1), (ACK, 0)])[2..], [Close, Close]);
+        // A second connection on the same ports.
+        let s = [(SYN | ACK, 1), (ACK, 0), (FIN | ACK, 0), (SYN, 0), (ACK, 0), (SYN | ACK, 1), (ACK, 0)];
+        assert_eq!(walk_noting(true, &s)[2..], [CloseWait, SynReceived, SynReceived, SynReceived, Established]);
+    }
+
+    #[test]
+    fn after_a_reset_another_segment_from_its_side_restores_the_connection() {
+        use TcpState::*;
+        for both in [false, true] {
+            let open = [(SYN | ACK, 1), (ACK, 0)];
+            let after = |more: &[(u8, usize)]| walk_noting(both, &[&open[..], more].concat())[2..].to_vec();
+            assert_eq!(after(&[(RST, 0), (ACK, 0)]), [Close, Established]);
+            assert_eq!(after(&[(RST, 0), (RST, 0), (FIN | ACK, 0), (SYN | ACK, 1)]), [Close; 4]);
+        }
+        let after =
+            |more: &[(u8, usize)]| walk_noting(true, &[&[(SYN | ACK, 1), (ACK, 0)][..], more].concat())[2..].to_vec();
+        // What the other side still has on its way does not.
+        assert_eq!(after(&[(RST, 0), (ACK, 1), (ACK, 1)]), [Close; 3]);
+        assert_eq!(after(&[(RST | ACK, 1), (ACK, 0), (ACK, 1)]), [Close, Close, Established]);
+        assert_eq!(after(&[(RST, 0), (RST, 1), (ACK, 0), (ACK, 1)]), [Close, Close, Close, Established]);
+    }
 
     /// Walks a connection through (flags, side) and returns the states on the way.
     fn walk(both: bool, segments: &[(u8, usize)]) -> Vec<TcpState> {

@@ -1,8 +1,11 @@
 //! Stage 5: what is rewritten, and where the frame goes.
 
 use super::bind::intact;
-use super::connection::{Connections, next_state};
+use super::connection::{Connections, followed, next_state};
+use super::fragmentation::{Cut, may_be_cut};
+use super::hold::Awaited;
 use super::{icmp, tunnel};
+use crate::snapshot::NextHop;
 use crate::splice::NIL;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
@@ -236,14 +239,26 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
     let side = place.side();
     let flow = c.table.get_mut(place.flow());
     flow.last_seen = now;
-    flow.packets[side] = flow.packets[side].wrapping_add(1);
     let (row, flags, server) = (flow.next_hop[1 - side], flow.flags, usize::from(flow.server));
+    if !c.hops[usize::from(row)].resolved {
+        return unresolved(c, batch, i, row, now);
+    }
+    flow.packets[side] = flow.packets[side].wrapping_add(1);
     if batch.protocol[i] == protocol::TCP {
         let tcp_flags = batch.tcp_flags[i];
-        let state = next_state(flow.state, tcp_flags, side, flags.has(FlowFlags::TRANSLATED));
+        let spliced = flags.has(FlowFlags::SPLICED);
+        let (state, notes) = if spliced {
+            (next_state(flow.state, tcp_flags, side, flags.has(FlowFlags::TRANSLATED)), flow.extra)
+        } else {
+            followed(flow, tcp_flags, side)
+        };
+        let moves = state != flow.state;
         // A reset that was damaged on its way ends nothing at its receiver, so nothing here (a spliced one was looked at).
-        if state != flow.state && (tcp_flags & RST == 0 || flags.has(FlowFlags::SPLICED) || intact(batch, i)) {
-            c.moved(place.flow(), state, now);
+        if (moves || notes != flow.extra) && (tcp_flags & RST == 0 || spliced || intact(batch, i)) {
+            c.table.get_mut(place.flow()).extra = notes;
+            if moves {
+                c.moved(place.flow(), state, now);
+            }
         }
     }
     let len = batch.end[i] - u16::from(batch.l3[i]);
@@ -253,9 +268,6 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
         traffic.bytes[side] += u64::from(len);
     }
     let hop = &c.hops[usize::from(row)];
-    if !hop.resolved {
-        return unresolved(c, row, now);
-    }
     if flags.has(FlowFlags::TUNNEL) {
         let (mtu, interface, addresses) = (hop.mtu, hop.interface, hop.addresses);
         return tunnel::encapsulate(c, batch, i, server, mtu, interface, &addresses, now);
@@ -275,8 +287,13 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     let side = place.side();
     let flow = c.table.get(place.flow());
     let hop = c.hops[usize::from(flow.next_hop[1 - side])];
-    if batch.end[i] - u16::from(batch.l3[i]) > hop.mtu {
+    let too_long = batch.end[i] - u16::from(batch.l3[i]) > hop.mtu;
+    if too_long && !may_be_cut(batch, i) {
         return icmp::too_big(c, batch, i, hop.mtu, now);
+    }
+    if !flow.flags.has(FlowFlags::TRANSLATED) {
+        // Direct routing, of what is too long: only then it comes here.
+        return addressed(c, batch, i, &hop, too_long);
     }
     let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
     let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(flow.extra).offsets);
@@ -298,14 +315,26 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     {
         return Verdict::Drop(DropReason::BadHeader);
     }
+    addressed(c, batch, i, &hop, too_long)
+}
+
+/// Sends a frame that is ready to its next hop, in pieces where it is too long.
+fn addressed(c: &mut Connections, batch: &mut Batch, i: usize, hop: &NextHop, too_long: bool) -> Verdict {
     ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);
     batch.tx[i] = hop.interface;
+    if too_long {
+        c.oversized.mark(i, Cut::V4(batch.l3[i].into()), hop.mtu);
+    }
     Verdict::Forward
 }
 
+/// Nothing was changed in the frame or counted of it yet: it may wait and come again. Not what the bind stage has read.
 #[inline(never)]
-fn unresolved(c: &mut Connections, row: u16, now: u32) -> Verdict {
+fn unresolved(c: &mut Connections, batch: &Batch, i: usize, row: u16, now: u32) -> Verdict {
     c.say((1, row), now, crate::command::Event::NeedNextHop(row));
+    if !c.table.get(Place(batch.flow[i]).flow()).flags.has(FlowFlags::SPLICED) {
+        c.holding.ask(batch, i, Awaited::NextHop(row));
+    }
     Verdict::Drop(DropReason::NextHopUnresolved)
 }
 
@@ -404,12 +433,13 @@ pub(crate) fn forward_without_ports(
     let row = flow.next_hop[1 - side];
     let hop = c.hops[usize::from(row)];
     if !hop.resolved {
-        return unresolved(c, row, now);
+        return unresolved(c, batch, i, row, now);
     }
     if flow.flags.has(FlowFlags::TUNNEL) {
         return tunnel::encapsulate(c, batch, i, usize::from(flow.server), hop.mtu, hop.interface, &hop.addresses, now);
     }
-    if batch.end[i] - u16::from(batch.l3[i]) > hop.mtu {
+    let too_long = batch.end[i] - u16::from(batch.l3[i]) > hop.mtu;
+    if too_long && !may_be_cut(batch, i) {
         return icmp::too_big(c, batch, i, hop.mtu, now);
     }
     if flow.flags.has(FlowFlags::TRANSLATED) {
@@ -435,15 +465,13 @@ pub(crate) fn forward_without_ports(
             b[l3 + 10..l3 + 12].copy_from_slice(&d.apply_with_ttl(sum).to_ne_bytes());
         }
     }
-    ethernet::set_addresses(batch.frames[i].bytes_mut(), &hop.addresses);
-    batch.tx[i] = hop.interface;
-    Verdict::Forward
+    addressed(c, batch, i, &hop, too_long)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{Forward, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
+    use crate::snapshot::{Forward, Scheduler, Server, ServerState, Service, Snapshot};
     use crate::stages::connection::Settings;
     use crate::stages::schedule::{SharedCounts, schedule};
     use crate::stages::{classify, lookup};
@@ -484,6 +512,7 @@ mod tests {
                 servers: vec![0, 1],
                 sources: vec![address("172.31.0.1", "fd01::1")],
                 source_ports: (1024, 65535),
+                persistence: None,
                 content: None,
             }));
             // The second server's path takes small packets only.
@@ -586,7 +615,16 @@ mod tests {
             let opened = short.turn(&of_all(SYN));
             prop_assert_eq!(&opened, &long.turn(&of_all(SYN)));
             prop_assert!(opened.iter().all(|(v, _, _)| *v == Verdict::Forward));
+            if forward.replies_return() {
+                let answers: Vec<Vec<u8>> = (0..CLIENTS).map(|n| {
+                    let mut packet = client_packet(n, v6, SYN | ACK);
+                    (packet.source, packet.destination) = answer_ends(&opened[usize::from(n)].2, v6);
+                    packet.frame()
+                }).collect();
+                prop_assert_eq!(short.turn(&answers), long.turn(&answers));
+            }
             prop_assert_eq!(short.turn(&of_all(ACK)), long.turn(&of_all(ACK)));
+            prop_assert!((0..CLIENTS).all(|n| short.c.table.get(n.into()).state == TcpState::Established));
             let frames: Vec<Vec<u8>> = frames.into_iter().map(|(n, answer, flags, ttl, size, padding, edit, mend)| {
                 let mut packet = client_packet(n, v6, flags);
                 if answer && forward.replies_return() && n < CLIENTS {

@@ -1,6 +1,7 @@
-//! Fragments: the first one decides, the later ones follow it through a bounded table.
+//! Fragments: the first one decides, the later ones follow it through a bounded table. Those that come before it wait (see [`super::hold`]).
 
 use super::connection::Connections;
+use super::hold::Awaited;
 use hashbrown::HashMap;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
@@ -71,6 +72,11 @@ impl Fragments {
         self.put(id, Followed { place, ports, owner, born: now });
     }
 
+    /// Whether the first fragment of a packet was here, or at another worker.
+    pub(crate) fn is_followed(&self, id: &Identity) -> bool {
+        self.table.contains_key(id)
+    }
+
     pub(crate) fn owner(&self, id: &Identity) -> Option<u8> {
         self.table.get(id).map(|f| f.owner)
     }
@@ -116,20 +122,24 @@ pub(crate) fn remember(c: &mut Connections, batch: &mut Batch, hits: &mut Places
         if matches!(batch.kind[i], Kind::First4 | Kind::First6) {
             let followed =
                 Followed { place: batch.flow[i], ports: batch.ports[i], owner: c.settings.worker, born: now };
-            if !identity(batch, i).is_some_and(|id| c.fragments.put(id, followed)) {
+            let Some(id) = identity(batch, i).filter(|id| c.fragments.put(*id, followed)) else {
                 batch.drop(i, DropReason::FragmentTableFull);
                 continue;
-            }
+            };
+            c.holding.has_come(&Awaited::First(id));
         }
         kept.push(i);
     }
     *hits = kept;
 }
 
-/// The flow that a later fragment follows.
-pub(crate) fn follow(c: &Connections, batch: &Batch, i: usize) -> Result<Place, DropReason> {
+/// The flow that a later fragment follows. While its first fragment is not known, it may wait for it.
+pub(crate) fn follow(c: &mut Connections, batch: &Batch, i: usize) -> Result<Place, DropReason> {
     let id = identity(batch, i).ok_or(DropReason::BadFragment)?;
-    let followed = c.fragments.table.get(&id).filter(|f| f.place != NO_FLOW).ok_or(DropReason::FragmentUnknown)?;
+    let Some(followed) = c.fragments.table.get(&id).filter(|f| f.place != NO_FLOW) else {
+        c.holding.ask(batch, i, Awaited::First(id));
+        return Err(DropReason::FragmentUnknown);
+    };
     let place = Place(followed.place);
     // The flow may have been replaced since: it must still be the one with these addresses and ports.
     let key =

@@ -367,6 +367,13 @@ fn from_tunnel(c: &mut Connections, batch: &mut Batch, i: usize, e: &Embedded, n
         _ => None,
     };
     let inner_v6 = e.transport == protocol::IPV6;
+    if let Some(mtu) = too_big.filter(|_| outer_v6) {
+        c.paths.learn(flow.server, mtu, now);
+    }
+    if too_big.is_some() && !is_to_be_told(&b[e.l4..end], inner_v6) {
+        // The next one is cut before it leaves.
+        return Verdict::Consume;
+    }
     let (kind, code, word) = match (too_big, inner_v6) {
         // RFC 1191 §5: a router that does not say its MTU; the smallest plateau that carries a 576-byte datagram is told.
         (Some(mtu), false) => {
@@ -405,6 +412,17 @@ fn from_tunnel(c: &mut Connections, batch: &mut Batch, i: usize, e: &Embedded, n
     Verdict::Forward
 }
 
+/// Whether the sender of a packet that was too big for its tunnel can do something about it: one that may be fragmented, or is as
+/// small as IPv6 packets have to be, is the director's to cut (RFC 2473 §7.1, §7.2, §8).
+fn is_to_be_told(packet: &[u8], v6: bool) -> bool {
+    if v6 {
+        ipv6::Ipv6::parse_embedded(packet)
+            .is_ok_and(|ip| ipv6::HEADER + ip.payload_len() > usize::from(super::fragmentation::IPV6_MIN))
+    } else {
+        ipv4::Ipv4::parse_embedded(packet).is_ok_and(|ip| ip.dont_fragment())
+    }
+}
+
 /// Tells the sender that its packet exceeds `mtu` (RFC 1191 §4, RFC 8201), or drops it where that may not be told.
 #[inline(never)]
 pub(crate) fn too_big(c: &mut Connections, batch: &mut Batch, i: usize, mtu: u16, now: u32) -> Verdict {
@@ -415,7 +433,6 @@ pub(crate) fn too_big(c: &mut Connections, batch: &mut Batch, i: usize, mtu: u16
     }
     let whole = batch.frames[i].bytes().get(l3..).and_then(|p| ipv4::Ipv4::parse(p).ok());
     if !whole.is_some_and(|ip| ip.dont_fragment()) {
-        // It may be fragmented, which is left to the sender's next router everywhere but here: see the limits in the README.
         return Verdict::Drop(DropReason::TooBig);
     }
     let (kind, code) = (icmp::v4::UNREACHABLE, icmp::v4::FRAGMENTATION_NEEDED);

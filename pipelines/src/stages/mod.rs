@@ -5,9 +5,12 @@
 //! | [`classify`] | what the frame is; whose it is; the hash of its connection |
 //! | [`lookup`] | which known connection it belongs to |
 //! | [`schedule`] | which server a new connection gets |
+//! | `persistence` | which one, where a client keeps its server |
 //! | [`exceptions`] | ICMP, later fragments, ARP and neighbour discovery |
 //! | `bind` | services with rules: the handshake, the request, the server's side, and where messages end |
 //! | [`forward`] | what is rewritten, and where the frame goes |
+//! | `fragmentation` | what exceeds its next hop's MTU and may be cut |
+//! | `hold` | what waits for its next hop's address, or for its first fragment, and comes again |
 //!
 //! [`connection`] is what they share: a worker's connections, their states and time-outs.
 
@@ -18,9 +21,12 @@ pub(crate) mod decapsulate;
 pub mod exceptions;
 pub mod forward;
 pub mod fragment;
+pub(crate) mod fragmentation;
+pub(crate) mod hold;
 pub mod icmp;
 pub(crate) mod link;
 pub mod lookup;
 pub mod neighbour;
+pub(crate) mod persistence;
 pub mod schedule;
 pub mod tunnel;

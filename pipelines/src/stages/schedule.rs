@@ -6,6 +6,8 @@
 //! workers, up to W − 1 connections may go to the same least-loaded server before any of the workers sees the others' choice.
 
 use super::connection::{Connections, Settings};
+use super::hold::Awaited;
+use super::persistence;
 use crate::command::Event;
 use crate::snapshot::{Forward, NO_SLOT, Scheduler, Server, ServerState, Service, Snapshot, WhenFull};
 use hashbrown::HashMap;
@@ -113,6 +115,12 @@ impl Schedulers {
         }
         self.groups.values_mut().for_each(|state| state.built = false);
         true
+    }
+
+    /// What a server's weight comes to under a scheduler: 0 where it takes no new connections.
+    pub(crate) fn weight(&self, scheduler: Scheduler, server: u16) -> u32 {
+        let weight = self.weights.get(usize::from(server)).copied().unwrap_or(0);
+        if matches!(scheduler, Scheduler::Rr | Scheduler::Lc) { weight.min(1) } else { weight }
     }
 
     /// Chooses a server for a new connection of the service in `slot`; [`NO_SLOT`] when none takes any.
@@ -229,7 +237,7 @@ pub(crate) fn schedule(c: &mut Connections, batch: &mut Batch, misses: Places, h
     let mut openings: [Option<Opening>; BURST] = [None; BURST];
     let mut n = 0;
     for i in misses.iter() {
-        match choose(c, batch, i) {
+        match choose(c, batch, i, now) {
             Ok(opening) => {
                 if let Some(back) = &opening.back {
                     let hash = back.hash(c.table.hasher(), batch.protocol[i]);
@@ -269,7 +277,7 @@ pub(crate) fn key_of(batch: &Batch, i: usize) -> Option<Key> {
     }
 }
 
-fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdict> {
+fn choose(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Result<Opening, Verdict> {
     let client = key_of(batch, i).ok_or(Verdict::Drop(DropReason::BadHeader))?;
     let to = client.destination();
     let transport = batch.protocol[i];
@@ -290,9 +298,12 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize) -> Result<Opening, Verdi
         return Err(Verdict::Drop(DropReason::BadSource));
     }
     let none = Verdict::Drop(DropReason::NoServer);
-    let Connections { snapshot, schedulers, counts, settings, .. } = c;
+    let Connections { snapshot, schedulers, counts, settings, templates, .. } = c;
     let service = snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).ok_or(none)?;
-    let chosen = schedulers.choose(slot, service, counts);
+    let chosen = match &service.persistence {
+        None => schedulers.choose(slot, service, counts),
+        Some(p) => persistence::choose(templates, schedulers, snapshot, (slot, service, p), client.source().ip(), now),
+    };
     let server = snapshot.servers.get(usize::from(chosen)).and_then(Option::as_ref).ok_or(none)?;
     let mut next_source = 0;
     let back = match server.forward {
@@ -405,6 +416,7 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
     let (row, forward) = (server.next_hop, server.forward);
     if !c.hops[usize::from(row)].resolved {
         c.say((1, row), now, Event::NeedNextHop(row));
+        c.holding.ask(batch, i, Awaited::NextHop(row));
         return Err(DropReason::NextHopUnresolved);
     }
     let frame = batch.frames[i].bytes();
@@ -508,6 +520,7 @@ mod tests {
             servers: (0..weights.len() as u16).collect(),
             sources: vec![],
             source_ports: (1, 2),
+            persistence: None,
             content: None,
         }));
         for (i, w) in weights.iter().enumerate() {

@@ -2,6 +2,7 @@
 //! RFC 4213 IPv6 in IPv4).
 
 use super::connection::Connections;
+use super::fragmentation::{Cut, IPV6_MIN, may_be_cut};
 use super::icmp;
 use crate::snapshot::{NextHop, Server};
 use lcs_dataplane::batch::Batch;
@@ -71,7 +72,7 @@ impl Outer {
 /// Puts the outer header in front of frame `i`, whose flow goes to a server behind a tunnel.
 ///
 /// TOS: copied, ECN included (RFC 6040 §4.1, normal mode). TTL: the inner one is decremented, the outer one set afresh. DF: copied from an
-/// inner IPv4 header and set for an inner IPv6 packet, which no router may fragment.
+/// inner IPv4 header and set for an inner IPv6 packet that its sender could make smaller: of more than 1,280 bytes (RFC 4213 §3.2).
 #[allow(clippy::too_many_arguments)]
 #[inline]
 pub(crate) fn encapsulate(
@@ -84,15 +85,19 @@ pub(crate) fn encapsulate(
     addresses: &[u8; 12],
     now: u32,
 ) -> Verdict {
-    let Some(Some(server)) = c.snapshot.servers.get(server) else { return Verdict::Drop(DropReason::NoServer) };
+    let server_slot = server;
+    let Some(Some(server)) = c.snapshot.servers.get(server_slot) else { return Verdict::Drop(DropReason::NoServer) };
     let (to, from) = (server.address, server.tunnel_source);
     let l3 = usize::from(batch.l3[i]);
     let inner_len = usize::from(batch.end[i]) - l3;
     let overhead = if to.is_ipv6() { ipv6::HEADER } else { ipv4::HEADER };
-    if inner_len + overhead > usize::from(mtu) {
+    let mtu = if to.is_ipv6() { c.paths.mtu(server_slot, mtu, now) } else { mtu };
+    let inner_v6 = matches!(batch.kind[i], Kind::Transport6 | Kind::First6 | Kind::Fragment6 | Kind::Icmp6);
+    let small = inner_len <= usize::from(IPV6_MIN);
+    let too_long = inner_len + overhead > usize::from(mtu);
+    if too_long && !(if inner_v6 { small } else { may_be_cut(batch, i) }) {
         return icmp::too_big(c, batch, i, mtu.saturating_sub(overhead as u16), now);
     }
-    let inner_v6 = matches!(batch.kind[i], Kind::Transport6 | Kind::First6 | Kind::Fragment6 | Kind::Icmp6);
     let frame = &mut batch.frames[i];
     let ttl_at = if inner_v6 { l3 + 7 } else { l3 + 8 };
     let b = frame.bytes_mut();
@@ -103,7 +108,7 @@ pub(crate) fn encapsulate(
         return icmp::ttl_expired(c, batch, i, now);
     }
     let (tos, df) = if inner_v6 {
-        (b[l3] << 4 | b[l3 + 1] >> 4, ipv4::DF)
+        (b[l3] << 4 | b[l3 + 1] >> 4, if small { 0 } else { ipv4::DF })
     } else {
         (b[l3 + 1], u16::from_be_bytes([b[l3 + 6], b[l3 + 7]]) & ipv4::DF)
     };
@@ -141,5 +146,56 @@ pub(crate) fn encapsulate(
     }
     b[l3 - 2..l3].copy_from_slice(&ethertype.to_be_bytes());
     batch.tx[i] = interface;
+    if too_long {
+        let cut = match (inner_v6, to) {
+            (false, _) => Cut::V4(inner as u16),
+            (true, IpAddr::V4(_)) => Cut::V4(l3 as u16),
+            (true, IpAddr::V6(_)) => Cut::V6,
+        };
+        c.oversized.mark(i, cut, mtu);
+    }
     Verdict::Forward
+}
+
+/// MTUs of the paths to tunnels' ends where they are less than the next hop's, as routers on the way have said. Only of IPv6
+/// paths: over IPv4 routers fragment what the director sends without DF, and the client is told of the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Paths(Vec<Path>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Path {
+    /// 0 where nothing is known.
+    mtu: u16,
+    learned: u32,
+}
+
+/// Ticks after which a larger packet is tried again: ten minutes (RFC 8201 §4).
+const FORGET: u32 = 4471;
+
+impl Paths {
+    /// Follows a snapshot of `servers` slots, of which those in `gone` have changed hands.
+    pub(crate) fn install(&mut self, servers: usize, gone: &[u16]) {
+        self.0.resize(servers, Path::default());
+        for slot in gone {
+            if let Some(path) = self.0.get_mut(usize::from(*slot)) {
+                *path = Path::default();
+            }
+        }
+    }
+
+    /// A router says that the path to a server takes `mtu` bytes. No IPv6 path takes less than 1,280 (RFC 8201 §4).
+    pub(crate) fn learn(&mut self, server: u16, mtu: u32, now: u32) {
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX).max(IPV6_MIN);
+        if let Some(path) = self.0.get_mut(usize::from(server)) {
+            *path = Path { mtu, learned: now };
+        }
+    }
+
+    /// The MTU of the path to a server whose next hop takes `mtu` bytes.
+    fn mtu(&self, server: usize, mtu: u16, now: u32) -> u16 {
+        match self.0.get(server) {
+            Some(path) if path.mtu != 0 && now.wrapping_sub(path.learned) < FORGET => mtu.min(path.mtu),
+            _ => mtu,
+        }
+    }
 }

@@ -196,6 +196,7 @@ fn snapshot() -> Snapshot {
             servers: slots.to_vec(),
             sources: if forward == Forward::FullNat { vec!["10.9.0.1".parse().unwrap()] } else { vec![] },
             source_ports: (2000, 2030),
+            persistence: None,
             content: Some(content(protocol, slots, syn, on_unparsed, scheme)),
         }));
     }

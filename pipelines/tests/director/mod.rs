@@ -101,6 +101,7 @@ impl Director {
             servers: vec![0, 1],
             sources,
             source_ports: (2000, 2030),
+            persistence: None,
             content: Some(Arc::new(content)),
         }));
         let port = MemoryPort::new(1, 64);

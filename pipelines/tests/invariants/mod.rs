@@ -277,6 +277,13 @@ fn command(world: &mut World, which: u8, argument: u8) {
 
 /// After the longest time-out nothing is left.
 fn end(world: &mut World) {
+    // What is held goes, and may open connections of its own.
+    world.now += 10 << 30;
+    world.idle();
+    assert_eq!(world.worker.counters().held, 0);
+    for (_, frame) in world.sent() {
+        assert!(verify::frame(&frame, false).is_ok(), "{frame:02x?}");
+    }
     world.now += 2100 << 30;
     for _ in 0..64 {
         world.idle();

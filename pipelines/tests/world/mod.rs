@@ -4,7 +4,7 @@
 //! worker flows=8 fragments=4                                  before everything else
 //! when-full evict-half-open | refuse
 //! interface if1 mtu=1400
-//! service web tcp 198.51.100.1:80 rr [sources=10.9.0.1,10.9.0.2 ports=2000-2003]
+//! service web tcp 198.51.100.1:80 rr [sources=10.9.0.1,10.9.0.2 ports=2000-2003] [persistent=60s/32]
 //! server s1 of web 10.0.0.1:8080 nat [weight=1] [state=up] [mtu=1500] [if=1] [from=10.9.0.1] [unresolved]
 //! route 192.0.2.0/24 via r1 | link                            r1 is a router; it gets an address of its own
 //! timeout established 10s
@@ -246,6 +246,10 @@ impl World {
             }
             None => (1024, 65535),
         };
+        let persistence = attribute(rest, "persistent").map(|p| -> Result<_, String> {
+            let (time, mask) = p.split_once('/').ok_or("persistent=TIME/BITS")?;
+            Ok(Persistence { timeout: seconds(time)?, mask4: numeral(mask)?, mask6: numeral(mask)? })
+        });
         self.snapshot.own.insert(endpoint.ip());
         self.snapshot.own.extend(sources.iter().copied());
         let slot = self.snapshot.services.len() as u16;
@@ -260,6 +264,7 @@ impl World {
             sources,
             source_ports,
             content: None,
+            persistence: persistence.transpose()?,
         }));
         Ok(())
     }
@@ -339,6 +344,13 @@ impl World {
         }
     }
 
+    /// What has gone out since the last burst: of frames that were held.
+    pub fn sent(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let mut sent = vec![];
+        self.worker.port_mut().take_sent(|i, b| sent.push((i, b.to_vec())));
+        sent
+    }
+
     /// Turns without frames.
     pub fn idle(&mut self) {
         for _ in 0..4 {
@@ -355,7 +367,8 @@ impl World {
         let mut sent = vec![];
         self.worker.port_mut().take_sent(|i, b| sent.push((i, b.to_vec())));
         let pool = self.worker.port().pool();
-        assert_eq!(pool.free, pool.total, "a buffer leaked: {pool:?}");
+        let held = self.worker.counters().held as usize;
+        assert_eq!(pool.free + held, pool.total, "a buffer leaked: {pool:?}, {held} held");
         sent
     }
 
@@ -393,7 +406,7 @@ pub fn flows(worker: &mut Worker<MemoryPort, Layer4, NoMeter>, now: Nanos) -> Ve
 
 /// Frames that ended, by how: must grow by one for each frame.
 pub fn ended(c: &lcs_dataplane::worker::Counters) -> u64 {
-    c.forwarded + c.consumed + c.to_kernel + c.handed_over + c.dropped_total()
+    c.forwarded + c.consumed + c.to_kernel + c.handed_over + c.held + c.dropped_total()
 }
 
 pub fn drop_reason(name: &str) -> Result<DropReason, String> {

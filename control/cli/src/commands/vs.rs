@@ -112,6 +112,7 @@ pub fn run(common: &Common, args: Args) -> Outcome {
                 forward: settings.forward.unwrap_or(Forward::Nat),
                 sources: settings.sources,
                 source_ports: settings.source_ports.unwrap_or(Service::SOURCE_PORTS),
+                persistence: None,
                 servers: Vec::new(),
                 content: None,
                 check: None,

@@ -302,6 +302,7 @@ fn behind(base: &Plan, n: usize, stack: MacAddr, clients: usize) -> Snapshot {
         servers: vec![0],
         sources: vec![],
         source_ports: (1024, 65_535),
+        persistence: None,
         content: Some(Arc::new(content)),
     }));
     s

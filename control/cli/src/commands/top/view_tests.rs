@@ -97,6 +97,7 @@ fn sample(seconds: u64) -> Sample {
     ];
     total.states = [("established".to_owned(), 12), ("time-wait".to_owned(), 3)].into();
     let web = ServiceReport {
+        persistence: None,
         name: "web".into(),
         protocol: "tcp".into(),
         address: "192.0.2.1".parse().unwrap(),
