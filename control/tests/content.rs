@@ -237,6 +237,17 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         (&format!("{filter}application = \"smtp\"\n"), 19, "its server speaks first", "delayed"),
         (&format!("{filter}filter-timeout = \"1s\"\n"), 21, "one lost ping would count", "three times"),
         (&filter.replace("forward = \"dr\"", "forward = \"nat\""), 14, "for servers that answer directly", "tunnel"),
+        (&format!("{good}fallback = \"fullnat\"\n"), 18, "which has no filters", "binding = \"filter\""),
+        (&format!("{filter}fallback = \"delayed\"\n"), 21, "delayed", "fullnat"),
+        (&format!("{filter}fallback = \"fullnat\"\n"), 21, "has no source address", "add sources"),
+        (
+            &format!("{filter}sources = [\"10.0.0.9\"]\nfallback = \"fullnat\"\n")
+                .replace("forward = \"dr\"", "forward = \"tunnel\"")
+                .replace("10.0.0.1", "2001:db8::1"),
+            14,
+            "of another address family than service shop",
+            "fallback = \"none\"",
+        ),
         (&format!("{good}guess = \"hash\"\n"), 18, "where nothing is guessed", "binding = \"preallocate\""),
         (
             &format!("{good}guess = \"server\"\nbinding = \"preallocate\"\n"),

@@ -35,6 +35,9 @@ const SSEQ: u32 = 0xffff_fff0;
 const SYN_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7];
 const REQUEST: &[u8] = b"GET /a/path HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
 
+/// The director's address toward the servers, where it falls back.
+const SOURCE: [u8; 4] = [10, 0, 0, 99];
+
 const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
 const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xc]);
 
@@ -103,6 +106,8 @@ fn content(scheme: Scheme, servers: Vec<u16>) -> Content {
 
 impl Node {
     fn new(macs: &[MacAddr], servers: Vec<Server>, hops: Vec<NextHop>, scheme: Scheme, seed: u64, now: u64) -> Node {
+        let falls_back = scheme.channel().is_some_and(|channel| channel.fallback);
+        let sources: Vec<std::net::IpAddr> = falls_back.then(|| SOURCE.into()).into_iter().collect();
         let at: SocketAddr = SERVICE.parse().unwrap();
         let interfaces =
             macs.iter().enumerate().map(|(n, &mac)| Interface { name: format!("if{n}"), mac, mtu: 1500 }).collect();
@@ -121,7 +126,7 @@ impl Node {
             protocol: 6,
             scheduler: Scheduler::Rr,
             servers: slots.clone(),
-            sources: vec![],
+            sources,
             source_ports: (2000, 2030),
             content: Some(Arc::new(content(scheme, slots))),
         }));
@@ -133,7 +138,7 @@ impl Node {
         Node { worker }
     }
 
-    fn director(forward: Forward, now: u64) -> Node {
+    fn director(forward: Forward, fallback: bool, now: u64) -> Node {
         let server = |n: u8| Server {
             name: format!("s{n}"),
             service: 0,
@@ -146,8 +151,8 @@ impl Node {
             tunnel_source: Some([10, 0, 0, 100].into()),
         };
         let hops = [wire(0), wire(1), ROUTER].map(|mac| NextHop::new(mac, DIRECTOR, 0, 1500));
-        let channel =
-            Channel { key: key(), port: 7411, interval: Duration::from_secs(1), timeout: Duration::from_millis(3500) };
+        let (interval, timeout) = (Duration::from_secs(1), Duration::from_millis(3500));
+        let channel = Channel { key: key(), port: 7411, interval, timeout, fallback };
         Node::new(&[DIRECTOR], vec![server(0), server(1)], hops.to_vec(), Scheme::Filter(channel), 7, now)
     }
 
@@ -199,8 +204,9 @@ struct World {
     /// Every message between director and filters.
     messages: Vec<Vec<u8>>,
     lose: Loss,
-    /// Hosts that are off.
+    /// Hosts whose filters are off: what comes for their own addresses comes to their stacks.
     off: [bool; 2],
+    hosts: [Vec<Segment>; 2],
 }
 
 fn is_message(frame: &[u8]) -> bool {
@@ -217,10 +223,14 @@ impl World {
     }
 
     fn by(forward: Forward) -> World {
+        World::with(forward, false)
+    }
+
+    fn with(forward: Forward, fallback: bool) -> World {
         let tunnels = forward == Forward::Tunnel;
         let now = 1_000 * MILLISECOND;
         let mut w = World {
-            director: Node::director(forward, now),
+            director: Node::director(forward, fallback, now),
             filters: [Node::filter(0, tunnels, now), Node::filter(1, tunnels, now)],
             now,
             client: vec![],
@@ -228,6 +238,7 @@ impl World {
             messages: vec![],
             lose: Box::new(|_| false),
             off: [false; 2],
+            hosts: [vec![], vec![]],
         };
         w.pump(vec![]);
         w
@@ -254,6 +265,9 @@ impl World {
                         let n = usize::from(to.0[5]);
                         if to == stack(n) {
                             self.stacks[n].push(segment(&frame));
+                            None
+                        } else if !is_message(&frame) && frame[30..34] == [10, 0, 0, n as u8 + 1] && frame[23] == 6 {
+                            self.hosts[n].push(segment(&frame));
                             None
                         } else {
                             Some(&mut self.filters[n]).filter(|_| !self.off[n])
@@ -312,6 +326,13 @@ impl World {
         let frame = World::frame(arm(n), SERVICE, CLIENT, flags, (seq, ack), data);
         assert!(self.filters[n].worker.port_mut().inject(1, &frame));
         self.pump(vec![]);
+        std::mem::take(&mut self.client)
+    }
+
+    /// A host itself says something to the director, beside its filter.
+    fn host_says(&mut self, n: usize, to: SocketAddr, flags: u8, (seq, ack): (u32, u32), data: &[u8]) -> Vec<Segment> {
+        let frame = World::frame(DIRECTOR, &format!("10.0.0.{}:80", n + 1), &to.to_string(), flags, (seq, ack), data);
+        self.pump(vec![(0, frame)]);
         std::mem::take(&mut self.client)
     }
 
@@ -621,4 +642,121 @@ fn a_client_that_resets_meanwhile_leaves_nothing_behind() {
     let now = w.now;
     assert_eq!((w.director.report(now).flows, w.filters[n].report(now).flows), (0, 0));
     assert!(w.take_stack(n).iter().any(|s| s.flags & RST != 0));
+}
+
+/// A connection over full NAT up to its first response, from host `n` itself; where its server's peer is.
+fn serve_directly(w: &mut World, n: usize, ack: u32) -> SocketAddr {
+    let syn = std::mem::take(&mut w.hosts[n]);
+    assert_eq!(syn.len(), 1, "{syn:?}");
+    let s = &syn[0];
+    assert_eq!((s.flags, s.seq, s.to), (SYN, ISN, ([10, 0, 0, n as u8 + 1], 80).into()));
+    assert_eq!((s.from.ip(), s.options.as_slice()), (SOURCE.into(), SYN_OPTIONS));
+    let peer = s.from;
+    assert!(w.host_says(n, peer, SYN | ACK, (SSEQ, FIRST), b"").is_empty());
+    let bytes: Vec<u8> = std::mem::take(&mut w.hosts[n]).iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(bytes, REQUEST);
+    let end = FIRST.wrapping_add(REQUEST.len() as u32);
+    let heard = w.host_says(n, peer, ACK | PSH, (SSEQ.wrapping_add(1), end), b"HTTP/1.1 200 OK\r\n\r\nhello");
+    assert_eq!((heard[0].seq, heard[0].from, heard[0].payload.len()), (ack, SERVICE.parse().unwrap(), 24));
+    peer
+}
+
+#[test]
+fn without_a_live_filter_the_server_itself_is_asked_over_full_nat() {
+    for forward in [Forward::Dr, Forward::Tunnel] {
+        let mut w = World::with(forward, true);
+        w.off = [true; 2];
+        w.passes(4_000);
+        let ack = w.handshake();
+        w.says(ACK | PSH, FIRST, ack, REQUEST);
+        let n = (0..2).find(|&n| !w.hosts[n].is_empty()).expect("a host is asked");
+        let peer = serve_directly(&mut w, n, ack);
+        let end = FIRST.wrapping_add(REQUEST.len() as u32);
+        // What follows goes the same way, in both directions.
+        w.says(ACK | PSH, end, ack.wrapping_add(24), b"GET /b HTTP/1.1\r\n\r\n");
+        let s = std::mem::take(&mut w.hosts[n]).pop().unwrap();
+        assert_eq!((s.from, s.seq, s.ack, s.payload.len()), (peer, end, SSEQ.wrapping_add(25), 19));
+        let now = w.now;
+        let d = w.director.migrations(now);
+        assert_eq!((d.sent, d.fallback, d.live), (0, 1, 0));
+        // They answer again: the next connection is given to one of them, and this one goes on as it is.
+        w.off = [false; 2];
+        w.passes(1_100);
+        let heard = w.host_says(n, peer, ACK, (SSEQ.wrapping_add(25), end.wrapping_add(19)), b"more");
+        assert_eq!((heard[0].seq, heard[0].payload.as_slice()), (ack.wrapping_add(24), &b"more"[..]));
+        let frame = World::frame(DIRECTOR, "192.0.2.1:2000", SERVICE, SYN, (ISN, 0), b"");
+        w.pump(vec![(0, frame)]);
+        let other = w.client.pop().unwrap().seq.wrapping_add(1);
+        let frame = World::frame(DIRECTOR, "192.0.2.1:2000", SERVICE, ACK | PSH, (FIRST, other), REQUEST);
+        w.pump(vec![(0, frame)]);
+        assert!(w.asked().is_some() && w.hosts.iter().all(Vec::is_empty), "{:?}", w.hosts);
+        let d = w.director.migrations(now);
+        assert_eq!((d.sent, d.fallback), (1, 1));
+    }
+}
+
+#[test]
+fn who_can_be_given_to_a_filter_is_and_a_filter_that_falls_silent_leaves_its_server_to_full_nat() {
+    let mut w = World::with(Forward::Dr, true);
+    // One filter is gone: all go to the other one.
+    w.off = [true, false];
+    w.passes(4_000);
+    for port in 2000..2004 {
+        let from = format!("192.0.2.1:{port}");
+        w.pump(vec![(0, World::frame(DIRECTOR, &from, SERVICE, SYN, (ISN, 0), b""))]);
+        let ack = w.client.pop().unwrap().seq.wrapping_add(1);
+        w.pump(vec![(0, World::frame(DIRECTOR, &from, SERVICE, ACK | PSH, (FIRST, ack), REQUEST))]);
+        assert_eq!(w.take_stack(1).len(), 1);
+        let answer = World::frame(arm(1), SERVICE, &from, SYN | ACK, (SSEQ, FIRST), b"");
+        assert!(w.filters[1].worker.port_mut().inject(1, &answer));
+        w.pump(vec![]);
+        w.take_stack(1);
+    }
+    assert!(w.hosts.iter().all(Vec::is_empty));
+    // It does not answer any more, and nobody knows it yet.
+    w.client.clear();
+    w.off = [true, true];
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    for _ in 0..50 {
+        w.passes(100);
+        if w.hosts.iter().any(|h| !h.is_empty()) {
+            break;
+        }
+    }
+    let n = (0..2).find(|&n| !w.hosts[n].is_empty()).expect("a host is asked");
+    serve_directly(&mut w, n, ack);
+    let now = w.now;
+    let d = w.director.migrations(now);
+    assert_eq!((d.unanswered, d.fallback), (1, 1));
+}
+
+#[test]
+fn a_request_that_may_have_been_served_is_not_sent_over_full_nat_either() {
+    let mut w = World::with(Forward::Dr, true);
+    let ack = w.handshake();
+    w.off = [true; 2];
+    w.says(ACK | PSH, FIRST, ack, b"POST /buy HTTP/1.1\r\nContent-Length: 2\r\n\r\nxy");
+    let mut heard = vec![];
+    for _ in 0..40 {
+        w.passes(100);
+        heard.append(&mut w.client);
+    }
+    assert!(heard.iter().any(|s| s.payload.starts_with(b"HTTP/1.1 504 ")), "{heard:?}");
+    assert!(w.hosts.iter().all(Vec::is_empty));
+}
+
+#[test]
+fn a_server_that_refuses_its_filter_is_not_asked_a_second_time() {
+    let mut w = World::with(Forward::Dr, true);
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let n = w.asked().unwrap();
+    w.take_stack(n);
+    w.stack_says(n, RST | ACK, 0, FIRST, b"");
+    assert_eq!(w.asked(), Some(1 - n));
+    w.take_stack(1 - n);
+    let heard = w.stack_says(1 - n, RST | ACK, 0, FIRST, b"");
+    assert!(heard.iter().any(|s| s.payload.starts_with(b"HTTP/1.1 503 ")), "{heard:?}");
+    assert!(w.hosts.iter().all(Vec::is_empty));
 }

@@ -66,6 +66,7 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.accepted, Some(old.accepted));
         less(&mut n.refused, Some(old.refused));
         less(&mut n.unanswered, Some(old.unanswered));
+        less(&mut n.fallback, Some(old.fallback));
         less(&mut n.messages, Some(old.messages));
         less(&mut n.bytes, Some(old.bytes));
     }
@@ -214,12 +215,13 @@ fn migrations(out: &mut String, c: &ContentCounts) {
     let Some(n) = &c.migrations else { return };
     let _ = writeln!(
         out,
-        "  migrations: {} filters live; {} sent, {} accepted, {} refused, {} unanswered; {} messages, {} bytes",
+        "  migrations: {} filters live; {} sent, {} accepted, {} refused, {} unanswered, {} over full NAT; {} messages, {} bytes",
         number(n.live),
         number(n.sent),
         number(n.accepted),
         number(n.refused),
         number(n.unanswered),
+        number(n.fallback),
         number(n.messages),
         number(n.bytes)
     );

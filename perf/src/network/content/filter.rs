@@ -65,6 +65,7 @@ impl FilterSite {
             port: CHANNEL,
             interval: Duration::from_secs(1),
             timeout: Duration::from_millis(3_500),
+            fallback: false,
         };
         plan.binding.scheme = Scheme::Filter(channel);
         plan.binding.switching = Switching::Connection;

@@ -4,7 +4,7 @@
 //! connection it finds it there, and before it nothing acknowledges it. From then on the flow is one of layer 4.
 
 use super::Desk;
-use crate::content::{Content, Scheme};
+use crate::content::Channel;
 use crate::migration::message::{Body, Ends, Header, MIGRATE_OVERHEAD, Migrate, PIECE_MIN, REQUEST_MAX, Why};
 use crate::migration::{Ticket, write};
 use crate::snapshot::Forward;
@@ -26,17 +26,26 @@ const PINGS: usize = 32;
 impl<P: Port> Desk<'_, P> {
     /// Whether a flow's service gives its connections to filters.
     pub(super) fn is_migrated(&self, flow: u32) -> bool {
-        self.content(self.c.table.get(flow).service).is_some_and(|c| matches!(c.binding.scheme, Scheme::Filter(_)))
+        self.channel(flow).is_some()
     }
 
-    /// Those of `servers` that have no live filter, where one is needed.
-    pub(super) fn without_filter(&self, content: &Content, servers: &[u16]) -> Vec<u16> {
-        if !matches!(content.binding.scheme, Scheme::Filter(_)) {
-            return Vec::new();
+    /// How a flow's service speaks to filters, where it gives its connections to them.
+    fn channel(&self, flow: u32) -> Option<&Channel> {
+        self.content(self.c.table.get(flow).service)?.binding.scheme.channel()
+    }
+
+    /// Whether a connection to a server is bound over full NAT instead of being given to its filter.
+    pub(super) fn falls_back(&mut self, flow: u32, b: &Binding, server: u16) -> bool {
+        if !self.channel(flow).is_some_and(|c| c.fallback) {
+            return false;
         }
-        let filters = &self.c.splices.migrations.filters;
-        let gone = |server: &u16| !filters.get(*server).is_some_and(|f| f.is_live(self.now));
-        servers.iter().copied().filter(gone).collect()
+        let filter = self.c.splices.migrations.filters.get(server);
+        let takes =
+            filter.is_some_and(|f| f.is_live(self.now)) && !b.has_tried(server) && b.buffer.len() <= REQUEST_MAX;
+        if !takes {
+            self.count(flow, |n| n.fallback += 1);
+        }
+        !takes
     }
 
     /// Asks filters whether they are there. Returns whether there may be more to ask.
@@ -107,7 +116,7 @@ impl<P: Port> Desk<'_, P> {
         let header = match self.c.splices.migrations.filters.get_mut(server) {
             Some(filter) if filter.is_live(now) && b.buffer.len() <= REQUEST_MAX => filter.header(),
             _ => {
-                b.gave_up_on(server);
+                b.gave_up_on_filter(server);
                 return self.next_server(flow, b);
             }
         };
@@ -252,7 +261,7 @@ impl<P: Port> Desk<'_, P> {
         }
         self.abort_migration(flow, b);
         self.lead_no_more(flow, b);
-        b.gave_up_on(server);
+        b.gave_up_on_filter(server);
         if b.sent == 0 && may_be_repeated(&b.buffer) {
             return self.next_server(flow, b);
         }
@@ -268,8 +277,8 @@ impl<P: Port> Desk<'_, P> {
                 let known = self.c.splices.migrations.filters.pong(header, self.now);
                 return if known { Verdict::Consume } else { Verdict::Drop(DropReason::StaleMigration) };
             }
-            Body::Accepted(ends) => (ends, false),
-            Body::Refused(ends, _) => (ends, true),
+            Body::Accepted(ends) => (ends, None),
+            Body::Refused(ends, why) => (ends, Some(*why)),
             Body::Ping | Body::Migrate(_) | Body::Abort(_) => return Verdict::Drop(DropReason::BadMigration),
         };
         let stale = Verdict::Drop(DropReason::StaleMigration);
@@ -286,17 +295,22 @@ impl<P: Port> Desk<'_, P> {
             self.c.splices.put(b);
             return stale;
         }
-        if matches!(body, Body::Refused(_, Why::Over)) {
+        match refused {
             // The server may have had it, and be through with it.
-            self.unanswered_migration(flow, &mut b);
-        } else if refused {
-            self.count(flow, |n| n.refused += 1);
-            self.lead_no_more(flow, &mut b);
-            b.gave_up_on(server);
-            self.next_server(flow, &mut b);
-        } else {
-            self.count(flow, |n| n.accepted += 1);
-            self.migrated(flow, &b);
+            Some(Why::Over) => self.unanswered_migration(flow, &mut b),
+            Some(why) => {
+                self.count(flow, |n| n.refused += 1);
+                self.lead_no_more(flow, &mut b);
+                match why {
+                    Why::ServerRefused | Why::ServerSilent => b.gave_up_on(server),
+                    _ => b.gave_up_on_filter(server),
+                }
+                self.next_server(flow, &mut b);
+            }
+            None => {
+                self.count(flow, |n| n.accepted += 1);
+                self.migrated(flow, &b);
+            }
         }
         self.c.splices.put(b);
         Verdict::Consume
