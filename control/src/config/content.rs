@@ -404,6 +404,11 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         if !http {
             let what = format!("{what} of service {label}: {} has no cookies", content.application.word());
             add(Place::Service, key, what, "keep clients with their servers by their addresses: STICKY, source");
+        } else if set_by_server && filtered {
+            let what =
+                format!("{what} of service {label}, whose responses do not pass the director: binding is \"filter\"");
+            let mend = "write binding = \"delayed\", or go by a cookie of the request: cookie.NAME";
+            add(Place::Service, key, what, mend);
         } else if set_by_server && content.binding.switching == Switching::Connection {
             let what = format!("{what} of service {label}, whose responses are not read: switching is \"connection\"");
             let mend = "write switching = \"request\", or go by a cookie of the request: cookie.NAME";

@@ -343,12 +343,6 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
         binding.switching = Switching::Connection;
     }
     if let Some(switching) = switching {
-        if filters && switching.value == Switching::Request {
-            let what = "a connection that a filter has taken stays with its server: responses do not pass the director"
-                .to_owned();
-            let mend = "write switching = \"connection\", or binding = \"delayed\"";
-            section.problem(switching.span.clone(), what, mend);
-        }
         if switching.value == Switching::Request && application != extract::Protocol::Http {
             let what = format!("{} cannot be switched for every request", application.word());
             let mend = "write switching = \"connection\", or remove the key; only HTTP says where a request ends";

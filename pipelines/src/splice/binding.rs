@@ -28,8 +28,10 @@ pub(crate) enum Phase {
     Hold,
     /// A server has been sent a SYN.
     Connect,
-    /// A server's filter has been sent the connection.
+    /// A server's filter has been sent the connection, or its next request.
     Migrate,
+    /// The filter that has the connection has been asked for it.
+    Recall,
     /// The server is being brought to where the client stands, in a protocol in which it speaks first.
     Replay,
     /// The server is being sent what is buffered.

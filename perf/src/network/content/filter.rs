@@ -31,13 +31,14 @@ pub struct FilterSite {
     pub plan: ContentPlan,
     /// The director.
     pub director: Id<Director<Layer4, NoMeter>>,
-    /// The servers' filters, by slot.
+    /// The servers' filters, by slot; of servers that have none, none.
     pub filters: Vec<Id<Director<Layer4, NoMeter>>>,
     /// The clients.
     pub clients: Vec<Id<Host>>,
     /// The servers, by slot.
     pub servers: Vec<Id<Host>>,
     client_links: Vec<LinkId>,
+    live: u64,
 }
 
 fn key() -> ChannelKey {
@@ -58,23 +59,38 @@ impl FilterSite {
     ///
     /// # Panics
     /// With another way of forwarding.
-    pub fn build(mut plan: ContentPlan, clients: Vec<ContentClient>) -> Self {
+    pub fn build(plan: ContentPlan, clients: Vec<ContentClient>) -> Self {
+        FilterSite::build_without(plan, clients, &[])
+    }
+
+    /// The same, where the servers in these slots have no filter: they stand on the link themselves, and the director falls back to
+    /// full NAT.
+    ///
+    /// # Panics
+    /// With another way of forwarding.
+    pub fn build_without(mut plan: ContentPlan, clients: Vec<ContentClient>, gone: &[usize]) -> Self {
         assert!(!plan.base.forward.replies_return(), "filters answer directly");
         let channel = Channel {
             key: key(),
             port: CHANNEL,
             interval: Duration::from_secs(1),
             timeout: Duration::from_millis(3_500),
-            fallback: false,
+            fallback: !gone.is_empty(),
         };
         plan.binding.scheme = Scheme::Filter(channel);
-        plan.binding.switching = Switching::Connection;
         let base = Plan { weights: vec![1; plan.servers().len()], ..plan.base.clone() };
         let mut snapshot = plan.snapshot();
         let own = base.own_addresses();
         for (n, server) in snapshot.servers.iter_mut().flatten().enumerate() {
-            snapshot.next_hops[n] = NextHop::new(wire(n), site::director_mac(0), 0, 1500);
+            if !gone.contains(&n) {
+                snapshot.next_hops[n] = NextHop::new(wire(n), site::director_mac(0), 0, 1500);
+            }
             server.tunnel_source = own.iter().copied().find(|a| a.is_ipv4() == server.address.is_ipv4());
+        }
+        let sources: Vec<IpAddr> = ["192.0.2.200", "2001:db8::c8"].into_iter().filter_map(|a| a.parse().ok()).collect();
+        for service in snapshot.services.iter_mut().flatten().filter(|_| !gone.is_empty()) {
+            service.sources = sources.iter().copied().filter(|a| a.is_ipv4() == service.address.is_ipv4()).collect();
+            snapshot.own.extend(&service.sources);
         }
         let mut net = Network::new(base.seed);
         let director = net.add("director", Director::new(site::workers(&base, &NoMeter, &snapshot)));
@@ -83,6 +99,19 @@ impl FilterSite {
         let (mut servers, mut filters) = (vec![], vec![]);
         for (n, (name, class, health)) in plan.servers().into_iter().enumerate() {
             let mut settings = site::server_settings(&Plan { forward: Forward::Dr, ..base.clone() }, n);
+            let alone = gone.contains(&n);
+            if alone {
+                let mut host = Host::new(settings).reshaped(plan.server_wire).watched();
+                if health == Health::Lives {
+                    let server = ContentServer::new(&name, PORT, &[class]).backlog(base.backlog).thinks(plan.thinks);
+                    host = host.with(server);
+                }
+                let host = net.add(&name, host);
+                let link = net.connect(host, lan, base.server_faults);
+                net.set_up(link, health != Health::Dead);
+                servers.push(host);
+                continue;
+            }
             settings.addresses =
                 [format!("10.99.{n}.2/24"), format!("fd99:{n:x}::2/64")].iter().map(|a| address(a)).collect();
             settings.gateways = gateways(n).to_vec();
@@ -102,6 +131,8 @@ impl FilterSite {
             filters.push(filter);
             servers.push(host);
         }
+        let living = plan.servers().into_iter().enumerate().filter(|(n, s)| s.2 != Health::Dead && !gone.contains(n));
+        let live = living.count() as u64;
         let clients = clients.into_iter().enumerate();
         let (clients, client_links) = clients
             .map(|(n, client)| {
@@ -112,13 +143,13 @@ impl FilterSite {
                 (host, link)
             })
             .unzip();
-        FilterSite { net, director, filters, clients, servers, client_links, plan }
+        FilterSite { net, director, filters, clients, servers, client_links, live, plan }
     }
 
     /// Lets the clients onto the network as soon as the director has heard of every filter that there is: whoever comes before
     /// is told that no server is there. `false` when it has not by then.
     pub fn open(&mut self, limit: u64) -> bool {
-        let there = self.plan.servers().iter().filter(|s| s.2 != Health::Dead).count() as u64;
+        let there = self.live;
         let workers = u64::from(self.plan.base.workers);
         let end = self.net.now() + limit;
         let live = |reports: Vec<Report>| -> u64 {
@@ -212,7 +243,7 @@ fn behind(base: &Plan, n: usize, stack: MacAddr, clients: usize) -> Snapshot {
         plan: extract::Plan::new(&program, extract::Limits::default()),
         program,
         groups: vec![Group { name: "stack".into(), scheduler: Scheduler::Rr, servers: vec![0] }],
-        binding: Binding { scheme: Scheme::Migrated(receiver), switching: Switching::Connection, ..Binding::default() },
+        binding: Binding { scheme: Scheme::Migrated(receiver), switching: Switching::Request, ..Binding::default() },
     };
     s.services.push(Some(Service {
         name: "web".into(),

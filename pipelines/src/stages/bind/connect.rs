@@ -206,6 +206,11 @@ impl<P: Port> Desk<'_, P> {
             return self.begin_replay(a, flow, b);
         }
         self.begin_delivery(flow, b);
+        if b.migration.is_some() && !b.uncut && b.cut < b.buffer.len() as u64 {
+            // Its next request comes in a message of the director's, which has read it.
+            b.buffer.truncate(b.cut as usize);
+            b.fin = false;
+        }
         // The window of a SYN is never scaled.
         b.server_window = u32::from(a.window);
         self.deliver(flow, b);
@@ -386,7 +391,7 @@ impl<P: Port> Desk<'_, P> {
             }
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
-            Phase::Connect | Phase::Migrate | Phase::Replay | Phase::Answer => {}
+            Phase::Connect | Phase::Migrate | Phase::Recall | Phase::Replay | Phase::Answer => {}
         }
         verdict
     }
