@@ -233,10 +233,32 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         ),
         (&format!("{direct}binding = \"filter\"\nfilter-key = \"open.key\"\n"), 20, "by others", "chmod 600"),
         (&format!("{direct}binding = \"filter\"\nfilter-key = \"short.key\"\n"), 20, "16 to 4096", "/dev/urandom"),
-        (&format!("{filter}switching = \"request\"\n"), 21, "stays with its server", "switching = \"connection\""),
+        (
+            &format!("{filter}switching = \"request\"\nsticky = \"set-cookie.id\"\n"),
+            22,
+            "whose responses do not pass the director",
+            "cookie.NAME",
+        ),
+        (
+            &format!("{filter}application = \"tls\"\nswitching = \"request\"\n"),
+            22,
+            "cannot be switched for every request",
+            "connection",
+        ),
         (&format!("{filter}application = \"smtp\"\n"), 19, "its server speaks first", "delayed"),
         (&format!("{filter}filter-timeout = \"1s\"\n"), 21, "one lost ping would count", "three times"),
         (&filter.replace("forward = \"dr\"", "forward = \"nat\""), 14, "for servers that answer directly", "tunnel"),
+        (&format!("{good}fallback = \"fullnat\"\n"), 18, "which has no filters", "binding = \"filter\""),
+        (&format!("{filter}fallback = \"delayed\"\n"), 21, "delayed", "fullnat"),
+        (&format!("{filter}fallback = \"fullnat\"\n"), 21, "has no source address", "add sources"),
+        (
+            &format!("{filter}sources = [\"10.0.0.9\"]\nfallback = \"fullnat\"\n")
+                .replace("forward = \"dr\"", "forward = \"tunnel\"")
+                .replace("10.0.0.1", "2001:db8::1"),
+            14,
+            "of another address family than service shop",
+            "fallback = \"none\"",
+        ),
         (&format!("{good}guess = \"hash\"\n"), 18, "where nothing is guessed", "binding = \"preallocate\""),
         (
             &format!("{good}guess = \"server\"\nbinding = \"preallocate\"\n"),

@@ -192,6 +192,9 @@ pub struct Channel {
     pub interval: Duration,
     /// A filter that has answered no ping for so long is gone.
     pub timeout: Duration,
+    /// Whether connections to servers of which no filter takes them are bound as [`Scheme::Delayed`] binds, over full NAT with the
+    /// service's sources, whatever way of forwarding the servers have. Otherwise they are refused.
+    pub fallback: bool,
 }
 
 /// How a filter hears directors.
@@ -255,6 +258,11 @@ impl Scheme {
     /// Whether connections are given to filters, or this is one.
     pub fn migrates(&self) -> bool {
         matches!(self, Scheme::Filter(_) | Scheme::Migrated(_))
+    }
+
+    /// How filters are spoken to, where connections are given to them.
+    pub fn channel(&self) -> Option<&Channel> {
+        if let Scheme::Filter(channel) = self { Some(channel) } else { None }
     }
 
     /// The pool that it takes servers' connections from.

@@ -184,6 +184,15 @@ pub struct MigrationTally {
     pub refused: u64,
     /// Director: those of which nothing was heard.
     pub unanswered: u64,
+    /// Director: connections bound as delayed ones over full NAT because no filter took them, each try counted.
+    #[serde(default)]
+    pub fallback: u64,
+    /// Later requests of connections that their filter has: given to it. Filter: taken.
+    #[serde(default)]
+    pub continued: u64,
+    /// Connections that filters have given back for another request.
+    #[serde(default)]
+    pub recalled: u64,
     /// Messages about connections, those sent again included.
     pub messages: u64,
     /// Bytes of these, headers of lower layers not counted.
@@ -198,6 +207,9 @@ impl MigrationTally {
         self.accepted += more.accepted;
         self.refused += more.refused;
         self.unanswered += more.unanswered;
+        self.fallback += more.fallback;
+        self.continued += more.continued;
+        self.recalled += more.recalled;
         self.messages += more.messages;
         self.bytes += more.bytes;
     }

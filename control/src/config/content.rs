@@ -107,6 +107,30 @@ impl Word for GuessWord {
     ];
 }
 
+/// What becomes of connections to servers whose filters are gone, as it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FallbackWord {
+    /// They are refused.
+    None,
+    /// They are bound as delayed ones over full NAT.
+    FullNat,
+}
+
+impl FallbackWord {
+    /// How a scheme's is written.
+    pub fn of(scheme: &Scheme) -> Self {
+        if scheme.channel().is_some_and(|channel| channel.fallback) {
+            FallbackWord::FullNat
+        } else {
+            FallbackWord::None
+        }
+    }
+}
+
+impl Word for FallbackWord {
+    const ALL: &'static [(&'static str, Self)] = &[("none", FallbackWord::None), ("fullnat", FallbackWord::FullNat)];
+}
+
 /// How a guess is written.
 pub fn guess_text(scheme: &Scheme) -> String {
     match scheme {
@@ -131,6 +155,14 @@ pub fn pool_text(scheme: &Scheme) -> String {
             pool.probe.as_secs_f64(),
             pool.mss
         )
+    })
+}
+
+/// How filters are spoken to; their key is not told.
+pub fn channel_text(scheme: &Scheme) -> String {
+    scheme.channel().map_or("none".to_owned(), |channel| {
+        let (interval, timeout) = (channel.interval.as_secs_f64(), channel.timeout.as_secs_f64());
+        format!("port {}, interval {interval} s, timeout {timeout} s", channel.port)
     })
 }
 
@@ -276,6 +308,21 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         let mend = "use forward = \"dr\" or \"tunnel\", or binding = \"delayed\"";
         add(Place::Server(i), "forward", what, mend);
     }
+    let falls_back = FallbackWord::of(&content.binding.scheme) == FallbackWord::FullNat;
+    if falls_back && s.sources.is_empty() {
+        let what = format!("service {label} falls back to full NAT and has no source address");
+        let mend = "add sources = [\"…\"]: addresses of the director, in the servers' network, that nothing else uses";
+        add(Place::Service, "fallback", what, mend);
+    }
+    let other_family = |server: &Server| server.address.is_ipv4() != s.address.is_ipv4();
+    for (i, server) in s.servers.iter().enumerate().filter(|(_, server)| falls_back && other_family(server)) {
+        let what = format!(
+            "server {} is of another address family than service {label}, and fallback = \"fullnat\" keeps the family",
+            server.name
+        );
+        let mend = "give it an address of the service's family, or write fallback = \"none\"";
+        add(Place::Server(i), "address", what, mend);
+    }
     for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| !filtered && !s.forward.replies_return()) {
         let what = format!(
             "server {} is behind {}, so its replies bypass the director, and connections to it cannot be spliced",
@@ -357,6 +404,11 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         if !http {
             let what = format!("{what} of service {label}: {} has no cookies", content.application.word());
             add(Place::Service, key, what, "keep clients with their servers by their addresses: STICKY, source");
+        } else if set_by_server && filtered {
+            let what =
+                format!("{what} of service {label}, whose responses do not pass the director: binding is \"filter\"");
+            let mend = "write binding = \"delayed\", or go by a cookie of the request: cookie.NAME";
+            add(Place::Service, key, what, mend);
         } else if set_by_server && content.binding.switching == Switching::Connection {
             let what = format!("{what} of service {label}, whose responses are not read: switching is \"connection\"");
             let mend = "write switching = \"request\", or go by a cookie of the request: cookie.NAME";

@@ -17,7 +17,8 @@ mod switching;
 
 pub(crate) use content::forwards;
 pub use content::{
-    Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, guess_text, load_rules, names, pool_text,
+    Content, FallbackWord, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, channel_text, guess_text,
+    load_rules, names, pool_text,
 };
 pub use filter_key::{BadKey, read as read_filter_key};
 pub(crate) use problem::nearest;

@@ -1,7 +1,7 @@
 //! The keys of a service that is switched by content, read from the document.
 
 use super::Word;
-use super::content::{self, Content, Group, GuessWord, SchemeWord};
+use super::content::{self, Content, FallbackWord, Group, GuessWord, SchemeWord};
 use super::filter_key;
 use super::problem::Problem;
 use super::read::{Placed, Section};
@@ -17,10 +17,11 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// Keys that mean something only beside `rules`.
-const BESIDE_RULES: [&str; 26] = [
+const BESIDE_RULES: [&str; 27] = [
     "application",
     "binding",
     "body-limit",
+    "fallback",
     "filter-interval",
     "filter-key",
     "filter-port",
@@ -89,7 +90,7 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         binding: binding(section, application),
         filter_key: section.string("filter-key"),
         host_name: section.string("host-name"),
-        places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server", "pool"]
+        places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server", "pool", "fallback"]
             .into_iter()
             .filter_map(|key| Some((key, section.raw(key)?.span())))
             .collect(),
@@ -288,9 +289,10 @@ fn channel(section: &Section<'_, '_>, filters: bool) -> Channel {
         port: migration::PORT,
         interval: Duration::from_secs(1),
         timeout: Duration::from_millis(3_500),
+        fallback: false,
     };
     if !filters {
-        for key in ["filter-key", "filter-port", "filter-interval", "filter-timeout"] {
+        for key in ["filter-key", "filter-port", "filter-interval", "filter-timeout", "fallback"] {
             if let Some(value) = section.raw(key) {
                 let what = format!("`{key}` in {}, which has no filters", section.title);
                 section.problem(value.span(), what, format!("add binding = \"filter\", or remove `{key}`"));
@@ -306,6 +308,8 @@ fn channel(section: &Section<'_, '_>, filters: bool) -> Channel {
     if let Some(port) = section.number("filter-port", 1..=60_000) {
         channel.port = port.value as u16;
     }
+    channel.fallback =
+        section.word::<FallbackWord>("fallback").is_some_and(|placed| placed.value == FallbackWord::FullNat);
     if let Some(interval) = section.duration("filter-interval") {
         channel.interval = interval.value;
         channel.timeout = interval.value * 7 / 2;
@@ -339,12 +343,6 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
         binding.switching = Switching::Connection;
     }
     if let Some(switching) = switching {
-        if filters && switching.value == Switching::Request {
-            let what = "a connection that a filter has taken stays with its server: responses do not pass the director"
-                .to_owned();
-            let mend = "write switching = \"connection\", or binding = \"delayed\"";
-            section.problem(switching.span.clone(), what, mend);
-        }
         if switching.value == Switching::Request && application != extract::Protocol::Http {
             let what = format!("{} cannot be switched for every request", application.word());
             let mend = "write switching = \"connection\", or remove the key; only HTTP says where a request ends";

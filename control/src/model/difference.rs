@@ -1,6 +1,8 @@
 //! What a new configuration changes, in words.
 
-use crate::config::{self, Content, SchemeWord, Server, Service, Word, endpoint_text, guess_text, pool_text};
+use crate::config::{
+    self, Content, FallbackWord, SchemeWord, Server, Service, Word, channel_text, endpoint_text, guess_text, pool_text,
+};
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::content::{Queue, Rate, Sticky};
 use lcs_pipelines::snapshot::{Timeouts, WhenFull};
@@ -212,6 +214,13 @@ fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
     say("binding", SchemeWord::of(&a.scheme).word().into(), SchemeWord::of(&b.scheme).word().into());
     say("guess", guess_text(&a.scheme), guess_text(&b.scheme));
     say("pool", pool_text(&a.scheme), pool_text(&b.scheme));
+    say("filters", channel_text(&a.scheme), channel_text(&b.scheme));
+    say("fallback", FallbackWord::of(&a.scheme).word().into(), FallbackWord::of(&b.scheme).word().into());
+    if let (Some(a), Some(b)) = (a.scheme.channel(), b.scheme.channel())
+        && a.key != b.key
+    {
+        say("filter-key", "before".into(), "another one".into());
+    }
     say("syn", a.syn.word().into(), b.syn.word().into());
     say("switching", a.switching.word().into(), b.switching.word().into());
     say("on-unparsed", a.on_unparsed.word().into(), b.on_unparsed.word().into());

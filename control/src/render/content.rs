@@ -66,6 +66,9 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.accepted, Some(old.accepted));
         less(&mut n.refused, Some(old.refused));
         less(&mut n.unanswered, Some(old.unanswered));
+        less(&mut n.fallback, Some(old.fallback));
+        less(&mut n.continued, Some(old.continued));
+        less(&mut n.recalled, Some(old.recalled));
         less(&mut n.messages, Some(old.messages));
         less(&mut n.bytes, Some(old.bytes));
     }
@@ -214,12 +217,16 @@ fn migrations(out: &mut String, c: &ContentCounts) {
     let Some(n) = &c.migrations else { return };
     let _ = writeln!(
         out,
-        "  migrations: {} filters live; {} sent, {} accepted, {} refused, {} unanswered; {} messages, {} bytes",
+        "  migrations: {} filters live; {} sent, {} accepted, {} refused, {} unanswered, {} over full NAT; \
+         later requests: {} on the same, {} after a recall; {} messages, {} bytes",
         number(n.live),
         number(n.sent),
         number(n.accepted),
         number(n.refused),
         number(n.unanswered),
+        number(n.fallback),
+        number(n.continued),
+        number(n.recalled),
         number(n.messages),
         number(n.bytes)
     );

@@ -137,8 +137,10 @@ fn service(at: SocketAddr, receiver: &Receiver) -> Result<Service, RunError> {
     let rules = rules::parse("default: routeTo(stack)\n", &rules::Context::named("filter"))
         .map_err(|e| RunError::Worker(e.to_string()))?;
     let group = Group { name: "stack".to_owned(), scheduler: None, servers: vec!["stack".to_owned()] };
-    let binding =
-        Binding { scheme: Scheme::Migrated(receiver.clone()), switching: Switching::Connection, ..Binding::default() };
+    // Heads as long as any director may take; where it decides for each request, they are read here as well.
+    let limits = extract::Limits { head: 65_536, ..extract::Limits::default() };
+    let scheme = Scheme::Migrated(receiver.clone());
+    let binding = Binding { scheme, switching: Switching::Request, limits, ..Binding::default() };
     Ok(Service {
         name: format!("{}-{}", at.ip().to_string().replace(':', "."), at.port()),
         protocol: Protocol::Tcp,

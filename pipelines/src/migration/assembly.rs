@@ -78,6 +78,13 @@ impl Assemblies {
         self.open.remove(&id).map_or(Put::Strange, |a| Put::Whole(a.bytes))
     }
 
+    /// Forgets what there is of a request that nobody waits for any more.
+    pub(crate) fn forget(&mut self, ticket: Ticket) {
+        if let Some(a) = self.open.remove(&(ticket.session, ticket.number)) {
+            self.bytes -= a.bytes.len();
+        }
+    }
+
     /// Forgets those whose time is over.
     fn expire(&mut self, now: Nanos) {
         let bytes = &mut self.bytes;
@@ -109,6 +116,8 @@ mod tests {
             offer: Offer { mss: 1460, scale: None, sack: false },
             own_scale: 0,
             fin: false,
+            one_by_one: false,
+            continues: false,
             total: all.len() as u32,
             offset: from as u32,
             piece,
@@ -153,6 +162,10 @@ mod tests {
         assert_eq!(put(&mut a, 99, 0), Put::Full);
         assert_eq!(put(&mut a, 99, PATIENCE), Put::More);
         assert_eq!((a.open.len(), a.bytes), (1, 1 << 20));
-        assert_eq!(a.put(Ticket { session: 1, token: 0, number: 99 }, &piece(&all, 2000, 0), PATIENCE), Put::Strange);
+        let ticket = Ticket { session: 1, token: 0, number: 99 };
+        assert_eq!(a.put(ticket, &piece(&all, 2000, 0), PATIENCE), Put::Strange);
+        a.forget(ticket);
+        a.forget(ticket);
+        assert_eq!((a.open.len(), a.bytes), (0, 0));
     }
 }

@@ -7,13 +7,13 @@
 //! ```text
 //! offset  header
 //!      0  "LCSM"
-//!      4  version (1)
-//!      5  kind: 1 ping, 2 pong, 3 migrate, 4 accepted, 5 refused, 6 abort
+//!      4  version (2)
+//!      5  kind: 1 ping, 2 pong, 3 migrate, 4 accepted, 5 refused, 6 abort, 7 recall, 8 released
 //!      8  session: of the director's worker with this filter, a number of the director's that nobody can guess
 //!     16  token: chosen by the filter for the session; 0 in a ping of who does not know it yet
 //!     24  number: counts up in the session; an answer repeats the number that it answers
 //!     32  body: nothing (ping, pong) or
-//!         ends of the connection (migrate, accepted, refused, abort)
+//!         ends of the connection (all others)
 //!     32  client's address (IPv4 in the last four bytes)
 //!     48  service's address
 //!     64  client's port, service's port
@@ -23,12 +23,18 @@
 //!     72  number of the request's first byte (CSEQ + 1 for a connection's first request)
 //!     76  next number toward the client (DSEQ + 1, likewise)
 //!     80  the client's window, as it stood in its last segment; the client's MSS
-//!     84  flags: 1 the client scales windows, 2 it understands SACK, 4 its FIN follows the request's last byte
+//!     84  flags: 1 the client scales windows, 2 it understands SACK, 4 its FIN follows the request's last byte,
+//!         8 each request of the connection is decided anew, 16 the filter has the connection: this is its next request, and
+//!         `next` is what the client has acknowledged
 //!     85  the client's window scale; the window scale that it was told
 //!     88  bytes of the request in all
 //!     92  offset of this piece in them
 //!     96  bytes of every piece but the last
 //!    100  the piece
+//!         recall and released
+//!     72  number of the next request's first byte
+//!     76  what the client has acknowledged (recall), the next number toward it (released)
+//!     80  the client's window (recall)
 //!   last 32 bytes: BLAKE3 of all before, keyed
 //! ```
 
@@ -37,7 +43,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The format that this program speaks.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Bytes of a migration around its piece of the request.
 pub const MIGRATE_OVERHEAD: usize = MIGRATE + TAG;
 /// Bytes of a request that may be migrated at most: what a service may hold of one (head and body at their limits).
@@ -48,6 +54,7 @@ pub const PIECE_MIN: usize = 256;
 const MAGIC: [u8; 4] = *b"LCSM";
 const HEADER: usize = 32;
 const ENDS: usize = 72;
+const TURN: usize = 82;
 const MIGRATE: usize = 100;
 const TAG: usize = 32;
 
@@ -107,10 +114,25 @@ pub enum Why {
     Full,
     /// The connection is over, and the message an old one.
     Over,
+    /// Recall: the request or the response in turn is not complete, or the client has not acknowledged all of it.
+    NotYet,
+    /// Its response ends with the connection: no other request follows.
+    Stays,
+    /// It is a tunnel from its last request on, not HTTP any more.
+    Tunnel,
 }
 
 impl Why {
-    const ALL: [Why; 5] = [Why::UnknownService, Why::ServerRefused, Why::ServerSilent, Why::Full, Why::Over];
+    const ALL: [Why; 8] = [
+        Why::UnknownService,
+        Why::ServerRefused,
+        Why::ServerSilent,
+        Why::Full,
+        Why::Over,
+        Why::NotYet,
+        Why::Stays,
+        Why::Tunnel,
+    ];
 }
 
 /// A connection on its way to a server, with a piece of its request.
@@ -130,6 +152,10 @@ pub struct Migrate<'m> {
     pub own_scale: u8,
     /// The client has closed behind the request.
     pub fin: bool,
+    /// Each request of the connection is decided anew: the filter follows where they and their responses end.
+    pub one_by_one: bool,
+    /// The filter has the connection already: this is the next request on it, and `next` is what the client has acknowledged.
+    pub continues: bool,
     /// Bytes of the request in all, at most [`REQUEST_MAX`].
     pub total: u32,
     /// Where this piece begins: a multiple of `piece`.
@@ -138,6 +164,19 @@ pub struct Migrate<'m> {
     pub piece: u16,
     /// The piece.
     pub bytes: &'m [u8],
+}
+
+/// Where a connection stands between two requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// The connection.
+    pub ends: Ends,
+    /// Number of the next request's first byte.
+    pub start: u32,
+    /// What the client has acknowledged; in answer, the next number toward it.
+    pub next: u32,
+    /// The client's window, unscaled.
+    pub window: u16,
 }
 
 /// What is said.
@@ -155,6 +194,10 @@ pub enum Body<'m> {
     Refused(Ends, Why),
     /// Forget it.
     Abort(Ends),
+    /// Give it back: its next request may be for another server.
+    Recall(Turn),
+    /// It is yours again.
+    Released(Turn),
 }
 
 fn put_address(out: &mut [u8], address: IpAddr) {
@@ -203,6 +246,19 @@ impl Ends {
     }
 }
 
+impl Turn {
+    fn read(b: &[u8]) -> Option<Turn> {
+        Some(Turn { ends: Ends::read(b)?, start: be32(b, 72)?, next: be32(b, 76)?, window: be16(b, 80)? })
+    }
+
+    fn put(&self, out: &mut [u8]) {
+        self.ends.put(out);
+        out[72..76].copy_from_slice(&self.start.to_be_bytes());
+        out[76..80].copy_from_slice(&self.next.to_be_bytes());
+        out[80..82].copy_from_slice(&self.window.to_be_bytes());
+    }
+}
+
 impl<'m> Migrate<'m> {
     fn read(b: &'m [u8]) -> Option<Migrate<'m>> {
         let flags = *b.get(84)?;
@@ -210,7 +266,7 @@ impl<'m> Migrate<'m> {
         let (total, offset, piece) = (be32(b, 88)?, be32(b, 92)?, be16(b, 96)?);
         let bytes = b.get(MIGRATE..)?;
         // RFC 7323 §2.3: no scale above 14.
-        let sound = flags & !7 == 0 && scale <= 14 && own_scale <= 14 && total as usize <= REQUEST_MAX;
+        let sound = flags & !31 == 0 && scale <= 14 && own_scale <= 14 && total as usize <= REQUEST_MAX;
         let rest = total.checked_sub(offset)?;
         let whole = rest.min(u32::from(piece)) as usize == bytes.len();
         let empty = rest == 0 && total > 0;
@@ -225,6 +281,8 @@ impl<'m> Migrate<'m> {
             offer: Offer { mss: be16(b, 82)?.max(64), scale: (flags & 1 != 0).then_some(scale), sack: flags & 2 != 0 },
             own_scale,
             fin: flags & 4 != 0,
+            one_by_one: flags & 8 != 0,
+            continues: flags & 16 != 0,
             total,
             offset,
             piece,
@@ -238,7 +296,8 @@ impl<'m> Migrate<'m> {
         out[76..80].copy_from_slice(&self.next.to_be_bytes());
         out[80..82].copy_from_slice(&self.window.to_be_bytes());
         out[82..84].copy_from_slice(&self.offer.mss.to_be_bytes());
-        out[84] = u8::from(self.offer.scale.is_some()) | u8::from(self.offer.sack) << 1 | u8::from(self.fin) << 2;
+        let flags = [self.offer.scale.is_some(), self.offer.sack, self.fin, self.one_by_one, self.continues];
+        out[84] = flags.iter().enumerate().fold(0, |byte, (n, flag)| byte | u8::from(*flag) << n);
         out[85] = self.offer.scale.unwrap_or(0);
         out[86] = self.own_scale;
         out[88..92].copy_from_slice(&self.total.to_be_bytes());
@@ -262,6 +321,8 @@ impl<'m> Body<'m> {
             Body::Accepted(_) => 4,
             Body::Refused(..) => 5,
             Body::Abort(_) => 6,
+            Body::Recall(_) => 7,
+            Body::Released(_) => 8,
         }
     }
 
@@ -270,6 +331,7 @@ impl<'m> Body<'m> {
             Body::Ping | Body::Pong => HEADER,
             Body::Migrate(m) => MIGRATE + m.bytes.len(),
             Body::Accepted(_) | Body::Refused(..) | Body::Abort(_) => ENDS,
+            Body::Recall(_) | Body::Released(_) => TURN,
         }
     }
 
@@ -287,6 +349,7 @@ impl<'m> Body<'m> {
             Body::Ping | Body::Pong => {}
             Body::Migrate(m) => m.put(out),
             Body::Accepted(ends) | Body::Abort(ends) => ends.put(out),
+            Body::Recall(turn) | Body::Released(turn) => turn.put(out),
             Body::Refused(ends, why) => {
                 ends.put(out);
                 out[69] = *why as u8 + 1;
@@ -318,6 +381,8 @@ impl<'m> Body<'m> {
                 Body::Refused(Ends::read(b)?, *why)
             }
             6 => Body::Abort(Ends::read(b)?),
+            7 => Body::Recall(Turn::read(b)?),
+            8 => Body::Released(Turn::read(b)?),
             _ => return None,
         };
         (body.len() == b.len()).then_some((header, body))
@@ -343,13 +408,14 @@ mod tests {
     prop_compose! {
         fn migrate()(
             v6: bool, a: u32, port: u16, start: u32, next: u32, window: u16, mss in 64u16..9000,
-            scale in proptest::option::of(0u8..=14), sack: bool, fin: bool, own_scale in 0u8..=14,
+            scale in proptest::option::of(0u8..=14), sack: bool, fin: bool, kinds: [bool; 2], own_scale in 0u8..=14,
             piece in 256u16..1400, total in 0u32..5000, index in 0u32..20,
         ) -> (Migrate<'static>, usize) {
             let offset = (index * u32::from(piece)).min(total.saturating_sub(1) / u32::from(piece) * u32::from(piece));
             let length = (total - offset).min(u32::from(piece)) as usize;
             let m = Migrate {
                 ends: ends(v6, a, port), start, next, window, offer: Offer { mss, scale, sack }, own_scale, fin, total,
+                one_by_one: kinds[0], continues: kinds[1],
                 offset, piece, bytes: &[],
             };
             (m, length)
@@ -358,13 +424,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read((m, length) in migrate(), session: u64, token: u64, number: u64, why in 0usize..5) {
+        fn what_is_written_is_read((m, length) in migrate(), session: u64, token: u64, number: u64, why in 0usize..8) {
             let bytes: Vec<u8> = (0..length).map(|n| n as u8).collect();
             let m = Migrate { bytes: &bytes, ..m };
             let header = Header { session, token, number };
             let mut out = vec![];
             let e = m.ends;
-            for body in [Body::Ping, Body::Pong, Body::Migrate(m), Body::Accepted(e), Body::Refused(e, Why::ALL[why]), Body::Abort(e)] {
+            let turn = Turn { ends: e, start: m.start, next: m.next, window: m.window };
+            for body in [
+                Body::Ping, Body::Pong, Body::Migrate(m), Body::Accepted(e), Body::Refused(e, Why::ALL[why]), Body::Abort(e),
+                Body::Recall(turn), Body::Released(turn),
+            ] {
                 body.write(&header, &key(), &mut out);
                 prop_assert_eq!(Body::read(&out, &key()), Some((header, body)));
                 prop_assert_eq!(Body::read(&out, &ChannelKey::from_secret(b"another secret")), None);
@@ -383,14 +453,14 @@ mod tests {
 
         /// Whatever an owner of the key may send: it is taken or not, and what is taken keeps its bounds.
         #[test]
-        fn anything_authentic_is_read_within_bounds(mut b in proptest::collection::vec(any::<u8>(), 0..400), kind in 0u8..9, framed: bool) {
+        fn anything_authentic_is_read_within_bounds(mut b in proptest::collection::vec(any::<u8>(), 0..400), kind in 0u8..11, framed: bool) {
             if framed && b.len() >= HEADER {
                 b[..4].copy_from_slice(&MAGIC);
                 b[4] = VERSION;
                 b[5] = kind;
                 b[6..8].fill(0);
                 if b.len() > 98 {
-                    b[84] &= 7;
+                    b[84] &= 31;
                     b[85..87].fill(3);
                     b[88..92].copy_from_slice(&300u32.to_be_bytes());
                     b[92..96].fill(0);
@@ -422,6 +492,8 @@ mod tests {
             offer: Offer { mss: 1460, scale: Some(9), sack: true },
             own_scale: 7,
             fin: false,
+            one_by_one: true,
+            continues: false,
             total: 3,
             offset: 0,
             piece: 1000,
@@ -429,11 +501,11 @@ mod tests {
         };
         Body::Migrate(m).write(&Header { session: 1, token: 2, number: 3 }, &key(), &mut out);
         assert_eq!(out.len(), 100 + 3 + 32);
-        assert_eq!(&out[..8], b"LCSM\x01\x03\0\0");
+        assert_eq!(&out[..8], b"LCSM\x02\x03\0\0");
         assert_eq!((out[15], out[23], out[31]), (1, 2, 3));
         assert_eq!(out[44..48], [192, 0, 2, 1]);
         assert_eq!(out[60..72], [198, 51, 100, 7, 0x12, 0x34, 0, 80, 4, 0, 0, 0]);
-        assert_eq!(out[72..88], [1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x22, 0x05, 0xb4, 3, 9, 7, 0]);
+        assert_eq!(out[72..88], [1, 2, 3, 4, 5, 6, 7, 8, 0x11, 0x22, 0x05, 0xb4, 11, 9, 7, 0]);
         assert_eq!(out[88..103], [0, 0, 0, 3, 0, 0, 0, 0, 0x03, 0xe8, 0, 0, b'a', b'b', b'c']);
     }
 }

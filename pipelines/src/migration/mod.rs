@@ -140,7 +140,13 @@ impl Migrations {
         }
     }
 
-    /// Whether this message has brought a connection.
+    /// Whether a message was sent after the one that has brought a connection, or its last request, by the same worker.
+    pub(crate) fn is_newer(&self, entry: u32, ticket: Ticket) -> bool {
+        let before = self.taken.get(entry as usize);
+        before.is_some_and(|t| (t.session, t.token) == (ticket.session, ticket.token) && t.number < ticket.number)
+    }
+
+    /// Whether this message has brought a connection, or has ended it.
     pub(crate) fn has_brought(&self, entry: u32, ticket: Ticket) -> bool {
         self.taken.get(entry as usize) == Some(&ticket)
     }

@@ -15,7 +15,7 @@ const RTO_LEAST: Nanos = 200_000_000;
 const RTO_MOST: Nanos = 16_000_000_000;
 /// No deadline.
 const NEVER: Nanos = Nanos::MAX;
-/// Servers that a request is tried on at most.
+/// Servers that a request is tried on at most: a bit for each in a byte.
 pub(crate) const TRIES: usize = 8;
 
 /// What a binding is doing.
@@ -28,8 +28,10 @@ pub(crate) enum Phase {
     Hold,
     /// A server has been sent a SYN.
     Connect,
-    /// A server's filter has been sent the connection.
+    /// A server's filter has been sent the connection, or its next request.
     Migrate,
+    /// The filter that has the connection has been asked for it.
+    Recall,
     /// The server is being brought to where the client stands, in a protocol in which it speaks first.
     Replay,
     /// The server is being sent what is buffered.
@@ -221,6 +223,8 @@ pub(crate) struct Binding {
     /// Servers that did not answer.
     pub(crate) tried: [u16; TRIES],
     pub(crate) tries: usize,
+    /// By bit: those of which only the filter was asked.
+    by_filter: u8,
     /// Times that the same segment has been sent again.
     pub(crate) retries: u8,
     /// When a segment that is out was first sent, if it was sent once only.
@@ -282,6 +286,7 @@ impl Default for Binding {
             watch: 0,
             tried: [0; TRIES],
             tries: 0,
+            by_filter: 0,
             retries: 0,
             timed: None,
             rto: RTO_FIRST,
@@ -522,16 +527,32 @@ impl Binding {
         self.arm(now);
     }
 
-    /// Whether a server has been tried for this request.
+    /// Whether a server, or its filter, has been tried for this request.
     pub(crate) fn has_tried(&self, server: u16) -> bool {
         self.tried[..self.tries].contains(&server)
+    }
+
+    /// Whether a server itself has been tried for this request, not only its filter.
+    pub(crate) fn has_tried_itself(&self, server: u16) -> bool {
+        let mut tried = self.tried[..self.tries].iter().enumerate();
+        tried.any(|(n, s)| *s == server && self.by_filter >> n & 1 == 0)
     }
 
     /// Notes that a server did not answer.
     pub(crate) fn gave_up_on(&mut self, server: u16) {
         if let Some(place) = self.tried.get_mut(self.tries) {
             *place = server;
+            self.by_filter &= !(1 << self.tries);
             self.tries += 1;
+        }
+    }
+
+    /// Notes that a server's filter did not take the connection, which says nothing about the server.
+    pub(crate) fn gave_up_on_filter(&mut self, server: u16) {
+        let n = self.tries;
+        self.gave_up_on(server);
+        if n < self.tries {
+            self.by_filter |= 1 << n;
         }
     }
 
@@ -607,6 +628,24 @@ mod tests {
             prop_assert_eq!(&b.buffer, &request);
             prop_assert!(b.fin && b.holds() == request.len());
         }
+    }
+
+    #[test]
+    fn a_server_whose_filter_was_tried_has_not_been_tried_itself() {
+        let mut b = Binding::default();
+        b.gave_up_on_filter(7);
+        assert!(b.has_tried(7) && !b.has_tried_itself(7));
+        b.gave_up_on(7);
+        assert!(b.has_tried_itself(7) && b.tries == 2);
+        b.next_request();
+        assert!(!b.has_tried(7));
+        b.gave_up_on(7);
+        assert!(b.has_tried_itself(7), "nothing is left of the request before");
+        for n in 0..100 {
+            b.gave_up_on_filter(n);
+        }
+        assert_eq!(b.tries, TRIES);
+        assert!(b.has_tried_itself(7) && !b.has_tried(99));
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Splices {
             Phase::Hold if b.queued => RequestState::Queued,
             Phase::Hold => RequestState::Decided,
             Phase::Connect => RequestState::Connecting,
-            Phase::Migrate => RequestState::Migrating,
+            Phase::Migrate | Phase::Recall => RequestState::Migrating,
             Phase::Replay => RequestState::Replaying,
             Phase::Deliver => RequestState::Delivering,
             Phase::Answer => RequestState::Answering,

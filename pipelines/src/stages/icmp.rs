@@ -216,7 +216,7 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
         return Verdict::Consume;
     }
     if !flow.flags.has(FlowFlags::TRANSLATED) {
-        if flow.flags.has(FlowFlags::SPLICED) {
+        if flow.flags.has(FlowFlags::SPLICED) && flow.server == crate::snapshot::NO_SLOT {
             // There is nobody behind the director yet who could be told.
             return Verdict::Drop(DropReason::IcmpUnrelated);
         }

@@ -33,13 +33,14 @@ pub struct FilterSite {
     pub plan: ContentPlan,
     /// The director.
     pub director: Id<Director<Layer4, NoMeter>>,
-    /// The servers' filters, by slot.
+    /// The servers' filters, by slot; of servers that have none, none.
     pub filters: Vec<Id<Director<Layer4, NoMeter>>>,
     /// The clients.
     pub clients: Vec<Id<Host>>,
     /// The servers, by slot.
     pub servers: Vec<Id<Host>>,
     client_links: Vec<LinkId>,
+    live: u64,
 }
 
 fn key() -> ChannelKey {
@@ -54,8 +55,14 @@ fn arm(n: usize) -> MacAddr {
     MacAddr([0x02, 0x6c, 0x63, 0x74, n as u8, 2])
 }
 
-fn channel() -> Channel {
-    Channel { key: key(), port: CHANNEL, interval: Duration::from_secs(1), timeout: Duration::from_millis(3_500) }
+fn channel(fallback: bool) -> Channel {
+    Channel {
+        key: key(),
+        port: CHANNEL,
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_millis(3_500),
+        fallback,
+    }
 }
 
 /// Builds a site of the scheme `filter` as [`Site::build`] does one of the others: by the plan, with these clients, and with a director that switches
@@ -70,7 +77,8 @@ pub(crate) fn http_site<M: Meter + Clone + 'static>(
     clients: Vec<HttpClient>,
 ) -> Option<Site<M>> {
     assert!(!plan.forward.replies_return(), "filters answer directly");
-    let binding = Binding { scheme: Scheme::Filter(channel()), switching: Switching::Connection, ..Binding::default() };
+    let binding =
+        Binding { scheme: Scheme::Filter(channel(false)), switching: Switching::Connection, ..Binding::default() };
     let content = Arc::new(content(binding));
     let mut snapshot = plan.snapshot();
     for service in snapshot.services.iter_mut().flatten() {
@@ -81,7 +89,7 @@ pub(crate) fn http_site<M: Meter + Clone + 'static>(
         let server = HttpServer::new(&name, PORT).backlog(plan.backlog);
         (name, Host::new(settings).with(server), true)
     };
-    let parts = assemble(&plan, meter, snapshot, server, clients, Host::new);
+    let parts = assemble((&plan, &[]), meter, snapshot, server, clients, Host::new);
     let there = plan.weights.len() as u64 * u64::from(plan.workers);
     let mut site = Site::of_parts(
         plan,
@@ -121,9 +129,9 @@ struct Parts<M: Meter + 'static> {
 }
 
 /// Wires a site with filters. `server` makes a server's host: its name, itself, and whether its link is up; `client` one for a client. The clients'
-/// links are down.
+/// links are down. Servers in the slots `gone` have no filter and stand on the link themselves.
 fn assemble<M: Meter + Clone + 'static, C: Application>(
-    base: &Plan,
+    (base, gone): (&Plan, &[usize]),
     meter: &M,
     mut snapshot: Snapshot,
     mut server: impl FnMut(usize, Settings) -> (String, Host, bool),
@@ -132,7 +140,9 @@ fn assemble<M: Meter + Clone + 'static, C: Application>(
 ) -> Parts<M> {
     let own = base.own_addresses();
     for (n, server) in snapshot.servers.iter_mut().flatten().enumerate() {
-        snapshot.next_hops[n] = NextHop::new(wire(n), site::director_mac(0), 0, 1500);
+        if !gone.contains(&n) {
+            snapshot.next_hops[n] = NextHop::new(wire(n), site::director_mac(0), 0, 1500);
+        }
         server.tunnel_source = own.iter().copied().find(|a| a.is_ipv4() == server.address.is_ipv4());
     }
     let mut net = Network::new(base.seed);
@@ -142,6 +152,15 @@ fn assemble<M: Meter + Clone + 'static, C: Application>(
     let (mut servers, mut filters, mut server_links) = (vec![], vec![], vec![]);
     for n in 0..base.weights.len() {
         let mut settings = site::server_settings(&Plan { forward: Forward::Dr, ..base.clone() }, n);
+        if gone.contains(&n) {
+            let (name, host, up) = server(n, settings);
+            let host = net.add(&name, host);
+            let link = net.connect(host, lan, base.server_faults);
+            net.set_up(link, up);
+            servers.push(host);
+            server_links.push(link);
+            continue;
+        }
         settings.addresses =
             [format!("10.99.{n}.2/24"), format!("fd99:{n:x}::2/64")].iter().map(|a| address(a)).collect();
         settings.gateways = gateways(n).to_vec();
@@ -176,12 +195,26 @@ impl FilterSite {
     ///
     /// # Panics
     /// With another way of forwarding.
-    pub fn build(mut plan: ContentPlan, clients: Vec<ContentClient>) -> Self {
+    pub fn build(plan: ContentPlan, clients: Vec<ContentClient>) -> Self {
+        FilterSite::build_without(plan, clients, &[])
+    }
+
+    /// The same, where the servers in these slots have no filter: they stand on the link themselves, and the director falls back to
+    /// full NAT.
+    ///
+    /// # Panics
+    /// With another way of forwarding.
+    pub fn build_without(mut plan: ContentPlan, clients: Vec<ContentClient>, gone: &[usize]) -> Self {
         assert!(!plan.base.forward.replies_return(), "filters answer directly");
-        plan.binding.scheme = Scheme::Filter(channel());
-        plan.binding.switching = Switching::Connection;
+        plan.binding.scheme = Scheme::Filter(channel(!gone.is_empty()));
         let base = Plan { weights: vec![1; plan.servers().len()], ..plan.base.clone() };
         let all = plan.servers();
+        let mut snapshot = plan.snapshot();
+        let sources: Vec<IpAddr> = ["192.0.2.200", "2001:db8::c8"].into_iter().filter_map(|a| a.parse().ok()).collect();
+        for service in snapshot.services.iter_mut().flatten().filter(|_| !gone.is_empty()) {
+            service.sources = sources.iter().copied().filter(|a| a.is_ipv4() == service.address.is_ipv4()).collect();
+            snapshot.own.extend(&service.sources);
+        }
         let server = |n: usize, settings| {
             let (name, class, health) = all[n].clone();
             let mut host = Host::new(settings).reshaped(plan.server_wire).watched();
@@ -192,15 +225,16 @@ impl FilterSite {
             (name, host, health != Health::Dead)
         };
         let client = |settings| Host::new(settings).reshaped(plan.client_wire).watched();
-        let parts = assemble(&base, &NoMeter, plan.snapshot(), server, clients, client);
+        let parts = assemble((&base, gone), &NoMeter, snapshot, server, clients, client);
         let Parts { net, director, filters, clients, servers, client_links, .. } = parts;
-        FilterSite { net, director, filters, clients, servers, client_links, plan }
+        let live = all.iter().enumerate().filter(|(n, s)| s.2 != Health::Dead && !gone.contains(n)).count() as u64;
+        FilterSite { net, director, filters, clients, servers, client_links, live, plan }
     }
 
     /// Lets the clients onto the network as soon as the director has heard of every filter that there is: whoever comes before
     /// is told that no server is there. `false` when it has not by then.
     pub fn open(&mut self, limit: u64) -> bool {
-        let there = self.plan.servers().iter().filter(|s| s.2 != Health::Dead).count() as u64;
+        let there = self.live;
         let workers = u64::from(self.plan.base.workers);
         let end = self.net.now() + limit;
         while live(&self.reports().0) < there * workers {
@@ -291,7 +325,7 @@ fn behind(base: &Plan, n: usize, stack: MacAddr, clients: usize) -> Snapshot {
         plan: extract::Plan::new(&program, extract::Limits::default()),
         program,
         groups: vec![Group { name: "stack".into(), scheduler: Scheduler::Rr, servers: vec![0] }],
-        binding: Binding { scheme: Scheme::Migrated(receiver), switching: Switching::Connection, ..Binding::default() },
+        binding: Binding { scheme: Scheme::Migrated(receiver), switching: Switching::Request, ..Binding::default() },
     };
     s.services.push(Some(Service {
         name: "web".into(),

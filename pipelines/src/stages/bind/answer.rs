@@ -81,7 +81,7 @@ impl<P: Port> Desk<'_, P> {
                 key,
                 flags: ACK | PSH | if fin { FIN } else { 0 },
                 seq: b.out_start.wrapping_add(from as u32),
-                ack: b.next(),
+                ack: self.acknowledged(flow, b),
                 window: own,
                 options: &[],
                 payload: &b.out[from..from + n],

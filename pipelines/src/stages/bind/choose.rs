@@ -4,6 +4,7 @@ use super::Desk;
 use super::decide::is_up;
 use crate::content::{Content, Sticky};
 use crate::matching::Action;
+use crate::migration::Filters;
 use crate::snapshot::{NO_SLOT, Scheduler};
 use crate::splice::Binding;
 use crate::splice::sticky::hash_address;
@@ -37,19 +38,42 @@ impl<P: Port> Desk<'_, P> {
     /// The server for a request: the one in turn if the rule allows it, then one that the connection has used before, then the
     /// group's scheduler's choice.
     pub(super) fn choose(&mut self, flow: u32, b: &Binding, content: &Content, action: &Action) -> Option<u16> {
+        // Lent out, so that the choice can ask which filters are live.
+        let filters = std::mem::take(&mut self.c.splices.migrations.filters);
+        let chosen = self.choose_by(flow, b, content, action, &filters);
+        self.c.splices.migrations.filters = filters;
+        chosen
+    }
+
+    fn choose_by(
+        &mut self,
+        flow: u32,
+        b: &Binding,
+        content: &Content,
+        action: &Action,
+        filters: &Filters,
+    ) -> Option<u16> {
         let service = self.c.table.get(flow).service;
         let (servers, group, scheduler) = candidates(content, action)?;
-        let snapshot = self.snapshot;
+        let (snapshot, now) = (self.snapshot, self.now);
+        let channel = content.binding.scheme.channel();
+        let up = |s: u16| servers.contains(&s) && is_up(snapshot, s);
+        let live = |s: u16| channel.is_none() || filters.get(s).is_some_and(|f| f.is_live(now));
+        let first = |s: u16| up(s) && !b.has_tried(s) && live(s);
+        let fallback = |s: u16| channel.is_some_and(|c| c.fallback) && up(s) && !b.has_tried_itself(s);
+        // Who is kept with a server stays with it; others go where a filter takes them, if one does.
+        let usable = |s: u16| first(s) || fallback(s);
         // Its cookie counts more than where the connection has been: a proxy sends many clients' requests over one.
-        let gone = self.without_filter(content, servers);
-        let usable = |s: u16| servers.contains(&s) && is_up(snapshot, s) && !b.has_tried(s) && !gone.contains(&s);
         if let Some(server) = self.server_of_cookie(service, content, action, servers, &b.buffer, &usable) {
             return Some(server);
         }
         let present = self.c.table.get(flow).server;
         let by_source = *content.sticky(action) == Sticky::Source;
         // A guess need not be where the client belongs.
-        if self.is_attached(flow) && usable(present) && !(by_source && self.c.splices.get(b.entry).is_guess()) {
+        if (self.is_attached(flow) || self.is_led(flow))
+            && usable(present)
+            && !(by_source && self.c.splices.get(b.entry).is_guess())
+        {
             return Some(present);
         }
         if let Some(leg) = self.leg_to(b.entry, &usable) {
@@ -58,7 +82,8 @@ impl<P: Port> Desk<'_, P> {
         if by_source && let Some(keys) = self.c.table.keys(flow) {
             return self.rendezvous(hash_address(keys.client.source().ip()), servers, &usable);
         }
-        self.scheduled(service, (servers, group, scheduler), &usable)
+        self.scheduled(service, (servers, group, scheduler), &first)
+            .or_else(|| self.scheduled(service, (servers, group, scheduler), &fallback))
     }
 
     /// The scheduler's choice of the [`candidates`], or the first that is usable.

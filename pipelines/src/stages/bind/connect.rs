@@ -32,7 +32,7 @@ fn server_scale(e: &Entry) -> u8 {
 impl<P: Port> Desk<'_, P> {
     /// The request is for a server other than the one that the connection is attached to, if any.
     pub(super) fn other_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
-        if self.is_migrated(flow) {
+        if self.is_migrated(flow) && !self.falls_back(flow, b, server) {
             return self.migrate(flow, b, server);
         }
         if self.is_attached(flow) {
@@ -87,7 +87,9 @@ impl<P: Port> Desk<'_, P> {
         let f = self.c.table.get(flow);
         let (protocol, service) = (f.protocol, f.service);
         let endpoint = server_endpoint(s, keys.client.destination().port());
-        let local = match s.forward {
+        // Behind a filter it answers directly; who comes here for it falls back.
+        let forward = if self.is_migrated(flow) { Forward::FullNat } else { s.forward };
+        let local = match forward {
             Forward::Nat => Some(keys.client.source()),
             Forward::FullNat => snapshot
                 .services
@@ -204,6 +206,11 @@ impl<P: Port> Desk<'_, P> {
             return self.begin_replay(a, flow, b);
         }
         self.begin_delivery(flow, b);
+        if b.migration.is_some() && !b.uncut && b.cut < b.buffer.len() as u64 {
+            // Its next request comes in a message of the director's, which has read it.
+            b.buffer.truncate(b.cut as usize);
+            b.fin = false;
+        }
         // The window of a SYN is never scaled.
         b.server_window = u32::from(a.window);
         self.deliver(flow, b);
@@ -384,7 +391,7 @@ impl<P: Port> Desk<'_, P> {
             }
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
-            Phase::Connect | Phase::Migrate | Phase::Replay | Phase::Answer => {}
+            Phase::Connect | Phase::Migrate | Phase::Recall | Phase::Replay | Phase::Answer => {}
         }
         verdict
     }

@@ -188,8 +188,10 @@ impl<P: Port> Desk<'_, P> {
         if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
-        if b.phase == Phase::Migrate {
-            return self.passes_to_filter(batch, i, a, flow, b);
+        match b.phase {
+            Phase::Migrate => return self.passes_to_filter(batch, i, a, flow, b),
+            Phase::Recall => return self.beside_message(batch, i, a, flow, b),
+            _ => {}
         }
         let f = self.c.table.get_mut(flow);
         f.last_seen = self.tick;
@@ -316,7 +318,7 @@ impl<P: Port> Desk<'_, P> {
             Phase::Collect => self.collect(flow, b),
             Phase::Hold => self.hold(flow, b),
             // The rest of the request follows as the server takes it.
-            Phase::Connect | Phase::Migrate | Phase::Replay | Phase::Deliver | Phase::Answer => {}
+            Phase::Connect | Phase::Migrate | Phase::Recall | Phase::Replay | Phase::Deliver | Phase::Answer => {}
         }
         let told = matches!(taken, Taken::Ahead | Taken::Gap);
         if (taken == Taken::New || now_settled && !b.buffer.is_empty() && !told)
@@ -474,6 +476,9 @@ impl<P: Port> Desk<'_, P> {
             return self.decided(flow, b, read);
         }
         self.c.splices.refuse(self.c.table.get(flow).service, Refusal::Unreadable);
+        if let Some(ticket) = b.migration.take() {
+            return self.decline(flow, b, ticket);
+        }
         if content.protocol == Protocol::Http {
             self.give_up_request(flow, b, e.status());
         } else {
@@ -481,8 +486,27 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// [`read`], of what is held of a request.
+    pub(super) fn read_on(
+        &mut self,
+        content: &Content,
+        service: u16,
+        extraction: &mut crate::extract::Extraction,
+        b: &Binding,
+    ) -> Progress {
+        let snapshot = self.snapshot;
+        read(self.c, snapshot, content, service, extraction, &b.buffer, b.fin, &b.header)
+    }
+
     /// A rule has taken the request.
     pub(super) fn decided(&mut self, flow: u32, b: &mut Binding, read: Read) {
+        self.note_decision(flow, b, read);
+        b.phase = Phase::Hold;
+        self.hold(flow, b);
+    }
+
+    /// Notes what is known of a request that a rule has taken.
+    pub(super) fn note_decision(&mut self, flow: u32, b: &mut Binding, read: Read) {
         let service = self.c.table.get(flow).service;
         self.c.splices.hit(service, read.rule);
         if let Some(content) = self.content(service) {
@@ -496,8 +520,6 @@ impl<P: Port> Desk<'_, P> {
         b.request = (read.method, read.body);
         (b.repeatable, b.keep_alive) = (read.repeatable, read.keep_alive);
         b.replay_from_start = read.replay;
-        b.phase = Phase::Hold;
-        self.hold(flow, b);
     }
 
     /// Goes on with a decided request as soon as the response before it allows.

@@ -93,6 +93,11 @@ impl<P: Port> Desk<'_, P> {
             self.collect(flow, b);
         } else if !b.out_pending() {
             b.done = true;
+            if b.uncut {
+                // As far as is known from here on: what a reset of the director's goes by.
+                let end = b.start.wrapping_add(b.delivered as u32);
+                self.c.splices.get_mut(b.entry).offsets.limit[Place::CLIENT] = end;
+            }
         }
     }
 

@@ -164,6 +164,14 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Consume;
         }
         let beyond = a.end().wrapping_sub(expected) as i32 > 0;
+        if a.flags & FIN != 0 && a.end() == expected && self.c.splices.get(leg).until_close {
+            // Closed by both ends.
+            let (ack, window) = (expected.wrapping_add(1), LEG_WINDOW);
+            let segment = Segment { key, flags: ACK, seq: next, ack, window, options: &[], payload: &[] };
+            let verdict = self.answer_in_place(batch, i, &segment);
+            self.close(flow);
+            return verdict;
+        }
         if a.flags & FIN != 0 || beyond {
             // It closes, or says what nobody asked for: there is no client to tell.
             let ack = a.end().wrapping_add(u32::from(a.flags & FIN != 0));

@@ -4,12 +4,12 @@
 //! connection it finds it there, and before it nothing acknowledges it. From then on the flow is one of layer 4.
 
 use super::Desk;
-use crate::content::{Content, Scheme};
+use crate::content::Channel;
 use crate::migration::message::{Body, Ends, Header, MIGRATE_OVERHEAD, Migrate, PIECE_MIN, REQUEST_MAX, Why};
 use crate::migration::{Ticket, write};
 use crate::snapshot::Forward;
 use crate::splice::{Arrival, Binding, Phase};
-use crate::tally::MigrationTally;
+use crate::tally::{MigrationTally, Refusal};
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, RST};
@@ -19,24 +19,32 @@ use lcs_dataplane::worker::Nanos;
 use lcs_dataplane::{DropReason, Verdict};
 
 /// From a migration to its first repetition, nanoseconds: a filter is near.
-const RTO_FILTER: Nanos = 200_000_000;
+pub(super) const RTO_FILTER: Nanos = 200_000_000;
 /// Filters asked between two batches.
 const PINGS: usize = 32;
 
 impl<P: Port> Desk<'_, P> {
     /// Whether a flow's service gives its connections to filters.
     pub(super) fn is_migrated(&self, flow: u32) -> bool {
-        self.content(self.c.table.get(flow).service).is_some_and(|c| matches!(c.binding.scheme, Scheme::Filter(_)))
+        self.channel(flow).is_some()
     }
 
-    /// Those of `servers` that have no live filter, where one is needed.
-    pub(super) fn without_filter(&self, content: &Content, servers: &[u16]) -> Vec<u16> {
-        if !matches!(content.binding.scheme, Scheme::Filter(_)) {
-            return Vec::new();
+    /// How a flow's service speaks to filters, where it gives its connections to them.
+    fn channel(&self, flow: u32) -> Option<&Channel> {
+        self.content(self.c.table.get(flow).service)?.binding.scheme.channel()
+    }
+
+    /// Whether a connection to a server is bound over full NAT instead of being given to its filter.
+    pub(super) fn falls_back(&mut self, flow: u32, b: &Binding, server: u16) -> bool {
+        if !self.channel(flow).is_some_and(|c| c.fallback) {
+            return false;
         }
-        let filters = &self.c.splices.migrations.filters;
-        let gone = |server: &u16| !filters.get(*server).is_some_and(|f| f.is_live(self.now));
-        servers.iter().copied().filter(gone).collect()
+        let filter = self.c.splices.migrations.filters.get(server);
+        let takes = filter.is_some_and(|f| f.is_live(self.now)) && !b.has_tried(server) && b.sendable() <= REQUEST_MAX;
+        if !takes {
+            self.count(flow, |n| n.fallback += 1);
+        }
+        !takes
     }
 
     /// Asks filters whether they are there. Returns whether there may be more to ask.
@@ -52,7 +60,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Sends a message to a server's filter. Returns its bytes; 0 where it could not be sent.
-    fn tell(&mut self, server: u16, header: &Header, body: &Body<'_>) -> usize {
+    pub(super) fn tell(&mut self, server: u16, header: &Header, body: &Body<'_>) -> usize {
         let snapshot = self.snapshot;
         let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return 0 };
         let m = &mut self.c.splices.migrations;
@@ -85,14 +93,14 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    fn count(&mut self, flow: u32, of: impl FnOnce(&mut MigrationTally)) {
+    pub(super) fn count(&mut self, flow: u32, of: impl FnOnce(&mut MigrationTally)) {
         if let Some(tally) = self.c.splices.tally(self.c.table.get(flow).service) {
             of(&mut tally.migrations);
         }
     }
 
     /// The ends of a flow, for messages.
-    fn ends(&self, flow: u32) -> Option<Ends> {
+    pub(super) fn ends(&self, flow: u32) -> Option<Ends> {
         let keys = self.c.table.keys(flow)?;
         Some(Ends { client: keys.client.source(), service: keys.client.destination() })
     }
@@ -103,15 +111,27 @@ impl<P: Port> Desk<'_, P> {
             // The client has not got what the director itself has said; it would look for it at the filter.
             return;
         }
+        if let Err(e) = b.extend() {
+            // Its body, of which more has come since the decision, is malformed.
+            self.c.splices.refuse(self.c.table.get(flow).service, Refusal::Unreadable);
+            return self.give_up_request(flow, b, e.status());
+        }
         let now = self.now;
         let header = match self.c.splices.migrations.filters.get_mut(server) {
-            Some(filter) if filter.is_live(now) && b.buffer.len() <= REQUEST_MAX => filter.header(),
+            Some(filter) if filter.is_live(now) && b.sendable() <= REQUEST_MAX => filter.header(),
             _ => {
-                b.gave_up_on(server);
+                b.gave_up_on_filter(server);
                 return self.next_server(flow, b);
             }
         };
+        if self.is_attached(flow) {
+            // Over full NAT, while no filter took it.
+            self.park(flow, b);
+        }
         self.lead(flow, server);
+        if !b.uncut {
+            self.follow_request(b);
+        }
         if let Some((group, server)) = b.toward.take()
             && let Some(tally) = self.c.splices.tally(self.c.table.get(flow).service)
         {
@@ -141,15 +161,16 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Takes that back.
-    fn lead_no_more(&mut self, flow: u32, b: &mut Binding) {
+    pub(super) fn lead_no_more(&mut self, flow: u32, b: &mut Binding) {
         b.migration = None;
         b.disarm();
+        self.c.splices.unfollow(b.entry);
         self.c.unassign(flow);
         self.c.table.get_mut(flow).flags.set(FlowFlags::TUNNEL, false);
     }
 
     /// Sends the connection, in as many messages as the link needs.
-    fn send_migration(&mut self, flow: u32, b: &Binding, header: &Header) {
+    pub(super) fn send_migration(&mut self, flow: u32, b: &Binding, header: &Header) {
         let Some(ends) = self.ends(flow) else { return };
         let f = self.c.table.get(flow);
         let server = f.server;
@@ -162,12 +183,14 @@ impl<P: Port> Desk<'_, P> {
         let whole = Migrate {
             ends,
             start: b.start,
-            next: b.out_end(),
+            next: if b.settled { b.out_end() } else { b.client_ack },
             window: b.client_window,
             own_scale: if offer.scale.is_some() { e.own_scale } else { 0 },
             offer,
-            fin: b.fin,
-            total: b.buffer.len() as u32,
+            fin: b.sends_fin(),
+            one_by_one: !b.uncut,
+            continues: !b.settled,
+            total: b.sendable() as u32,
             offset: 0,
             piece: u16::try_from(piece).unwrap_or(u16::MAX),
             bytes: &[],
@@ -175,7 +198,7 @@ impl<P: Port> Desk<'_, P> {
         let (mut messages, mut sent) = (0, 0);
         for n in 0..whole.pieces() {
             let from = n * usize::from(whole.piece);
-            let to = (from + usize::from(whole.piece)).min(b.buffer.len());
+            let to = (from + usize::from(whole.piece)).min(b.sendable());
             let bytes = b.buffer.get(from..to).unwrap_or(&[]);
             let body = Body::Migrate(Migrate { offset: from as u32, bytes, ..whole });
             messages += 1;
@@ -196,6 +219,9 @@ impl<P: Port> Desk<'_, P> {
         flow: u32,
         b: &mut Binding,
     ) -> Verdict {
+        if !b.settled {
+            return self.beside_message(batch, i, a, flow, b);
+        }
         if a.flags & RST != 0 {
             // RFC 5961 §3.2: exactly the next number, or it is a guess. What the client has sent since is known to the filter only.
             if a.seq != b.next() {
@@ -211,7 +237,13 @@ impl<P: Port> Desk<'_, P> {
             // It has heard what only the filter's server can have said: the filter's answer was lost.
             self.count(flow, |n| n.accepted += 1);
             self.migrated(flow, b);
-            return self.pass(batch, i, Place::new(flow, Place::CLIENT));
+            if b.uncut {
+                return self.pass(batch, i, Place::new(flow, Place::CLIENT));
+            }
+            return self.led_behind(batch, i, a, flow, b);
+        }
+        if !b.uncut {
+            return self.beside_message(batch, i, a, flow, b);
         }
         if a.end().wrapping_sub(b.next()) as i32 > 0 {
             // These bytes nobody here has; whoever acknowledges them has them.
@@ -221,7 +253,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Tells the filter to forget a connection.
-    fn abort_migration(&mut self, flow: u32, b: &Binding) {
+    pub(super) fn abort_migration(&mut self, flow: u32, b: &Binding) {
         let (Some(ticket), Some(ends)) = (b.migration, self.ends(flow)) else { return };
         let server = self.c.table.get(flow).server;
         let Some(filter) = self.c.splices.migrations.filters.get(server) else { return };
@@ -239,6 +271,9 @@ impl<P: Port> Desk<'_, P> {
             b.back_off(self.now);
             return self.send_migration(flow, b, &header);
         }
+        if !b.settled {
+            return self.lost(flow, b);
+        }
         self.unanswered_migration(flow, b);
     }
 
@@ -252,12 +287,12 @@ impl<P: Port> Desk<'_, P> {
         }
         self.abort_migration(flow, b);
         self.lead_no_more(flow, b);
-        b.gave_up_on(server);
-        if b.sent == 0 && may_be_repeated(&b.buffer) {
+        b.gave_up_on_filter(server);
+        if b.sent == 0 && may_be_repeated(b.buffer.get(..b.sendable()).unwrap_or(&[])) {
             return self.next_server(flow, b);
         }
         // The server may have had it (RFC 9110 §9.2.2).
-        self.c.splices.refuse(service, crate::tally::Refusal::NoServer);
+        self.c.splices.refuse(service, Refusal::NoServer);
         self.give_up_request(flow, b, 504);
     }
 
@@ -268,9 +303,12 @@ impl<P: Port> Desk<'_, P> {
                 let known = self.c.splices.migrations.filters.pong(header, self.now);
                 return if known { Verdict::Consume } else { Verdict::Drop(DropReason::StaleMigration) };
             }
-            Body::Accepted(ends) => (ends, false),
-            Body::Refused(ends, _) => (ends, true),
-            Body::Ping | Body::Migrate(_) | Body::Abort(_) => return Verdict::Drop(DropReason::BadMigration),
+            Body::Accepted(ends) => (ends, None),
+            Body::Refused(ends, why) => (ends, Some(*why)),
+            Body::Released(turn) => (&turn.ends, None),
+            Body::Ping | Body::Migrate(_) | Body::Abort(_) | Body::Recall(_) => {
+                return Verdict::Drop(DropReason::BadMigration);
+            }
         };
         let stale = Verdict::Drop(DropReason::StaleMigration);
         let place = Key::new(ends.client, ends.service).and_then(|key| self.c.table.find(&key, protocol::TCP));
@@ -282,28 +320,47 @@ impl<P: Port> Desk<'_, P> {
         let (server, entry) = (f.server, f.extra);
         let ticket = Ticket::from(header);
         let Some(mut b) = self.c.splices.take(entry) else { return stale };
-        if b.phase != Phase::Migrate || b.migration != Some(ticket) {
+        let asked = match body {
+            Body::Released(turn) => b.phase == Phase::Recall && turn.start == b.start,
+            Body::Accepted(_) => b.phase == Phase::Migrate,
+            _ => matches!(b.phase, Phase::Migrate | Phase::Recall),
+        };
+        if !asked || b.migration != Some(ticket) {
             self.c.splices.put(b);
             return stale;
         }
-        if matches!(body, Body::Refused(_, Why::Over)) {
+        match refused {
+            None if let Body::Released(turn) = body => self.released(flow, &mut b, turn),
+            Some(why) if !b.settled => self.not_released(flow, &mut b, why),
             // The server may have had it, and be through with it.
-            self.unanswered_migration(flow, &mut b);
-        } else if refused {
-            self.count(flow, |n| n.refused += 1);
-            self.lead_no_more(flow, &mut b);
-            b.gave_up_on(server);
-            self.next_server(flow, &mut b);
-        } else {
-            self.count(flow, |n| n.accepted += 1);
-            self.migrated(flow, &b);
+            Some(Why::Over) => self.unanswered_migration(flow, &mut b),
+            Some(why) => {
+                self.count(flow, |n| n.refused += 1);
+                self.lead_no_more(flow, &mut b);
+                match why {
+                    Why::ServerRefused | Why::ServerSilent => b.gave_up_on(server),
+                    _ => b.gave_up_on_filter(server),
+                }
+                self.next_server(flow, &mut b);
+            }
+            None => {
+                if b.settled {
+                    self.count(flow, |n| n.accepted += 1);
+                }
+                self.migrated(flow, &mut b);
+            }
         }
         self.c.splices.put(b);
         Verdict::Consume
     }
 
-    /// The connection is the filter's: from here on it is one of layer 4, whose server answers directly.
-    fn migrated(&mut self, flow: u32, b: &Binding) {
+    /// The connection is the filter's.
+    fn migrated(&mut self, flow: u32, b: &mut Binding) {
+        if b.uncut { self.give_away(flow, b) } else { self.request_taken(flow, b) }
+    }
+
+    /// From here on the connection is one of layer 4, whose server answers directly.
+    pub(super) fn give_away(&mut self, flow: u32, b: &Binding) {
         let service = self.c.table.get(flow).service;
         self.c.splices.release(b.entry, service);
         let f = self.c.table.get_mut(flow);

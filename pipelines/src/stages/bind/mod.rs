@@ -20,7 +20,9 @@ mod pass;
 mod path;
 mod pool;
 mod queueing;
+mod recall;
 mod receive;
+mod release;
 mod sticky;
 mod timers;
 
@@ -169,7 +171,12 @@ impl<'d, P: Port> Desk<'d, P> {
                 self.c.splices.put(b);
                 verdict
             }
+            None if self.is_led(flow) => self.led_passes(batch, i, a, flow, entry),
             None if !self.is_attached(flow) => {
+                if self.is_filter(flow) {
+                    // It was given back, or its server's side is gone; what still comes is late.
+                    return Verdict::Drop(DropReason::NoFlow);
+                }
                 if self.is_pooled(flow) && self.c.table.get(flow).state == TcpState::Established {
                     return self.between_requests(batch, i, a, flow, entry);
                 }
@@ -310,7 +317,8 @@ impl<'d, P: Port> Desk<'d, P> {
             let old = if limit.wrapping_sub(first) < MAX_SKIP { first } else { limit.wrapping_sub(MAX_SKIP) };
             (o.seq(Place::SERVER, o.limit[Place::SERVER]), if e.response_known { limit } else { old })
         } else {
-            (e.numbers[1].wrapping_add(1), first)
+            // What a filter's server has said is not known here; what its client has asked for is.
+            (e.numbers[1].wrapping_add(1), if self.is_led(flow) { e.offsets.limit[Place::CLIENT] } else { first })
         };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);
@@ -331,11 +339,21 @@ impl<'d, P: Port> Desk<'d, P> {
         u16::try_from(room >> scale).unwrap_or(u16::MAX)
     }
 
+    /// How far what is held of a client's may be acknowledged. A filter is given one request at a time, and acknowledges no
+    /// more than that: what was acknowledged already of the next one would be taken back.
+    fn acknowledged(&self, flow: u32, b: &Binding) -> u32 {
+        let next = b.next();
+        if b.uncut || b.cut == 0 || b.cut >= b.buffer.len() as u64 + u64::from(b.fin) || !self.is_migrated(flow) {
+            return next;
+        }
+        b.start.wrapping_add(b.to_send() as u32)
+    }
+
     /// Acknowledges to the client what is held of its request, if that may be.
     fn acknowledge(&mut self, flow: u32, b: &Binding) {
         let Some(key) = self.key_toward(flow, Place::CLIENT).filter(|_| b.may_ack && b.settled) else { return };
         let window = self.own_window(flow, b.buffer.len(), b.entry);
-        let (seq, ack) = (self.client_next(b), b.next());
+        let (seq, ack) = (self.client_next(b), self.acknowledged(flow, b));
         let mut options = [0; 28];
         let n = if self.c.splices.get(b.entry).offer().sack { b.sack(&mut options) } else { 0 };
         let options = &options[..n];

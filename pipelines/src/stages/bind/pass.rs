@@ -116,13 +116,25 @@ impl<P: Port> Desk<'_, P> {
                 }
                 Ok(_) => return self.pass_and_look(batch, i, place, entry),
             }
+        } else if self.is_filter(flow) {
+            // Its next request comes in a message of the director's, which has read it.
+            return self.only_before(batch, i, a, place, &tail);
         } else if skipped == 0 && b.is_none() {
             // The whole segment is the next request: if it goes to the same server it may pass as it is.
             if let Some(verdict) = self.request_passes(batch, i, a, flow, entry) {
                 return verdict;
             }
         }
+        if self.is_filter(flow) {
+            return self.only_before(batch, i, a, place, &tail);
+        }
         self.next_begins(batch, i, a, flow, entry, &tail, b)
+    }
+
+    /// At a filter: what is in a segment before the next request passes, and no more.
+    fn only_before(&mut self, batch: &mut Batch, i: usize, a: &Arrival, place: Place, tail: &Tail) -> Verdict {
+        let before = tail.from > a.payload && shorten(batch, i, tail.from);
+        if before { self.pass(batch, i, place) } else { Verdict::Drop(DropReason::OutOfOrder) }
     }
 
     /// The next request, whole in one segment and for the server in turn: nothing is buffered, nothing is answered.
@@ -392,7 +404,14 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// A reset passes if its number can be right (RFC 5961 §3.2, in its sender's space) and it arrived whole.
-    fn reset_passes(&mut self, batch: &mut Batch, i: usize, a: &Arrival, entry: u32, place: Place) -> Verdict {
+    pub(super) fn reset_passes(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        entry: u32,
+        place: Place,
+    ) -> Verdict {
         /// How far from the number that is known one may be that is right: what is on the way at once.
         const NEAR: u32 = 1 << 20;
         if !self.is_intact(batch, i) {

@@ -37,7 +37,7 @@ impl<P: Port> Desk<'_, P> {
                 None => Err(Verdict::Drop(DropReason::BadMigration)),
                 // What a director says is for filters only, and what a filter says for who has asked it: a message that comes
                 // elsewhere was copied.
-                Some((_, _, Body::Ping | Body::Migrate(_) | Body::Abort(_)))
+                Some((_, _, Body::Ping | Body::Migrate(_) | Body::Abort(_) | Body::Recall(_)))
                     if !self.c.splices.migrations.listens(key.destination()) =>
                 {
                     Err(Verdict::Drop(DropReason::BadMigration))
@@ -61,6 +61,7 @@ impl<P: Port> Desk<'_, P> {
                 }
                 Some((_, header, Body::Migrate(m))) => Err(self.take_migration(&header, &m)),
                 Some((_, header, Body::Abort(ends))) => Err(self.abort_taken(&header, &ends)),
+                Some((_, header, Body::Recall(turn))) => Err(self.recalled(&header, &turn)),
                 Some((k, header, body)) => {
                     let m = &self.c.splices.migrations;
                     if m.is_filters(header.session, k, key.source(), key.destination()) {
@@ -92,13 +93,14 @@ impl<P: Port> Desk<'_, P> {
             None => Verdict::Drop(DropReason::BadMigration),
             Some(Freshness::Old) => Verdict::Drop(DropReason::StaleMigration),
             Some(Freshness::Had) => self.had_already(ticket, m),
-            Some(Freshness::New) if m.pieces() == 1 => self.take_over(header, m, m.bytes),
+            Some(Freshness::New) if m.pieces() == 1 => self.take_whole(header, m, m.bytes),
             Some(Freshness::New) => match self.c.splices.migrations.assemblies.put(ticket, m, self.now) {
-                Put::Whole(bytes) => self.take_over(header, m, &bytes),
+                Put::Whole(bytes) => self.take_whole(header, m, &bytes),
                 Put::More => Verdict::Consume,
                 Put::Strange => Verdict::Drop(DropReason::BadMigration),
                 Put::Full => {
                     self.c.splices.migrations.sessions.mark(header, self.now);
+                    self.c.splices.migrations.assemblies.forget(ticket);
                     self.say_to_director(ticket, &Body::Refused(m.ends, Why::Full));
                     Verdict::Consume
                 }
@@ -106,8 +108,12 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    fn take_whole(&mut self, header: &Header, m: &Migrate<'_>, bytes: &[u8]) -> Verdict {
+        if m.continues { self.take_next(header, m, bytes) } else { self.take_over(header, m, bytes) }
+    }
+
     /// Sends an answer to a director.
-    fn say_to_director(&mut self, ticket: Ticket, body: &Body<'_>) -> usize {
+    pub(super) fn say_to_director(&mut self, ticket: Ticket, body: &Body<'_>) -> usize {
         let m = &mut self.c.splices.migrations;
         let Some((session, token)) = m.sessions.get(ticket.session) else { return 0 };
         let header = Header { session: ticket.session, token, number: ticket.number };
@@ -144,7 +150,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// The flow of a connection that was taken over.
-    fn flow_of(&self, ends: &Ends) -> Option<u32> {
+    pub(super) fn flow_of(&self, ends: &Ends) -> Option<u32> {
         let key = Key::new(ends.client, ends.service)?;
         let flow = self.c.table.find(&key, protocol::TCP)?.flow();
         self.c.table.get(flow).flags.has(FlowFlags::SPLICED).then_some(flow)
@@ -181,8 +187,13 @@ impl<P: Port> Desk<'_, P> {
         };
         self.c.splices.migrations.sessions.mark(header, self.now);
         if let Some(old) = self.c.table.find(&key, protocol::TCP) {
-            // An older connection from the same port. Its server hears of it by the new one's SYN (RFC 9293 §3.10.7.4).
-            self.c.close(old.flow());
+            // An older connection from the same port. Its server hears of it by the new one's SYN (RFC 9293 §3.10.7.4). One that was
+            // given back has an end still on the way, which would be in that SYN's place.
+            let old = old.flow();
+            if self.c.table.get(old).flags.has(FlowFlags::SPLICED) {
+                self.end_legs(self.c.table.get(old).extra);
+            }
+            self.c.close(old);
         }
         let mut why = Why::Full;
         if self.c.splices.has_room(bytes.len()) {
@@ -231,21 +242,33 @@ impl<P: Port> Desk<'_, P> {
         b.out_start = m.next;
         b.client_ack = m.next;
         b.client_window = m.window;
-        b.uncut = true;
-        b.cut = u64::MAX;
-        b.request = (Method::Other, BodyFollower::UntilClose);
         // What the director has acknowledged it answers for until this host's server is there.
         b.may_ack = false;
         b.migration = Some(ticket);
         if m.fin {
             self.moved_by(flow, FIN | ACK, Place::CLIENT);
         }
-        self.other_server(flow, &mut b, server);
+        if m.one_by_one {
+            // Read once more, for where it and its response end.
+            self.collect(flow, &mut b);
+        } else {
+            b.uncut = true;
+            b.cut = u64::MAX;
+            b.request = (Method::Other, BodyFollower::UntilClose);
+            self.other_server(flow, &mut b, server);
+        }
+        if b.phase == Phase::Collect
+            && !b.done
+            && let Some(ticket) = b.migration.take()
+        {
+            // Not a whole head: the director has read it otherwise.
+            self.decline(flow, &mut b, ticket);
+        }
         self.c.splices.put(b);
         Ok(())
     }
 
-    fn count_at(&mut self, slot: u16, of: impl FnOnce(&mut MigrationTally)) {
+    pub(super) fn count_at(&mut self, slot: u16, of: impl FnOnce(&mut MigrationTally)) {
         if let Some(tally) = self.c.splices.tally(slot) {
             of(&mut tally.migrations);
         }
@@ -285,6 +308,7 @@ impl<P: Port> Desk<'_, P> {
         // A connection that has not been given yet is not taken any more.
         self.c.splices.migrations.sessions.mark(header, self.now);
         let ticket = Ticket::from(header);
+        self.c.splices.migrations.assemblies.forget(ticket);
         let Some(flow) = self.flow_of(ends) else { return Verdict::Consume };
         let entry = self.c.table.get(flow).extra;
         if !self.c.splices.migrations.has_brought(entry, ticket) {

@@ -80,6 +80,7 @@ impl<P: Port> Desk<'_, P> {
             }
             Phase::Deliver if b.lent && b.delivered == 0 && self.is_forgotten(flow, b) => self.afresh(flow, b),
             Phase::Migrate => self.filter_silent(flow, b),
+            Phase::Recall => self.recall_silent(flow, b),
             Phase::Deliver | Phase::Replay => {
                 if b.retries >= RETRIES {
                     let e = self.c.splices.get(b.entry);

@@ -1,0 +1,197 @@
+//! Later requests of a connection that was taken over, at a filter: taken from the director, or the connection is given back to
+//! it (`migration/FILTER.md`, Every request).
+//!
+//! The filter follows requests and responses to their ends, as a director does that binds delayed. It gives a connection back
+//! when a response is complete and its client has acknowledged all of it: then nothing of it is on the way.
+
+use super::Desk;
+use crate::content::Scheme;
+use crate::migration::Ticket;
+use crate::migration::message::{Body, Header, Migrate, Turn, Why};
+use crate::splice::{Binding, NIL, Phase};
+use lcs_dataplane::flow::{Place, TcpState};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN};
+use lcs_dataplane::port::Port;
+use lcs_dataplane::splice::Segment;
+use lcs_dataplane::{DropReason, Verdict};
+
+impl<P: Port> Desk<'_, P> {
+    /// Whether a flow's service is one that directors give connections of.
+    pub(super) fn is_filter(&self, flow: u32) -> bool {
+        self.content(self.c.table.get(flow).service).is_some_and(|c| matches!(c.binding.scheme, Scheme::Migrated(_)))
+    }
+
+    /// The next request of a connection that is here.
+    pub(super) fn take_next(&mut self, header: &Header, m: &Migrate<'_>, bytes: &[u8]) -> Verdict {
+        let ticket = Ticket::from(header);
+        let flow = self.flow_of(&m.ends).filter(|&flow| self.is_attached(flow));
+        let Some(flow) = flow.filter(|&f| self.c.splices.migrations.is_newer(self.c.table.get(f).extra, ticket)) else {
+            self.refuse_turn(header, m, Why::Over);
+            return Verdict::Consume;
+        };
+        let entry = self.c.table.get(flow).extra;
+        let e = *self.c.splices.get(entry);
+        if e.offsets.open || e.until_close {
+            self.refuse_turn(header, m, if e.offsets.open { Why::Tunnel } else { Why::Stays });
+            return Verdict::Consume;
+        }
+        if !self.c.splices.has_room(bytes.len()) {
+            return Verdict::Drop(DropReason::RequestsFull);
+        }
+        let mut b = match self.c.splices.take(entry) {
+            Some(b) => {
+                let follows = b.phase != Phase::Deliver || b.cut == b.buffer.len() as u64;
+                let collects = matches!(b.phase, Phase::Collect | Phase::Hold | Phase::Deliver);
+                let room = self.room(self.c.table.get(flow).service) > b.buffer.len() + bytes.len();
+                if !(collects && follows && room) || b.fin || b.next() != m.start {
+                    self.c.splices.put(b);
+                    // Something before it is missing: it is sent again.
+                    return Verdict::Drop(DropReason::OutOfOrder);
+                }
+                b
+            }
+            None => {
+                let in_body = self.c.splices.follower(entry).is_some_and(|(_, f)| !f.request.is_done());
+                if in_body || e.offsets.limit[Place::CLIENT] != m.start {
+                    return Verdict::Drop(DropReason::OutOfOrder);
+                }
+                let Some(mut b) = self.c.splices.bind(entry, self.c.table.get(flow).service) else {
+                    return Verdict::Drop(DropReason::RequestsFull);
+                };
+                b.start = m.start;
+                (b.client_ack, b.client_window) = (m.next, m.window);
+                (b.may_ack, b.settled) = (false, false);
+                b.ack_floor = e.offsets.ack(Place::CLIENT, m.next);
+                b
+            }
+        };
+        if m.next.wrapping_sub(b.client_ack) as i32 >= 0 {
+            (b.client_ack, b.client_window) = (m.next, m.window);
+        }
+        self.settle(flow, &mut b);
+        b.forget_ahead();
+        b.buffer.extend_from_slice(bytes);
+        b.fin = m.fin;
+        let held = b.holds();
+        self.c.splices.buffered = (self.c.splices.buffered + held).saturating_sub(b.held);
+        b.held = held;
+        if b.fin {
+            self.moved_by(flow, FIN | ACK, Place::CLIENT);
+        }
+        self.c.splices.migrations.sessions.mark(header, self.now);
+        self.c.splices.migrations.note_taken(entry, ticket);
+        self.count_at(self.c.table.get(flow).service, |n| n.continued += 1);
+        self.say_to_director(ticket, &Body::Accepted(m.ends));
+        self.go_on(flow, &mut b);
+        self.c.splices.put(b);
+        Verdict::Consume
+    }
+
+    /// Goes on with what has come for a binding, and tells both sides what they wait for.
+    fn go_on(&mut self, flow: u32, b: &mut Binding) {
+        match b.phase {
+            Phase::Collect => self.collect(flow, b),
+            Phase::Hold => self.hold(flow, b),
+            _ => {}
+        }
+        if b.done || b.phase == Phase::Answer {
+            return;
+        }
+        if b.may_ack {
+            self.acknowledge(flow, b);
+        }
+        if self.is_attached(flow) && b.phase != Phase::Connect {
+            self.acknowledge_server(flow, b);
+        }
+    }
+
+    fn refuse_turn(&mut self, header: &Header, m: &Migrate<'_>, why: Why) {
+        self.c.splices.migrations.sessions.mark(header, self.now);
+        self.say_to_director(Ticket::from(header), &Body::Refused(m.ends, why));
+    }
+
+    /// The director asks for a connection back. However often it asks, the answer is what is so now.
+    pub(super) fn recalled(&mut self, header: &Header, turn: &Turn) -> Verdict {
+        let ticket = Ticket::from(header);
+        match self.c.splices.migrations.sessions.freshness(header) {
+            None => return Verdict::Drop(DropReason::BadMigration),
+            Some(crate::migration::Freshness::Old) => return Verdict::Drop(DropReason::StaleMigration),
+            Some(_) => self.c.splices.migrations.sessions.mark(header, self.now),
+        }
+        let Some(flow) = self.flow_of(&turn.ends) else {
+            self.say_to_director(ticket, &Body::Refused(turn.ends, Why::Over));
+            return Verdict::Consume;
+        };
+        let entry = self.c.table.get(flow).extra;
+        let e = *self.c.splices.get(entry);
+        if !self.is_attached(flow) {
+            let [start, next] = e.numbers.map(|n| n.wrapping_add(1));
+            let again = self.c.splices.migrations.has_brought(entry, ticket) && start == turn.start;
+            if again {
+                self.say_to_director(ticket, &Body::Released(Turn { next, ..*turn }));
+                return Verdict::Consume;
+            }
+            return Verdict::Drop(DropReason::StaleMigration);
+        }
+        if !self.c.splices.migrations.is_newer(entry, ticket) {
+            // It was asked before the present request was given.
+            return Verdict::Drop(DropReason::StaleMigration);
+        }
+        let end = e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]);
+        let in_body = self.c.splices.follower(entry).is_some_and(|(_, f)| !f.request.is_done());
+        let complete = e.response_known
+            && !in_body
+            && e.binding == NIL
+            && e.offsets.limit[Place::CLIENT] == turn.start
+            && turn.next.wrapping_sub(end) as i32 >= 0;
+        let refused = match self.c.table.get(flow).state {
+            _ if e.offsets.open => Some(Why::Tunnel),
+            _ if e.until_close => Some(Why::Stays),
+            TcpState::Established if complete => None,
+            _ => Some(Why::NotYet),
+        };
+        match refused {
+            Some(why) => {
+                self.say_to_director(ticket, &Body::Refused(turn.ends, why));
+            }
+            None => {
+                self.release(flow, entry, turn.start, end);
+                self.c.splices.migrations.note_taken(entry, ticket);
+                self.say_to_director(ticket, &Body::Released(Turn { next: end, ..*turn }));
+            }
+        }
+        Verdict::Consume
+    }
+
+    /// Lets go of a connection between two requests: its server is told that its client has closed. What was agreed stays known for a
+    /// while, for a director that asks again.
+    fn release(&mut self, flow: u32, entry: u32, start: u32, end: u32) {
+        let service = self.c.table.get(flow).service;
+        self.count_at(service, |n| n.recalled += 1);
+        self.c.splices.unfollow(entry);
+        if let Some(leg) = self.set_aside(flow, entry, start, true, false) {
+            self.c.splices.link(entry, leg, service);
+            self.close_leg(leg);
+        }
+        self.c.splices.get_mut(entry).numbers = [start, end].map(|n| n.wrapping_sub(1));
+        self.c.moved(flow, TcpState::TimeWait, self.tick);
+    }
+
+    /// Closes a connection to a server that has nothing to say any more, and waits for the server's end.
+    fn close_leg(&mut self, leg: u32) {
+        let e = *self.c.splices.get(leg);
+        let [seq, ack] = e.numbers;
+        let Some(key) = self.key_toward(e.flow, Place::SERVER) else { return };
+        let window = super::leg::LEG_WINDOW;
+        self.send(
+            e.flow,
+            Place::SERVER,
+            Segment { key, flags: FIN | ACK, seq, ack, window, options: &[], payload: &[] },
+        );
+        let e = self.c.splices.get_mut(leg);
+        e.numbers[0] = seq.wrapping_add(1);
+        e.until_close = true;
+        let flow = e.flow;
+        self.moved_by(flow, FIN | ACK, Place::CLIENT);
+    }
+}
