@@ -162,7 +162,11 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Lets go of the server that the connection is attached to, when it will not be used any more.
-    fn drop_server(&mut self, flow: u32, b: &Binding) {
+    fn drop_server(&mut self, flow: u32, b: &mut Binding) {
+        if self.is_direct_guess(flow) {
+            self.guessed(flow, b.entry, false);
+            self.give_up_guess(flow, b, false);
+        }
         if self.is_attached(flow) {
             if self.c.splices.get(b.entry).is_guess() {
                 self.guessed(flow, b.entry, false);
@@ -225,6 +229,9 @@ impl<P: Port> Desk<'_, P> {
             self.begin_delivery(flow, b);
             self.deliver(flow, b);
             return;
+        }
+        if self.is_direct_guess(flow) {
+            self.give_up_guess(flow, b, false);
         }
         b.out_fin = true;
         b.phase = Phase::Answer;
