@@ -9,7 +9,7 @@ use lcs_dataplane::headers::parse;
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
-use lcs_pipelines::content::{Binding, Guess, Scheme, Switching};
+use lcs_pipelines::content::{Binding, Guess, Scheme, Switching, SynPolicy};
 use lcs_pipelines::matching::{self, Action, Expr, Rule};
 use lcs_pipelines::snapshot::Forward;
 use lcs_pipelines::tally::GuessTally;
@@ -50,7 +50,9 @@ fn unproven(forward: Forward, server_scale: Option<u8>) -> Director {
     let scheme = Scheme::Preallocate(Guess::Server("s0".into()));
     let to = Action::Forward { server: 1, queue: None };
     let b = Rule { name: "b".into(), condition: url("/b"), action: to };
-    let binding = Binding { scheme, switching: Switching::Connection, server_scale, ..Binding::default() };
+    // No cookies, however small the table.
+    let syn = SynPolicy::State;
+    let binding = Binding { scheme, syn, switching: Switching::Connection, server_scale, ..Binding::default() };
     Director::behind(forward, binding, &[b])
 }
 
@@ -346,7 +348,8 @@ fn a_client_that_ends_it_ends_the_guessed_servers_side() {
 fn a_guess_that_is_forgotten_is_a_guess_that_is_reset() {
     for forward in [Forward::Dr, Forward::Tunnel, Forward::Nat] {
         // By its time-out: 60 s.
-        let mut d = guessing(forward, None);
+        let made = || if forward == Forward::Nat { unproven(forward, None) } else { guessing(forward, None) };
+        let mut d = made();
         let to_guessed = |s: &Sent| match forward {
             Forward::Nat => s.to.to_string() == "10.0.0.1:8080",
             _ => goes_directly(s, 0),
@@ -360,7 +363,7 @@ fn a_guess_that_is_forgotten_is_a_guess_that_is_reset() {
         assert!(to_guessed(&sent[0]) && (sent[0].flags, sent[0].seq) == (RST, FIRST), "{sent:?}");
         assert_eq!(report(&mut d).flows, 0);
         // Because the table (16) is full of others that came later.
-        let mut d = guessing(forward, None);
+        let mut d = made();
         begin(&mut d);
         let mut resets = vec![];
         for n in 0..16 {
@@ -412,5 +415,27 @@ fn a_guess_is_given_up_for_what_the_director_itself_says() {
         let said: Vec<&Sent> = sent.iter().filter(|s| s.to.to_string() == CLIENT && !s.payload.is_empty()).collect();
         assert!(said[0].payload.starts_with(b"HTTP/1.1 400") && said[0].seq == GUESSED.wrapping_add(1), "{sent:?}");
         assert_eq!(guesses(&mut d).wrong, 1);
+    }
+}
+
+#[test]
+fn a_new_connection_from_the_same_port_is_decided_anew() {
+    for forward in WAYS {
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        assert!(goes_directly(&request(&mut d, REQUEST)[0], 0));
+        // A copy of the first SYN, late: the connection stands.
+        let sent = d.client(SYN, ISN, 0, b"");
+        assert!(sent.iter().all(|s| goes_directly(s, 0)), "{sent:?}");
+        assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
+        // The server has ended it unseen, and the client comes again.
+        let isn = ISN.wrapping_add(70_000);
+        let sent = d.client(SYN, isn, 0, b"");
+        assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].seq == isn);
+        let first = isn.wrapping_add(1);
+        assert!(d.client(ACK, first, 5001, b"").is_empty());
+        let sent = d.client(ACK | PSH, first, 5001, OTHER_REQUEST);
+        assert!(sent.iter().all(|s| s.payload.is_empty()) && sent.iter().any(|s| s.to.to_string() == OTHER), "{sent:?}");
+        assert_eq!(guesses(&mut d).made, 2);
     }
 }

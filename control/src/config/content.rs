@@ -254,6 +254,7 @@ pub fn load_rules(path: &Path, names: &Names) -> Result<RuleSet, FileError> {
 /// What is wrong with a service's content, by itself and with the rest of the service.
 pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
     let label = &s.name;
+    super::direct::check(s, content, found);
     let mut add = |place, key, what: String, mend: &str| {
         found.push(Finding { place, key, what, mend: mend.to_owned() });
     };
@@ -267,6 +268,7 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         add(Place::Service, "port", what, mend);
     }
     let filtered = matches!(content.binding.scheme, Scheme::Filter(_));
+    let guesses = content.binding.scheme.guesses();
     for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| filtered && s.forward.replies_return()) {
         let word = server.forward.word();
         let what = format!(
@@ -276,7 +278,8 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         let mend = "use forward = \"dr\" or \"tunnel\", or binding = \"delayed\"";
         add(Place::Server(i), "forward", what, mend);
     }
-    for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| !filtered && !s.forward.replies_return()) {
+    for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| !filtered && !guesses && !s.forward.replies_return())
+    {
         let what = format!(
             "server {} is behind {}, so its replies bypass the director, and connections to it cannot be spliced",
             server.name,
@@ -286,7 +289,7 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
             Place::Server(i),
             "forward",
             what,
-            "use forward = \"nat\" or \"fullnat\", or binding = \"filter\" with `lcs filter` on the servers, or remove `rules`",
+            "use forward = \"nat\" or \"fullnat\", or binding = \"preallocate\", or binding = \"filter\" with `lcs filter` on the servers, or remove `rules`",
         );
     }
     let pooled = content.binding.scheme.pool().is_some();

@@ -6,6 +6,7 @@
 
 pub mod check;
 mod content;
+mod direct;
 mod filter_key;
 mod health;
 mod problem;
@@ -18,6 +19,7 @@ pub(crate) use content::forwards;
 pub use content::{
     Content, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, guess_text, load_rules, names, pool_text,
 };
+pub use direct::needs;
 pub use filter_key::{BadKey, read as read_filter_key};
 pub(crate) use problem::nearest;
 pub use problem::{Invalid, Problem};

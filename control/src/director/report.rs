@@ -1,6 +1,6 @@
 //! Reports: what all workers have counted, put together and given names.
 
-use crate::config::{Content, Group, Word};
+use crate::config::{Content, Group, Service, Word, needs};
 use crate::model::{Model, ServiceView};
 use crate::protocol::{
     ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, WorkerStats,
@@ -9,7 +9,6 @@ use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{StageCost, tsc_hz};
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{Report, ServerStats};
-use lcs_pipelines::snapshot::Scheduler;
 use std::time::Duration;
 
 mod content;
@@ -178,16 +177,16 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed], counts: Option<ContentCoun
         port: s.port,
         scheduler: s.scheduler,
         state: if view.removed { "removed" } else { "up" }.to_owned(),
-        content: s.content.as_ref().map(|c| content(s.scheduler, c, counts)),
+        content: s.content.as_ref().map(|c| content(s, c, counts)),
         servers,
         stats: sum,
     }
 }
 
-fn content(scheduler: Scheduler, content: &Content, counts: Option<ContentCounts>) -> ContentReport {
+fn content(s: &Service, content: &Content, counts: Option<ContentCounts>) -> ContentReport {
     let group = |g: &Group| GroupReport {
         name: g.name.clone(),
-        scheduler: g.scheduler.unwrap_or(scheduler),
+        scheduler: g.scheduler.unwrap_or(s.scheduler),
         servers: g.servers.clone(),
     };
     ContentReport {
@@ -196,6 +195,7 @@ fn content(scheduler: Scheduler, content: &Content, counts: Option<ContentCounts
         file: content.rules.file.clone(),
         rules: content.rule_count(),
         groups: content.groups.iter().map(group).collect(),
+        needs: needs(s),
         counts,
     }
 }

@@ -205,6 +205,8 @@ fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
     say("host-name", name(old), name(new));
     say("binding", SchemeWord::of(&a.scheme).word().into(), SchemeWord::of(&b.scheme).word().into());
     say("guess", guess_text(&a.scheme), guess_text(&b.scheme));
+    let scale = |scale: Option<u8>| scale.map_or("none".to_owned(), |scale| scale.to_string());
+    say("server-wscale", scale(a.server_scale), scale(b.server_scale));
     say("pool", pool_text(&a.scheme), pool_text(&b.scheme));
     say("syn", a.syn.word().into(), b.syn.word().into());
     say("switching", a.switching.word().into(), b.switching.word().into());

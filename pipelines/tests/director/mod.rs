@@ -73,6 +73,7 @@ impl Director {
         let direct = matches!(forward, Forward::Dr | Forward::Tunnel);
         let mut s = Snapshot {
             interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
+            when_full: WhenFull::EvictHalfOpen,
             ..Snapshot::default()
         };
         let at: SocketAddr = SERVICE.parse().unwrap();

@@ -286,12 +286,14 @@ impl<P: Port> Desk<'_, P> {
         usize::from(most).min(usize::from(hop.mtu).saturating_sub(headers)).max(64)
     }
 
-    /// From here on nobody looks at it.
+    /// From here on nobody looks at it; but a SYN with a later number than its own begins another connection.
     fn is_of_layer4(&mut self, flow: u32, entry: u32) {
         let service = self.c.table.get(flow).service;
+        let first = self.c.splices.get(entry).numbers[0];
         self.c.splices.release(entry, service);
         let f = self.c.table.get_mut(flow);
         f.flags.set(FlowFlags::SPLICED, false);
+        f.extra = first;
         f.last_seen = self.tick;
     }
 
