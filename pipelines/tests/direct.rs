@@ -123,7 +123,9 @@ fn a_right_guess_is_a_connection_of_layer_4_from_the_request_on() {
         // What follows is not looked at: the same stages, as often, as on a connection that never had rules.
         let cost = acknowledgements(&mut d, 10);
         assert_eq!(cost, frames_at_layer4(forward, 10), "{forward:?}");
-        assert!(cost.iter().all(|(name, frames)| (*frames > 0) == ["classify", "lookup", "forward"].contains(&&name[..])));
+        assert!(
+            cost.iter().all(|(name, frames)| (*frames > 0) == ["classify", "lookup", "forward"].contains(&&name[..]))
+        );
         let n = guesses(&mut d);
         assert_eq!((n.made, n.right, n.wrong, n.undecided, n.none), (1, 1, 0, 0, 1));
         assert_eq!(report(&mut d).content.buffered, 0);
@@ -193,7 +195,8 @@ fn a_wrong_guess_costs_the_guessed_server_a_reset_and_the_client_nothing() {
             assert_eq!((up.len(), up[0].seq, up[0].ack), (1, end, RIGHT + 1 + RESPONSE.len() as u32));
             assert_eq!((up[0].window, up[0].to.to_string()), (60_000, OTHER.into()));
             // SACK edges, too.
-            let edges: Vec<u8> = [next.wrapping_add(100), next.wrapping_add(200)].iter().flat_map(|e| e.to_be_bytes()).collect();
+            let edges: Vec<u8> =
+                [next.wrapping_add(100), next.wrapping_add(200)].iter().flat_map(|e| e.to_be_bytes()).collect();
             let sack = [&[1, 1, 5, 10][..], &edges].concat();
             let up = d.says(CLIENT, SERVICE, ACK, end, next, &sack, b"");
             let base = RIGHT + 1 + RESPONSE.len() as u32;
@@ -221,7 +224,10 @@ fn a_request_in_pieces_is_held_and_nothing_of_it_is_acknowledged() {
             if right {
                 let data: Vec<u8> = direct.iter().flat_map(|s| s.payload.clone()).collect();
                 assert_eq!((data.as_slice(), direct.len(), sent.len()), (text, 1, 1), "{sent:?}");
-                assert_eq!((direct[0].seq, direct[0].ack, direct[0].flags), (FIRST, GUESSED.wrapping_add(1), ACK | PSH));
+                assert_eq!(
+                    (direct[0].seq, direct[0].ack, direct[0].flags),
+                    (FIRST, GUESSED.wrapping_add(1), ACK | PSH)
+                );
                 let b = &direct[0].bytes;
                 assert!(transport_checksum_ok(b, &parse(b, true).unwrap()));
                 assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
@@ -431,11 +437,31 @@ fn a_new_connection_from_the_same_port_is_decided_anew() {
         // The server has ended it unseen, and the client comes again.
         let isn = ISN.wrapping_add(70_000);
         let sent = d.client(SYN, isn, 0, b"");
+        assert_eq!((sent.len(), sent[0].to.to_string(), sent[0].flags, sent[0].ack), (1, CLIENT.into(), ACK, FIRST));
+        // Who knows the old connection says nothing to that, and goes on.
+        assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
+        let sent = d.client(RST, FIRST, 0, b"");
+        assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].flags == RST);
+        let sent = d.client(SYN, isn, 0, b"");
         assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].seq == isn);
         let first = isn.wrapping_add(1);
         assert!(d.client(ACK, first, 5001, b"").is_empty());
         let sent = d.client(ACK | PSH, first, 5001, OTHER_REQUEST);
-        assert!(sent.iter().all(|s| s.payload.is_empty()) && sent.iter().any(|s| s.to.to_string() == OTHER), "{sent:?}");
+        assert!(
+            sent.iter().all(|s| s.payload.is_empty()) && sent.iter().any(|s| s.to.to_string() == OTHER),
+            "{sent:?}"
+        );
         assert_eq!(guesses(&mut d).made, 2);
     }
+}
+
+#[test]
+fn the_directors_answer_to_head_has_no_body_where_only_the_beginning_was_read() {
+    let action = Action::Reject { status: Some(403) };
+    let rule = Rule { name: "no".into(), condition: url("/a"), action };
+    let mut d = Director::with(Binding { switching: Switching::Connection, ..Binding::default() }, &[rule]);
+    let ack = d.handshake();
+    let sent = d.client(ACK | PSH, FIRST, ack, b"HEAD /a HTTP/1.1\r\nHost: www.example.com\r\n\r\n");
+    let said: Vec<u8> = sent.iter().flat_map(|s| s.payload.clone()).collect();
+    assert!(said.starts_with(b"HTTP/1.1 403") && said.ends_with(b"\r\n\r\n"), "{:?}", String::from_utf8_lossy(&said));
 }

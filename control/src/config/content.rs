@@ -278,7 +278,8 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         let mend = "use forward = \"dr\" or \"tunnel\", or binding = \"delayed\"";
         add(Place::Server(i), "forward", what, mend);
     }
-    for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| !filtered && !guesses && !s.forward.replies_return())
+    for (i, server) in
+        s.servers.iter().enumerate().filter(|(_, s)| !filtered && !guesses && !s.forward.replies_return())
     {
         let what = format!(
             "server {} is behind {}, so its replies bypass the director, and connections to it cannot be spliced",

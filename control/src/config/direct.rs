@@ -22,7 +22,8 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
     let mut direct = s.servers.iter().enumerate().filter(|(_, server)| is_direct(content, server)).peekable();
     let Some((_, first)) = direct.peek() else {
         if content.binding.server_scale.is_some() {
-            let what = format!("`server-wscale` in service {}, all of whose servers say their scale to the director", s.name);
+            let what =
+                format!("`server-wscale` in service {}, all of whose servers say their scale to the director", s.name);
             add(Place::Service, "server-wscale", what, "remove it: it is for servers behind \"dr\" and \"tunnel\"");
         }
         return;

@@ -90,10 +90,20 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         binding: binding(section, application),
         filter_key: section.string("filter-key"),
         host_name: section.string("host-name"),
-        places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server", "pool", "server-wscale", "switching"]
-            .into_iter()
-            .filter_map(|key| Some((key, section.raw(key)?.span())))
-            .collect(),
+        places: [
+            "rules",
+            "queues",
+            "sticky",
+            "host-name",
+            "binding",
+            "guess-server",
+            "pool",
+            "server-wscale",
+            "switching",
+        ]
+        .into_iter()
+        .filter_map(|key| Some((key, section.raw(key)?.span())))
+        .collect(),
     })
 }
 

@@ -531,10 +531,30 @@ mod tests {
         }
         assert!(answered > 1500, "{answered}");
     }
-}
-/// TEMPORARY
-pub fn is_of_interest(seed: u64, faults: bool) -> bool {
-    let mut random = Random::new(seed);
-    let plan = plan(&mut random, seed, faults);
-    !plan.base.two_armed() || plan.binding.switching == Switching::Connection || matches!(plan.binding.scheme, Scheme::Preallocate(Guess::Server(_)))
+
+    #[test]
+    fn seeds_draw_every_way_of_guessing_and_deciding() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..2000 {
+            let plan = plan(&mut Random::new(seed), seed, super::super::has_faults(seed));
+            let (forward, binding) = (plan.base.forward, &plan.binding);
+            let guess = match &binding.scheme {
+                Scheme::Preallocate(Guess::Server(_)) => "server",
+                Scheme::Preallocate(Guess::Hash) => "hash",
+                Scheme::Preallocate(Guess::Client) => "client",
+                Scheme::Preallocate(Guess::Frequency) => "frequency",
+                _ => "none",
+            };
+            assert!(plan.base.two_armed() || guess != "none", "seed {seed}: replies would not come back");
+            seen.insert((format!("{forward:?}"), guess, binding.switching == Switching::Connection));
+        }
+        for forward in ["Nat", "FullNat", "Dr", "Tunnel"] {
+            for guess in ["server", "hash", "client", "frequency"] {
+                assert!(seen.contains(&(forward.to_owned(), guess, true)), "{forward} {guess}: {seen:?}");
+            }
+        }
+        assert!(
+            seen.contains(&("Nat".to_owned(), "none", true)) && seen.contains(&("FullNat".to_owned(), "none", true))
+        );
+    }
 }

@@ -107,9 +107,15 @@ fn is_of(c: &Connections, batch: &Batch, i: usize, place: Place) -> bool {
 fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &mut Places, misses: &mut Places) {
     let flow = c.table.get(place.flow());
     let opens = batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN && place.side() == Place::CLIENT;
-    let over = flow.flags.has(FlowFlags::CLOSED) || was_decided(c, flow);
-    if opens && over && batch.protocol[i] == protocol::TCP && is_newer(c, batch, i, flow) {
-        reopen(c, batch, place, i, hits, misses);
+    let closed = flow.flags.has(FlowFlags::CLOSED);
+    if opens && (closed || was_decided(c, flow)) && batch.protocol[i] == protocol::TCP && is_newer(c, batch, i, flow) {
+        if closed {
+            reopen(c, batch, place, i, hits, misses);
+        } else {
+            // The bind stage asks the client which connection it knows.
+            batch.flow[i] = NO_FLOW;
+            misses.push(i);
+        }
         return;
     }
     batch.flow[i] = place.0;
@@ -119,7 +125,7 @@ fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &m
 /// Whether a flow of layer 4 was given to its server by what its client asked for, and that server answers unseen
 /// (`bind/direct.rs`): its end may be unseen, too, and whatever the client asks for on a new connection is to be decided anew. Its
 /// client's initial number is [`Flow::extra`].
-fn was_decided(c: &Connections, flow: &Flow) -> bool {
+pub(crate) fn was_decided(c: &Connections, flow: &Flow) -> bool {
     if flow.flags.has(FlowFlags::SPLICED) || flow.flags.has(FlowFlags::TRANSLATED) {
         return false;
     }

@@ -28,7 +28,8 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             "ok": true, "services": c.services.len(), "servers": servers, "workers": c.workers.count(), "needs": needs,
         }))?
     } else {
-        let valid = format!("{} is valid: {} services with {servers} servers\n", args.config.display(), c.services.len());
+        let valid =
+            format!("{} is valid: {} services with {servers} servers\n", args.config.display(), c.services.len());
         needs.iter().fold(valid, |text, need| text + need + "\n")
     };
     Ok(std::io::stdout().write_all(text.as_bytes())?)

@@ -206,7 +206,11 @@ fn configuration(plan: &Plan, names: &[String], keys: &str) -> String {
         ("\"outside\", \"inside\"", "inside", format!(", port = {SERVER_PORT}"))
     } else {
         // On the clients' link, so that wrong guesses can be mended.
-        sources.push(if plan.v6 { Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xc8).into() } else { Ipv4Addr::new(192, 0, 2, 200).into() });
+        sources.push(if plan.v6 {
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xc8).into()
+        } else {
+            Ipv4Addr::new(192, 0, 2, 200).into()
+        });
         ("\"outside\"", "outside", String::new())
     };
     let sources: Vec<String> = sources.iter().map(|a| format!("\"{a}\"")).collect();

@@ -251,7 +251,11 @@ fn configuration(
 ) -> String {
     let forward = content.forward();
     let source = bed.director_inner_address(service.is_ipv6());
-    let sources = if forward == Forward::FullNat || content.is_direct_guess() { format!("sources = [\"{source}\"]\n") } else { String::new() };
+    let sources = if forward == Forward::FullNat || content.is_direct_guess() {
+        format!("sources = [\"{source}\"]\n")
+    } else {
+        String::new()
+    };
     let own = [false, true].map(|v6| bed.director_inner_address(v6));
     let servers: String = names
         .iter()

@@ -146,7 +146,9 @@ impl<P: Port> Desk<'_, P> {
         self.drop_server(flow, b);
         // The answer to HEAD ends with its head (RFC 9112 §6.3).
         let head = response.find("\r\n\r\n").map_or(response.len(), |at| at + 4);
-        let response = if b.request.0 == Method::Head { &response[..head] } else { response };
+        // (Of a connection that is decided once, no more has been read than the rules needed.)
+        let bodiless = b.request.0 == Method::Head || b.buffer.starts_with(b"HEAD ");
+        let response = if bodiless { &response[..head] } else { response };
         b.phase = Phase::Answer;
         b.start = b.start.wrapping_add(b.buffer.len() as u32);
         b.buffer.clear();

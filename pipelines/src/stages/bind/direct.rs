@@ -16,7 +16,7 @@ use crate::extract::BodyFollower;
 use crate::snapshot::{Forward, NO_SLOT};
 use crate::splice::{Arrival, Binding};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
+use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, kind};
 use lcs_dataplane::headers::parse::{fill_transport_checksum, parse};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN, URG};
@@ -89,8 +89,7 @@ impl<P: Port> Desk<'_, P> {
         }
         if let Some(keys) = self.c.table.keys(flow) {
             let seq = self.c.splices.get(entry).numbers[0].wrapping_add(1);
-            let segment =
-                Segment { key: keys.client, flags: RST, seq, ack: 0, window: 0, options: &[], payload: &[] };
+            let segment = Segment { key: keys.client, flags: RST, seq, ack: 0, window: 0, options: &[], payload: &[] };
             self.send(flow, Place::SERVER, segment);
         }
         self.c.unassign(flow);
@@ -286,7 +285,7 @@ impl<P: Port> Desk<'_, P> {
         usize::from(most).min(usize::from(hop.mtu).saturating_sub(headers)).max(64)
     }
 
-    /// From here on nobody looks at it; but a SYN with a later number than its own begins another connection.
+    /// From here on nobody looks at it, but at a SYN with a later number than its own ([`Desk::syn_over_layer4`]).
     fn is_of_layer4(&mut self, flow: u32, entry: u32) {
         let service = self.c.table.get(flow).service;
         let first = self.c.splices.get(entry).numbers[0];
@@ -295,6 +294,20 @@ impl<P: Port> Desk<'_, P> {
         f.flags.set(FlowFlags::SPLICED, false);
         f.extra = first;
         f.last_seen = self.tick;
+    }
+
+    /// A client's SYN where its last connection from that port has been given to a server that answers unseen. If it is a new one,
+    /// the client knows nothing of the old one, and says so to an acknowledgement of that (RFC 5961 §4.2); then it is over.
+    pub(super) fn syn_over_layer4(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32) -> Verdict {
+        let f = self.c.table.get(flow);
+        let old = f.extra;
+        if !super::super::lookup::was_decided(self.c, f) || a.seq.wrapping_sub(old) as i32 <= 0 {
+            return self.pass(batch, i, Place::new(flow, Place::CLIENT));
+        }
+        let back = super::super::schedule::key_of(batch, i).and_then(|k| Key::new(k.destination(), k.source()));
+        let Some(key) = back else { return Verdict::Drop(DropReason::BadHeader) };
+        let ack = old.wrapping_add(1);
+        self.answer_in_place(batch, i, &Segment { key, flags: ACK, seq: 0, ack, window: 0, options: &[], payload: &[] })
     }
 
     /// A binding whose guessed server is not to get what comes before it is decided.

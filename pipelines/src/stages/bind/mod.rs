@@ -142,6 +142,9 @@ impl<'d, P: Port> Desk<'d, P> {
         batch.flow[i] = place.0;
         let flow = self.c.table.get(place.flow());
         if !flow.flags.has(FlowFlags::SPLICED) {
+            if a.flags & (SYN | ACK | RST | FIN) == SYN && place.side() == Place::CLIENT {
+                return self.syn_over_layer4(batch, i, &a, place.flow());
+            }
             return forward::forward_one(self.c, batch, i, self.tick);
         }
         let entry = flow.extra;
