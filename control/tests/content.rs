@@ -127,6 +127,8 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
     }
     let direct = good.replace("port = 80", "port = 80\nforward = \"dr\"");
     let filter = format!("{direct}binding = \"filter\"\nfilter-key = \"good.key\"\n");
+    let guessed = format!("{direct}binding = \"preallocate\"\n");
+    let tunnels = guessed.replace("\"dr\"", "\"tunnel\"").replace("10.0.0.2", "2001:db8::2");
     // Keys, the line of the configuration where the mistake is, what is said, the mend.
     let table: &[(&str, usize, &str, &str)] = &[
         (&good.replace("port = 80", "port = 80\nprotocol = \"udp\""), 12, "has no connections to bind", "tcp"),
@@ -258,6 +260,27 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
             14,
             "of another address family than service shop",
             "fallback = \"none\"",
+        ),
+        (&format!("{guessed}sources = [\"10.0.0.99\"]\n"), 9, "where the next request begins", "\"connection\""),
+        (
+            &format!("{guessed}sources = [\"10.0.0.99\"]\nswitching = \"request\"\n"),
+            21,
+            "server s1 is behind dr, so no response passes",
+            "fullnat",
+        ),
+        (&format!("{guessed}switching = \"connection\"\n"), 9, "a wrong guess could not be mended", "add sources"),
+        (
+            &format!("{tunnels}switching = \"connection\"\nsources = [\"10.0.0.99\"]\n"),
+            14,
+            "server s2 is at an IPv6 address, and clients come over IPv4",
+            "of the service's family",
+        ),
+        (&format!("{good}server-wscale = 7\n"), 18, "where nothing is guessed", "preallocate"),
+        (
+            &format!("{good}binding = \"preallocate\"\nserver-wscale = 7\n"),
+            19,
+            "all of whose servers say their scale",
+            "remove it",
         ),
         (&format!("{good}guess = \"hash\"\n"), 18, "where nothing is guessed", "binding = \"preallocate\""),
         (
@@ -639,6 +662,24 @@ fn the_binding_scheme_is_read_published_and_said_when_it_changes() {
     let (scheme, said) = scheme_of("binding = \"preallocate\"\nguess-server = \"s1\"\n", &mut m);
     assert_eq!(scheme, Scheme::Preallocate(Guess::Server("s1".into())));
     assert!(said.contains("guess client → server s1"), "{said}");
+    // Over direct routing and tunnels, with what the servers must be set up for.
+    let direct = shop("shop.rules").replace("port = 80", "port = 80\nforward = \"dr\"");
+    let keys = "binding = \"preallocate\"\nswitching = \"connection\"\nsources = [\"10.0.0.99\"]\nserver-wscale = 9\n";
+    let services = folder.load(&format!("{direct}{keys}")).unwrap_or_else(|e| panic!("{e}")).services;
+    let mut other = model();
+    other.apply(&folder.load(&shop("shop.rules")).unwrap().services).unwrap();
+    let said = other.apply(&services).unwrap().first().map(ToString::to_string).unwrap_or_default();
+    assert!(said.contains("server-wscale none → 9") && said.contains("switching request → connection"), "{said}");
+    assert_eq!(content(&other.snapshot()).unwrap().binding.server_scale, Some(9));
+    let tunnel = direct.replace("\"10.0.0.2\"", "\"10.0.0.2\", forward = \"tunnel\"");
+    let services = folder.load(&format!("{tunnel}{keys}")).unwrap_or_else(|e| panic!("{e}")).services;
+    let needs = lcs_control::config::needs(&services[0]);
+    assert_eq!(needs.len(), 3, "{needs:?}");
+    assert!(needs[0].starts_with("s1, s3, s2 must have 192.0.2.10 on lo"), "{needs:?}");
+    assert!(needs[0].contains("listen on 192.0.2.10:80") && needs[0].ends_with("from 10.0.0.99"), "{needs:?}");
+    assert!(needs[1].starts_with("s2 must take tunnelled packets") && needs[2].contains("scale 9"), "{needs:?}");
+    let services = folder.load(&shop("shop.rules")).unwrap().services;
+    assert!(lcs_control::config::needs(&services[0]).is_empty());
     let pooled = shop("shop.rules");
     let pooled = format!(
         "{pooled}forward = \"fullnat\"\nsources = [\"10.0.0.99\"]\nbinding = \"pooled\"\npool = {{ idle = 300, probe = \"2s\" }}\n"

@@ -91,6 +91,9 @@ pub struct Binding {
     pub syn_retries: u8,
     /// MSS announced to clients at most, bytes.
     pub mss: u16,
+    /// The window scale with which servers behind direct routing and tunnels answer a client that offers one: where they are
+    /// guessed, their own answer is not seen. Without it, scaling is not offered to them.
+    pub server_scale: Option<u8>,
     /// How a client is kept with a server where a rule does not say.
     pub sticky: Sticky,
     /// For how long a cookie that a server has set is remembered while nobody brings it back.
@@ -155,6 +158,7 @@ impl Default for Binding {
             request: Duration::from_secs(10),
             syn_retries: 3,
             mss: 1460,
+            server_scale: None,
             sticky: Sticky::None,
             sticky_timeout: Duration::from_secs(1800),
             queues: Vec::new(),

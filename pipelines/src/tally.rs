@@ -116,8 +116,12 @@ pub struct GuessTally {
     pub wrong: u64,
     /// Those whose guessed server refused, or did not answer in time: they were bound as delayed ones are.
     pub unanswered: u64,
-    /// Connections for which there was nothing to go by: bound as delayed ones are.
+    /// Connections for which there was nothing to go by, or, where the guessed server would answer directly, whose client's
+    /// address was not proven lately: bound as delayed ones are.
     pub none: u64,
+    /// Those whose guessed server answers directly and whose request was not decided at once: bound as delayed ones are.
+    #[serde(default)]
+    pub undecided: u64,
 }
 
 impl GuessTally {
@@ -128,6 +132,7 @@ impl GuessTally {
         self.wrong += more.wrong;
         self.unanswered += more.unanswered;
         self.none += more.none;
+        self.undecided += more.undecided;
     }
 }
 

@@ -286,6 +286,7 @@ pub fn load_rules(path: &Path, names: &Names) -> Result<RuleSet, FileError> {
 /// What is wrong with a service's content, by itself and with the rest of the service.
 pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
     let label = &s.name;
+    super::direct::check(s, content, found);
     let mut add = |place, key, what: String, mend: &str| {
         found.push(Finding { place, key, what, mend: mend.to_owned() });
     };
@@ -299,6 +300,7 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         add(Place::Service, "port", what, mend);
     }
     let filtered = matches!(content.binding.scheme, Scheme::Filter(_));
+    let guesses = content.binding.scheme.guesses();
     for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| filtered && s.forward.replies_return()) {
         let word = server.forward.word();
         let what = format!(
@@ -323,7 +325,9 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         let mend = "give it an address of the service's family, or write fallback = \"none\"";
         add(Place::Server(i), "address", what, mend);
     }
-    for (i, server) in s.servers.iter().enumerate().filter(|(_, s)| !filtered && !s.forward.replies_return()) {
+    for (i, server) in
+        s.servers.iter().enumerate().filter(|(_, s)| !filtered && !guesses && !s.forward.replies_return())
+    {
         let what = format!(
             "server {} is behind {}, so its replies bypass the director, and connections to it cannot be spliced",
             server.name,
@@ -333,7 +337,7 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
             Place::Server(i),
             "forward",
             what,
-            "use forward = \"nat\" or \"fullnat\", or binding = \"filter\" with `lcs filter` on the servers, or remove `rules`",
+            "use forward = \"nat\" or \"fullnat\", or binding = \"preallocate\", or binding = \"filter\" with `lcs filter` on the servers, or remove `rules`",
         );
     }
     let pooled = content.binding.scheme.pool().is_some();

@@ -6,6 +6,7 @@
 
 pub mod check;
 mod content;
+mod direct;
 mod filter_key;
 mod health;
 mod problem;
@@ -20,6 +21,7 @@ pub use content::{
     Content, FallbackWord, GROUPS_MAX, Group, HOST_NAME_MAX, QUEUES_MAX, SchemeWord, channel_text, guess_text,
     load_rules, names, pool_text,
 };
+pub use direct::needs;
 pub use filter_key::{BadKey, read as read_filter_key};
 pub(crate) use problem::nearest;
 pub use problem::{Invalid, Problem};

@@ -17,7 +17,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// Keys that mean something only beside `rules`.
-const BESIDE_RULES: [&str; 27] = [
+const BESIDE_RULES: [&str; 28] = [
     "application",
     "binding",
     "body-limit",
@@ -40,6 +40,7 @@ const BESIDE_RULES: [&str; 27] = [
     "queue-rate",
     "queues",
     "request-timeout",
+    "server-wscale",
     "sticky",
     "sticky-timeout",
     "switching",
@@ -90,10 +91,21 @@ pub(super) fn take(section: &Section<'_, '_>) -> Option<Written> {
         binding: binding(section, application),
         filter_key: section.string("filter-key"),
         host_name: section.string("host-name"),
-        places: ["rules", "queues", "sticky", "host-name", "binding", "guess-server", "pool", "fallback"]
-            .into_iter()
-            .filter_map(|key| Some((key, section.raw(key)?.span())))
-            .collect(),
+        places: [
+            "rules",
+            "queues",
+            "sticky",
+            "host-name",
+            "binding",
+            "guess-server",
+            "pool",
+            "fallback",
+            "server-wscale",
+            "switching",
+        ]
+        .into_iter()
+        .filter_map(|key| Some((key, section.raw(key)?.span())))
+        .collect(),
     })
 }
 
@@ -333,6 +345,13 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
             let what = format!("{} guesses servers, and answers every SYN itself with a cookie", section.title);
             section.problem(syn.span, what, "write syn = \"auto\", or binding = \"delayed\"");
         }
+    }
+    if let Some(scale) = section.number("server-wscale", 0..=14) {
+        if !binding.scheme.guesses() {
+            let what = format!("`server-wscale` in {}, where nothing is guessed", section.title);
+            section.problem(scale.span, what, "add binding = \"preallocate\", or remove `server-wscale`");
+        }
+        binding.server_scale = Some(scale.value as u8);
     }
     let switching = section.word::<Switching>("switching");
     if application != extract::Protocol::Http {

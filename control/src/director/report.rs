@@ -1,6 +1,6 @@
 //! Reports: what all workers have counted, put together and given names.
 
-use crate::config::{Content, Group, Word};
+use crate::config::{Content, Group, Service, Word, needs};
 use crate::model::{Model, ServiceView};
 use crate::protocol::PersistenceReport;
 use crate::protocol::{
@@ -10,7 +10,6 @@ use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{StageCost, tsc_hz};
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{Report, ServerStats};
-use lcs_pipelines::snapshot::Scheduler;
 use std::time::Duration;
 
 mod content;
@@ -191,16 +190,16 @@ fn service(view: &ServiceView<'_>, reports: &[Boxed], counts: Option<ContentCoun
                 .map(|n| u64::from(*n))
                 .sum(),
         }),
-        content: s.content.as_ref().map(|c| content(s.scheduler, c, counts)),
+        content: s.content.as_ref().map(|c| content(s, c, counts)),
         servers,
         stats: sum,
     }
 }
 
-fn content(scheduler: Scheduler, content: &Content, counts: Option<ContentCounts>) -> ContentReport {
+fn content(s: &Service, content: &Content, counts: Option<ContentCounts>) -> ContentReport {
     let group = |g: &Group| GroupReport {
         name: g.name.clone(),
-        scheduler: g.scheduler.unwrap_or(scheduler),
+        scheduler: g.scheduler.unwrap_or(s.scheduler),
         servers: g.servers.clone(),
     };
     ContentReport {
@@ -209,6 +208,7 @@ fn content(scheduler: Scheduler, content: &Content, counts: Option<ContentCounts
         file: content.rules.file.clone(),
         rules: content.rule_count(),
         groups: content.groups.iter().map(group).collect(),
+        needs: needs(s),
         counts,
     }
 }

@@ -213,6 +213,8 @@ fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
     say("host-name", name(old), name(new));
     say("binding", SchemeWord::of(&a.scheme).word().into(), SchemeWord::of(&b.scheme).word().into());
     say("guess", guess_text(&a.scheme), guess_text(&b.scheme));
+    let scale = |scale: Option<u8>| scale.map_or("none".to_owned(), |scale| scale.to_string());
+    say("server-wscale", scale(a.server_scale), scale(b.server_scale));
     say("pool", pool_text(&a.scheme), pool_text(&b.scheme));
     say("filters", channel_text(&a.scheme), channel_text(&b.scheme));
     say("fallback", FallbackWord::of(&a.scheme).word().into(), FallbackWord::of(&b.scheme).word().into());

@@ -20,6 +20,9 @@ pub struct ContentReport {
     pub rules: usize,
     /// The groups that they may name.
     pub groups: Vec<GroupReport>,
+    /// What its servers must be set up for, where their replies do not come back through the director; sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     /// What was counted; in [`super::Response::Stats`] only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<ContentCounts>,

@@ -51,6 +51,7 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.wrong, Some(old.wrong));
         less(&mut n.unanswered, Some(old.unanswered));
         less(&mut n.none, Some(old.none));
+        less(&mut n.undecided, Some(old.undecided));
     }
     if let (Some(n), Some(old)) = (&mut now.pool, &before.pool) {
         less(&mut n.opened, Some(old.opened));
@@ -182,9 +183,10 @@ fn guesses(out: &mut String, c: &ContentCounts) {
     let decided = n.right + n.wrong;
     let share =
         if decided > 0 { format!(" ({:.1} %)", n.right as f64 * 100.0 / decided as f64) } else { String::new() };
+    let undecided = if n.undecided > 0 { format!(", {} undecided", number(n.undecided)) } else { String::new() };
     let _ = writeln!(
         out,
-        "  guesses by {by}: {} made, {} right{share}, {} wrong, {} unanswered; {} connections had nothing to go by",
+        "  guesses by {by}: {} made, {} right{share}, {} wrong, {} unanswered{undecided}; {} connections had nothing to go by",
         number(n.made),
         number(n.right),
         number(n.wrong),

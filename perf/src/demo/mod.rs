@@ -24,7 +24,7 @@ use report::{Host, Report, Scenario};
 use root::scene::Setup;
 
 /// Names of the scenarios, each of which is played over IPv4 and over IPv6.
-pub const SCENARIOS: [&str; 14] = [
+pub const SCENARIOS: [&str; 16] = [
     "nat",
     "fullnat",
     "dr",
@@ -36,6 +36,8 @@ pub const SCENARIOS: [&str; 14] = [
     "smtp",
     "preallocate-hit",
     "preallocate-miss",
+    "preallocate-hit-dr",
+    "preallocate-miss-dr",
     "pooled",
     "filter-dr",
     "filter-tun",

@@ -19,7 +19,7 @@ use crate::network::switch::Switch;
 use crate::network::{Id, MILLISECOND, Network, SECOND, reshape};
 use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::verdict::DropReason;
-use lcs_pipelines::content::{Binding, Guess, Pool, Scheme, SynPolicy};
+use lcs_pipelines::content::{Binding, Guess, Pool, Scheme, Switching, SynPolicy};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
@@ -84,7 +84,7 @@ impl Direct {
         let server = net.add(name, Host::new(settings).reshaped(plan.server_wire).watched().with(server));
         net.connect(server, switch, base.server_faults);
         let roster = Rc::new(Roster::alone(name));
-        let load = Load { to, classes: &Class::SERVED, ends_others: false };
+        let load = Load { to, classes: &Class::SERVED, ends_others: false, alike: false };
         let clients = clients(&mut random, connections, &roster, &load).into_iter().enumerate();
         let clients = clients
             .map(|(n, client)| {
@@ -124,7 +124,8 @@ impl Run {
     fn new(seed: u64, connections: u64, faults: bool) -> Self {
         let mut random = Random::new(seed);
         let plan = plan(&mut random, seed, faults);
-        let load = Load { to: plan.base.service(), classes: &Class::ALL, ends_others: true };
+        let alike = plan.binding.switching == Switching::Connection;
+        let load = Load { to: plan.base.service(), classes: &Class::ALL, ends_others: true, alike };
         let roster = ContentSite::roster(&plan);
         let clients = clients(&mut random, connections, &roster, &load);
         let live = random.chance(0.4);
@@ -341,7 +342,33 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
         syn_retries: if faults { 5 } else { 2 },
         ..Binding::default()
     };
+    // The same again.
+    let mut more = Random::new(seed ^ 0xd12e_c7ed);
+    if plan.binding.scheme.guesses() {
+        if more.chance(0.2) {
+            let server = format!("s{}", 1 + more.below(plan.servers().len() as u64));
+            plan.binding.scheme = Scheme::Preallocate(Guess::Server(server));
+        }
+        if more.chance(0.5) {
+            answer_directly(&mut plan, &mut more);
+        }
+    }
+    if plan.binding.scheme.pool().is_none() && more.chance(0.3) {
+        plan.binding.switching = Switching::Connection;
+    }
     plan
+}
+
+/// Has the servers of a site answer their clients themselves, where they are guessed.
+fn answer_directly(plan: &mut ContentPlan, random: &mut Random) {
+    plan.base.forward = [Forward::Dr, Forward::Tunnel][random.below(2) as usize];
+    plan.binding.switching = Switching::Connection;
+    // As `smoltcp` has it.
+    let bits = usize::BITS - plan.base.server_tcp.receive_buffer.leading_zeros();
+    plan.binding.server_scale = random.chance(0.5).then_some(bits.saturating_sub(16) as u8);
+    // Nobody stands between a client and the reset of a server that refuses it.
+    let refusing = plan.groups.iter_mut().flat_map(|(_, servers)| servers).filter(|health| **health == Health::Refuses);
+    refusing.for_each(|health| *health = Health::Dead);
 }
 
 fn reshaping(random: &mut Random, faults: bool) -> reshape::Settings {
@@ -362,6 +389,8 @@ struct Load {
     classes: &'static [Class],
     /// Whether there is somebody who makes an end of connections that stall.
     ends_others: bool,
+    /// Whether all that is asked for on a connection is for the same servers.
+    alike: bool,
 }
 
 /// The clients of a site: so many connections in all.
@@ -384,7 +413,8 @@ fn script(random: &mut Random, load: &Load) -> Script {
     let requests = if random.chance(0.4) { 1 } else { random.between(2, 9) };
     // Two classes in turn, one only, or any.
     let pair = [0, 1].map(|_| load.classes[random.below(load.classes.len() as u64) as usize]);
-    let manner = random.below(3);
+    let drawn = random.below(3);
+    let manner = if load.alike { 1 } else { drawn };
     let mut exchanges: Vec<Exchange> = (0..requests)
         .map(|n| {
             let class = match manner {
@@ -475,10 +505,11 @@ fn describe(plan: &ContentPlan) -> String {
         })
         .collect();
     format!(
-        "over {}, {:?}, {:?}, {:?}, {} workers, groups {groups:?}, wires {:?} and {:?}",
+        "over {}, {:?}, {:?} by {:?}, {:?}, {} workers, groups {groups:?}, wires {:?} and {:?}",
         if base.v6 { "IPv6" } else { "IPv4" },
         base.scheduler,
         plan.binding.scheme,
+        plan.binding.switching,
         plan.binding.syn,
         base.workers,
         plan.client_wire,
@@ -499,5 +530,31 @@ mod tests {
             answered += outcome.answered;
         }
         assert!(answered > 1500, "{answered}");
+    }
+
+    #[test]
+    fn seeds_draw_every_way_of_guessing_and_deciding() {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..2000 {
+            let plan = plan(&mut Random::new(seed), seed, super::super::has_faults(seed));
+            let (forward, binding) = (plan.base.forward, &plan.binding);
+            let guess = match &binding.scheme {
+                Scheme::Preallocate(Guess::Server(_)) => "server",
+                Scheme::Preallocate(Guess::Hash) => "hash",
+                Scheme::Preallocate(Guess::Client) => "client",
+                Scheme::Preallocate(Guess::Frequency) => "frequency",
+                _ => "none",
+            };
+            assert!(plan.base.two_armed() || guess != "none", "seed {seed}: replies would not come back");
+            seen.insert((format!("{forward:?}"), guess, binding.switching == Switching::Connection));
+        }
+        for forward in ["Nat", "FullNat", "Dr", "Tunnel"] {
+            for guess in ["server", "hash", "client", "frequency"] {
+                assert!(seen.contains(&(forward.to_owned(), guess, true)), "{forward} {guess}: {seen:?}");
+            }
+        }
+        assert!(
+            seen.contains(&("Nat".to_owned(), "none", true)) && seen.contains(&("FullNat".to_owned(), "none", true))
+        );
     }
 }

@@ -5,9 +5,11 @@
 
 mod binding;
 mod counts;
+pub(crate) mod farewell;
 mod follow;
 mod guess;
 pub(crate) mod pool;
+mod proven;
 mod queue;
 pub(crate) mod sticky;
 mod wheel;
@@ -24,7 +26,7 @@ use crate::matching::Scratch;
 use crate::migration::Migrations;
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
-use lcs_dataplane::flow::Place;
+use lcs_dataplane::flow::{Addresses, Flow, Place};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets};
 use lcs_dataplane::worker::Nanos;
@@ -83,8 +85,12 @@ pub(crate) struct Entry {
     /// It is a leg.
     pub(crate) is_leg: bool,
     /// The largest power of two in its server's window in the handshake: an idle server has room for so much at least.
+    /// [`DIRECT`] where the server is guessed and its answer is not seen.
     pub(crate) server_window: u8,
 }
+
+/// What stands for a server's window that is not seen; no window is so large.
+const DIRECT: u8 = u8::MAX;
 
 /// No connection's.
 const FREE: Entry = Entry {
@@ -140,6 +146,17 @@ impl Entry {
         if next.wrapping_sub(self.numbers[side]) > BEHIND {
             self.numbers[side] = next.wrapping_sub(BEHIND);
         }
+    }
+
+    /// Whether its server was guessed, answers the client directly, and nothing is decided yet: what is known of its numbers
+    /// is what the client has acknowledged (then `response_known`).
+    pub(crate) fn is_direct(&self) -> bool {
+        self.server_window == DIRECT
+    }
+
+    /// Notes that it is so, or not any more.
+    pub(crate) fn set_direct(&mut self, direct: bool) {
+        self.server_window = if direct { DIRECT } else { FREE.server_window };
     }
 
     /// Whether its server was guessed and nothing has passed yet but the handshake. (Of another connection's: its server
@@ -217,6 +234,10 @@ pub struct Splices {
     pub(crate) sessions: sticky::Sessions,
     /// What guesses go by.
     pub(crate) guesses: guess::Guesses,
+    /// Clients whose addresses are their own.
+    pub(crate) proven: proven::Proven,
+    /// Guessed servers whose connections were forgotten.
+    pub(crate) farewells: farewell::Farewells,
     /// Servers' connections for whoever asks next.
     pub(crate) pools: pool::Pools,
     /// What is known of filters, or of directors where this is one.
@@ -258,6 +279,8 @@ impl Splices {
             queues: Queues::new(workers),
             sessions: sticky::Sessions::default(),
             guesses: guess::Guesses::default(),
+            proven: proven::Proven::default(),
+            farewells: farewell::Farewells::default(),
             pools: pool::Pools::default(),
             migrations: Migrations::new(seed.rotate_left(41) ^ 0x6c63_735f_6d69_6772),
             unparsed: 0,
@@ -306,6 +329,9 @@ impl Splices {
                 }
                 if content.is_some_and(|content| content.binding.scheme.learns()) {
                     self.guesses.reserve(slot);
+                }
+                if content.is_some_and(|content| content.binding.scheme.guesses()) {
+                    self.proven.reserve();
                 }
                 let before = self.tallies[slot].take();
                 self.tallies[slot] = content.map(|content| {
@@ -381,6 +407,13 @@ impl Splices {
     #[inline]
     pub(crate) fn get_mut(&mut self, entry: u32) -> &mut Entry {
         &mut self.entries[entry as usize]
+    }
+
+    /// A flow is about to be forgotten: whether its server must be told.
+    pub(crate) fn part(&mut self, flow: &Flow, keys: Option<Addresses>) {
+        if let Some(e) = self.entries.get(flow.extra as usize).filter(|e| e.flow != NIL) {
+            self.farewells.note(flow, keys, e);
+        }
     }
 
     /// Forgets an entry whose flow is gone, with all that belongs to it. Its legs become orphans.

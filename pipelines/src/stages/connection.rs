@@ -438,6 +438,7 @@ fn uncount(
 ) -> u16 {
     let entry = table.get(flow);
     if entry.flags.has(FlowFlags::SPLICED) {
+        splices.part(entry, table.keys(flow));
         splices.release(entry.extra, entry.service);
     }
     learned.release(entry.next_hop[0]);

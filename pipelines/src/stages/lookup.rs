@@ -107,23 +107,45 @@ fn is_of(c: &Connections, batch: &Batch, i: usize, place: Place) -> bool {
 fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &mut Places, misses: &mut Places) {
     let flow = c.table.get(place.flow());
     let opens = batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN && place.side() == Place::CLIENT;
-    if opens && flow.flags.has(FlowFlags::CLOSED) && batch.protocol[i] == protocol::TCP && is_newer(c, batch, i, flow) {
-        reopen(c, batch, place, i, hits, misses);
+    let closed = flow.flags.has(FlowFlags::CLOSED);
+    if opens && (closed || was_decided(c, flow)) && batch.protocol[i] == protocol::TCP && is_newer(c, batch, i, flow) {
+        if closed {
+            reopen(c, batch, place, i, hits, misses);
+        } else {
+            // The bind stage asks the client which connection it knows.
+            batch.flow[i] = NO_FLOW;
+            misses.push(i);
+        }
         return;
     }
     batch.flow[i] = place.0;
     hits.push(i);
 }
 
+/// Whether a flow of layer 4 was given to its server by what its client asked for, and that server answers unseen
+/// (`bind/direct.rs`): its end may be unseen, too, and whatever the client asks for on a new connection is to be decided anew. Its
+/// client's initial number is [`Flow::extra`].
+pub(crate) fn was_decided(c: &Connections, flow: &Flow) -> bool {
+    if flow.flags.has(FlowFlags::SPLICED) || flow.flags.has(FlowFlags::TRANSLATED) {
+        return false;
+    }
+    let service = c.snapshot.services.get(usize::from(flow.service)).and_then(Option::as_ref);
+    service.and_then(|s| s.content.as_ref()).is_some_and(|content| content.binding.scheme.guesses())
+}
+
 /// Whether a SYN's number is beyond what is known of the connection before (RFC 9293 §3.6.1), where anything is: a late copy of
 /// the old SYN must not end what is still being acknowledged.
 fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow) -> bool {
-    if !flow.flags.has(FlowFlags::SPLICED) {
+    let spliced = flow.flags.has(FlowFlags::SPLICED);
+    if !spliced && !was_decided(c, flow) {
         return true;
     }
     let at = usize::from(batch.l4[i]) + 4;
     let Some(b) = batch.frames[i].bytes().get(at..at + 4) else { return false };
     let seq = u32::from_be_bytes([b[0], b[1], b[2], b[3]]);
+    if !spliced {
+        return seq.wrapping_sub(flow.extra) as i32 > 0;
+    }
     let e = c.splices.get(flow.extra);
     let last = if flow.flags.has(FlowFlags::TRANSLATED) { e.offsets.limit[Place::CLIENT] } else { e.numbers[0] };
     e.offsets.open || seq.wrapping_sub(last) as i32 > 0

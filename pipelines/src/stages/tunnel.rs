@@ -69,6 +69,39 @@ impl Outer {
     }
 }
 
+/// Puts the outer header in front of a frame of the director's own, whose next hop's addresses it has already. `false`, and the
+/// frame is not to be sent, when that is not possible.
+pub(crate) fn wrap(c: &mut Connections, frame: &mut Frame, server: u16) -> bool {
+    let Some(Some(server)) = c.snapshot.servers.get(usize::from(server)) else { return false };
+    let (to, from) = (server.address, server.tunnel_source);
+    let overhead = if to.is_ipv6() { ipv6::HEADER } else { ipv4::HEADER };
+    let inner = frame.len().saturating_sub(ethernet::HEADER);
+    let Some(v6) = frame.bytes().get(12..14).map(|t| t == ethernet::ethertype::IPV6.to_be_bytes()) else {
+        return false;
+    };
+    if !frame.push_front(overhead as u16) {
+        return false;
+    }
+    let b = frame.bytes_mut();
+    b.copy_within(overhead..overhead + 12, 0);
+    let next = if v6 { protocol::IPV6 } else { protocol::IPIP };
+    let (written, ethertype) = match (from, to) {
+        (Some(IpAddr::V4(from)), IpAddr::V4(to)) => {
+            c.ident = c.ident.wrapping_add(1);
+            let outer = &mut b[ethernet::HEADER..];
+            let done = ipv4::write(outer, 0, inner, c.ident, ipv4::DF, OUTER_TTL, next, from, to);
+            (done, ethernet::ethertype::IPV4)
+        }
+        (Some(IpAddr::V6(from)), IpAddr::V6(to)) => {
+            let done = ipv6::write(&mut b[ethernet::HEADER..], 0, inner, next, OUTER_TTL, from, to);
+            (done, ethernet::ethertype::IPV6)
+        }
+        _ => (false, 0),
+    };
+    b[12..14].copy_from_slice(&ethertype.to_be_bytes());
+    written
+}
+
 /// Puts the outer header in front of frame `i`, whose flow goes to a server behind a tunnel.
 ///
 /// TOS: copied, ECN included (RFC 6040 §4.1, normal mode). TTL: the inner one is decremented, the outer one set afresh. DF: copied from an

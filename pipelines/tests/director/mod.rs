@@ -38,6 +38,9 @@ pub struct Sent {
     pub ack: u32,
     pub options: Vec<u8>,
     pub payload: Vec<u8>,
+    pub window: u16,
+    /// The end of the tunnel that it goes through.
+    pub tunnel: Option<std::net::Ipv4Addr>,
 }
 
 pub struct Director {
@@ -56,10 +59,21 @@ impl Director {
         Director::behind(Forward::Nat, binding, rules)
     }
 
-    /// The same with servers reached in this way; in full NAT from `10.0.0.100`.
+    /// The same with servers reached in this way; where replies would not come back otherwise, from `10.0.0.100`.
     pub fn behind(forward: Forward, binding: Binding, rules: &[Rule]) -> Self {
+        Director::made(forward, Some(binding), rules)
+    }
+
+    /// The same without rules.
+    pub fn layer4(forward: Forward) -> Self {
+        Director::made(forward, None, &[])
+    }
+
+    fn made(forward: Forward, binding: Option<Binding>, rules: &[Rule]) -> Self {
+        let direct = matches!(forward, Forward::Dr | Forward::Tunnel);
         let mut s = Snapshot {
             interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
+            when_full: WhenFull::EvictHalfOpen,
             ..Snapshot::default()
         };
         let at: SocketAddr = SERVICE.parse().unwrap();
@@ -68,12 +82,12 @@ impl Director {
                 name: format!("s{n}"),
                 service: 0,
                 address: format!("10.0.0.{}", n + 1).parse().unwrap(),
-                port: 8080,
+                port: if direct { 80 } else { 8080 },
                 forward,
                 weight: 1,
                 state: ServerState::Up,
                 next_hop: u16::from(n),
-                tunnel_source: None,
+                tunnel_source: (forward == Forward::Tunnel).then_some([10, 0, 0, 50].into()),
             }));
             s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, 0, n]), DIRECTOR, 0, 1500));
         }
@@ -81,16 +95,16 @@ impl Director {
         let rule = Rule { name: "all".into(), condition: Expr::always(), action: to };
         let rules = rules.iter().cloned().chain([rule]).collect();
         let program = matching::compile(&RuleSet { rules }).unwrap();
-        let content = Content {
+        let content = binding.map(|binding| Content {
             protocol: Protocol::Http,
             plan: Plan::new(&program, Limits::default()),
             program,
             groups: vec![Group { name: "g".into(), scheduler: Scheduler::Rr, servers: vec![0, 1] }],
             binding,
-        };
+        });
         s.by_endpoint.insert((at.ip(), at.port(), 6), 0);
         s.own.insert(at.ip());
-        let sources = if forward == Forward::FullNat { vec![[10, 0, 0, 100].into()] } else { vec![] };
+        let sources = if forward != Forward::Nat { vec![[10, 0, 0, 100].into()] } else { vec![] };
         s.own.extend(&sources);
         s.services.push(Some(Service {
             name: "web".into(),
@@ -102,7 +116,7 @@ impl Director {
             sources,
             source_ports: (2000, 2030),
             persistence: None,
-            content: Some(Arc::new(content)),
+            content: content.map(Arc::new),
         }));
         let port = MemoryPort::new(1, 64);
         let settings =
@@ -128,7 +142,13 @@ impl Director {
         self.worker.poll(self.now);
         self.worker.between(self.now);
         let mut sent = vec![];
-        self.worker.port_mut().take_sent(|_, b| {
+        self.worker.port_mut().take_sent(|_, whole| {
+            // IPv4 in IPv4 (RFC 2003), unwrapped as its end would.
+            let tunnel = (whole[23] == 4).then(|| [whole[30], whole[31], whole[32], whole[33]].into());
+            let b = &match tunnel {
+                Some(_) => [&whole[..14], &whole[34..]].concat(),
+                None => whole.to_vec(),
+            }[..];
             let p = parse(b, true).unwrap();
             let t = Tcp::parse(&b[usize::from(p.l4)..usize::from(p.end)]).unwrap();
             sent.push(Sent {
@@ -140,6 +160,8 @@ impl Director {
                 ack: t.ack().0,
                 options: t.options().to_vec(),
                 payload: t.payload().to_vec(),
+                window: t.window(),
+                tunnel,
             });
         });
         sent

@@ -2,7 +2,7 @@
 
 use crate::Common;
 use crate::outcome::{Outcome, json};
-use lcs_control::config::Configuration;
+use lcs_control::config::{Configuration, needs};
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -20,12 +20,17 @@ pub struct Args {
 pub fn run(common: &Common, args: &Args) -> Outcome {
     let c = Configuration::load(&args.config)?;
     let servers: usize = c.services.iter().map(|s| s.servers.len()).sum();
+    // What it says is valid; whether it works is up to the servers, too.
+    let needs: Vec<String> =
+        c.services.iter().flat_map(|s| needs(s).into_iter().map(|need| format!("{}: {need}", s.name))).collect();
     let text = if common.json {
         json(&serde_json::json!({
-            "ok": true, "services": c.services.len(), "servers": servers, "workers": c.workers.count(),
+            "ok": true, "services": c.services.len(), "servers": servers, "workers": c.workers.count(), "needs": needs,
         }))?
     } else {
-        format!("{} is valid: {} services with {servers} servers\n", args.config.display(), c.services.len())
+        let valid =
+            format!("{} is valid: {} services with {servers} servers\n", args.config.display(), c.services.len());
+        needs.iter().fold(valid, |text, need| text + need + "\n")
     };
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }

@@ -13,7 +13,7 @@ use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::layer4::Layer4;
 use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::session::Session;
 use super::{Content, Conversation, Ear, RuleFile};
@@ -99,13 +99,21 @@ impl Stage {
         control.configure(configuration).map_err(|failure| failure.message)?;
         let mut net = Network::new(plan_of.seed);
         let director = net.add("director", Director::new(workers));
-        let (outside, inside) = (net.add("outside", Switch::new()), net.add("inside", Switch::new()));
+        let outside = net.add("outside", Switch::new());
         net.connect(director, outside, Faults::NONE);
-        net.connect(director, inside, Faults::NONE);
+        let inside = if plan_of.two_armed() {
+            let inside = net.add("inside", Switch::new());
+            net.connect(director, inside, Faults::NONE);
+            inside
+        } else {
+            outside
+        };
         let servers = names.iter().enumerate();
         let servers = servers
             .map(|(n, name)| {
-                let server = Server { content, group: n, name: name.clone(), connections: vec![], problems: vec![] };
+                let port = if plan_of.two_armed() { SERVER_PORT } else { PORT };
+                let (connections, problems) = (vec![], vec![]);
+                let server = Server { content, port, group: n, name: name.clone(), connections, problems };
                 let host = net.add(name, Host::new(site::server_settings(&plan_of, n)).with(server));
                 net.connect(host, inside, wire);
                 host
@@ -193,17 +201,29 @@ fn stage(
 /// The configuration, as a user would write it.
 fn configuration(plan: &Plan, names: &[String], keys: &str) -> String {
     let own: Vec<String> = plan.own_addresses().iter().map(|a| format!("\"{a}\"")).collect();
-    let sources: Vec<String> = plan.sources().iter().map(|a| format!("\"{a}\"")).collect();
+    let mut sources = plan.sources();
+    let (interfaces, inside, port) = if plan.two_armed() {
+        ("\"outside\", \"inside\"", "inside", format!(", port = {SERVER_PORT}"))
+    } else {
+        // On the clients' link, so that wrong guesses can be mended.
+        sources.push(if plan.v6 {
+            Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xc8).into()
+        } else {
+            Ipv4Addr::new(192, 0, 2, 200).into()
+        });
+        ("\"outside\"", "outside", String::new())
+    };
+    let sources: Vec<String> = sources.iter().map(|a| format!("\"{a}\"")).collect();
     let sources = if sources.is_empty() { String::new() } else { format!("sources = [{}]\n", sources.join(", ")) };
     let (mut neighbours, mut servers) = (String::new(), String::new());
     for (n, name) in names.iter().enumerate() {
         let (address, (mac, _)) = (plan.server_address(n), plan.neighbour(n));
-        neighbours += &format!("[[neighbours]]\naddress = \"{address}\"\nmac = \"{mac}\"\ninterface = \"inside\"\n");
-        servers += &format!("  {{ name = \"{name}\", address = \"{address}\", port = {SERVER_PORT} }},\n");
+        neighbours += &format!("[[neighbours]]\naddress = \"{address}\"\nmac = \"{mac}\"\ninterface = \"{inside}\"\n");
+        servers += &format!("  {{ name = \"{name}\", address = \"{address}\"{port} }},\n");
     }
     format!(
         "[director]\naddresses = [{}]\n[workers]\nflows = 65536\n[port]\nkind = \"memory\"\n\
-         interfaces = [\"outside\", \"inside\"]\n{neighbours}\
+         interfaces = [{interfaces}]\n{neighbours}\
          [[services]]\nname = \"shop\"\naddress = \"{}\"\nport = {PORT}\nforward = \"{}\"\n{sources}{keys}servers = [\n{servers}]\n",
         own.join(", "),
         plan.service().ip(),
@@ -333,6 +353,7 @@ impl Application for Client {
 /// A server of a scenario.
 struct Server {
     content: Content,
+    port: u16,
     group: usize,
     name: String,
     connections: Vec<Served>,
@@ -349,7 +370,7 @@ struct Served {
 
 impl Application for Server {
     fn poll(&mut self, stack: &mut Stack, now: Nanos) -> Option<Nanos> {
-        let Server { content, group, name, connections, problems } = self;
+        let Server { content, port, group, name, connections, problems } = self;
         let mut listening = 0;
         connections.retain_mut(|c| {
             let socket = stack.tcp(c.socket);
@@ -393,7 +414,7 @@ impl Application for Server {
             active
         });
         for _ in listening..8 {
-            let socket = stack.listen(SERVER_PORT);
+            let socket = stack.listen(*port);
             let session = content.session(*group, name);
             connections.push(Served { socket, pair: None, session, out: vec![], closes: false });
         }

@@ -32,6 +32,10 @@ pub enum Content {
     PreallocateHit,
     /// The server is guessed with the SYN, and what is asked for is never there.
     PreallocateMiss,
+    /// As `PreallocateHit`, over direct routing: a right guess answers the client itself.
+    PreallocateHitDr,
+    /// As `PreallocateMiss`, over direct routing: a wrong guess is mended by full NAT.
+    PreallocateMissDr,
     /// Requests of one client after another go out on servers' connections that were opened ahead.
     Pooled,
     /// A filter on each server's host answers clients directly: direct routing.
@@ -76,7 +80,7 @@ pub const GROUPS: [&str; 3] = ["ace", "wait", "web"];
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 10] = [
+    pub const ALL: [Content; 12] = [
         Content::Url,
         Content::Xml,
         Content::Keepalive,
@@ -84,6 +88,8 @@ impl Content {
         Content::Smtp,
         Content::PreallocateHit,
         Content::PreallocateMiss,
+        Content::PreallocateHitDr,
+        Content::PreallocateMissDr,
         Content::Pooled,
         Content::FilterDr,
         Content::FilterTun,
@@ -99,6 +105,8 @@ impl Content {
             Content::Smtp => "smtp",
             Content::PreallocateHit => "preallocate-hit",
             Content::PreallocateMiss => "preallocate-miss",
+            Content::PreallocateHitDr => "preallocate-hit-dr",
+            Content::PreallocateMissDr => "preallocate-miss-dr",
             Content::Pooled => "pooled",
             Content::FilterDr => "filter-dr",
             Content::FilterTun => "filter-tun",
@@ -120,6 +128,8 @@ impl Content {
             Content::Url
             | Content::PreallocateHit
             | Content::PreallocateMiss
+            | Content::PreallocateHitDr
+            | Content::PreallocateMissDr
             | Content::Pooled
             | Content::FilterDr
             | Content::FilterTun => {
@@ -155,9 +165,19 @@ impl Content {
         matches!(self, Content::FilterDr | Content::FilterTun)
     }
 
+    /// Whether servers are guessed that answer the clients directly.
+    pub fn is_direct_guess(self) -> bool {
+        matches!(self, Content::PreallocateHitDr | Content::PreallocateMissDr)
+    }
+
+    /// Whether servers' answers do not pass the director.
+    pub fn answers_directly(self) -> bool {
+        self.is_filtered() || self.is_direct_guess()
+    }
+
     /// The classes of requests that the server of a group must get, and no others.
     fn classes(self, group: usize) -> &'static [Class] {
-        if self.is_filtered() {
+        if self.answers_directly() {
             return Content::Url.classes(group);
         }
         match (self, group) {
@@ -195,11 +215,11 @@ impl Content {
                 let of = |n: u64| (if n.is_multiple_of(2) { Class::Images } else { Class::Web }, Method::Get, 0);
                 self.http(names, 120, of, false)
             }
-            Content::PreallocateHit => {
+            Content::PreallocateHit | Content::PreallocateHitDr => {
                 let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize / 20 % 3], Method::Get, 0), true)
             }
-            Content::PreallocateMiss => {
+            Content::PreallocateMiss | Content::PreallocateMissDr => {
                 let classes = [Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize % 2], Method::Get, 0), true)
             }
@@ -295,13 +315,16 @@ impl Content {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "groups = {{ {} }}", groups.join(", "));
         text += match self {
-            Content::PreallocateHit => "binding = \"preallocate\"\nguess = \"client\"\n",
-            Content::PreallocateMiss => "binding = \"preallocate\"\nguess = \"server\"\n",
+            Content::PreallocateHit | Content::PreallocateHitDr => "binding = \"preallocate\"\nguess = \"client\"\n",
+            Content::PreallocateMiss | Content::PreallocateMissDr => "binding = \"preallocate\"\nguess = \"server\"\n",
             Content::Pooled => "binding = \"pooled\"\npool = { idle = 4 }\n",
             Content::FilterDr | Content::FilterTun => "binding = \"filter\"\n",
             _ => "",
         };
-        if self == Content::PreallocateMiss {
+        if self.is_direct_guess() {
+            text += "switching = \"connection\"\n";
+        }
+        if matches!(self, Content::PreallocateMiss | Content::PreallocateMissDr) {
             let _ = writeln!(text, "guess-server = \"{}\"", names[0]);
         }
         text
@@ -310,7 +333,7 @@ impl Content {
     /// Servers that must be sent something.
     fn least_servers(self) -> usize {
         match self {
-            Content::Keepalive | Content::PreallocateMiss => 2,
+            Content::Keepalive | Content::PreallocateMiss | Content::PreallocateMissDr => 2,
             _ => 3,
         }
     }
@@ -319,7 +342,7 @@ impl Content {
     fn forward(self) -> Forward {
         match self {
             Content::Pooled => Forward::FullNat,
-            Content::FilterDr => Forward::Dr,
+            Content::FilterDr | Content::PreallocateHitDr | Content::PreallocateMissDr => Forward::Dr,
             Content::FilterTun => Forward::Tunnel,
             _ => Forward::Nat,
         }
@@ -346,7 +369,9 @@ impl Content {
         let n = services.iter().find_map(counts)?.counts;
         // The first connection has nothing to go by, and two are the first to ask for something else.
         let ok = match self {
-            Content::PreallocateHit => n.none == 1 && n.right == 57 && n.wrong == 2,
+            Content::PreallocateHit | Content::PreallocateHitDr => n.none == 1 && n.right == 57 && n.wrong == 2,
+            // The first connection proves the client's address.
+            Content::PreallocateMissDr => n.none == 1 && n.right == 0 && n.wrong == 59,
             _ => n.right == 0 && n.wrong == 60,
         };
         Some((ok, format!("{} guessed right, {} wrong, {} not guessed", n.right, n.wrong, n.none + n.unanswered)))

@@ -1,7 +1,7 @@
 //! The content scenarios over kernel TCP: namespaces, the director on AF_XDP, real servers and a real client.
 
 use std::io::{self, Read, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,16 +73,18 @@ pub fn play(
     let begun = Instant::now();
     narrator.step("building: client, director and three servers on one bridge");
     let filtered = content.is_filtered();
-    let return_path = if filtered { ReturnPath::Direct } else { ReturnPath::Director };
+    let return_path = if content.answers_directly() { ReturnPath::Direct } else { ReturnPath::Director };
     let bed = Testbed::build(Plan { return_path, ..Plan::default() })?;
     let service = SocketAddr::new(bed.virtual_address(0, ipv6), SERVICE_PORT);
     bed.give_virtual_address(service.ip())?;
     let names: Vec<String> = bed.servers().iter().map(|host| host.name().to_owned()).collect();
     let mut servers = vec![];
     for (group, host) in bed.servers().iter().enumerate() {
-        let address = if filtered {
+        let address = if content.answers_directly() {
             host.add_hidden_address(service.ip())?;
-            service
+            // Wrong guesses come to a server's own address, right ones to the service's.
+            let any: std::net::IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+            if filtered { service } else { SocketAddr::new(any, SERVICE_PORT) }
         } else {
             SocketAddr::new(bed.server_address(group as u8, ipv6), MAPPED_PORT)
         };
@@ -249,14 +251,18 @@ fn configuration(
 ) -> String {
     let forward = content.forward();
     let source = bed.director_inner_address(service.is_ipv6());
-    let sources = if forward == Forward::FullNat { format!("sources = [\"{source}\"]\n") } else { String::new() };
+    let sources = if forward == Forward::FullNat || content.is_direct_guess() {
+        format!("sources = [\"{source}\"]\n")
+    } else {
+        String::new()
+    };
     let own = [false, true].map(|v6| bed.director_inner_address(v6));
     let servers: String = names
         .iter()
         .enumerate()
         .map(|(n, name)| {
             let address = bed.server_address(n as u8, service.is_ipv6());
-            let port = if content.is_filtered() { String::new() } else { format!(", port = {MAPPED_PORT}") };
+            let port = if content.answers_directly() { String::new() } else { format!(", port = {MAPPED_PORT}") };
             format!("  {{ name = \"{name}\", address = \"{address}\"{port} }},\n")
         })
         .collect();

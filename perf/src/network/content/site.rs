@@ -1,5 +1,5 @@
 //! The content site: clients, a director that switches by [`RULES`], and groups of servers, some of which may refuse
-//! connections or be dead. Wired and addressed as [`crate::network::site`] has it, with two arms.
+//! connections or be dead. Wired and addressed as [`crate::network::site`] has it.
 
 use super::client::ContentClient;
 use super::exchange::Class;
@@ -19,6 +19,7 @@ use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::content::Binding;
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::snapshot::{ServerState, Snapshot};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -112,8 +113,14 @@ impl ContentPlan {
         let mut snapshot = self.addressed().snapshot();
         let content = rules::compile(RULES, &self.slots(), self.base.scheduler, self.binding.clone());
         let content = Arc::new(content.unwrap_or_else(|e| panic!("{e}")));
+        // With these, wrong guesses of servers are mended that answer clients themselves.
+        let direct = !self.base.two_armed() && self.binding.scheme.guesses();
+        let source = if self.base.v6 { "2001:db8::c8" } else { "192.0.2.200" };
+        let source: Option<IpAddr> = source.parse().ok().filter(|_| direct);
+        snapshot.own.extend(source);
         for service in snapshot.services.iter_mut().flatten() {
             service.content = Some(Arc::clone(&content));
+            service.sources.extend(source);
         }
         snapshot
     }
@@ -148,13 +155,19 @@ impl ContentSite {
         let director = net.add("director", director);
         let outside = net.add("outside", Switch::new());
         net.connect(director, outside, Faults::NONE);
-        let inside = net.add("inside", Switch::new());
-        net.connect(director, inside, Faults::NONE);
+        let inside = if base.two_armed() {
+            let inside = net.add("inside", Switch::new());
+            net.connect(director, inside, Faults::NONE);
+            inside
+        } else {
+            outside
+        };
+        let port = if base.two_armed() { SERVER_PORT } else { site::PORT };
         let mut servers = vec![];
         for (n, (name, class, health)) in plan.servers().into_iter().enumerate() {
             let mut host = Host::new(site::server_settings(&base, n)).reshaped(plan.server_wire).watched();
             if health == Health::Lives {
-                let server = ContentServer::new(&name, SERVER_PORT, &[class]).backlog(base.backlog).thinks(plan.thinks);
+                let server = ContentServer::new(&name, port, &[class]).backlog(base.backlog).thinks(plan.thinks);
                 host = host.with(server);
             }
             let host = net.add(&name, host);

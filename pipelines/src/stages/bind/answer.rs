@@ -146,7 +146,9 @@ impl<P: Port> Desk<'_, P> {
         self.drop_server(flow, b);
         // The answer to HEAD ends with its head (RFC 9112 §6.3).
         let head = response.find("\r\n\r\n").map_or(response.len(), |at| at + 4);
-        let response = if b.request.0 == Method::Head { &response[..head] } else { response };
+        // (Of a connection that is decided once, no more has been read than the rules needed.)
+        let bodiless = b.request.0 == Method::Head || b.buffer.starts_with(b"HEAD ");
+        let response = if bodiless { &response[..head] } else { response };
         b.phase = Phase::Answer;
         b.start = b.start.wrapping_add(b.buffer.len() as u32);
         b.buffer.clear();
@@ -162,7 +164,11 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Lets go of the server that the connection is attached to, when it will not be used any more.
-    fn drop_server(&mut self, flow: u32, b: &Binding) {
+    fn drop_server(&mut self, flow: u32, b: &mut Binding) {
+        if self.is_direct_guess(flow) {
+            self.guessed(flow, b.entry, false);
+            self.give_up_guess(flow, b, false);
+        }
         if self.is_attached(flow) {
             if self.c.splices.get(b.entry).is_guess() {
                 self.guessed(flow, b.entry, false);
@@ -225,6 +231,9 @@ impl<P: Port> Desk<'_, P> {
             self.begin_delivery(flow, b);
             self.deliver(flow, b);
             return;
+        }
+        if self.is_direct_guess(flow) {
+            self.give_up_guess(flow, b, false);
         }
         b.out_fin = true;
         b.phase = Phase::Answer;

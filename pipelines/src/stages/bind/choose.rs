@@ -70,10 +70,8 @@ impl<P: Port> Desk<'_, P> {
         let present = self.c.table.get(flow).server;
         let by_source = *content.sticky(action) == Sticky::Source;
         // A guess need not be where the client belongs.
-        if (self.is_attached(flow) || self.is_led(flow))
-            && usable(present)
-            && !(by_source && self.c.splices.get(b.entry).is_guess())
-        {
+        let bound = self.is_attached(flow) || self.is_led(flow) || self.is_direct_guess(flow);
+        if bound && usable(present) && !(by_source && self.c.splices.get(b.entry).is_guess()) {
             return Some(present);
         }
         if let Some(leg) = self.leg_to(b.entry, &usable) {

@@ -32,6 +32,16 @@ fn server_scale(e: &Entry) -> u8 {
 impl<P: Port> Desk<'_, P> {
     /// The request is for a server other than the one that the connection is attached to, if any.
     pub(super) fn other_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
+        if self.is_direct_guess(flow) {
+            let right = self.c.table.get(flow).server == server;
+            if right && self.goes_on_directly(flow, b) {
+                return;
+            }
+            if !right {
+                self.guessed(flow, b.entry, false);
+            }
+            self.give_up_guess(flow, b, right);
+        }
         if self.is_migrated(flow) && !self.falls_back(flow, b, server) {
             return self.migrate(flow, b, server);
         }
@@ -91,13 +101,13 @@ impl<P: Port> Desk<'_, P> {
         let forward = if self.is_migrated(flow) { Forward::FullNat } else { s.forward };
         let local = match forward {
             Forward::Nat => Some(keys.client.source()),
-            Forward::FullNat => snapshot
+            // Replies of a server behind direct routing or a tunnel come back through us only if they are for us. (A service that
+            // has no addresses for that has no such servers, or the configuration refuses it.)
+            Forward::FullNat | Forward::Dr | Forward::Tunnel => snapshot
                 .services
                 .get(usize::from(service))
                 .and_then(Option::as_ref)
                 .and_then(|service| free_source(self.c, service, s, &keys.client, protocol)),
-            // Their replies don't come back through us; the configuration refuses them.
-            Forward::Dr | Forward::Tunnel => None,
         };
         let Some(back) = local.and_then(|local| Key::new(endpoint, local)) else { return false };
         if self.c.table.attach_server(flow, &back).is_err() {

@@ -159,6 +159,11 @@ impl<P: Port> Desk<'_, P> {
             self.close(flow);
             return self.refuse_in_place(batch, i, a);
         };
+        if self.is_direct_guess(flow)
+            && let Some(verdict) = self.request_goes_directly(batch, i, a, flow, entry)
+        {
+            return verdict;
+        }
         let Some(mut b) = self.c.splices.bind(entry, service) else {
             self.c.splices.refuse(service, Refusal::TooMany);
             return Verdict::Drop(DropReason::RequestsFull);
@@ -168,6 +173,9 @@ impl<P: Port> Desk<'_, P> {
         b.out_start = numbers[1].wrapping_add(1);
         b.client_ack = b.out_start;
         b.give_up(Some(self.now + content.binding.first_byte.max(content.binding.request).as_nanos() as u64));
+        if self.is_direct_guess(flow) {
+            self.wait_for_decision(&mut b);
+        }
         if self.c.table.get(flow).state == TcpState::SynReceived {
             self.c.moved(flow, TcpState::Established, self.tick);
         }
@@ -367,6 +375,9 @@ impl<P: Port> Desk<'_, P> {
             }
             return Verdict::Drop(DropReason::OutOfWindow);
         }
+        if self.is_direct_guess(flow) {
+            self.give_up_guess(flow, b, false);
+        }
         if self.is_attached(flow) {
             let offsets = self.c.splices.get(b.entry).offsets;
             let seq = offsets.seq(Place::CLIENT, b.start.wrapping_add(b.sent as u32));
@@ -435,6 +446,10 @@ impl<P: Port> Desk<'_, P> {
         }
         if matches!(progress, Progress::More) && extraction.awaits_continue() && !b.continued && !waits {
             b.continued = true;
+            if self.is_direct_guess(flow) {
+                // What the director says, the guessed server would have to say again.
+                self.give_up_guess(flow, b, true);
+            }
             self.say_to_client(flow, b, b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         match progress {

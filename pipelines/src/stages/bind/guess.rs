@@ -54,16 +54,27 @@ impl<P: Port> Desk<'_, P> {
             }
             return None;
         };
+        let direct = self.answers_directly(server);
+        if direct && !self.c.splices.proven.is(key.source().ip(), self.now) {
+            // Who merely pretends to be there is answered by the director, which knows what it has said.
+            if let Some(tally) = self.c.splices.tally(slot) {
+                tally.guesses.none += 1;
+            }
+            return None;
+        }
         let flow = match self.enter(batch, i, slot, key, [a.seq, 0], offer) {
             Ok(flow) => flow,
             Err(reason) => return Some(Verdict::Drop(reason)),
         };
         let entry = self.c.table.get(flow).extra;
-        if !self.attach(flow, server) {
+        if !direct && !self.attach(flow, server) {
             return Some(self.answer_syn(batch, i, flow, entry));
         }
         if let Some(tally) = self.c.splices.tally(slot) {
             tally.guesses.made += 1;
+        }
+        if direct {
+            return Some(self.lead_to_guess(batch, i, a, flow, entry, server, content.binding.server_scale));
         }
         self.send_syn_as(flow, entry, a.seq, a.window);
         Some(Verdict::Consume)
@@ -170,7 +181,7 @@ impl<P: Port> Desk<'_, P> {
         Verdict::Consume
     }
 
-    fn unanswered(&mut self, flow: u32) {
+    pub(super) fn unanswered(&mut self, flow: u32) {
         if let Some(tally) = self.c.splices.tally(self.c.table.get(flow).service) {
             tally.guesses.unanswered += 1;
         }
@@ -227,6 +238,7 @@ impl<P: Port> Desk<'_, P> {
         if a.ack != e.numbers[1].wrapping_add(1) {
             return Some(self.refuse_in_place(batch, i, a));
         }
+        self.address_is_proven(flow);
         self.moved_by(flow, 0, Place::CLIENT);
         None
     }
@@ -294,7 +306,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Sends a SYN+ACK to the client. No larger MSS than every server's path has.
-    fn send_syn_ack(&mut self, flow: u32, seq: u32, ack: u32, window: u16, options: SynOptions) {
+    pub(super) fn send_syn_ack(&mut self, flow: u32, seq: u32, ack: u32, window: u16, options: SynOptions) {
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return };
         let f = self.c.table.get(flow);
         let (service, v6) = (f.service, f.is_v6());

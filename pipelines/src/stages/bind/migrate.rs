@@ -151,7 +151,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Has what the client sends go to a server as it is.
-    fn lead(&mut self, flow: u32, server: u16) {
+    pub(super) fn lead(&mut self, flow: u32, server: u16) {
         let snapshot = self.snapshot;
         let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return };
         self.c.assign(flow, server, true);

@@ -12,6 +12,7 @@ mod choose;
 mod connect;
 mod decide;
 mod deliver;
+mod direct;
 mod guess;
 mod leg;
 mod migrate;
@@ -29,7 +30,7 @@ mod timers;
 pub(crate) use path::told;
 
 use super::connection::Connections;
-use super::forward;
+use super::{forward, tunnel};
 use crate::content::Content;
 use crate::extract::MAX_SKIP;
 use crate::snapshot::Snapshot;
@@ -78,11 +79,13 @@ pub(crate) fn bind<P: Port>(
         batch.verdict[i] = desk.frame(batch, i);
     }
     desk.bury_orphans();
+    desk.part_from_guesses();
 }
 
 /// Serves time-outs. Returns whether there may be more.
 pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> bool {
-    if c.splices.len() == 0 && c.splices.pools.is_empty() && !c.splices.migrations.is_on() {
+    let nobody = c.splices.len() == 0 && c.splices.farewells.is_empty();
+    if nobody && c.splices.pools.is_empty() && !c.splices.migrations.is_on() {
         return false;
     }
     let snapshot = c.snapshot.clone();
@@ -90,6 +93,7 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     let more = desk.serve_queues() | desk.timers() | desk.ask_filters();
     desk.look_after_pools();
     desk.bury_orphans();
+    desk.part_from_guesses();
     more
 }
 
@@ -140,6 +144,9 @@ impl<'d, P: Port> Desk<'d, P> {
         batch.flow[i] = place.0;
         let flow = self.c.table.get(place.flow());
         if !flow.flags.has(FlowFlags::SPLICED) {
+            if a.flags & (SYN | ACK | RST | FIN) == SYN && place.side() == Place::CLIENT {
+                return self.syn_over_layer4(batch, i, &a, place.flow());
+            }
             return forward::forward_one(self.c, batch, i, self.tick);
         }
         let entry = flow.extra;
@@ -158,7 +165,8 @@ impl<'d, P: Port> Desk<'d, P> {
     }
 
     fn by_client(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
-        if self.c.table.get(flow).state == TcpState::SynReceived {
+        let waits = self.c.splices.get(entry).is_direct() && self.c.splices.get(entry).binding == NIL;
+        if self.c.table.get(flow).state == TcpState::SynReceived || waits {
             if let Some(verdict) = self.half_open(batch, i, a, flow, entry) {
                 return verdict;
             }
@@ -243,34 +251,50 @@ impl<'d, P: Port> Desk<'d, P> {
     /// Sends a segment of the director's own to one side of a flow. Like a network, it may lose it: when there is no
     /// buffer, no next hop or no room in the ring, a time-out sends it again.
     fn send(&mut self, flow: u32, side: usize, segment: Segment<'_>) {
-        let hop = self.c.hops[usize::from(self.c.table.get(flow).next_hop[side & 1])];
-        if !hop.resolved {
-            let row = self.c.table.get(flow).next_hop[side & 1];
-            self.c.say((1, row), self.tick, crate::command::Event::NeedNextHop(row));
-            return;
+        let f = self.c.table.get(flow);
+        let tunnel = side == Place::SERVER && f.flags.has(FlowFlags::TUNNEL);
+        let (row, server) = (f.next_hop[side & 1], f.server);
+        let Some(length) = self.emit(row, tunnel.then_some(server), &segment) else { return };
+        // Toward the server it counts as the client's, as if it had been forwarded.
+        let from = 1 - (side & 1);
+        let flow = self.c.table.get_mut(flow);
+        flow.packets[from] = flow.packets[from].wrapping_add(1);
+        if let Some(t) = self.c.traffic.get_mut(usize::from(server)) {
+            t.packets[from] += 1;
+            t.bytes[from] += length.saturating_sub(14) as u64;
         }
-        let Some(mut frame) = self.port.allocate() else { return };
+    }
+
+    /// Sends a segment to a next hop, through the tunnel to a server where one is named. Returns its frame's length, without
+    /// what the tunnel adds.
+    fn emit(&mut self, row: u16, tunnel: Option<u16>, segment: &Segment<'_>) -> Option<usize> {
+        let hop = self.c.hops[usize::from(row)];
+        if !hop.resolved {
+            self.c.say((1, row), self.tick, crate::command::Event::NeedNextHop(row));
+            return None;
+        }
+        let mut frame = self.port.allocate()?;
         if !segment.write(&mut frame, &hop.addresses) {
             self.port.release(frame);
-            return;
+            return None;
         }
         let length = frame.len();
         let traced = self.c.traced & 1 << (self.at % BURST) != 0;
         let view = if traced { crate::trace::view(self.c, frame.bytes(), false) } else { None };
+        if tunnel.is_some_and(|server| !tunnel::wrap(self.c, &mut frame, server)) {
+            self.port.release(frame);
+            return None;
+        }
         match self.port.transmit(hop.interface, frame) {
             Ok(()) => {
                 self.c.made.extend(view.map(|view| (self.at, view)));
                 self.c.splices.sent += 1;
-                let flow = self.c.table.get_mut(flow);
-                // Toward the server it counts as the client's, as if it had been forwarded.
-                let from = 1 - (side & 1);
-                flow.packets[from] = flow.packets[from].wrapping_add(1);
-                if let Some(t) = self.c.traffic.get_mut(usize::from(flow.server)) {
-                    t.packets[from] += 1;
-                    t.bytes[from] += length.saturating_sub(14) as u64;
-                }
+                Some(length)
             }
-            Err(frame) => self.port.release(frame),
+            Err(frame) => {
+                self.port.release(frame);
+                None
+            }
         }
     }
 

@@ -198,6 +198,9 @@ impl<P: Port> Desk<'_, P> {
         if self.is_attached(flow) {
             return self.half_open_guess(batch, i, a, flow, entry);
         }
+        if self.c.splices.get(entry).is_direct() {
+            return self.half_open_direct(batch, i, a, flow, entry);
+        }
         let next = numbers[0].wrapping_add(1);
         if a.flags & RST != 0 {
             // RFC 5961 §3.2: exactly the next number, or it is a guess.
@@ -227,6 +230,7 @@ impl<P: Port> Desk<'_, P> {
         if a.ack != numbers[1].wrapping_add(1) {
             return Some(self.refuse_in_place(batch, i, a));
         }
+        self.address_is_proven(flow);
         if a.len == 0 && a.flags & FIN == 0 {
             // The handshake is done. A protocol in which the server speaks first is greeted at once.
             let greets = self

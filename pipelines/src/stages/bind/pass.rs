@@ -478,7 +478,7 @@ impl<P: Port> Desk<'_, P> {
 
 /// Whether every server takes a frame's TCP segment if its numbers are right: it will arrive, and has no options that
 /// could make it be ignored.
-fn is_plain(batch: &Batch, i: usize) -> bool {
+pub(super) fn is_plain(batch: &Batch, i: usize) -> bool {
     /// Routers that may stand before a server, with some to spare.
     const HOPS: u8 = 32;
     let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));

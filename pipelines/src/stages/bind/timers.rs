@@ -29,6 +29,9 @@ impl<P: Port> Desk<'_, P> {
         if !matches!(b.phase, Phase::Collect | Phase::Hold) {
             self.c.table.get_mut(flow).last_seen = self.tick;
         }
+        if self.is_direct_guess(flow) {
+            return self.not_decided_in_time(flow, b);
+        }
         if b.give_up_at <= self.now {
             b.give_up(None);
             match b.phase {

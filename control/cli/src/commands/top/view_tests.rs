@@ -110,6 +110,7 @@ fn sample(seconds: u64) -> Sample {
             file: "t.rules".into(),
             rules: 2,
             groups: vec![],
+            needs: vec![],
             counts: Some(counts(seconds)),
         }),
         servers: vec![server("s1", seconds, "up", None), server("s2", 2 * seconds, "down", Some("timed out"))],
