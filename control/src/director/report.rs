@@ -193,6 +193,7 @@ fn content(scheduler: Scheduler, content: &Content, counts: Option<ContentCounts
     ContentReport {
         application: content.application.word().to_owned(),
         switching: content.binding.switching,
+        timestamps: content.binding.timestamps,
         file: content.rules.file.clone(),
         rules: content.rule_count(),
         groups: content.groups.iter().map(group).collect(),

@@ -124,7 +124,8 @@ fn content(service: &str, c: &ContentReport) -> String {
     let group = |g: &GroupReport| format!("{} ({}: {})", g.name, g.scheduler.word(), g.servers.join(" "));
     let groups: Vec<String> = c.groups.iter().map(group).collect();
     let groups = if groups.is_empty() { "no groups".to_owned() } else { format!("groups {}", groups.join(", ")) };
-    format!("{service}: every {} {each} by {} {rules} of {}; {groups}\n", c.application, c.rules, c.file)
+    let stamped = if c.timestamps { "; timestamps" } else { "" };
+    format!("{service}: every {} {each} by {} {rules} of {}; {groups}{stamped}\n", c.application, c.rules, c.file)
 }
 
 /// Servers, one a line.
