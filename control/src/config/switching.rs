@@ -385,8 +385,12 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
     if let Some(timestamps) = section.flag("timestamps") {
         binding.timestamps = timestamps.value;
         let scheme = match binding.scheme {
-            Scheme::Preallocate(_) => Some("guesses servers, and a guessed one's clock would have to go on where the guess is wrong"),
-            Scheme::Filter(_) | Scheme::Migrated(_) => Some("gives connections to filters, and their messages have no place for clocks"),
+            Scheme::Preallocate(_) => {
+                Some("guesses servers, and a guessed one's clock would have to go on where the guess is wrong")
+            }
+            Scheme::Filter(_) | Scheme::Migrated(_) => {
+                Some("gives connections to filters, and their messages have no place for clocks")
+            }
             Scheme::Delayed | Scheme::Pooled(_) => None,
         };
         if let Some(why) = scheme.filter(|_| timestamps.value) {

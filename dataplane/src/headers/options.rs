@@ -181,9 +181,14 @@ mod tests {
     fn other_options_than_sack_are_seen() {
         let sack = [&[1, 1, 5, 10][..], &[0; 8]].concat();
         let both = [&timestamps(1, 2)[..], &sack].concat();
-        for (options, stamped) in
-            [(&both[..], true), (&both[..12], true), (&both[2..], true), (&sack, false), (&[], false), (&both[..11], false)]
-        {
+        for (options, stamped) in [
+            (&both[..], true),
+            (&both[..12], true),
+            (&both[2..], true),
+            (&sack, false),
+            (&[], false),
+            (&both[..11], false),
+        ] {
             assert_eq!(only_known(options, true), stamped, "{options:?}");
             assert!(!stamped || !only_known(options, false));
         }

@@ -278,9 +278,7 @@ mod tests {
 
     #[test]
     fn the_peers_clock_must_go_on() {
-        let stamps = |value: u32, echo: u32| {
-            [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
-        };
+        let stamps = |value: u32, echo: u32| [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat();
         let mut m = Monitor::default();
         m.sent(&frame(true, flags::SYN, (ISN, 0), &stamps(7, 0), b""));
         m.received(&frame(false, flags::SYN | flags::ACK, (499, ISN.wrapping_add(1)), &stamps(10, 7), b""));

@@ -7,10 +7,10 @@ use crate::splice::NIL;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
+use lcs_dataplane::headers::options::STAMPED_HEAD;
 use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
-use lcs_dataplane::headers::options::STAMPED_HEAD;
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::FARTHEST;
 use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
@@ -235,7 +235,9 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 if !e.offsets.passes(side, seq_end) {
                     break;
                 }
-                if side == Place::CLIENT && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach) {
+                if side == Place::CLIENT
+                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
+                {
                     break;
                 }
                 if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
@@ -273,7 +275,9 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 if !e.offsets.passes(side, seq_end) {
                     break;
                 }
-                if side == Place::CLIENT && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach) {
+                if side == Place::CLIENT
+                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
+                {
                     break;
                 }
                 if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {

@@ -259,12 +259,8 @@ impl<P: Port> Desk<'_, P> {
             self.detach(flow);
             if let Some(key) = self.c.table.keys(flow).map(|keys| keys.client) {
                 let (numbers, offer) = self.own_numbers(entry, &key);
-                let ours = SynOptions {
-                    mss: None,
-                    scale: offer.scale.map(|_| OWN_SCALE),
-                    sack: offer.sack,
-                    timestamps: None,
-                };
+                let ours =
+                    SynOptions { mss: None, scale: offer.scale.map(|_| OWN_SCALE), sack: offer.sack, timestamps: None };
                 let window = u16::try_from(self.room(self.c.table.get(flow).service)).unwrap_or(u16::MAX);
                 self.send_syn_ack(flow, numbers[1], numbers[0].wrapping_add(1), window, ours);
             }

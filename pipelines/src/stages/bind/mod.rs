@@ -248,8 +248,7 @@ impl<'d, P: Port> Desk<'d, P> {
         }
         let Some(mut frame) = self.port.allocate() else { return };
         let mut room = [0; 40];
-        let segment =
-            if segment.flags & SYN == 0 { self.with_stamps(flow, side, segment, &mut room) } else { segment };
+        let segment = if segment.flags & SYN == 0 { self.with_stamps(flow, side, segment, &mut room) } else { segment };
         if !segment.write(&mut frame, &hop.addresses) {
             self.port.release(frame);
             return;
