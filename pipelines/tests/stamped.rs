@@ -176,6 +176,18 @@ fn who_does_not_offer_them_gets_none_and_a_service_that_does_not_know_them_gives
 }
 
 #[test]
+fn a_syn_that_comes_again_without_them_takes_them_back() {
+    let mut d = Director::with(stamped(), &rules());
+    let first = d.says(CLIENT, SERVICE, SYN, ISN, 0, &[MSS, &timestamps(9, 0)].concat(), b"");
+    assert!(read_timestamps(&first[0].options).is_some());
+    let second = d.says(CLIENT, SERVICE, SYN, ISN, 0, MSS, b"");
+    assert_eq!((second[0].seq, read_timestamps(&second[0].options)), (first[0].seq, None));
+    let (seq, ack) = (ISN.wrapping_add(1), second[0].seq.wrapping_add(1));
+    let sent = d.says(CLIENT, SERVICE, ACK | PSH, seq, ack, &[], FIRST);
+    assert!(sent.iter().any(|s| s.flags == SYN) && sent.iter().all(|s| read_timestamps(&s.options).is_none()));
+}
+
+#[test]
 fn a_cookie_brings_them_back_only_with_the_directors_own_clock() {
     for forged in [0, 1, 200_000] {
         let mut d = Director::with(Binding { syn: SynPolicy::Cookie, ..stamped() }, &rules());

@@ -229,6 +229,8 @@ impl<P: Port> Desk<'_, P> {
             self.c.table.get_mut(flow).last_seen = self.tick;
             let stamped = self.c.splices.get(entry).stamped;
             let stamps = self.content(slot).and_then(|c| self.answers_stamps(c, &key, a.stamps.filter(|_| stamped)));
+            // A SYN that comes again may have lost what the first one offered.
+            self.c.splices.get_mut(entry).stamped = false;
             self.stamp(flow, stamps);
             return Some(self.syn_ack(batch, i, slot, &key, numbers, offer, stamps));
         }

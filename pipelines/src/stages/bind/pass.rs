@@ -120,7 +120,9 @@ impl<P: Port> Desk<'_, P> {
                 }
                 Ok(_) => {
                     let verdict = self.pass_and_look(batch, i, place, entry);
-                    self.refer(entry, a);
+                    if verdict == Verdict::Forward {
+                        self.refer(entry, a);
+                    }
                     return verdict;
                 }
             }
