@@ -79,7 +79,7 @@ fn a_service_reads_its_rules_groups_and_binding() {
     folder.write("shop.rules", &rules());
     let keys = "syn = \"cookie\"\nswitching = \"connection\"\non-unparsed = \"default\"\nhead-limit = 8192\n\
                 body-limit = 0\nhello-limit = 4096\nfirst-byte-timeout = \"5s\"\nrequest-timeout = 1.5\n\
-                syn-retries = 0\nmss = 1400\n";
+                syn-retries = 0\nmss = 1400\ntimestamps = true\n";
     let c = folder.load(&format!("{}{keys}", shop("shop.rules"))).unwrap_or_else(|e| panic!("{e}"));
     let content = c.services[0].content.as_ref().unwrap();
     assert_eq!((content.rule_count(), content.application), (2, Protocol::Http));
@@ -88,6 +88,7 @@ fn a_service_reads_its_rules_groups_and_binding() {
     let b = &content.binding;
     assert_eq!((b.syn, b.switching, b.on_unparsed), (SynPolicy::Cookie, Switching::Connection, OnUnparsed::Default));
     assert_eq!((b.limits.head, b.limits.body, b.limits.hello, b.syn_retries, b.mss), (8192, 0, 4096, 0, 1400));
+    assert!(b.timestamps);
     assert_eq!((b.first_byte, b.request), (Duration::from_secs(5), Duration::from_millis(1500)));
     // Without keys: HTTP, every request.
     let c = folder.load(&shop("shop.rules")).unwrap();
@@ -163,6 +164,14 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         ),
         (&format!("{SHOP}mss = 1400\n"), 16, "`mss` in service shop, which has no `rules`", "remove `mss`"),
         (&format!("{good}mss = 100\n"), 18, "out of range", "536"),
+        (&format!("{good}timestamps = 1\n"), 18, "`timestamps` is an integer, where a boolean", "true or false"),
+        (
+            &format!("{good}binding = \"preallocate\"\ntimestamps = true\n"),
+            19,
+            "which guesses servers",
+            "binding = \"delayed\"",
+        ),
+        (&format!("{filter}timestamps = true\n"), 21, "filters", "remove `timestamps`"),
         (&format!("{good}syn = \"cookies\"\n"), 18, "none of auto, cookie, state", "did you mean \"cookie\"?"),
         (&format!("{good}application = \"pop\"\n"), 18, "none of http, tls, smtp", "did you mean \"pop3\"?"),
         (

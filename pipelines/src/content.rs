@@ -89,6 +89,9 @@ pub struct Binding {
     pub request: Duration,
     /// SYNs sent again to a server that does not answer, before the next one is tried.
     pub syn_retries: u8,
+    /// Whether timestamps are agreed upon with clients that offer them (RFC 7323): every server has to know them. Under
+    /// [`Scheme::Delayed`] and [`Scheme::Pooled`] only.
+    pub timestamps: bool,
     /// MSS announced to clients at most, bytes.
     pub mss: u16,
     /// The window scale with which servers behind direct routing and tunnels answer a client that offers one: where they are
@@ -157,6 +160,7 @@ impl Default for Binding {
             first_byte: Duration::from_secs(30),
             request: Duration::from_secs(10),
             syn_retries: 3,
+            timestamps: false,
             mss: 1460,
             server_scale: None,
             sticky: Sticky::None,

@@ -244,6 +244,9 @@ pub struct Tally {
     pub refusals: [u64; Refusal::ALL.len()],
     /// Queues, in the content's order.
     pub queues: Vec<QueueTally>,
+    /// Servers that were not used for a connection because they had not agreed upon timestamps, which its client had been
+    /// promised: each try counted.
+    pub unstamped: u64,
     /// Guessed servers.
     pub guesses: GuessTally,
     /// Shared connections.
@@ -286,6 +289,7 @@ impl Tally {
         self.connections += more.connections;
         self.parked += more.parked;
         self.in_hand += more.in_hand;
+        self.unstamped += more.unstamped;
         self.guesses.add(&more.guesses);
         self.pool.add(&more.pool);
         self.migrations.add(&more.migrations);

@@ -150,6 +150,12 @@ impl<'t, 'i> Section<'t, 'i> {
         })
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&self, key: &'static str) -> Option<Placed<bool>> {
+        let value = self.raw(key)?;
+        self.convert(key, value, "a boolean", "write true or false", |v| v.as_bool().map(Ok))
+    }
+
     /// One of a choice's words.
     pub(super) fn word<T: Word>(&self, key: &'static str) -> Option<Placed<T>> {
         let value = self.raw(key)?;

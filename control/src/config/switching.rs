@@ -17,7 +17,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 /// Keys that mean something only beside `rules`.
-const BESIDE_RULES: [&str; 28] = [
+const BESIDE_RULES: [&str; 29] = [
     "application",
     "binding",
     "body-limit",
@@ -46,6 +46,7 @@ const BESIDE_RULES: [&str; 28] = [
     "switching",
     "syn",
     "syn-retries",
+    "timestamps",
 ];
 
 /// Largest rate of a queue, a second.
@@ -397,6 +398,22 @@ fn binding(section: &Section<'_, '_>, application: extract::Protocol) -> Binding
     }
     if let Some(mss) = section.number("mss", 536..=9_216) {
         binding.mss = mss.value as u16;
+    }
+    if let Some(timestamps) = section.flag("timestamps") {
+        binding.timestamps = timestamps.value;
+        let scheme = match binding.scheme {
+            Scheme::Preallocate(_) => {
+                Some("guesses servers, and a guessed one's clock would have to go on where the guess is wrong")
+            }
+            Scheme::Filter(_) | Scheme::Migrated(_) => {
+                Some("gives connections to filters, and their messages have no place for clocks")
+            }
+            Scheme::Delayed | Scheme::Pooled(_) => None,
+        };
+        if let Some(why) = scheme.filter(|_| timestamps.value) {
+            let what = format!("`timestamps` in {}, which {why}", section.title);
+            section.problem(timestamps.span, what, "remove `timestamps`, or write binding = \"delayed\"");
+        }
     }
     binding.sticky = sticky(section).unwrap_or_default();
     if let Some(timeout) = section.duration("sticky-timeout") {

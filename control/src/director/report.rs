@@ -205,6 +205,7 @@ fn content(s: &Service, content: &Content, counts: Option<ContentCounts>) -> Con
     ContentReport {
         application: content.application.word().to_owned(),
         switching: content.binding.switching,
+        timestamps: content.binding.timestamps,
         file: content.rules.file.clone(),
         rules: content.rule_count(),
         groups: content.groups.iter().map(group).collect(),

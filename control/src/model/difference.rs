@@ -224,6 +224,7 @@ fn content(old: &Content, new: &Content, what: &mut Vec<String>) {
         say("filter-key", "before".into(), "another one".into());
     }
     say("syn", a.syn.word().into(), b.syn.word().into());
+    say("timestamps", a.timestamps.to_string(), b.timestamps.to_string());
     say("switching", a.switching.word().into(), b.switching.word().into());
     say("on-unparsed", a.on_unparsed.word().into(), b.on_unparsed.word().into());
     for (key, old, new) in [

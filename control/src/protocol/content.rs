@@ -14,6 +14,9 @@ pub struct ContentReport {
     pub application: String,
     /// What one decision is for.
     pub switching: Switching,
+    /// Whether timestamps are agreed upon with clients.
+    #[serde(default)]
+    pub timestamps: bool,
     /// The rule file.
     pub file: String,
     /// How many rules there are, `default` aside.
@@ -49,6 +52,9 @@ pub struct ContentCounts {
     pub answers: Vec<AnswerCount>,
     /// Requests that no server got, by reason, those that happened.
     pub refusals: Vec<RefusalCount>,
+    /// Times that a server was not used for a connection because it had not agreed upon timestamps.
+    #[serde(default)]
+    pub unstamped: u64,
     /// Queues.
     pub queues: Vec<QueueCount>,
     /// Guesses, where servers are guessed.

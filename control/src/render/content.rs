@@ -44,6 +44,7 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.full, Some(old.full));
         less(&mut n.timed_out, Some(old.timed_out));
     }
+    less(&mut now.unstamped, Some(before.unstamped));
     if let (Some(now), Some(old)) = (&mut now.guesses, &before.guesses) {
         let (n, old) = (&mut now.counts, old.counts);
         less(&mut n.made, Some(old.made));
@@ -90,6 +91,7 @@ pub(super) fn counts(service: &ServiceReport, over: Option<f64>) -> String {
     );
     rules(&mut out, c, over);
     groups(&mut out, c, over);
+    unstamped(&mut out, c);
     guesses(&mut out, c);
     pool(&mut out, c);
     migrations(&mut out, c);
@@ -175,6 +177,16 @@ fn queues(out: &mut String, c: &ContentCounts, over: Option<f64>) {
     }
     if !table.is_empty() {
         *out += &table.show();
+    }
+}
+
+fn unstamped(out: &mut String, c: &ContentCounts) {
+    if c.unstamped > 0 {
+        let _ = writeln!(
+            out,
+            "  timestamps: {} times a server that does not know them was passed over (see `timestamps` in CONFIGURATION.md)",
+            number(c.unstamped)
+        );
     }
 }
 

@@ -140,7 +140,11 @@ fn content(service: &str, c: &ContentReport) -> String {
     let groups: Vec<String> = c.groups.iter().map(group).collect();
     let groups = if groups.is_empty() { "no groups".to_owned() } else { format!("groups {}", groups.join(", ")) };
     let needs: String = c.needs.iter().map(|need| format!("  {need}\n")).collect();
-    format!("{service}: every {} {each} by {} {rules} of {}; {groups}\n{needs}", c.application, c.rules, c.file)
+    let stamped = if c.timestamps { "; timestamps" } else { "" };
+    format!(
+        "{service}: every {} {each} by {} {rules} of {}; {groups}{stamped}\n{needs}",
+        c.application, c.rules, c.file
+    )
 }
 
 /// Servers, one a line.

@@ -36,8 +36,8 @@ pub struct SynOptions {
     pub scale: Option<u8>,
     /// Whether selective acknowledgements are understood.
     pub sack: bool,
-    /// Whether timestamps are offered.
-    pub timestamps: bool,
+    /// Value and echo of the timestamps option.
+    pub timestamps: Option<(u32, u32)>,
 }
 
 /// Calls `each` with kind and offset of every well-formed option; stops at the first that is not.
@@ -58,13 +58,50 @@ pub fn for_each(options: &[u8], mut each: impl FnMut(u8, usize, &[u8])) {
     }
 }
 
-/// Whether there is nothing among the options but SACK blocks and padding, all well-formed.
-pub fn only_sack(options: &[u8]) -> bool {
-    let mut at = 0;
+/// Bytes of the timestamps option, with the padding before it.
+pub const STAMPED: usize = 12;
+/// How the timestamps option begins where nothing else stands before it (RFC 7323 appendix A).
+pub const STAMPED_HEAD: [u8; 4] = [kind::NOP, kind::NOP, kind::TIMESTAMPS, 10];
+
+/// The timestamps option with its padding.
+pub fn timestamps(value: u32, echo: u32) -> [u8; STAMPED] {
+    let mut option = [0; STAMPED];
+    option[..4].copy_from_slice(&STAMPED_HEAD);
+    option[4..8].copy_from_slice(&value.to_be_bytes());
+    option[8..].copy_from_slice(&echo.to_be_bytes());
+    option
+}
+
+/// Where value and echo of a segment's timestamps option stand: eight bytes from this offset on. The first one counts.
+pub fn find_timestamps(options: &[u8]) -> Option<usize> {
+    if options.first_chunk() == Some(&STAMPED_HEAD) && options.len() >= STAMPED {
+        return Some(4);
+    }
+    let mut found = None;
+    for_each(options, |k, at, body| {
+        if k == kind::TIMESTAMPS && body.len() == 8 && found.is_none() {
+            found = Some(at + 2);
+        }
+    });
+    found
+}
+
+/// Value and echo of a segment's timestamps option.
+pub fn read_timestamps(options: &[u8]) -> Option<(u32, u32)> {
+    find_timestamps(options).map(|at| (be32(options, at), be32(options, at + 4)))
+}
+
+/// Whether there is nothing among the options but SACK blocks and padding, all well-formed; `stamped`: and one timestamps option.
+pub fn only_known(options: &[u8], stamped: bool) -> bool {
+    let (mut at, mut stamps) = (0, 0);
     while let Some(&k) = options.get(at) {
         match k {
-            kind::END => return true,
+            kind::END => break,
             kind::NOP => at += 1,
+            kind::TIMESTAMPS if stamped && options.get(at + 1) == Some(&10) && at + 10 <= options.len() => {
+                stamps += 1;
+                at += 10;
+            }
             kind::SACK => match options.get(at + 1).map(|length| usize::from(*length)) {
                 Some(length) if length >= 10 && length % 8 == 2 && at + length <= options.len() => at += length,
                 _ => return false,
@@ -72,7 +109,7 @@ pub fn only_sack(options: &[u8]) -> bool {
             _ => return false,
         }
     }
-    true
+    stamps == u32::from(stamped)
 }
 
 impl SynOptions {
@@ -83,13 +120,13 @@ impl SynOptions {
             (kind::MSS, &[a, b]) => o.mss = Some(u16::from_be_bytes([a, b])),
             (kind::SCALE, &[s]) => o.scale = Some(s.min(MAX_SCALE)),
             (kind::SACK_PERMITTED, &[]) => o.sack = true,
-            (kind::TIMESTAMPS, b) if b.len() == 8 => o.timestamps = true,
+            (kind::TIMESTAMPS, b) if b.len() == 8 => o.timestamps = Some((be32(b, 0), be32(b, 4))),
             _ => {}
         });
         o
     }
 
-    /// Writes the options, padded to a multiple of four bytes; returns how many there are. Timestamps are not written.
+    /// Writes the options, padded to a multiple of four bytes; returns how many there are.
     pub fn write(&self, out: &mut [u8; 40]) -> usize {
         let mut at = 0;
         let mut put = |bytes: &[u8]| {
@@ -105,6 +142,9 @@ impl SynOptions {
         }
         if let Some(scale) = self.scale {
             put(&[kind::NOP, kind::SCALE, 3, scale]);
+        }
+        if let Some((value, echo)) = self.timestamps {
+            put(&timestamps(value, echo));
         }
         at
     }
@@ -140,6 +180,21 @@ mod tests {
     #[test]
     fn other_options_than_sack_are_seen() {
         let sack = [&[1, 1, 5, 10][..], &[0; 8]].concat();
+        let both = [&timestamps(1, 2)[..], &sack].concat();
+        for (options, stamped) in [
+            (&both[..], true),
+            (&both[..12], true),
+            (&both[2..], true),
+            (&sack, false),
+            (&[], false),
+            (&both[..11], false),
+        ] {
+            assert_eq!(only_known(options, true), stamped, "{options:?}");
+            assert!(!stamped || !only_known(options, false));
+        }
+        assert!(!only_known(&[timestamps(1, 2), timestamps(1, 2)].concat(), true), "which of them would count?");
+        assert_eq!(read_timestamps(&[&[3, 3, 7][..], &timestamps(1, 2)].concat()), Some((1, 2)));
+        assert_eq!(read_timestamps(&[&[19, 4, 0, 0, 0][..], &timestamps(1, 2)].concat()), None, "behind the end");
         for (options, only) in [
             (&[][..], true),
             (&[1, 1, 1, 0], true),
@@ -151,7 +206,7 @@ mod tests {
             (&[1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0], false),
             (&[19, 18, 0, 0], false),
         ] {
-            assert_eq!(only_sack(options), only, "{options:?}");
+            assert_eq!(only_known(options, false), only, "{options:?}");
         }
     }
 
@@ -160,11 +215,13 @@ mod tests {
         for mss in [None, Some(536), Some(1460)] {
             for scale in [None, Some(0), Some(14)] {
                 for sack in [false, true] {
-                    let o = SynOptions { mss, scale, sack, timestamps: false };
-                    let mut b = [0; 40];
-                    let n = o.write(&mut b);
-                    assert_eq!(n % 4, 0);
-                    assert_eq!(SynOptions::read(&b[..n]), o);
+                    for timestamps in [None, Some((7, 0)), Some((u32::MAX, 9))] {
+                        let o = SynOptions { mss, scale, sack, timestamps };
+                        let mut b = [0; 40];
+                        let n = o.write(&mut b);
+                        assert_eq!(n % 4, 0);
+                        assert_eq!(SynOptions::read(&b[..n]), o);
+                    }
                 }
             }
         }
@@ -190,6 +247,8 @@ mod tests {
         fn any_bytes_are_survived(mut b in proptest::collection::vec(any::<u8>(), 0..=40)) {
             let n = b.len();
             SynOptions::read(&b);
+            prop_assert!(find_timestamps(&b).is_none_or(|at| at + 8 <= n));
+            let _ = (only_known(&b, true), only_known(&b, false));
             rewrite_sack(&mut b, Some(|e: u32| !e));
             rewrite_sack(&mut b, None::<fn(u32) -> u32>);
             prop_assert_eq!(b.len(), n);

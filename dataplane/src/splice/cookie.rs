@@ -19,6 +19,8 @@ pub struct Offer {
 const CLASSES: [u16; 4] = [64, 536, 1220, 1440];
 /// Nanoseconds in a cookie's time step, as a shift: about 69 s.
 const STEP: u32 = 36;
+/// Nanoseconds between two timestamps.
+const MILLISECOND: u64 = 1_000_000;
 /// `scale` of a client that offered none.
 const NO_SCALE: u32 = 15;
 /// Bits of what a cookie says: 2 of time, 2 of MSS, 4 of scale, 1 of SACK. The other 23 authenticate it.
@@ -62,8 +64,26 @@ impl Cookies {
         })
     }
 
+    /// The clock of the timestamps that the director sends on a connection: milliseconds from a beginning that is
+    /// the connection's own and secret, so that it tells nobody how long the director has been up, and that two of its
+    /// connections are the director's (RFC 7323 §5.4, §7.1). It runs on over all connections with these ends.
+    pub fn clock(&self, key: &Key, now: u64) -> u32 {
+        let beginning = self.hash(key, u64::MAX, !self.secret[0]);
+        ((now / MILLISECOND) as u32).wrapping_add(beginning as u32)
+    }
+
+    /// Whether a client has brought back, in the echo of its timestamp, what its SYN was answered with: then
+    /// timestamps were agreed upon. As long ago as a cookie is good for.
+    pub fn echoes(&self, key: &Key, echo: u32, now: u64) -> bool {
+        u64::from(self.clock(key, now).wrapping_sub(echo)) <= (2 << STEP) / MILLISECOND
+    }
+
     fn tag(&self, key: &Key, isn: u32, data: u32, step: u64) -> u32 {
-        let mut h = SipHasher24::new_with_keys(self.secret[0] ^ step, self.secret[1]);
+        (self.hash(key, u64::from(isn) << 32 | u64::from(data), self.secret[0] ^ step) >> DATA) as u32 >> DATA
+    }
+
+    fn hash(&self, key: &Key, more: u64, secret: u64) -> u64 {
+        let mut h = SipHasher24::new_with_keys(secret, self.secret[1]);
         match key {
             Key::V4 { addresses, ports } => {
                 h.write_u64(*addresses);
@@ -74,8 +94,8 @@ impl Cookies {
                 h.write_u32(*ports);
             }
         }
-        h.write_u64(u64::from(isn) << 32 | u64::from(data));
-        (h.finish() >> DATA) as u32 >> DATA
+        h.write_u64(more);
+        h.finish()
     }
 }
 
@@ -101,6 +121,18 @@ mod tests {
             prop_assert_eq!(c.check(&key(port), isn, cookie, start + (2 << STEP)), None);
             prop_assert_eq!(Cookies::new([1, 3]).check(&key(port), isn, cookie, start), None);
         }
+    }
+
+    #[test]
+    fn a_clock_is_its_connections_own_and_runs_on() {
+        let c = Cookies::new([1, 2]);
+        let now = 5_000 * MILLISECOND;
+        let at = |port, now| c.clock(&key(port), now);
+        assert_eq!(at(1, now + 7 * MILLISECOND), at(1, now).wrapping_add(7));
+        assert!(at(1, now).abs_diff(at(2, now)) > 1000 && at(1, now).abs_diff(5_000) > 1000);
+        assert!(c.echoes(&key(1), at(1, now), now) && c.echoes(&key(1), at(1, now), now + (1 << STEP)));
+        assert!(!c.echoes(&key(1), at(1, now).wrapping_add(1), now) && !c.echoes(&key(2), at(1, now), now));
+        assert!(!c.echoes(&key(1), at(1, now), now + (3 << STEP)));
     }
 
     #[test]

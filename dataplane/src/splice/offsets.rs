@@ -5,6 +5,7 @@ use crate::flow::Place;
 use crate::headers::options::rewrite_sack;
 use crate::headers::tcp::flags::ACK;
 use crate::headers::{be32, tcp};
+use crate::splice::Stamps;
 
 /// Which side's numbers a number is in.
 pub type NumberSpace = usize;
@@ -160,9 +161,15 @@ impl Offsets {
         header[16..18].copy_from_slice(&Difference::from_bits(bits).apply(old).to_ne_bytes());
     }
 
-    /// [`Offsets::rewrite`] for a segment with options: `segment` starts at the TCP header. SACK edges move, too.
-    /// `false` when the header is not there.
-    pub fn rewrite_with_options(&self, side: NumberSpace, segment: &mut [u8], difference: Difference) -> bool {
+    /// [`Offsets::rewrite`] for a segment with options: `segment` starts at the TCP header. SACK edges move, too, and
+    /// timestamps where `stamps` are given. `false` when the header is not there.
+    pub fn rewrite_with_options(
+        &self,
+        side: NumberSpace,
+        segment: &mut [u8],
+        difference: Difference,
+        stamps: Option<&mut Stamps>,
+    ) -> bool {
         let Some(&offset) = segment.get(12) else { return false };
         let length = usize::from(offset >> 4) * 4;
         let Some(options) = segment.get_mut(tcp::HEADER..length) else { return false };
@@ -173,6 +180,9 @@ impl Offsets {
         let mut difference = difference;
         if rewrite_sack(options, (!blank).then_some(|edge| self.ack(side, edge))) {
             difference = difference.replacing(&old[..n], &options[..n]);
+        }
+        if let Some(stamps) = stamps {
+            difference = difference.plus(stamps.translate_options(side, options));
         }
         let Some(header) = segment.first_chunk_mut() else { return false };
         self.rewrite(side, header, difference);
@@ -224,7 +234,7 @@ mod tests {
             let side = usize::from(from_server);
             let o = Offsets::new(up, down).with_shifts(shift, -shift);
             let mut f = frame(seq, ack, window, &options);
-            prop_assert!(o.rewrite_with_options(side, &mut f[34..], Difference::NONE));
+            prop_assert!(o.rewrite_with_options(side, &mut f[34..], Difference::NONE, None));
             let p = parse(&f, false).unwrap();
             prop_assert!(transport_checksum_ok(&f, &p));
             let (plus, minus) = if from_server { (down, up) } else { (up, down) };
@@ -239,7 +249,7 @@ mod tests {
             }
             // And back.
             let back = Offsets::new(0u32.wrapping_sub(up), 0u32.wrapping_sub(down));
-            prop_assert!(back.rewrite_with_options(side, &mut f[34..], Difference::NONE));
+            prop_assert!(back.rewrite_with_options(side, &mut f[34..], Difference::NONE, None));
             prop_assert_eq!(be32(&f, 38), seq);
         }
 
@@ -247,7 +257,7 @@ mod tests {
         fn an_embedded_segment_is_its_senders_again(up: u32, down: u32, seq: u32, ack: u32, side in 0usize..2) {
             let o = Offsets::new(up, down);
             let mut f = frame(seq, ack, 1000, &[]);
-            o.rewrite_with_options(side, &mut f[34..], Difference::NONE);
+            o.rewrite_with_options(side, &mut f[34..], Difference::NONE, None);
             o.rewrite_embedded(side, &mut f[34..]);
             prop_assert_eq!((be32(&f, 38), be32(&f, 42)), (seq, ack));
         }
@@ -258,7 +268,7 @@ mod tests {
         let mut o = Offsets::new(0, 77);
         o.blank_sack = true;
         let mut f = frame(1, 2, 3, &[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 9]);
-        assert!(o.rewrite_with_options(Place::CLIENT, &mut f[34..], Difference::NONE));
+        assert!(o.rewrite_with_options(Place::CLIENT, &mut f[34..], Difference::NONE, None));
         assert_eq!(f[54..66], [1; 12]);
         assert!(transport_checksum_ok(&f, &parse(&f, false).unwrap()));
     }

@@ -2,7 +2,7 @@
 //!
 //! A peer (or what stands between) may acknowledge, wholly or in parts, only what was sent (RFC 9293 section 3.4, RFC
 //! 2018), may send only into the window that was opened, may use only options that were offered (RFC 7323, RFC 2018),
-//! and may echo only time stamps that it got.
+//! may echo only time stamps that it got, and may leave none out once they are agreed upon; its own never go back.
 
 use super::reshape::{option, sack_edges};
 use super::time_wait::{Pair, segment};
@@ -12,6 +12,8 @@ use std::collections::HashMap;
 
 /// Connections that are watched at most.
 const WATCHED: usize = 65_536;
+/// A time stamp that is so many ticks behind the latest was not overtaken on its way.
+const LONG_AGO: u32 = 1 << 22;
 /// Findings that are kept; all are counted.
 const KEPT: usize = 8;
 
@@ -36,6 +38,9 @@ struct Known {
     sack: bool,
     /// First and latest time stamp sent.
     stamps: Option<(u32, u32)>,
+    /// The peer's stamp that a receiver remembers (RFC 7323 section 4.3), and the last acknowledgement sent.
+    recent: Option<u32>,
+    acked: SeqNumber,
 }
 
 /// The watch on one host.
@@ -53,6 +58,9 @@ pub struct Monitor {
     /// client's of what another server has said, overtaken on its way, is a duplicate here as it would be there, and is
     /// ignored (RFC 9293 section 3.10.7.4).
     pub old: u64,
+    /// Segments with new data that a receiver drops for the age of their stamps (RFC 7323 section 5.3). Rare where segments overtake
+    /// one another, and none where they don't.
+    pub stale: u64,
 }
 
 impl Monitor {
@@ -73,6 +81,7 @@ impl Monitor {
             let before = self.connections.get(&pair).filter(|_| kind & flags::ACK != 0);
             let scale = option(options, kind::WINDOW_SCALE).and_then(|(at, _)| options.get(at + 2).copied());
             let peer_scales = before.is_some_and(|b| b.peer_scales);
+            let recent = before.and_then(|b| b.recent);
             let known = Known {
                 first: tcp.seq(),
                 next: end,
@@ -81,6 +90,8 @@ impl Monitor {
                 peer_scales,
                 sack: option(options, kind::SACK_PERMITTED).is_some(),
                 stamps: stamp.map(|s| (s, s)),
+                recent,
+                acked: tcp.ack(),
             };
             self.connections.insert(pair, known);
         }
@@ -92,6 +103,7 @@ impl Monitor {
             *latest = stamp;
         }
         if kind & flags::ACK != 0 && kind & flags::RST == 0 {
+            known.acked = tcp.ack();
             // The window in a SYN is not scaled (RFC 7323 section 2.2).
             let scale = if kind & flags::SYN != 0 || !known.peer_scales { 0 } else { known.scale.unwrap_or(0) };
             let edge = SeqNumber(tcp.ack().0.wrapping_add(u32::from(tcp.window()) << scale.min(14)));
@@ -110,14 +122,43 @@ impl Monitor {
             let peer_scales = option(tcp.options(), kind::WINDOW_SCALE).is_some();
             // Nothing has been sent yet, or what was belongs to a connection that is over.
             let none = SeqNumber(0);
-            let new =
-                Known { first: none, next: none, edge: None, scale: None, peer_scales, sack: false, stamps: None };
-            self.connections.entry(pair).or_insert(new).peer_scales = peer_scales;
+            let new = Known {
+                first: none,
+                next: none,
+                edge: None,
+                scale: None,
+                peer_scales,
+                sack: false,
+                stamps: None,
+                recent: None,
+                acked: none,
+            };
+            let known = self.connections.entry(pair).or_insert(new);
+            known.peer_scales = peer_scales;
+            known.recent = stamps(&tcp).map(|s| s.0);
             return;
         }
         let Some(known) = self.connections.get_mut(&pair) else { return };
         if kind & flags::SYN != 0 {
             known.peer_scales = option(tcp.options(), kind::WINDOW_SCALE).is_some();
+            known.recent = stamps(&tcp).map(|s| s.0);
+        }
+        let mut past = None;
+        if let (Some(_), Some(recent), true) = (known.stamps, known.recent, kind & flags::RST == 0) {
+            match stamps(&tcp) {
+                None => past = Some("a segment without time stamps, which were agreed upon".to_owned()),
+                Some((value, _)) => {
+                    let behind = recent.wrapping_sub(value);
+                    let new = SeqNumber(tcp.seq().0.wrapping_add(len as u32)).after(known.acked);
+                    if (behind as i32) > LONG_AGO as i32 || behind == 1 << 31 {
+                        past = Some(format!("a time stamp of {behind} ticks ago"));
+                    } else if (behind as i32) > 0 {
+                        self.stale += u64::from(len > 0 && new);
+                    } else if !tcp.seq().after(known.acked) {
+                        known.recent = Some(value);
+                    }
+                }
+            }
         }
         let known = *known;
         if let Some(edge) = known.edge.filter(|_| len > 0) {
@@ -126,7 +167,7 @@ impl Monitor {
         }
         let old = len == 0 && kind == flags::ACK && known.next != known.first && tcp.ack().since(known.first) < 0;
         self.old += u64::from(old);
-        if let Some(what) = wrong(&known, &tcp, old) {
+        if let Some(what) = past.or_else(|| wrong(&known, &tcp, old)) {
             self.found += 1;
             if self.findings.len() < KEPT {
                 self.findings.push(format!("{} from {} received {what}", pair.0, pair.1));
@@ -233,5 +274,24 @@ mod tests {
         let stamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1];
         assert!(found(flags::ACK, at(11), &stamps, b"").unwrap().contains("never sent"));
         assert!(found(flags::SYN | flags::ACK, at(1), &[1, 3, 3, 2], b"").unwrap().contains("window scale"));
+    }
+
+    #[test]
+    fn the_peers_clock_must_go_on() {
+        let stamps = |value: u32, echo: u32| [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat();
+        let mut m = Monitor::default();
+        m.sent(&frame(true, flags::SYN, (ISN, 0), &stamps(7, 0), b""));
+        m.received(&frame(false, flags::SYN | flags::ACK, (499, ISN.wrapping_add(1)), &stamps(10, 7), b""));
+        m.sent(&frame(true, flags::ACK, (ISN.wrapping_add(1), 500), &stamps(8, 10), b""));
+        let mut from_peer = |seq: u32, options: &[u8]| {
+            m.received(&frame(false, flags::ACK, (seq, ISN.wrapping_add(1)), options, b"data"));
+            (m.stale, m.findings.pop())
+        };
+        assert_eq!(from_peer(500, &stamps(20, 8)), (0, None));
+        assert_eq!(from_peer(504, &stamps(20, 8)), (0, None));
+        assert_eq!(from_peer(508, &stamps(19, 8)), (1, None));
+        assert_eq!(from_peer(490, &stamps(19, 8)), (1, None), "what is old may look so");
+        assert!(from_peer(508, &stamps(20u32.wrapping_sub(1 << 23), 8)).1.unwrap().contains("ticks ago"));
+        assert!(from_peer(508, &[]).1.unwrap().contains("without time stamps"));
     }
 }

@@ -97,8 +97,15 @@ impl Settings {
 }
 
 thread_local! {
-    /// The clock of TCP time stamps, ms: `smoltcp` asks for it through a plain function, and gets the time of the poll that is going on.
+    /// The clock of TCP time stamps: `smoltcp` asks for it through a plain function, and gets the one of the host that is polled.
     static STAMP: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A host's clock of time stamps: from somewhere on, in ticks of 100 µs, 1 ms or 10 ms, as its seed has it.
+fn clock(seed: u64, now: Nanos) -> u32 {
+    let draw = super::random::mix(seed ^ 0x7323);
+    let tick = [MILLISECOND / 10, MILLISECOND, 10 * MILLISECOND][draw as usize % 3];
+    ((now / tick) as u32).wrapping_add((draw >> 32) as u32)
 }
 
 fn stamp() -> u32 {
@@ -302,7 +309,7 @@ impl Stack {
     /// Takes in what has been received.
     pub(super) fn ingress(&mut self, now: Nanos) {
         self.now = now;
-        STAMP.set((now / MILLISECOND) as u32);
+        STAMP.set(clock(self.settings.seed, now));
         let at = instant(now);
         while let Some(frame) = self.wire.waiting.pop_front() {
             let hidden = self.hide_listeners(&frame);
@@ -346,6 +353,7 @@ impl Stack {
 
     /// Sends what is due, and says when there will be more.
     pub(super) fn egress(&mut self, now: Nanos) -> Option<Nanos> {
+        STAMP.set(clock(self.settings.seed, now));
         let at = instant(now);
         while self.interface.poll_egress(at, &mut self.wire, &mut self.sockets) != PollResult::None {}
         let next = self.interface.poll_at(at, &self.sockets)?.total_micros().max(0) as Nanos * MICROSECOND;

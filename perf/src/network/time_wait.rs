@@ -5,6 +5,7 @@
 //! §3.10.7.4): acknowledge a FIN that comes again, and let go for a new SYN (RFC 9293 §3.10.7.4, RFC 1122 §4.2.2.13).
 
 use lcs_dataplane::headers::build::Packet;
+use lcs_dataplane::headers::options::{read_timestamps, timestamps};
 use lcs_dataplane::headers::tcp::{Tcp, flags};
 use lcs_dataplane::headers::{ethernet, ipv4, ipv6, parse, protocol};
 use lcs_dataplane::worker::Nanos;
@@ -87,7 +88,10 @@ impl TimeWaits {
         let mut reply = Packet::tcp(pair.0, pair.1, flags::ACK);
         reply.source_mac = ethernet::destination(frame);
         reply.destination_mac = ethernet::source(frame);
-        if let lcs_dataplane::headers::build::Transport::Tcp { seq, ack, .. } = &mut reply.transport {
+        if let lcs_dataplane::headers::build::Transport::Tcp { seq, ack, options, .. } = &mut reply.transport {
+            // As late as the peer knows of: no earlier than what was said before.
+            let stamps = read_timestamps(tcp.options());
+            options.extend(stamps.iter().flat_map(|(value, echo)| timestamps(*echo, *value)));
             *seq = tcp.ack().0;
             *ack = tcp.seq().0.wrapping_add(len as u32).wrapping_add(1);
         }

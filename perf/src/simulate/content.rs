@@ -115,6 +115,7 @@ impl Direct {
 
 struct Run {
     outcome: Outcome,
+    faults: bool,
     site: ContentSite,
     changes: Random,
     live: bool,
@@ -132,7 +133,7 @@ impl Run {
         let changed = if live { ", changed while it runs" } else { "" };
         let site = format!("{:?} {}{changed}", plan.base.forward, describe(&plan));
         let outcome = Outcome { seed, site, ..Outcome::default() };
-        Run { outcome, site: ContentSite::build(plan, clients), changes: random.fork(), live }
+        Run { outcome, faults, site: ContentSite::build(plan, clients), changes: random.fork(), live }
     }
 
     fn play(&mut self) -> Outcome {
@@ -160,6 +161,11 @@ impl Run {
             self.site.servers.iter().zip(healths).filter(|s| s.1.2 == Health::Lives).map(|(id, _)| *id).collect();
         let repeated = self.repeated();
         ends(&self.site.net, &self.site.clients, &living, repeated, &mut outcome);
+        let hosts = self.site.clients.iter().chain(&living);
+        let stale: u64 = hosts.filter_map(|host| Some(self.site.net[*host].monitor()?.stale)).sum();
+        if stale > 0 && !self.faults {
+            outcome.problems.push(format!("{stale} segments would have been dropped for the age of their time stamps"));
+        }
         outcome
     }
 
@@ -356,6 +362,8 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
     if plan.binding.scheme.pool().is_none() && more.chance(0.3) {
         plan.binding.switching = Switching::Connection;
     }
+    let may = matches!(plan.binding.scheme, Scheme::Delayed | Scheme::Pooled(_)) && plan.base.server_tcp.timestamps;
+    plan.binding.timestamps = may && scheme.chance(0.7);
     plan
 }
 
@@ -505,12 +513,13 @@ fn describe(plan: &ContentPlan) -> String {
         })
         .collect();
     format!(
-        "over {}, {:?}, {:?} by {:?}, {:?}, {} workers, groups {groups:?}, wires {:?} and {:?}",
+        "over {}, {:?}, {:?} by {:?}, {:?}, {}, {} workers, groups {groups:?}, wires {:?} and {:?}",
         if base.v6 { "IPv6" } else { "IPv4" },
         base.scheduler,
         plan.binding.scheme,
         plan.binding.switching,
         plan.binding.syn,
+        if plan.binding.timestamps { "timestamps" } else { "no timestamps" },
         base.workers,
         plan.client_wire,
         plan.server_wire,

@@ -50,6 +50,8 @@ pub(crate) struct Arrival {
     /// Offset of the payload in the frame, and its length.
     pub(crate) payload: usize,
     pub(crate) len: usize,
+    /// Value and echo of its timestamps option.
+    pub(crate) stamps: Option<(u32, u32)>,
 }
 
 impl Arrival {
@@ -176,6 +178,8 @@ pub(crate) struct Binding {
     /// The last acknowledgement and window of the client, in its own terms.
     pub(crate) client_ack: u32,
     pub(crate) client_window: u16,
+    /// A segment of the client's that was next in order has been read: older ones are told by their timestamps.
+    pub(crate) in_order: bool,
     /// IP and TCP header of the client's last segment with data, for rules that look at packets.
     pub(crate) header: Vec<u8>,
     /// What the director itself says to the client, from number `out_start` (of the client's receiving space) on.
@@ -258,6 +262,7 @@ impl Default for Binding {
             uncut: false,
             client_ack: 0,
             client_window: 0,
+            in_order: false,
             header: Vec::new(),
             out: Vec::new(),
             out_start: 0,
@@ -591,7 +596,7 @@ mod tests {
             let mut feed = |from: usize, to: usize| {
                 let to = to.min(request.len());
                 let from = from.min(to);
-                let a = Arrival { flags: 0, seq: start.wrapping_add(from as u32), ack: 0, window: 0, payload: 0, len: to - from };
+                let a = Arrival { flags: 0, seq: start.wrapping_add(from as u32), ack: 0, window: 0, payload: 0, stamps: None, len: to - from };
                 b.take(&a, &request[from..to], to == request.len(), usize::MAX)
             };
             for (from, len) in cuts {
@@ -620,7 +625,7 @@ mod tests {
             let mut b = Binding { start, ..Binding::default() };
             for (from, to) in segments {
                 let seq = start.wrapping_add(from as u32);
-                let a = Arrival { flags: 0, seq, ack: 0, window: 0, payload: 0, len: to - from };
+                let a = Arrival { flags: 0, seq, ack: 0, window: 0, payload: 0, stamps: None, len: to - from };
                 let taken = b.take(&a, &request[from..to], to == request.len(), 300);
                 prop_assert!(matches!(taken, Taken::New | Taken::Ahead));
                 prop_assert!(b.holds() <= request.len());
@@ -652,11 +657,11 @@ mod tests {
     fn what_is_kept_is_bounded() {
         let mut b = Binding::default();
         for n in 0..100u32 {
-            let a = Arrival { flags: 0, seq: 2 + 2 * n, ack: 0, window: 0, payload: 0, len: 1 };
+            let a = Arrival { flags: 0, seq: 2 + 2 * n, ack: 0, window: 0, payload: 0, stamps: None, len: 1 };
             let taken = b.take(&a, b"x", false, 1000);
             assert_eq!(taken, if n < PIECES as u32 { Taken::Ahead } else { Taken::Gap });
         }
-        let far = Arrival { flags: 0, seq: 999, ack: 0, window: 0, payload: 0, len: 2 };
+        let far = Arrival { flags: 0, seq: 999, ack: 0, window: 0, payload: 0, stamps: None, len: 2 };
         assert_eq!(Binding::default().take(&far, b"yy", false, 1000), Taken::Gap, "beyond the room");
         assert_eq!(b.holds(), PIECES);
     }
@@ -664,7 +669,7 @@ mod tests {
     #[test]
     fn the_first_copy_wins() {
         let mut b = Binding::default();
-        let a = |seq: u32, len: usize| Arrival { flags: 0, seq, ack: 0, window: 0, payload: 0, len };
+        let a = |seq: u32, len: usize| Arrival { flags: 0, seq, ack: 0, window: 0, payload: 0, stamps: None, len };
         assert_eq!(b.take(&a(0, 3), b"abc", false, 100), Taken::New);
         assert_eq!(b.take(&a(1, 4), b"XYde", false, 100), Taken::New);
         assert_eq!(b.take(&a(0, 2), b"ZZ", false, 100), Taken::Old);

@@ -1,7 +1,8 @@
 //! What a worker keeps about connections that are switched by content: an entry for each while it lasts, a [`Binding`]
 //! while a request is being collected, decided and delivered, a [`Follow`] while the end of a message is being looked for.
 //!
-//! After a request has been delivered only the entry (64 bytes) stays beside the flow.
+//! After a request has been delivered only the entry (64 bytes) stays beside the flow, and where timestamps were agreed upon,
+//! these (36 bytes).
 
 mod binding;
 mod counts;
@@ -28,7 +29,7 @@ use crate::snapshot::Snapshot;
 use crate::tally::Tally;
 use lcs_dataplane::flow::{Addresses, Flow, Place};
 use lcs_dataplane::prefetch::prefetch_at;
-use lcs_dataplane::splice::{Cookies, Offer, Offsets};
+use lcs_dataplane::splice::{Cookies, Offer, Offsets, Stamps};
 use lcs_dataplane::worker::Nanos;
 use std::sync::Arc;
 
@@ -72,8 +73,10 @@ pub(crate) struct Entry {
     /// What the client's SYN offered: its MSS and window scale, and whether SACK blocks may be sent. With a guessed server,
     /// less what that one has refused.
     pub(crate) client_mss: u16,
-    client_scale: Option<u8>,
+    client_scale: u8,
     sack: bool,
+    /// Whether timestamps were agreed upon with the client: then they are in `Splices::stamps`.
+    pub(crate) stamped: bool,
     /// The window scale that the client was told.
     pub(crate) own_scale: u8,
     /// MSS toward its server.
@@ -92,6 +95,9 @@ pub(crate) struct Entry {
 /// What stands for a server's window that is not seen; no window is so large.
 const DIRECT: u8 = u8::MAX;
 
+/// `client_scale` of a client that has offered none.
+const NO_SCALE: u8 = u8::MAX;
+
 /// No connection's.
 const FREE: Entry = Entry {
     offsets: Offsets::NONE,
@@ -102,8 +108,9 @@ const FREE: Entry = Entry {
     legs: NIL,
     main: NIL,
     client_mss: 0,
-    client_scale: None,
+    client_scale: NO_SCALE,
     sack: false,
+    stamped: false,
     own_scale: OWN_SCALE,
     server_mss: 536,
     response_known: true,
@@ -115,12 +122,14 @@ const FREE: Entry = Entry {
 impl Entry {
     /// What the client's SYN offered.
     pub(crate) fn offer(&self) -> Offer {
-        Offer { mss: self.client_mss, scale: self.client_scale, sack: self.sack }
+        let scale = (self.client_scale != NO_SCALE).then_some(self.client_scale);
+        Offer { mss: self.client_mss, scale, sack: self.sack }
     }
 
     /// Notes what was offered, or is left of it.
     pub(crate) fn set_offer(&mut self, offer: Offer) {
-        (self.client_mss, self.client_scale, self.sack) = (offer.mss, offer.scale, offer.sack);
+        (self.client_mss, self.sack) = (offer.mss, offer.sack);
+        self.client_scale = offer.scale.unwrap_or(NO_SCALE);
     }
 
     /// Whether a segment on a connection from a pool belongs to the present request and its response, and is not the
@@ -197,6 +206,8 @@ enum Slot {
 #[derive(Debug)]
 pub struct Splices {
     entries: Vec<Entry>,
+    /// Timestamps of each entry that has them; none while no service agrees upon them.
+    stamps: Vec<Stamps>,
     used: usize,
     capacity: usize,
     slots: Vec<Slot>,
@@ -255,6 +266,7 @@ impl Splices {
     pub(crate) fn new(capacity: usize, seed: u64, workers: u8) -> Self {
         Splices {
             entries: Vec::new(),
+            stamps: Vec::new(),
             used: 0,
             capacity,
             slots: Vec::new(),
@@ -305,6 +317,11 @@ impl Splices {
             self.owners.reserve_exact(bindings);
             self.queues.reserve(bindings);
             self.wheel.reserve(bindings);
+        }
+        let stamped = |content: &Content| content.binding.timestamps;
+        let stamped = snapshot.services.iter().flatten().filter_map(|s| s.content.as_deref()).any(stamped);
+        if stamped && self.stamps.is_empty() {
+            self.stamps = vec![Stamps::default(); self.capacity];
         }
         if any && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];
@@ -395,8 +412,25 @@ impl Splices {
 
     /// The entries, for the fast path.
     #[inline(always)]
-    pub(crate) fn entries(&self) -> &[Entry] {
-        &self.entries
+    pub(crate) fn entries(&mut self) -> (&[Entry], &mut [Stamps]) {
+        (&self.entries, &mut self.stamps)
+    }
+
+    /// Gives an entry timestamps.
+    pub(crate) fn stamp(&mut self, entry: u32, stamps: Stamps) {
+        if let Some(s) = self.stamps.get_mut(entry as usize) {
+            *s = stamps;
+            self.entries[entry as usize].stamped = true;
+        }
+    }
+
+    /// The timestamps of an entry that has some.
+    #[inline]
+    pub(crate) fn stamps(&mut self, entry: u32) -> Option<&mut Stamps> {
+        if !self.entries.get(entry as usize)?.stamped {
+            return None;
+        }
+        self.stamps.get_mut(entry as usize)
     }
 
     #[inline]

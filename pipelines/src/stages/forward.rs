@@ -1,6 +1,6 @@
 //! Stage 5: what is rewritten, and where the frame goes.
 
-use super::bind::intact;
+use super::bind::{FAR_IN_POOL, intact};
 use super::connection::{Connections, followed, next_state};
 use super::fragmentation::{Cut, may_be_cut};
 use super::hold::Awaited;
@@ -10,10 +10,12 @@ use crate::splice::NIL;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
+use lcs_dataplane::headers::options::STAMPED_HEAD;
 use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
 use lcs_dataplane::prefetch::prefetch_at;
+use lcs_dataplane::splice::FARTHEST;
 use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
 
 /// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
@@ -58,14 +60,24 @@ fn simple(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 
     match path(c, batch, places.trailing_zeros() as usize % BURST) {
         NAT_V4 => simple_run::<NAT_V4>(c, batch, places, now),
         NAT_V6 => simple_run::<NAT_V6>(c, batch, places, now),
-        SPLICE_V4 => simple_run::<SPLICE_V4>(c, batch, places, now),
-        SPLICE_V6 => simple_run::<SPLICE_V6>(c, batch, places, now),
-        POOLED_V4 => simple_run::<POOLED_V4>(c, batch, places, now),
-        POOLED_V6 => simple_run::<POOLED_V6>(c, batch, places, now),
+        SPLICE_V4 => or_stamped::<SPLICE_V4, { SPLICE_V4 | STAMPED }>(c, batch, places, now),
+        SPLICE_V6 => or_stamped::<SPLICE_V6, { SPLICE_V6 | STAMPED }>(c, batch, places, now),
+        POOLED_V4 => or_stamped::<POOLED_V4, { POOLED_V4 | STAMPED }>(c, batch, places, now),
+        POOLED_V6 => or_stamped::<POOLED_V6, { POOLED_V6 | STAMPED }>(c, batch, places, now),
         DIRECT_V4 => simple_run::<DIRECT_V4>(c, batch, places, now),
         DIRECT_V6 => simple_run::<DIRECT_V6>(c, batch, places, now),
         TUNNEL_V4 => simple_run::<TUNNEL_V4>(c, batch, places, now),
         _ => places,
+    }
+}
+
+/// Frames of the way `HOW`, or, where the first of them is none, of the same way with timestamps: connections that have none
+/// never get that far.
+#[inline(always)]
+fn or_stamped<const HOW: u32, const WITH: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
+    match simple_run::<HOW>(c, batch, places, now) {
+        left if left == places && !c.splices.entries().1.is_empty() => simple_run::<WITH>(c, batch, places, now),
+        left => left,
     }
 }
 
@@ -83,6 +95,12 @@ const PATH: u32 = 0xffff
 const V6: u32 = (FlowFlags::V6 as u32) << 16;
 /// And the one that says that the connection to the server is from a pool.
 const POOLED: u32 = (FlowFlags::POOLED as u32) << 16;
+/// No bit of a path: segments have timestamps, and no other option.
+const STAMPED: u32 = 1 << 31;
+const STAMPED_V4: u32 = SPLICE_V4 | STAMPED;
+const STAMPED_V6: u32 = SPLICE_V6 | STAMPED;
+const POOLED_STAMPED_V4: u32 = POOLED_V4 | STAMPED;
+const POOLED_STAMPED_V6: u32 = POOLED_V6 | STAMPED;
 const NAT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED);
 const NAT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TRANSLATED | FlowFlags::V6);
 const SPLICE_V4: u32 =
@@ -105,7 +123,9 @@ const NEAR: usize = 64;
 fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
     let Connections { table, traffic, hops, outers, ident, splices, .. } = c;
     let (flows, v6) = table.flows_mut();
-    let (traffic, hops, outers, splices) = (&mut traffic[..], &**hops, &outers[..], splices.entries());
+    let (traffic, hops, outers, (splices, stamps)) = (&mut traffic[..], &**hops, &outers[..], splices.entries());
+    // How far a client's stamps may go until somebody looks.
+    let reach = if HOW & POOLED != 0 { FAR_IN_POOL } else { FARTHEST };
     let later = places & !batch.simple;
     let mut rest = places & batch.simple;
     // Up to the first frame that is not simple.
@@ -131,7 +151,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
         // Over IPv4 the flow may be a candidate that nobody has verified (`forward_found`); with it verified, this is true.
         let verified =
             HOW & V6 != 0 || flow.addresses[side] == batch.addresses[i] && flow.ports[side] == batch.ports[i];
-        if flow.summary() & PATH != HOW || !verified {
+        if flow.summary() & PATH != HOW & !STAMPED || !verified {
             break;
         }
         let frame = &mut batch.frames[i];
@@ -193,6 +213,87 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 ip[38..54].copy_from_slice(source);
                 tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
                 e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side));
+            }
+            STAMPED_V4 | POOLED_STAMPED_V4 => {
+                // As without timestamps, and these move as well.
+                let (Some(b), Some(e), Some(s)) = (
+                    frame.bytes_mut().first_chunk_mut::<66>(),
+                    splices.get(flow.extra as usize),
+                    stamps.get_mut(flow.extra as usize),
+                ) else {
+                    break;
+                };
+                let (ip, tcp) = b.split_at_mut(34);
+                let (Some(ip), Some((tcp, option))) = (ip.first_chunk_mut::<34>(), tcp.split_first_chunk_mut::<20>())
+                else {
+                    break;
+                };
+                let seq_end =
+                    u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end.wrapping_sub(66)));
+                let Some((head, option)) = option.split_first_chunk_mut::<4>() else { break };
+                let Some(option) = option.first_chunk_mut::<8>() else { break };
+                if e.binding != NIL || e.is_leg || !e.stamped || tcp[12] != 0x80 || *head != STAMPED_HEAD || end < 66 {
+                    break;
+                }
+                if !e.offsets.passes(side, seq_end) {
+                    break;
+                }
+                if side == Place::CLIENT
+                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
+                {
+                    break;
+                }
+                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
+                    break;
+                }
+                ip[..12].copy_from_slice(&hop.addresses);
+                ip[22] = ip[22].wrapping_sub(1);
+                let sum = u16::from_ne_bytes([ip[24], ip[25]]);
+                ip[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
+                ip[26..34].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
+                tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
+                let moved = s.translate(side, option);
+                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
+            }
+            STAMPED_V6 | POOLED_STAMPED_V6 => {
+                let (Some(b), Some(e), Some(s)) = (
+                    frame.bytes_mut().first_chunk_mut::<86>(),
+                    splices.get(flow.extra as usize),
+                    stamps.get_mut(flow.extra as usize),
+                ) else {
+                    break;
+                };
+                let (ip, tcp) = b.split_at_mut(54);
+                let (Some(ip), Some((tcp, option))) = (ip.first_chunk_mut::<54>(), tcp.split_first_chunk_mut::<20>())
+                else {
+                    break;
+                };
+                let seq_end =
+                    u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end.wrapping_sub(86)));
+                let Some((head, option)) = option.split_first_chunk_mut::<4>() else { break };
+                let Some(option) = option.first_chunk_mut::<8>() else { break };
+                if e.binding != NIL || e.is_leg || !e.stamped || tcp[12] != 0x80 || *head != STAMPED_HEAD || end < 86 {
+                    break;
+                }
+                if !e.offsets.passes(side, seq_end) {
+                    break;
+                }
+                if side == Place::CLIENT
+                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
+                {
+                    break;
+                }
+                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
+                    break;
+                }
+                let (source, destination) = v6.of(flow, 1 - side);
+                ip[..12].copy_from_slice(&hop.addresses);
+                ip[21] = ip[21].wrapping_sub(1);
+                ip[22..38].copy_from_slice(destination);
+                ip[38..54].copy_from_slice(source);
+                tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
+                let moved = s.translate(side, option);
+                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
             }
             DIRECT_V4 | DIRECT_V6 => {
                 // Direct routing: only the link-layer address changes (tutorial, slide 26).
@@ -296,7 +397,8 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
         return addressed(c, batch, i, &hop, too_long);
     }
     let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
-    let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(flow.extra).offsets);
+    let extra = flow.extra;
+    let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(extra).offsets);
     let done = match batch.kind[i] {
         Kind::Transport4 | Kind::First4 => translate_v4(&mut batch.frames[i], l3, l4, transport, flow, side),
         _ => {
@@ -311,7 +413,7 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     }
     if let Some(offsets) = spliced
         && let Some(segment) = batch.frames[i].bytes_mut().get_mut(usize::from(l4)..)
-        && !offsets.rewrite_with_options(side, segment, Difference::NONE)
+        && !offsets.rewrite_with_options(side, segment, Difference::NONE, c.splices.stamps(extra))
     {
         return Verdict::Drop(DropReason::BadHeader);
     }

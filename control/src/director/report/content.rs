@@ -55,6 +55,7 @@ pub(super) fn counts(view: &ServiceView<'_>, reports: &[Boxed]) -> Option<Conten
         forwarded: sum.forwarded.iter().map(|(slot, n)| of_server((slot, n))).collect(),
         answers: answers.collect(),
         refusals: refusals.collect(),
+        unstamped: sum.unstamped,
         queues: content.binding.queues.iter().zip(sum.queues).map(queue).collect(),
         migrations: content.binding.scheme.migrates().then_some(sum.migrations),
         guesses: (content.binding.scheme.guesses())

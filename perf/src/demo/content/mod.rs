@@ -2,6 +2,7 @@
 //!
 //! Both ways of playing them share this: [`root`] over kernel TCP, [`memory`] over the in-process network.
 
+mod clock;
 pub mod memory;
 pub mod root;
 pub mod session;
@@ -317,7 +318,8 @@ impl Content {
         text += match self {
             Content::PreallocateHit | Content::PreallocateHitDr => "binding = \"preallocate\"\nguess = \"client\"\n",
             Content::PreallocateMiss | Content::PreallocateMissDr => "binding = \"preallocate\"\nguess = \"server\"\n",
-            Content::Pooled => "binding = \"pooled\"\npool = { idle = 4 }\n",
+            Content::Pooled => "binding = \"pooled\"\npool = { idle = 4 }\ntimestamps = true\n",
+            Content::Keepalive | Content::Smtp => "timestamps = true\n",
             Content::FilterDr | Content::FilterTun => "binding = \"filter\"\n",
             _ => "",
         };
@@ -328,6 +330,11 @@ impl Content {
             let _ = writeln!(text, "guess-server = \"{}\"", names[0]);
         }
         text
+    }
+
+    /// Whether timestamps are agreed upon with clients.
+    fn stamped(self) -> bool {
+        matches!(self, Content::Pooled | Content::Keepalive | Content::Smtp)
     }
 
     /// Servers that must be sent something.

@@ -17,6 +17,7 @@ use lcs_pipelines::snapshot::Forward;
 use lcs_pipelines::tally::MigrationTally;
 use socket2::SockRef;
 
+use super::clock::Clock;
 use super::{Content, Conversation, Ear, GROUPS, RuleFile};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
@@ -116,6 +117,7 @@ pub fn play(
         director.wait_for_filters(bed.servers().len() as u64)?;
     }
     let conversations = content.conversations(&names);
+    let mut clock = if content.stamped() { Some(Clock::new(bed.client(), service)?) } else { None };
     narrator.step(format!("{} connections, every byte of every answer compared", conversations.len()));
     let mut scenario = Scenario {
         name: content.name().into(),
@@ -135,6 +137,9 @@ pub fn play(
         bytes += ear.bytes;
         for server in ear.answered.iter().filter(|s| !s.is_empty()) {
             *scenario.per_server.entry(server.clone()).or_default() += 1;
+        }
+        if let Some(clock) = &mut clock {
+            clock.look()?;
         }
         if let Err(why) = outcome {
             scenario.failed = scenario.failed.max(1);
@@ -168,6 +173,9 @@ pub fn play(
     let least = content.least_servers();
     let detail = format!("{:?}", scenario.per_server);
     check("rules send requests to different servers", if used >= least { Ok(detail) } else { Err(detail) });
+    if let Some(clock) = &clock {
+        check("over all servers the client sees one clock", clock.outcome());
+    }
     let stats = director.stats()?;
     if let Some((name, ok, detail)) = content.bound(&stats.services) {
         check(name, if ok { Ok(detail) } else { Err(detail) });

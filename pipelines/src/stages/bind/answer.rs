@@ -67,11 +67,12 @@ impl<P: Port> Desk<'_, P> {
         let offer = self.c.splices.get(b.entry).offer();
         let window = usize::from(b.client_window) << offer.scale.unwrap_or(0);
         let own = self.own_window(flow, b.buffer.len(), b.entry);
+        let mss = usize::from(offer.mss).saturating_sub(self.stamped_bytes(b.entry)).max(1);
         let all = b.out.len() + usize::from(b.out_fin);
         while b.out_sent < all {
             let from = b.out_sent.min(b.out.len());
             let room = window.saturating_sub(b.out_sent).max(usize::from(b.out_sent == 0));
-            let n = (b.out.len() - from).min(usize::from(offer.mss)).min(room);
+            let n = (b.out.len() - from).min(mss).min(room);
             let last = from + n == b.out.len();
             let fin = last && b.out_fin;
             if n == 0 && !fin {

@@ -127,6 +127,7 @@ impl<P: Port> Desk<'_, P> {
         e.offsets = Offsets::new(0, 0);
         e.response_known = false;
         e.until_close = false;
+        self.begin_stamps(flow, entry, s.forward);
         true
     }
 
@@ -140,7 +141,8 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn send_syn_as(&mut self, flow: u32, entry: u32, seq: u32, window: u16) {
         let offer = self.offer_to_server(flow, entry);
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
-        let ours = SynOptions { mss: Some(offer.mss), scale: offer.scale, sack: offer.sack, timestamps: false };
+        let timestamps = self.own_stamps(flow, Place::SERVER).map(|(value, _)| (value, 0));
+        let ours = SynOptions { mss: Some(offer.mss), scale: offer.scale, sack: offer.sack, timestamps };
         let mut options = [0; 40];
         let n = ours.write(&mut options);
         let segment = Segment { key, flags: SYN, seq, ack: 0, window, options: &options[..n], payload: &[] };
@@ -189,6 +191,13 @@ impl<P: Port> Desk<'_, P> {
     /// The server has answered: what it can do, and how its numbers become the client's.
     fn connected(&mut self, batch: &Batch, i: usize, a: &Arrival, flow: u32, b: &mut Binding) {
         let o = syn_options(batch, i);
+        if !self.join_stamps(flow, b.entry, o.timestamps) {
+            self.lacks_stamps(flow);
+            let server = self.c.table.get(flow).server;
+            self.reset_server(flow, b.start, a.seq.wrapping_add(1));
+            b.gave_up_on(server);
+            return self.next_server(flow, b);
+        }
         let offer = self.c.splices.get(b.entry).offer();
         let own_scale = self.c.splices.get(b.entry).own_scale as i8;
         let pooled = self.is_pooled(flow);
@@ -292,6 +301,10 @@ impl<P: Port> Desk<'_, P> {
         b.server_scale = server_scale(e);
         let first = e.offsets.limit[Place::SERVER];
         e.until_close = false;
+        if let Some(s) = self.c.splices.stamps(b.entry) {
+            s.restart();
+        }
+        let e = self.c.splices.get_mut(b.entry);
         if b.uncut {
             e.offsets.open = true;
             e.response_known = false;
@@ -313,7 +326,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
         let offsets = self.c.splices.get(b.entry).offsets;
         let (ack, window) = (self.ack_to_server(b), offsets.window(Place::CLIENT, b.client_window));
-        let mss = usize::from(b.server_mss.max(1));
+        let mss = usize::from(b.server_mss).saturating_sub(self.stamped_bytes(b.entry)).max(1);
         for (from, bytes) in b.ahead() {
             let end = from.wrapping_sub(b.start) as usize + bytes.len();
             if !b.uncut && end as u64 > b.cut {

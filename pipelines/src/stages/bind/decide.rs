@@ -210,6 +210,12 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & ACK == 0 {
             return Verdict::Drop(DropReason::OutOfWindow);
         }
+        if self.is_old(a, b) {
+            if b.may_ack {
+                self.acknowledge(flow, b);
+            }
+            return Verdict::Drop(DropReason::OutOfWindow);
+        }
         if self.is_ahead(flow, a.ack, b) {
             // RFC 9293 §3.10.7.4: of what was never sent; its data does not count either.
             if b.may_ack {
@@ -223,6 +229,9 @@ impl<P: Port> Desk<'_, P> {
         if advances >= 0 {
             b.client_ack = a.ack;
             b.client_window = a.window;
+            if a.seq.wrapping_sub(b.next()) as i32 <= 0 {
+                self.read_stamps(a, b);
+            }
             self.settle(flow, b);
         }
         if b.out_pending() && b.acknowledge_out(a.ack) {

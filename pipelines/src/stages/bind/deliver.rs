@@ -33,10 +33,11 @@ impl<P: Port> Desk<'_, P> {
         let (ack, window) = (self.ack_to_server(b), offsets.window(Place::CLIENT, b.client_window));
         let total = b.to_send();
         let sendable = b.sendable();
+        let mss = usize::from(b.server_mss).saturating_sub(self.stamped_bytes(b.entry)).max(1);
         while b.sent < total {
             let from = (b.sent as usize).min(sendable);
             let room = (b.delivered + u64::from(b.server_window)).saturating_sub(b.sent) as usize;
-            let n = (sendable - from).min(usize::from(b.server_mss)).min(room);
+            let n = (sendable - from).min(mss).min(room);
             let last = from + n == sendable;
             let fin = last && b.sends_fin() && (room > n || sendable == from);
             if n == 0 && !fin {
@@ -134,6 +135,7 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & ACK != 0 {
             self.server_acknowledges(a, b);
         }
+        self.server_stamps(b.entry, a);
         let skipped = b.ack_floor.wrapping_sub(a.seq) as i32;
         if skipped < 0 {
             return Verdict::Drop(DropReason::OutOfOrder);

@@ -195,7 +195,7 @@ impl<P: Port> Desk<'_, P> {
         let e = *self.c.splices.get(entry);
         let offer = e.offer();
         let scale = offer.scale.map(|_| e.own_scale);
-        let ours = SynOptions { mss: None, scale, sack: offer.sack, timestamps: false };
+        let ours = SynOptions { mss: None, scale, sack: offer.sack, timestamps: None };
         let window = u16::try_from(self.room(self.c.table.get(flow).service)).unwrap_or(u16::MAX);
         self.send_syn_ack(flow, e.numbers[1], e.numbers[0].wrapping_add(1), window, ours);
         Verdict::Consume
@@ -212,7 +212,7 @@ impl<P: Port> Desk<'_, P> {
         entry: u32,
     ) -> Option<Verdict> {
         let first = self.c.splices.get(entry).numbers[0].wrapping_add(1);
-        if a.seq != first || a.flags & (FIN | URG) != 0 || !super::pass::is_plain(batch, i) {
+        if a.seq != first || a.flags & (FIN | URG) != 0 || !super::pass::is_plain(batch, i, false) {
             return None;
         }
         let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));

@@ -6,7 +6,7 @@
 //! standing for the director's.
 //!
 //! Only what every server can keep is passed on of the SYN's options (MSS, window scale, SACK), since another server may
-//! have to keep it.
+//! have to keep it. Timestamps are not: they would have to be the guessed server's, and the director's where it is wrong.
 
 use super::choose::candidates;
 use super::decide::is_up;
@@ -129,7 +129,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(key) = super::super::schedule::key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
         let (numbers, offer) = self.own_numbers(entry, &key);
         let slot = self.c.table.get(flow).service;
-        self.syn_ack(batch, i, slot, &key, numbers, offer)
+        self.syn_ack(batch, i, slot, &key, numbers, offer, None)
     }
 
     /// Gives a connection an initial number of the director's own.
@@ -271,12 +271,8 @@ impl<P: Port> Desk<'_, P> {
             self.detach(flow);
             if let Some(key) = self.c.table.keys(flow).map(|keys| keys.client) {
                 let (numbers, offer) = self.own_numbers(entry, &key);
-                let ours = SynOptions {
-                    mss: None,
-                    scale: offer.scale.map(|_| OWN_SCALE),
-                    sack: offer.sack,
-                    timestamps: false,
-                };
+                let ours =
+                    SynOptions { mss: None, scale: offer.scale.map(|_| OWN_SCALE), sack: offer.sack, timestamps: None };
                 let window = u16::try_from(self.room(self.c.table.get(flow).service)).unwrap_or(u16::MAX);
                 self.send_syn_ack(flow, numbers[1], numbers[0].wrapping_add(1), window, ours);
             }
@@ -300,7 +296,7 @@ impl<P: Port> Desk<'_, P> {
         e.offsets = Offsets::new(0, 0).with_shifts(0, theirs.unwrap_or(0) as i8 - e.own_scale as i8);
         e.offsets.limit = e.numbers.map(|n| n.wrapping_add(1));
         e.response_known = true;
-        let options = SynOptions { mss: o.mss, scale, sack: e.offer().sack, timestamps: false };
+        let options = SynOptions { mss: o.mss, scale, sack: e.offer().sack, timestamps: None };
         let ack = e.numbers[0].wrapping_add(1);
         self.send_syn_ack(flow, a.seq, ack, a.window, options);
     }

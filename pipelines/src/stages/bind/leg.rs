@@ -80,6 +80,7 @@ impl<P: Port> Desk<'_, P> {
         self.c.opened(beside, TcpState::Established, self.tick);
         self.c.table.get_mut(beside).flags.set(FlowFlags::ACTIVE, !pool);
         self.c.assign(beside, f.server, false);
+        self.set_stamps_aside(entry_number, leg, pool);
         let e = self.c.splices.get_mut(leg);
         e.offsets = entry.offsets;
         (e.server_mss, e.server_window) = (entry.server_mss, entry.server_window);
@@ -90,7 +91,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn unpark(&mut self, flow: u32, b: &Binding, leg: u32) -> bool {
         let l = *self.c.splices.get(leg);
         let shifts = (l.offsets.shift(Place::CLIENT), l.offsets.shift(Place::SERVER));
-        if !self.adopt(flow, b, leg, shifts, l.offsets.blank_sack) {
+        if !self.adopt(flow, b, leg, shifts, l.offsets.blank_sack, false) {
             return false;
         }
         self.c.close(l.flow);
@@ -98,8 +99,17 @@ impl<P: Port> Desk<'_, P> {
         true
     }
 
-    /// Gives a flow the server's side of a leg, whose own flow is left without. `false` when that is not possible.
-    pub(super) fn adopt(&mut self, flow: u32, b: &Binding, leg: u32, shifts: (i8, i8), blank_sack: bool) -> bool {
+    /// Gives a flow the server's side of a leg, whose own flow is left without. `pool`: it was another client's before.
+    /// `false` when that is not possible.
+    pub(super) fn adopt(
+        &mut self,
+        flow: u32,
+        b: &Binding,
+        leg: u32,
+        shifts: (i8, i8),
+        blank_sack: bool,
+        pool: bool,
+    ) -> bool {
         let l = *self.c.splices.get(leg);
         if self.c.table.move_server(l.flow, flow).is_err() {
             return false;
@@ -124,6 +134,7 @@ impl<P: Port> Desk<'_, P> {
         let e = self.c.splices.get_mut(b.entry);
         e.offsets = offsets;
         (e.server_mss, e.server_window) = (l.server_mss, l.server_window);
+        self.adopt_stamps(flow, b.entry, leg, pool);
         true
     }
 
@@ -163,6 +174,8 @@ impl<P: Port> Desk<'_, P> {
             }
             return Verdict::Consume;
         }
+        self.server_stamps(leg, a);
+        let on = Place::new(flow, Place::SERVER);
         let beyond = a.end().wrapping_sub(expected) as i32 > 0;
         if a.flags & FIN != 0 && a.end() == expected && self.c.splices.get(leg).until_close {
             // Closed by both ends.
@@ -176,7 +189,7 @@ impl<P: Port> Desk<'_, P> {
             // It closes, or says what nobody asked for: there is no client to tell.
             let ack = a.end().wrapping_add(u32::from(a.flags & FIN != 0));
             let segment = Segment { key, flags: RST | ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
-            let verdict = self.answer_in_place(batch, i, &segment);
+            let verdict = self.answer_on(batch, i, on, segment);
             self.close(flow);
             return verdict;
         }
@@ -184,7 +197,7 @@ impl<P: Port> Desk<'_, P> {
             // Sent again, or a probe (RFC 9293 §3.8.4).
             let window = LEG_WINDOW;
             let segment = Segment { key, flags: ACK, seq: next, ack: expected, window, options: &[], payload: &[] };
-            return self.answer_in_place(batch, i, &segment);
+            return self.answer_on(batch, i, on, segment);
         }
         Verdict::Consume
     }

@@ -24,10 +24,12 @@ mod queueing;
 mod recall;
 mod receive;
 mod release;
+mod stamps;
 mod sticky;
 mod timers;
 
 pub(crate) use path::told;
+pub(crate) use stamps::FAR_IN_POOL;
 
 use super::connection::Connections;
 use super::{forward, tunnel};
@@ -37,7 +39,7 @@ use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
-use lcs_dataplane::headers::options::SynOptions;
+use lcs_dataplane::headers::options::{SynOptions, read_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
@@ -102,7 +104,9 @@ fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
     let (l4, end) = (usize::from(batch.l4[i]), usize::from(batch.end[i]));
     let t = Tcp::parse(batch.frames[i].bytes().get(l4..end)?).ok()?;
     let payload = l4 + t.header_len();
-    Some(Arrival { flags: t.flags(), seq: t.seq().0, ack: t.ack().0, window: t.window(), payload, len: end - payload })
+    let (seq, ack, window) = (t.seq().0, t.ack().0, t.window());
+    let stamps = read_timestamps(t.options());
+    Some(Arrival { flags: t.flags(), seq, ack, window, payload, len: end - payload, stamps })
 }
 
 /// What a SYN, or the answer to one, says in its options.
@@ -251,6 +255,8 @@ impl<'d, P: Port> Desk<'d, P> {
     /// Sends a segment of the director's own to one side of a flow. Like a network, it may lose it: when there is no
     /// buffer, no next hop or no room in the ring, a time-out sends it again.
     fn send(&mut self, flow: u32, side: usize, segment: Segment<'_>) {
+        let mut room = [0; 40];
+        let segment = if segment.flags & SYN == 0 { self.with_stamps(flow, side, segment, &mut room) } else { segment };
         let f = self.c.table.get(flow);
         let tunnel = side == Place::SERVER && f.flags.has(FlowFlags::TUNNEL);
         let (row, server) = (f.next_hop[side & 1], f.server);
@@ -314,6 +320,13 @@ impl<'d, P: Port> Desk<'d, P> {
         Verdict::Forward
     }
 
+    /// The same for the connection of a flow, with its timestamps if it has some.
+    fn answer_on(&mut self, batch: &mut Batch, i: usize, place: Place, segment: Segment<'_>) -> Verdict {
+        let mut room = [0; 40];
+        let segment = self.with_stamps(place.flow(), place.side(), segment, &mut room);
+        self.answer_in_place(batch, i, &segment)
+    }
+
     /// A reset for a segment that belongs to no connection (RFC 9293 §3.10.7.1), in its place.
     fn refuse_in_place(&mut self, batch: &mut Batch, i: usize, a: &Arrival) -> Verdict {
         if a.flags & RST != 0 {
@@ -346,7 +359,8 @@ impl<'d, P: Port> Desk<'d, P> {
         };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);
-        self.answer_in_place(batch, i, &Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] })
+        let segment = Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] };
+        self.answer_on(batch, i, Place::new(flow, Place::CLIENT), segment)
     }
 
     /// Bytes of a request that are held for one connection of a service at most.
@@ -419,6 +433,9 @@ impl<'d, P: Port> Desk<'d, P> {
         self.c.table.detach_server(flow);
         self.c.unassign(flow);
         self.c.table.get_mut(flow).flags.set(FlowFlags::TRANSLATED, false);
+        if let Some(s) = self.c.splices.stamps(entry) {
+            s.leave();
+        }
     }
 
     /// Moves a connection's state as a segment from `side` moves it.
@@ -434,6 +451,13 @@ impl<'d, P: Port> Desk<'d, P> {
     /// Forwards a frame as the fast path would, with its numbers moved.
     fn pass(&mut self, batch: &mut Batch, i: usize, place: Place) -> Verdict {
         batch.flow[i] = place.0;
+        let entry = self.c.table.get(place.flow()).extra;
+        if place.side() == Place::CLIENT
+            && self.c.splices.get(entry).stamped
+            && let Some(a) = arrival(batch, i)
+        {
+            self.look_at_stamps(place.flow(), entry, &a);
+        }
         forward::forward_one(self.c, batch, i, self.tick)
     }
 

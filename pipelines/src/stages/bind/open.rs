@@ -1,8 +1,8 @@
 //! The handshake with the client, before any server is known.
 //!
 //! Only what can be kept is promised (SPLICING, Handshake with the client): an MSS that every path has, window scale
-//! (translated once the server's is known) and SACK (blanked where the server refuses it). Timestamps, MPTCP, TFO, MD5,
-//! AO and ECN are not echoed, so not negotiated.
+//! (translated once the server's is known), SACK (blanked where the server refuses it), and timestamps where the service says
+//! that all its servers know them. MPTCP, TFO, MD5, AO and ECN are not echoed, so not negotiated.
 
 use super::super::schedule::{key_of, may_send};
 use super::{Desk, syn_options};
@@ -55,12 +55,16 @@ impl<P: Port> Desk<'_, P> {
                     return verdict;
                 }
                 let isn = self.c.splices.cookies.make(&key, a.seq, offer, self.now);
+                let stamps = self.answers_stamps(content, &key, a.stamps);
                 if cookies {
                     self.c.splices.cookie_sent(batch.hash[i], self.now);
-                } else if let Err(reason) = self.enter(batch, i, slot, &key, [a.seq, isn], offer) {
-                    return Verdict::Drop(reason);
+                } else {
+                    match self.enter(batch, i, slot, &key, [a.seq, isn], offer) {
+                        Ok(flow) => self.stamp(flow, stamps),
+                        Err(reason) => return Verdict::Drop(reason),
+                    }
                 }
-                self.syn_ack(batch, i, slot, &key, [a.seq, isn], offer)
+                self.syn_ack(batch, i, slot, &key, [a.seq, isn], offer, stamps)
             }
             RST => Verdict::Drop(DropReason::NoFlow),
             flags if flags & SYN != 0 || flags & ACK == 0 => Verdict::Drop(DropReason::NoFlow),
@@ -82,6 +86,8 @@ impl<P: Port> Desk<'_, P> {
                 self.c.splices.cookies_good += 1;
                 match self.enter(batch, i, slot, &key, numbers, offer) {
                     Ok(flow) => {
+                        let stamps = self.brought_stamps(&key, a);
+                        self.stamp(flow, stamps);
                         let entry = self.c.table.get(flow).extra;
                         self.by_client(batch, i, a, flow, entry)
                     }
@@ -99,7 +105,8 @@ impl<P: Port> Desk<'_, P> {
         Offer { mss: options.mss.unwrap_or(default).max(64), scale: options.scale, sack: options.sack }
     }
 
-    /// Answers a SYN in its own frame.
+    /// Answers a SYN in its own frame. `stamps`: value and echo, where timestamps are agreed upon.
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn syn_ack(
         &mut self,
         batch: &mut Batch,
@@ -108,6 +115,7 @@ impl<P: Port> Desk<'_, P> {
         key: &Key,
         numbers: [u32; 2],
         offer: Offer,
+        stamps: Option<(u32, u32)>,
     ) -> Verdict {
         let Some(back) = Key::new(key.destination(), key.source()) else { return Verdict::Drop(DropReason::BadHeader) };
         let mut options = [0; 40];
@@ -115,7 +123,7 @@ impl<P: Port> Desk<'_, P> {
             mss: Some(self.own_mss(slot, batch.rx[i], matches!(key, Key::V6 { .. }))),
             scale: offer.scale.map(|_| OWN_SCALE),
             sack: offer.sack,
-            timestamps: false,
+            timestamps: stamps,
         };
         let n = ours.write(&mut options);
         // The window of a SYN is never scaled (RFC 7323 §2.2).
@@ -222,7 +230,12 @@ impl<P: Port> Desk<'_, P> {
             let key = super::super::schedule::key_of(batch, i)?;
             let (slot, offer) = (self.c.table.get(flow).service, self.c.splices.get(entry).offer());
             self.c.table.get_mut(flow).last_seen = self.tick;
-            return Some(self.syn_ack(batch, i, slot, &key, numbers, offer));
+            let stamped = self.c.splices.get(entry).stamped;
+            let stamps = self.content(slot).and_then(|c| self.answers_stamps(c, &key, a.stamps.filter(|_| stamped)));
+            // A SYN that comes again may have lost what the first one offered.
+            self.c.splices.get_mut(entry).stamped = false;
+            self.stamp(flow, stamps);
+            return Some(self.syn_ack(batch, i, slot, &key, numbers, offer, stamps));
         }
         if a.flags & ACK == 0 {
             return Some(Verdict::Drop(DropReason::NoFlow));
@@ -231,6 +244,9 @@ impl<P: Port> Desk<'_, P> {
             return Some(self.refuse_in_place(batch, i, a));
         }
         self.address_is_proven(flow);
+        if let (Some(stamps), true, Some(s)) = (a.stamps, a.seq == next, self.c.splices.stamps(entry)) {
+            s.read(stamps);
+        }
         if a.len == 0 && a.flags & FIN == 0 {
             // The handshake is done. A protocol in which the server speaks first is greeted at once.
             let greets = self

@@ -7,7 +7,7 @@ use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
-use lcs_dataplane::headers::options::only_sack;
+use lcs_dataplane::headers::options::only_known;
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
 use lcs_dataplane::headers::{Kind, ipv4, parse};
@@ -103,6 +103,10 @@ impl<P: Port> Desk<'_, P> {
             Tail { seq: next, from: a.payload + skipped as usize, at: next }
         };
         if in_body {
+            if !self.is_sure(entry, a) {
+                // The server could take other bytes in their place for the next ones.
+                return Verdict::Drop(DropReason::OutOfOrder);
+            }
             let rest = batch.frames[i].bytes().get(tail.from..end).unwrap_or(&[]);
             let Some((e, f)) = self.c.splices.follower(entry) else { return Verdict::Drop(DropReason::NoFlow) };
             let seen = f.request(rest, &mut e.offsets);
@@ -114,7 +118,13 @@ impl<P: Port> Desk<'_, P> {
                     let seq = next.wrapping_add(used as u32);
                     tail = Tail { seq, from: tail.from + used, at: seq };
                 }
-                Ok(_) => return self.pass_and_look(batch, i, place, entry),
+                Ok(_) => {
+                    let verdict = self.pass_and_look(batch, i, place, entry);
+                    if verdict == Verdict::Forward {
+                        self.refer(entry, a);
+                    }
+                    return verdict;
+                }
             }
         } else if self.is_filter(flow) {
             // Its next request comes in a message of the director's, which has read it.
@@ -147,7 +157,8 @@ impl<P: Port> Desk<'_, P> {
         // What has been read must be what the server takes: a segment that it might ignore would let another one, with the
         // same numbers and other bytes, pass unread.
         let acknowledges = a.flags & ACK != 0 && a.ack == e.offsets.seq(Place::SERVER, response_end);
-        if !acknowledges || a.flags & URG != 0 || !is_plain(batch, i) {
+        let stamped = e.stamped;
+        if !acknowledges || a.flags & URG != 0 || !is_plain(batch, i, stamped) || !self.is_sure(entry, a) {
             return None;
         }
         let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
@@ -184,6 +195,8 @@ impl<P: Port> Desk<'_, P> {
             e.offsets.limit[Place::CLIENT] = before;
             e.response_known = true;
             self.c.splices.unfollow(entry);
+        } else {
+            self.refer(entry, a);
         }
         Some(verdict)
     }
@@ -239,6 +252,9 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Drop(DropReason::RequestsFull);
         };
         b.start = tail.seq;
+        if tail.at == tail.seq {
+            self.read_stamps(a, &mut b);
+        }
         b.client_ack = a.ack;
         b.client_window = a.window;
         b.may_ack = false;
@@ -477,15 +493,15 @@ impl<P: Port> Desk<'_, P> {
 }
 
 /// Whether every server takes a frame's TCP segment if its numbers are right: it will arrive, and has no options that
-/// could make it be ignored.
-pub(super) fn is_plain(batch: &Batch, i: usize) -> bool {
+/// could make it be ignored; timestamps are looked at apart.
+pub(super) fn is_plain(batch: &Batch, i: usize, stamped: bool) -> bool {
     /// Routers that may stand before a server, with some to spare.
     const HOPS: u8 = 32;
     let (l3, l4) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]));
     let b = batch.frames[i].bytes();
     let (header, hops) = if matches!(batch.kind[i], Kind::Transport6) { (40, l3 + 7) } else { (20, l3 + 8) };
     let Some(Ok(t)) = b.get(l4..usize::from(batch.end[i])).map(Tcp::parse) else { return false };
-    l4 - l3 == header && b.get(hops).is_some_and(|n| *n >= HOPS) && only_sack(t.options())
+    l4 - l3 == header && b.get(hops).is_some_and(|n| *n >= HOPS) && only_known(t.options(), stamped)
 }
 
 /// Writes an acknowledgement number and a window into a segment.

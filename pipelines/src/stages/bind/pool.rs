@@ -9,6 +9,7 @@
 use super::super::schedule::{free_source, server_endpoint};
 use super::decide::is_up;
 use super::leg::LEG_WINDOW;
+use super::stamps::agrees;
 use super::{Desk, syn_options};
 use crate::command::Event;
 use crate::content::Pool;
@@ -21,7 +22,7 @@ use lcs_dataplane::headers::options::SynOptions;
 use lcs_dataplane::headers::protocol::TCP;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offer, Segment};
+use lcs_dataplane::splice::{Offer, Segment, Stamps};
 use lcs_dataplane::worker::Nanos;
 use lcs_dataplane::{DropReason, Verdict};
 use std::net::SocketAddr;
@@ -72,7 +73,8 @@ impl<P: Port> Desk<'_, P> {
         let e = self.c.splices.get(entry);
         let offer = e.offer();
         let v6 = self.c.table.get(e.flow).is_v6();
-        (offer.sack && offer.mss >= mss(pool, v6)).then_some(pool)
+        let same = e.stamped == self.content(service).is_some_and(agrees);
+        (same && offer.sack && offer.mss >= mss(pool, v6)).then_some(pool)
     }
 
     /// What the SYN to a server offers: what the client has offered, or what every client of a pool can do.
@@ -116,7 +118,8 @@ impl<P: Port> Desk<'_, P> {
             let Some(&Pooled { entry: leg, scale, sack, requests, mss, .. }) = self.c.splices.pools.get(id) else {
                 return false;
             };
-            if mss > self.c.splices.get(b.entry).offer().mss {
+            let e = self.c.splices.get(b.entry);
+            if mss > e.offer().mss || e.stamped != self.c.splices.get(leg).stamped {
                 // From before the setting was changed.
                 return false;
             }
@@ -125,7 +128,7 @@ impl<P: Port> Desk<'_, P> {
             let is_there = self.c.table.keys(beside).and_then(|keys| keys.server).is_some_and(|k| k.source() == to);
             let e = self.c.splices.get(b.entry);
             let (shifts, blank) = (shifts(e, scale), e.offer().sack && !sack);
-            if !is_there || !self.adopt(flow, b, leg, shifts, blank) {
+            if !is_there || !self.adopt(flow, b, leg, shifts, blank, true) {
                 self.end_leg(beside);
                 continue;
             }
@@ -246,7 +249,7 @@ impl<P: Port> Desk<'_, P> {
         let seq = e.offsets.seq(Place::CLIENT, e.numbers[0].wrapping_add(1));
         let ack = e.offsets.ack(Place::CLIENT, e.numbers[1].wrapping_add(1));
         let segment = Segment { key, flags: ACK, seq, ack, window: LEG_WINDOW, options: &[], payload: &[] };
-        self.answer_in_place(batch, i, &segment)
+        self.answer_on(batch, i, Place::new(flow, Place::SERVER), segment)
     }
 
     /// A client's segment on a connection from a pool, while nothing is being bound. `None`: it passes like any other.
@@ -398,6 +401,18 @@ impl<P: Port> Desk<'_, P> {
             }
             Doing::Opening if a.flags & (SYN | ACK | RST) == SYN | ACK => {
                 let o = syn_options(batch, i);
+                if o.timestamps.is_none() && self.c.splices.get(leg).stamped {
+                    self.lacks_stamps(flow);
+                    let ack = a.seq.wrapping_add(1);
+                    let segment =
+                        Segment { key, flags: RST | ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
+                    let verdict = self.answer_in_place(batch, i, &segment);
+                    self.opening_failed(service, connection.server, flow);
+                    return Some(verdict);
+                }
+                if let (Some((value, _)), Some(s)) = (o.timestamps, self.c.splices.stamps(leg)) {
+                    *s = Stamps::aside(0, s.said[Place::SERVER], value);
+                }
                 self.note_server(flow, leg, a.window, &o);
                 let ack = a.seq.wrapping_add(1);
                 self.c.splices.get_mut(leg).numbers[1] = ack;
@@ -411,7 +426,7 @@ impl<P: Port> Desk<'_, P> {
                 self.pool_tally(service).into_iter().for_each(|tally| tally.opened += 1);
                 let segment =
                     Segment { key, flags: ACK, seq: next, ack, window: LEG_WINDOW, options: &[], payload: &[] };
-                Some(self.answer_in_place(batch, i, &segment))
+                Some(self.answer_on(batch, i, Place::new(flow, Place::SERVER), segment))
             }
             Doing::Opening if a.flags & (ACK | RST) == ACK | RST => {
                 self.opening_failed(service, connection.server, flow);
@@ -421,7 +436,7 @@ impl<P: Port> Desk<'_, P> {
             Doing::Closing if a.flags & (FIN | RST) == FIN && a.len == 0 && a.seq == expected => {
                 let ack = expected.wrapping_add(1);
                 let segment = Segment { key, flags: ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
-                let verdict = self.answer_in_place(batch, i, &segment);
+                let verdict = self.answer_on(batch, i, Place::new(flow, Place::SERVER), segment);
                 self.c.close(flow);
                 Some(verdict)
             }
@@ -513,7 +528,9 @@ impl<P: Port> Desk<'_, P> {
         let since = |then: Nanos| self.now.saturating_sub(then);
         let v6 = self.c.table.get(self.c.splices.get(c.entry).flow).is_v6();
         let spare = idle > self.share(pool.idle) && since(c.since) >= pool.idle_timeout.as_nanos() as u64;
-        if spare || c.mss > mss(pool, v6) || since(c.opened) >= pool.lifetime.as_nanos() as u64 {
+        let stamped = self.content(c.service).is_some_and(agrees);
+        let other = c.mss > mss(pool, v6) || stamped != self.c.splices.get(c.entry).stamped;
+        if spare || other || since(c.opened) >= pool.lifetime.as_nanos() as u64 {
             return self.retire(id);
         }
         if since(c.asked) < pool.probe.as_nanos() as u64 {
@@ -574,6 +591,9 @@ impl<P: Port> Desk<'_, P> {
         f.extra = leg;
         f.flags.set(FlowFlags::TRANSLATED, true);
         f.flags.set(FlowFlags::SPLICED, true);
+        if self.content(service).is_some_and(agrees) {
+            self.stamp_ahead(flow, leg);
+        }
         self.c.opened(flow, TcpState::Established, self.tick);
         self.c.table.get_mut(flow).flags.set(FlowFlags::ACTIVE, false);
         self.c.assign(flow, server, true);

@@ -107,6 +107,7 @@ fn sample(seconds: u64) -> Sample {
         content: Some(ContentReport {
             application: "http".into(),
             switching: Switching::Request,
+            timestamps: false,
             file: "t.rules".into(),
             rules: 2,
             groups: vec![],

@@ -1,0 +1,413 @@
+//! Timestamps (RFC 7323), segment by segment: what the director agrees upon, what it says itself, and how one server's clock goes
+//! over into another's.
+
+mod director;
+
+use director::{CLIENT, Director, ISN, SERVICE, Sent};
+use lcs_dataplane::headers::options::{read_timestamps, timestamps};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
+use lcs_pipelines::command::{Acknowledgement, Command};
+use lcs_pipelines::content::{Binding, Pool, Scheme, SynPolicy};
+use lcs_pipelines::matching::{Action, Expr, Relation, Rule, Term, Value, Variable};
+use lcs_pipelines::snapshot::Forward;
+
+const A: &str = "10.0.0.1:8080";
+const B: &str = "10.0.0.2:8080";
+const MSS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 7, 1, 1, 4, 2];
+const FIRST: &[u8] = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+const OTHER: &[u8] = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n";
+const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+fn stamped() -> Binding {
+    Binding { timestamps: true, ..Binding::default() }
+}
+
+/// `/a` is for the first server, `/b` for the second.
+fn rules() -> Vec<Rule> {
+    ["/a", "/b"]
+        .into_iter()
+        .zip(0..)
+        .map(|(prefix, server)| Rule {
+            name: prefix.into(),
+            condition: Expr::Term(Term {
+                variable: Variable::Url,
+                relation: Relation::Prefix,
+                value: Value::Text(prefix.as_bytes().into()),
+                ignore_case: false,
+            }),
+            action: Action::Forward { server, queue: None },
+        })
+        .collect()
+}
+
+fn to(sent: &[Sent], end: &str) -> Vec<Sent> {
+    sent.iter().filter(|s| s.to.to_string() == end).cloned().collect()
+}
+
+fn stamps(s: &Sent) -> (u32, u32) {
+    read_timestamps(&s.options).unwrap_or_else(|| panic!("no timestamps: {s:?}"))
+}
+
+/// One end of a connection, with a clock, and what it has heard as a receiver knows it.
+struct End {
+    at: String,
+    peer: String,
+    seq: u32,
+    ack: u32,
+    clock: u32,
+    recent: u32,
+}
+
+impl End {
+    fn says(&self, d: &mut Director, flags: u8, payload: &[u8]) -> Vec<Sent> {
+        let stamps = timestamps(self.clock, self.recent);
+        d.says(&self.at, &self.peer, flags, self.seq, self.ack, &stamps, payload)
+    }
+
+    /// The same, and its bytes are counted.
+    fn sends(&mut self, d: &mut Director, payload: &[u8]) -> Vec<Sent> {
+        let sent = self.says(d, ACK | PSH, payload);
+        self.seq = self.seq.wrapping_add(payload.len() as u32);
+        sent
+    }
+
+    /// Takes what of these is for it: the bytes. None may be too old (RFC 7323 §5.3), nor echo what was not said.
+    fn takes(&mut self, sent: &[Sent]) -> Vec<u8> {
+        let mut bytes = vec![];
+        for s in to(sent, &self.at).iter().filter(|s| s.from.to_string() == self.peer) {
+            let (value, echo) = stamps(s);
+            assert!(value.wrapping_sub(self.recent) as i32 >= 0, "{value} after {}: {s:?}", self.recent);
+            assert!(self.clock.wrapping_sub(echo) < 1 << 24, "{echo} is none of {}", self.clock);
+            self.recent = value;
+            assert_eq!(s.seq, self.ack, "{s:?}");
+            self.ack = self.ack.wrapping_add(s.payload.len() as u32 + u32::from(s.flags & (SYN | FIN) != 0));
+            bytes.extend(&s.payload);
+        }
+        bytes
+    }
+
+    /// A client after its handshake.
+    fn client(d: &mut Director, at: &str, isn: u32, clock: u32) -> End {
+        let options = [MSS, &timestamps(clock, 0)].concat();
+        let answer = d.says(at, SERVICE, SYN, isn, 0, &options, b"");
+        assert_eq!((answer.len(), answer[0].flags), (1, SYN | ACK));
+        let (value, echo) = stamps(&answer[0]);
+        assert_eq!(echo, clock);
+        let (seq, ack) = (isn.wrapping_add(1), answer[0].seq.wrapping_add(1));
+        let c = End { at: at.into(), peer: SERVICE.into(), seq, ack, clock, recent: value };
+        assert!(c.says(d, ACK, b"").is_empty());
+        c
+    }
+
+    /// A server that answers the SYN that is among these, which has stamps; and what follows.
+    fn server(d: &mut Director, sent: &[Sent], at: &str, isn: u32, clock: u32) -> (End, Vec<Sent>) {
+        let syn = sent.iter().find(|s| s.flags == SYN && s.to.to_string() == at).expect("a server is asked").clone();
+        let (value, echo) = stamps(&syn);
+        assert_eq!(echo, 0);
+        let (seq, ack) = (isn.wrapping_add(1), syn.seq.wrapping_add(1));
+        let s = End { at: at.into(), peer: syn.from.to_string(), seq, ack, clock, recent: value };
+        let options = [MSS, &timestamps(clock, value)].concat();
+        let sent = d.says(at, &s.peer, SYN | ACK, isn, ack, &options, b"");
+        // A listener does not take the end of the handshake with another echo than that of its answer.
+        let first = to(&sent, at);
+        assert!(first.iter().all(|s| stamps(s).1 == clock), "{first:?}");
+        (s, sent)
+    }
+}
+
+/// One request and its response, acknowledged.
+fn exchange(d: &mut Director, c: &mut End, s: &mut End, asked: &[Sent], request: &[u8]) {
+    assert_eq!(s.takes(asked), request, "{asked:?}");
+    let back = s.sends(d, RESPONSE);
+    assert_eq!(c.takes(&back), RESPONSE, "{back:?}");
+    let told = c.says(d, ACK, b"");
+    let told = to(&told, &s.at);
+    assert_eq!((told.len(), stamps(&told[0])), (1, (stamps(&told[0]).0, s.clock)), "the echo is the server's own");
+    s.recent = stamps(&told[0]).0;
+}
+
+#[test]
+fn both_ends_see_one_clock_each() {
+    for syn in [SynPolicy::State, SynPolicy::Cookie] {
+        for clock in [5, u32::MAX - 40] {
+            let mut d = Director::with(Binding { syn, ..stamped() }, &rules());
+            let mut c = End::client(&mut d, CLIENT, ISN, clock);
+            let begun = c.recent;
+            d.passes(100);
+            c.clock = c.clock.wrapping_add(100);
+            let sent = c.sends(&mut d, FIRST);
+            let told = to(&sent, CLIENT);
+            assert_eq!(stamps(&told[0]).1, c.clock);
+            assert_eq!(stamps(&told[0]).0, begun.wrapping_add(100), "milliseconds");
+            c.takes(&told);
+            let (mut s, sent) = End::server(&mut d, &sent, A, 5000, 77_000_000);
+            assert_eq!(s.recent, c.clock, "the client's own clock");
+            exchange(&mut d, &mut c, &mut s, &sent, FIRST);
+            assert_eq!(c.recent, begun.wrapping_add(100), "the server's begins where the director's was");
+            // On the fast path from here on: the option in its usual place, somewhere else, and with a full header.
+            for ahead in [&[][..], &[3, 3, 7], &[1, 1, 253, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+                (c.clock, s.clock) = (c.clock.wrapping_add(7), s.clock.wrapping_add(7));
+                let mut options = [ahead, &timestamps(c.clock, c.recent)[2..]].concat();
+                options.resize(options.len().next_multiple_of(4), 1);
+                if ahead.len() > 10 {
+                    options.resize(40, 0);
+                }
+                let passed = d.says(CLIENT, SERVICE, ACK, c.seq, c.ack, &options, b"");
+                assert_eq!((passed.len(), stamps(&passed[0])), (1, (c.clock, s.clock - 7)), "{passed:?}");
+                s.recent = c.clock;
+                let back = s.says(&mut d, ACK, b"");
+                assert_eq!((back.len(), stamps(&back[0])), (1, (c.recent.wrapping_add(7), c.clock)));
+                c.takes(&back);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_does_not_offer_them_gets_none_and_a_service_that_does_not_know_them_gives_none() {
+    for (binding, options) in [(stamped(), vec![]), (Binding::default(), timestamps(9, 0).to_vec())] {
+        let mut d = Director::with(binding, &rules());
+        let answer = d.says(CLIENT, SERVICE, SYN, ISN, 0, &[MSS, &options].concat(), b"");
+        assert_eq!(read_timestamps(&answer[0].options), None);
+        let (seq, ack) = (ISN.wrapping_add(1), answer[0].seq.wrapping_add(1));
+        let sent = d.says(CLIENT, SERVICE, ACK | PSH, seq, ack, &[], FIRST);
+        assert!(!sent.is_empty() && sent.iter().all(|s| read_timestamps(&s.options).is_none()), "{sent:?}");
+    }
+}
+
+#[test]
+fn a_syn_that_comes_again_without_them_takes_them_back() {
+    let mut d = Director::with(stamped(), &rules());
+    let first = d.says(CLIENT, SERVICE, SYN, ISN, 0, &[MSS, &timestamps(9, 0)].concat(), b"");
+    assert!(read_timestamps(&first[0].options).is_some());
+    let second = d.says(CLIENT, SERVICE, SYN, ISN, 0, MSS, b"");
+    assert_eq!((second[0].seq, read_timestamps(&second[0].options)), (first[0].seq, None));
+    let (seq, ack) = (ISN.wrapping_add(1), second[0].seq.wrapping_add(1));
+    let sent = d.says(CLIENT, SERVICE, ACK | PSH, seq, ack, &[], FIRST);
+    assert!(sent.iter().any(|s| s.flags == SYN) && sent.iter().all(|s| read_timestamps(&s.options).is_none()));
+}
+
+#[test]
+fn a_cookie_brings_them_back_only_with_the_directors_own_clock() {
+    for forged in [0, 1, 200_000] {
+        let mut d = Director::with(Binding { syn: SynPolicy::Cookie, ..stamped() }, &rules());
+        let answer = d.says(CLIENT, SERVICE, SYN, ISN, 0, &[MSS, &timestamps(9, 0)].concat(), b"");
+        let echo = stamps(&answer[0]).0.wrapping_add(forged);
+        let (seq, ack) = (ISN.wrapping_add(1), answer[0].seq.wrapping_add(1));
+        let sent = d.says(CLIENT, SERVICE, ACK | PSH, seq, ack, &timestamps(10, echo), FIRST);
+        let syn = sent.iter().find(|s| s.flags == SYN).unwrap();
+        assert_eq!(read_timestamps(&syn.options).is_some(), forged == 0);
+    }
+}
+
+#[test]
+fn a_server_without_them_is_passed_over_and_counted() {
+    // The rule allows both servers.
+    let mut d = Director::with(stamped(), &[]);
+    let mut c = End::client(&mut d, CLIENT, ISN, 1_000);
+    let sent = c.sends(&mut d, FIRST);
+    c.takes(&to(&sent, CLIENT));
+    let (mut sent, mut asked) = (sent, vec![]);
+    for n in 0..2 {
+        let syn = sent.iter().find(|s| s.flags == SYN).unwrap_or_else(|| panic!("{n}: {sent:?}")).clone();
+        let server = syn.to.to_string();
+        sent = d.says(&server, CLIENT, SYN | ACK, 5000, syn.seq.wrapping_add(1), MSS, b"");
+        let reset = &to(&sent, &server)[0];
+        assert_eq!((reset.flags & RST, reset.seq, reset.ack), (RST, syn.seq.wrapping_add(1), 5001));
+        asked.push(server);
+    }
+    asked.sort();
+    assert_eq!(asked, [A, B]);
+    let answer = c.takes(&to(&sent, CLIENT));
+    assert!(answer.starts_with(b"HTTP/1.1 503 "), "{:?}", String::from_utf8_lossy(&answer));
+    // Sent again while nobody acknowledges it, by a clock that goes on.
+    let again: Vec<Sent> = (0..100).flat_map(|_| d.passes(20)).collect();
+    let (value, echo) = stamps(&to(&again, CLIENT)[0]);
+    assert!(value.wrapping_sub(c.recent) > 100 && value.wrapping_sub(c.recent) < 2_001 && echo == 1_000);
+    let Acknowledgement::Report(report) = d.worker.command(Command::Report(Box::default()), d.now) else {
+        panic!("a report")
+    };
+    assert_eq!(report.content.services[0].as_ref().map(|tally| tally.unstamped), Some(2));
+}
+
+#[test]
+fn one_server_after_another_is_one_clock_to_the_client() {
+    for forward in [Forward::Nat, Forward::FullNat] {
+        // Clocks far apart, one behind its wrap, and one that runs a thousand times as fast.
+        for (a_clock, b_clock, rate) in [(10, 4_000_000_000, 1), (u32::MAX - 20, 5, 1), (7, 7, 1_000_000)] {
+            let mut d = Director::behind(forward, stamped(), &rules());
+            let mut c = End::client(&mut d, CLIENT, ISN, u32::MAX - 9);
+            let sent = c.sends(&mut d, FIRST);
+            c.takes(&to(&sent, CLIENT));
+            let (mut a, sent) = End::server(&mut d, &sent, A, 5_000, a_clock);
+            exchange(&mut d, &mut c, &mut a, &sent, FIRST);
+            a.clock = a.clock.wrapping_add(rate);
+            // What the server says of itself moves the client's clock on without a byte.
+            let back = a.says(&mut d, ACK, b"");
+            c.takes(&back);
+            d.passes(50);
+            c.clock = c.clock.wrapping_add(50);
+            let sent = c.sends(&mut d, OTHER);
+            let parked = to(&sent, A);
+            assert!(parked.iter().all(|s| s.flags & RST == 0));
+            c.takes(&to(&sent, CLIENT));
+            let (mut b, sent) = End::server(&mut d, &sent, B, 9_000_000, b_clock);
+            exchange(&mut d, &mut c, &mut b, &sent, OTHER);
+            b.clock = b.clock.wrapping_add(60);
+            // A late word of the first server does not come through, and gets an answer in its own numbers.
+            a.clock = a.clock.wrapping_add(5 * rate);
+            let late = d.says(A, &a.peer, ACK, a.seq.wrapping_sub(1), a.ack, &timestamps(a.clock, a.recent), b"");
+            assert_eq!((late.len(), late[0].to.to_string()), (1, A.into()));
+            assert_eq!(stamps(&late[0]).1, a.clock);
+            assert!(stamps(&late[0]).0.wrapping_sub(a.recent) < 1_000);
+            a.recent = stamps(&late[0]).0;
+            // And back to it: its clock and the client's go on, over the connection that was kept.
+            d.passes(50);
+            c.clock = c.clock.wrapping_add(50);
+            a.clock = a.clock.wrapping_add(100);
+            let sent = c.sends(&mut d, FIRST);
+            c.takes(&to(&sent, CLIENT));
+            assert!(sent.iter().all(|s| s.flags != SYN), "{sent:?}");
+            exchange(&mut d, &mut c, &mut a, &to(&sent, A), FIRST);
+            let sent = c.says(&mut d, FIN | ACK, b"");
+            assert_eq!(stamps(&to(&sent, A)[0]).1, a.clock);
+        }
+    }
+}
+
+#[test]
+fn what_is_held_is_sent_again_with_stamps_and_selective_acknowledgements_beside_them() {
+    let mut d = Director::with(stamped(), &rules());
+    let mut c = End::client(&mut d, CLIENT, ISN, 500);
+    // Three pieces with gaps before them: three blocks and the stamps fill the header.
+    let at = |n: usize| c.seq.wrapping_add(n as u32);
+    let mut told = vec![];
+    for from in [20, 12, 4] {
+        let option = timestamps(500 + from as u32, c.recent);
+        told = d.says(CLIENT, SERVICE, ACK, at(from), c.ack, &option, &FIRST[from..from + 2]);
+    }
+    assert_eq!(told[0].options.len(), 40);
+    assert_eq!(stamps(&told[0]).1, 500, "what came in order last");
+    // In its place at last, and older than those that were before their time; then a copy from before everything.
+    c.clock = 501;
+    let sent = c.sends(&mut d, FIRST);
+    let old = d.says(CLIENT, SERVICE, ACK, c.seq, c.ack, &timestamps(499, c.recent), b"x");
+    let old = to(&old, CLIENT);
+    assert_eq!((old.len(), old[0].ack), (1, c.seq), "acknowledged, and not taken: {old:?}");
+    let (mut s, delivered) = End::server(&mut d, &sent, A, 5_000, 90);
+    assert_eq!(s.takes(&delivered), FIRST);
+    let again: Vec<Sent> = (0..120).flat_map(|_| d.passes(20)).collect();
+    let again: Vec<Sent> = again.into_iter().filter(|s| !s.payload.is_empty()).collect();
+    assert!(!again.is_empty() && again.iter().all(|s| s.payload == FIRST && stamps(s) == (501, 90)), "{again:?}");
+}
+
+#[test]
+fn segments_of_the_directors_own_leave_room_for_them() {
+    let mut d = Director::with(stamped(), &rules());
+    let mut c = End::client(&mut d, CLIENT, ISN, 500);
+    let mut request = b"GET /a HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+    request.resize(1456, b'x');
+    request.extend(b"\r\n\r\n");
+    let half = request.len() / 2;
+    c.sends(&mut d, &request[..half]);
+    let sent = c.sends(&mut d, &request[half..]);
+    let (mut s, delivered) = End::server(&mut d, &sent, A, 5_000, 90);
+    assert!(delivered.iter().all(|s| s.payload.len() + s.options.len() <= 1460));
+    assert_eq!(s.takes(&delivered), request);
+}
+
+#[test]
+fn what_a_server_may_ignore_for_its_age_does_not_open_the_way_for_other_bytes() {
+    let other = b"GET /a?ok=no&and=something HTTP/1.1\r\nHost: x\r\n\r\n";
+    let good = b"GET /a?ok=yes&or=something HTTP/1.1\r\nHost: x\r\n\r\n";
+    assert_eq!(other.len(), good.len());
+    let steps = [0u32.wrapping_sub(1), 0u32.wrapping_sub(1 << 20), 1 << 31, (1 << 31) - 1, 0x4000_0000];
+    for first in steps {
+        for second in steps {
+            let mut d = Director::with(stamped(), &rules());
+            let mut c = End::client(&mut d, CLIENT, ISN, 5_000);
+            let sent = c.sends(&mut d, FIRST);
+            c.takes(&to(&sent, CLIENT));
+            let (mut a, sent) = End::server(&mut d, &sent, A, 5_000, 90);
+            exchange(&mut d, &mut c, &mut a, &sent, FIRST);
+            // One that the server does not accept, for its number, moves nothing there; and one with the request.
+            let far = c.seq.wrapping_sub(1 << 20);
+            d.says(CLIENT, SERVICE, ACK, far, c.ack, &timestamps(5_000u32.wrapping_add(first), c.recent), b"");
+            let stamp = 5_000u32.wrapping_add(first).wrapping_add(second);
+            let one = d.says(CLIENT, SERVICE, ACK | PSH, c.seq, c.ack, &timestamps(stamp, c.recent), good);
+            let two = d.says(CLIENT, SERVICE, ACK | PSH, c.seq, c.ack, &timestamps(5_001, c.recent), other);
+            // As the server knows it: what is not too old, in order.
+            let mut heard = vec![];
+            for s in to(&[one, two].concat(), A) {
+                if stamps(&s).0.wrapping_sub(a.recent) as i32 >= 0 && s.seq == a.ack {
+                    heard.extend(&s.payload);
+                    a.ack = a.ack.wrapping_add(s.payload.len() as u32);
+                }
+            }
+            assert!(!heard.starts_with(other), "{first:x} {second:x}");
+        }
+    }
+}
+
+#[test]
+fn clients_of_a_pool_are_one_clock_to_a_server() {
+    let scheme = Scheme::Pooled(Pool { idle: 0, ..Pool::default() });
+    let mut d = Director::behind(Forward::FullNat, Binding { scheme, ..stamped() }, &rules());
+    let mut server: Option<End> = None;
+    for (n, clock) in [(1u16, 3_000_000_000u32), (2, 7), (3, u32::MAX - 3), (4, 1 << 31)] {
+        let at = format!("192.0.2.{n}:{}", 1000 + n);
+        let mut c = End::client(&mut d, &at, u32::from(n) * 99, clock);
+        let sent = c.sends(&mut d, FIRST);
+        c.takes(&to(&sent, &at));
+        let (mut s, asked) = match server.take() {
+            None => End::server(&mut d, &sent, A, 5_000, u32::MAX - 30),
+            Some(s) => {
+                assert!(sent.iter().all(|s| s.flags != SYN), "{sent:?}");
+                (s, sent)
+            }
+        };
+        s.clock = s.clock.wrapping_add(20);
+        // The server's own clock measures what comes back; the director's what it hears.
+        assert_eq!(s.takes(&asked), FIRST);
+        let back = s.sends(&mut d, RESPONSE);
+        assert_eq!(c.takes(&back), RESPONSE);
+        assert_eq!(stamps(&to(&back, &at)[0]).1, clock);
+        c.clock = c.clock.wrapping_add(5);
+        s.takes(&c.says(&mut d, ACK, b""));
+        // A keep-alive of the server's is answered in between.
+        s.clock = s.clock.wrapping_add(20);
+        let probe = d.says(A, &s.peer, ACK, s.seq.wrapping_sub(1), s.ack, &timestamps(s.clock, s.recent), b"");
+        assert_eq!(s.takes(&probe), b"");
+        d.passes(30);
+        server = Some(s);
+    }
+    // Who has none gets a connection of its own.
+    let answer = d.says("192.0.2.9:9", SERVICE, SYN, 1, 0, MSS, b"");
+    let sent = d.says("192.0.2.9:9", SERVICE, ACK | PSH, 2, answer[0].seq.wrapping_add(1), &[], FIRST);
+    let syn = sent.iter().find(|s| s.flags == SYN).expect("another connection");
+    assert_eq!(read_timestamps(&syn.options), None);
+}
+
+#[test]
+fn a_client_whose_clock_runs_away_keeps_its_connection() {
+    let scheme = Scheme::Pooled(Pool { idle: 0, ..Pool::default() });
+    let mut d = Director::behind(Forward::FullNat, Binding { scheme, ..stamped() }, &rules());
+    let mut c = End::client(&mut d, CLIENT, ISN, 9);
+    let sent = c.sends(&mut d, FIRST);
+    c.takes(&to(&sent, CLIENT));
+    let (mut s, asked) = End::server(&mut d, &sent, A, 5_000, 90);
+    assert_eq!(s.takes(&asked), FIRST);
+    // In the middle of its response, a stamp from far ahead, which the server believes.
+    let back = s.sends(&mut d, &RESPONSE[..20]);
+    c.takes(&back);
+    c.clock = 9 + (1 << 30);
+    let told = c.says(&mut d, ACK, b"");
+    assert_eq!(to(&told, A).len(), 1);
+    s.takes(&told);
+    let back = s.sends(&mut d, &RESPONSE[20..]);
+    c.takes(&back);
+    c.says(&mut d, ACK, b"");
+    let mut next = End::client(&mut d, "192.0.2.7:7", 5, 100);
+    let sent = next.sends(&mut d, FIRST);
+    assert!(sent.iter().any(|s| s.flags == SYN && s.to.to_string() == A), "{sent:?}");
+}
