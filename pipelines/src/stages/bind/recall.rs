@@ -43,7 +43,10 @@ impl<P: Port> Desk<'_, P> {
     /// Whether a connection is a filter's whose requests are decided one by one.
     pub(super) fn is_led(&self, flow: u32) -> bool {
         let f = self.c.table.get(flow);
-        f.flags.has(FlowFlags::SPLICED) && !f.flags.has(FlowFlags::TRANSLATED) && f.server != NO_SLOT
+        let answers_unseen =
+            f.flags.has(FlowFlags::SPLICED) && !f.flags.has(FlowFlags::TRANSLATED) && f.server != NO_SLOT;
+        // A guessed server's connection looks the same until it is decided.
+        answers_unseen && !self.c.splices.get(f.extra).is_direct()
     }
 
     /// From here on the connection's present request is this one, as far as the client's bytes go.
