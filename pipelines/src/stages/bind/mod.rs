@@ -39,7 +39,7 @@ use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
-use lcs_dataplane::headers::options::{SynOptions, read_timestamps};
+use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
@@ -456,6 +456,11 @@ impl<'d, P: Port> Desk<'d, P> {
             && self.c.splices.get(entry).stamped
             && let Some(a) = arrival(batch, i)
         {
+            let options = batch.frames[i].bytes().get(usize::from(batch.l4[i]) + 20..a.payload);
+            if options.is_none_or(repeats_timestamps) {
+                // Which of them would count?
+                return Verdict::Drop(DropReason::BadHeader);
+            }
             self.look_at_stamps(place.flow(), entry, &a);
         }
         forward::forward_one(self.c, batch, i, self.tick)
