@@ -110,6 +110,16 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// The acknowledgement with which a client's request over a pool's connection ends; what comes `next` of it has not
+    /// begun. The server hears of it from the director, and so does the client of what it has said last.
+    pub(super) fn last_stamps(&mut self, entry: u32, a: &Arrival, next: u32) {
+        if let (Some(stamps), true, Some(s)) = (a.stamps, a.seq == next, self.c.splices.stamps(entry))
+            && s.is_near_heard(stamps.0, FAR_IN_POOL)
+        {
+            s.read(stamps);
+        }
+    }
+
     /// A server is going to be asked for a connection.
     pub(super) fn begin_stamps(&mut self, flow: u32, entry: u32, forward: Forward) {
         let clock = if forward == Forward::FullNat { self.server_clock(flow) } else { None };
