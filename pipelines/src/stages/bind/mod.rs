@@ -42,7 +42,7 @@ use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
-use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
@@ -452,6 +452,13 @@ impl<'d, P: Port> Desk<'d, P> {
     fn pass(&mut self, batch: &mut Batch, i: usize, place: Place) -> Verdict {
         batch.flow[i] = place.0;
         let entry = self.c.table.get(place.flow()).extra;
+        if place.side() == Place::CLIENT
+            && batch.tcp_flags[i] & (URG | RST) == URG
+            && !self.c.splices.get(entry).offsets.open
+        {
+            // A server may take urgent bytes out of the stream (RFC 6093 §2): it would find the end of the request elsewhere.
+            return Verdict::Drop(DropReason::BadFraming);
+        }
         if place.side() == Place::CLIENT
             && self.c.splices.get(entry).stamped
             && let Some(a) = arrival(batch, i)
