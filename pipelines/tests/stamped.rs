@@ -539,7 +539,7 @@ fn nobody_in_a_pool_sees_what_another_clients_clock_has_done() {
         let back = to(&back, CLIENT);
         assert_eq!(back.iter().flat_map(|s| s.payload.clone()).collect::<Vec<u8>>(), RESPONSE);
         (c.recent, c.ack) = (stamps(&back[0]).0, c.ack.wrapping_add(RESPONSE.len() as u32));
-        s.recent = to(&c.says(&mut d, ACK, b""), A).iter().map(|s| stamps(s).0).last().unwrap_or(s.recent);
+        s.recent = to(&c.says(&mut d, ACK, b""), A).iter().map(|s| stamps(s).0).next_back().unwrap_or(s.recent);
         let mut next = End::client(&mut d, "192.0.2.7:7", 5, 100);
         let sent = next.sends(&mut d, FIRST);
         assert_eq!(sent.iter().all(|s| s.flags != SYN), again, "{far:x}: {sent:?}");
