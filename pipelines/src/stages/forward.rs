@@ -15,7 +15,6 @@ use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
 use lcs_dataplane::prefetch::prefetch_at;
-use lcs_dataplane::splice::FARTHEST;
 use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
 
 /// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
@@ -124,8 +123,6 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
     let Connections { table, traffic, hops, outers, ident, splices, .. } = c;
     let (flows, v6) = table.flows_mut();
     let (traffic, hops, outers, (splices, stamps)) = (&mut traffic[..], &**hops, &outers[..], splices.entries());
-    // How far a client's stamps may go until somebody looks.
-    let reach = if HOW & POOLED != 0 { FAR_IN_POOL } else { FARTHEST };
     let later = places & !batch.simple;
     let mut rest = places & batch.simple;
     // Up to the first frame that is not simple.
@@ -238,10 +235,13 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 if !e.offsets.passes(side, seq_end) {
                     break;
                 }
-                if side == Place::CLIENT
-                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
-                {
-                    break;
+                if side == Place::CLIENT {
+                    // How far its stamps may go until somebody looks.
+                    let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
+                    let lent = HOW & POOLED != 0 && e.main != NIL;
+                    if !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL) {
+                        break;
+                    }
                 }
                 if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
                     break;
@@ -278,10 +278,13 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 if !e.offsets.passes(side, seq_end) {
                     break;
                 }
-                if side == Place::CLIENT
-                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
-                {
-                    break;
+                if side == Place::CLIENT {
+                    // How far its stamps may go until somebody looks.
+                    let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
+                    let lent = HOW & POOLED != 0 && e.main != NIL;
+                    if !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL) {
+                        break;
+                    }
                 }
                 if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
                     break;

@@ -39,10 +39,10 @@ use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
-use lcs_dataplane::headers::options::{SynOptions, read_timestamps};
+use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
-use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
@@ -453,9 +453,21 @@ impl<'d, P: Port> Desk<'d, P> {
         batch.flow[i] = place.0;
         let entry = self.c.table.get(place.flow()).extra;
         if place.side() == Place::CLIENT
+            && batch.tcp_flags[i] & (URG | RST) == URG
+            && !self.c.splices.get(entry).offsets.open
+        {
+            // A server may take urgent bytes out of the stream (RFC 6093 §2): it would find the end of the request elsewhere.
+            return Verdict::Drop(DropReason::BadFraming);
+        }
+        if place.side() == Place::CLIENT
             && self.c.splices.get(entry).stamped
             && let Some(a) = arrival(batch, i)
         {
+            let options = batch.frames[i].bytes().get(usize::from(batch.l4[i]) + 20..a.payload);
+            if options.is_none_or(repeats_timestamps) {
+                // Which of them would count?
+                return Verdict::Drop(DropReason::BadHeader);
+            }
             self.look_at_stamps(place.flow(), entry, &a);
         }
         forward::forward_one(self.c, batch, i, self.tick)

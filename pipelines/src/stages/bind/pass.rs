@@ -103,7 +103,12 @@ impl<P: Port> Desk<'_, P> {
             Tail { seq: next, from: a.payload + skipped as usize, at: next }
         };
         if in_body {
-            if !self.is_sure(entry, a) {
+            if self.is_loose(entry) {
+                // None of what follows could be read, ever.
+                return self.end_both(batch, i, a, flow, entry, b);
+            }
+            let stamped = self.c.splices.get(entry).stamped;
+            if a.flags & URG != 0 || !is_plain(batch, i, stamped) || !self.is_sure(entry, a) {
                 // The server could take other bytes in their place for the next ones.
                 return Verdict::Drop(DropReason::OutOfOrder);
             }
