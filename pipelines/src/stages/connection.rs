@@ -8,7 +8,6 @@ use crate::stages::fragmentation::Oversized;
 use crate::stages::hold::{Awaited, Holding};
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
-use crate::stages::persistence::Templates;
 use crate::stages::schedule::{Schedulers, SharedCounts};
 use crate::stages::tunnel::{Outer, Paths};
 use hashbrown::HashMap;
@@ -99,8 +98,6 @@ pub struct Connections {
     pub(crate) oversized: Oversized,
     /// Fragments made of packets that were too big.
     pub(crate) fragments_made: u64,
-    /// Clients that keep their servers.
-    pub(crate) templates: Templates,
     /// Frames that wait.
     pub(crate) holding: Holding,
     /// MTUs of tunnels' paths, by server slot.
@@ -147,7 +144,6 @@ impl Connections {
             fragment_ident: (settings.seed as u32) << 8 ^ u32::from(settings.worker) << 24,
             oversized: Oversized::default(),
             fragments_made: 0,
-            templates: Templates::default(),
             holding: Holding::default(),
             paths: Paths::default(),
             splices: Splices::new(settings.flows, settings.seed, settings.workers),
@@ -187,7 +183,7 @@ impl Connections {
         }
         self.splices.sessions.forget(&gone);
         self.paths.install(snapshot.servers.len(), &gone);
-        self.templates.install(&snapshot, &gone);
+        self.counts.templates.install(&snapshot, &gone);
         self.outers.clear();
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
@@ -415,7 +411,6 @@ impl Connections {
         let half_open = timeouts[TcpState::SynReceived as usize];
         let more = timers.advance_half_open(table, now, half_open, TIMER_BUDGET, &mut gone);
         self.fragments.expire(now);
-        self.templates.expire(now);
         looked == TIMER_BUDGET || more == TIMER_BUDGET
     }
 }
