@@ -4,6 +4,7 @@
 mod director;
 
 use director::{CLIENT, DIRECTOR, Director, ISN, SERVICE, SYN_OPTIONS, Sent};
+use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::headers::build::{Packet, Transport};
 use lcs_dataplane::headers::parse;
 use lcs_dataplane::headers::parse::transport_checksum_ok;
@@ -452,6 +453,34 @@ fn a_new_connection_from_the_same_port_is_decided_anew() {
             "{sent:?}"
         );
         assert_eq!(guesses(&mut d).made, 2);
+    }
+}
+
+/// Whatever the number's last bits: nothing else is noted there.
+#[test]
+fn a_reset_that_was_not_meant_leaves_the_connection_and_the_number_that_it_began_with() {
+    for forward in WAYS {
+        for isn in ISN..ISN + 4 {
+            let mut d = guessing(forward, None);
+            let first = isn.wrapping_add(1);
+            d.client(SYN, isn, 0, b"");
+            d.client(ACK, first, GUESSED.wrapping_add(1), b"");
+            assert!(goes_directly(&d.client(ACK | PSH, first, GUESSED.wrapping_add(1), REQUEST)[0], 0));
+            let established = |d: &mut Director| report(d).states[TcpState::Established as usize];
+            assert_eq!(established(&mut d), 1);
+            for _ in 0..2 {
+                d.client(RST, 77, 0, b"");
+                // A copy of the first SYN, late.
+                let sent = d.client(SYN, isn, 0, b"");
+                assert!(sent.len() == 1 && goes_directly(&sent[0], 0), "{sent:?}");
+                assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
+                assert_eq!((established(&mut d), guesses(&mut d).made), (1, 1), "{isn:x}");
+            }
+            d.client(RST, 77, 0, b"");
+            assert_eq!(established(&mut d), 0);
+            assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
+            assert_eq!(established(&mut d), 1);
+        }
     }
 }
 

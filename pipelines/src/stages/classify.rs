@@ -268,7 +268,10 @@ fn worker_of(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Option<u
                 // later ones come to this worker as well.
                 let id = fragment::identity(batch, i)?;
                 c.fragments.set_owner(id, w, now);
-                c.holding.has_come(&super::hold::Awaited::First(id));
+                // Of this worker's own, they wait until it has gone its way: it may have to wait itself.
+                if w != c.settings.worker {
+                    c.holding.has_come(&super::hold::Awaited::First(id));
+                }
             }
             Some(w)
         }

@@ -293,6 +293,8 @@ impl<P: Port> Desk<'_, P> {
         let f = self.c.table.get_mut(flow);
         f.flags.set(FlowFlags::SPLICED, false);
         f.extra = first;
+        // Nothing is noted of it yet.
+        f.ip_difference = 0;
         f.last_seen = self.tick;
     }
 
