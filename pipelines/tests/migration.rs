@@ -1465,3 +1465,27 @@ fn a_director_with_another_session_is_told_that_the_connection_is_not_its_own() 
     w.passes(500);
     exchange(&mut w, 1, 9000, (end, next), B, REPLY);
 }
+
+#[test]
+fn what_a_server_lacks_of_a_request_comes_again_whatever_else_is_in_the_segment() {
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    w.says(ACK | PSH, end, next, CHUNKED);
+    let at = end.wrapping_add(CHUNKED.len() as u32);
+    w.stack_says(0, ACK, SSEQ.wrapping_add(44), at, b"");
+    let tail: &[u8] = b"0\r\n\r\n";
+    w.says(ACK | PSH, at, next, tail);
+    w.says(ACK | PSH, at.wrapping_add(5), next, CHUNKED);
+    w.take_stack(0);
+    // The server has not got it; nothing of the next request goes with it.
+    w.says(ACK | PSH, at, next, &[tail, CHUNKED, b"5\r\nabcde"].concat());
+    assert_eq!(payloads(&w.take_stack(0)), tail);
+    let after = at.wrapping_add(5);
+    w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(44), after, REPLY);
+    let next = next.wrapping_add(43);
+    let body = after.wrapping_add(CHUNKED.len() as u32);
+    w.says(ACK | PSH, body, next, b"5\r\nabcde");
+    w.says(ACK | PSH, body, next, b"5\r\nabcde");
+    let given = payloads(&w.take_stack(0));
+    assert!(given.starts_with(CHUNKED) && given.ends_with(b"5\r\nabcde"), "{given:?}");
+}

@@ -285,8 +285,7 @@ impl<P: Port> Desk<'_, P> {
         }
         let one_by_one = a.len > 0 && self.is_filter(flow) && !b.uncut;
         if one_by_one && b.phase != Phase::Connect {
-            // Its requests come in messages, and the body of one goes on when its turn has come.
-            return Verdict::Drop(DropReason::OutOfOrder);
+            return self.body_waits(batch, i, a, flow, b, (advances > 0, earlier));
         }
         let before = b.buffer.len();
         let nothing = payload.is_empty() && a.flags & FIN == 0;

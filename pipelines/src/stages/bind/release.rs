@@ -9,6 +9,7 @@ use crate::content::Scheme;
 use crate::migration::Ticket;
 use crate::migration::message::{Body, Header, Migrate, Turn, Why};
 use crate::splice::{Arrival, Binding, NIL, Phase, Taken};
+use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN};
 use lcs_dataplane::port::Port;
@@ -34,6 +35,39 @@ impl<P: Port> Desk<'_, P> {
             b.held = held;
         }
         taken
+    }
+
+    /// A client's data while a request waits for its turn: requests come in messages, and what follows of its body comes again.
+    /// What the segment acknowledges counts, and what it has `earlier` than the request goes on.
+    pub(super) fn body_waits(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        b: &mut Binding,
+        (advances, earlier): (bool, bool),
+    ) -> Verdict {
+        let start = b.start;
+        if advances && self.is_attached(flow) {
+            self.acknowledge_server(flow, b);
+        }
+        match b.phase {
+            Phase::Collect => self.collect(flow, b),
+            Phase::Hold => self.hold(flow, b),
+            _ => {}
+        }
+        if b.may_ack && !b.done && b.phase != Phase::Answer {
+            self.acknowledge(flow, b);
+        }
+        if b.phase == Phase::Deliver && !b.done {
+            self.deliver(flow, b);
+        }
+        let goes_on = earlier && !b.done && self.is_attached(flow) && b.phase != Phase::Connect;
+        if goes_on && super::pass::shorten(batch, i, a.payload + start.wrapping_sub(a.seq) as usize) {
+            return self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), b.entry);
+        }
+        Verdict::Drop(DropReason::OutOfOrder)
     }
 
     /// The next request of a connection that is here.
