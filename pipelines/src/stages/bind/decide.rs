@@ -285,9 +285,13 @@ impl<P: Port> Desk<'_, P> {
         if b.phase == Phase::Answer {
             return self.answered(a, payload.len(), flow, b);
         }
+        let one_by_one = a.len > 0 && self.is_filter(flow) && !b.uncut;
+        if one_by_one && b.phase != Phase::Connect {
+            return self.body_waits(batch, i, a, flow, b, (advances > 0, earlier));
+        }
         let before = b.buffer.len();
         let nothing = payload.is_empty() && a.flags & FIN == 0;
-        let taken = self.hold_bytes(a, payload, flow, b);
+        let taken = if one_by_one { self.hold_body(a, payload, flow, b) } else { self.hold_bytes(a, payload, flow, b) };
         let grown = b.buffer.len() - before;
         if taken == Taken::New && grown > 0 {
             b.header.clear();

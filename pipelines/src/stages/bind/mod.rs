@@ -346,16 +346,15 @@ impl<'d, P: Port> Desk<'d, P> {
     fn challenge(&mut self, batch: &mut Batch, i: usize, flow: u32, entry: u32) -> Verdict {
         let e = self.c.splices.get(entry);
         let first = e.numbers[0].wrapping_add(1);
+        let (o, limit) = (e.offsets, e.offsets.limit[Place::CLIENT]);
+        // While a request is on its way, only where it will end is known. An old acknowledgement does: who lives
+        // ignores it, who has forgotten the connection resets it.
+        let old = if limit.wrapping_sub(first) < MAX_SKIP { first } else { limit.wrapping_sub(MAX_SKIP) };
         let (seq, ack) = if self.is_attached(flow) {
-            let o = e.offsets;
-            let limit = o.limit[Place::CLIENT];
-            // While a request is on its way, only where it will end is known. An old acknowledgement does: who lives
-            // ignores it, who has forgotten the connection resets it.
-            let old = if limit.wrapping_sub(first) < MAX_SKIP { first } else { limit.wrapping_sub(MAX_SKIP) };
             (o.seq(Place::SERVER, o.limit[Place::SERVER]), if e.response_known { limit } else { old })
         } else {
-            // What a filter's server has said is not known here; what its client has asked for is.
-            (e.numbers[1].wrapping_add(1), if self.is_led(flow) { e.offsets.limit[Place::CLIENT] } else { first })
+            // What a filter's server has said, and has got, is not known here.
+            (e.numbers[1].wrapping_add(1), if self.is_led(flow) { old } else { first })
         };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);
