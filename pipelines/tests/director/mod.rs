@@ -46,6 +46,8 @@ pub struct Sent {
 pub struct Director {
     pub worker: Worker<MemoryPort, Layer4, NoMeter>,
     pub now: u64,
+    /// What it was told to do.
+    pub snapshot: Arc<Snapshot>,
 }
 
 impl Director {
@@ -123,8 +125,9 @@ impl Director {
             Settings { flows: 16, fragments: 4, seed: 7, worker: 0, workers: 1, capabilities: port.capabilities() };
         let now = 1_000 * MILLISECOND;
         let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 4)), now), NoMeter);
-        worker.command(Command::Install(Arc::new(s)), now);
-        Director { worker, now }
+        let snapshot = Arc::new(s);
+        worker.command(Command::Install(snapshot.clone()), now);
+        Director { worker, now, snapshot }
     }
 
     /// One frame in, what comes out.

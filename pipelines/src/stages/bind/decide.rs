@@ -218,6 +218,10 @@ impl<P: Port> Desk<'_, P> {
             }
             return Verdict::Drop(DropReason::OutOfWindow);
         }
+        if self.guess_has_spoken(flow, a.ack, b) {
+            self.end_spoken(flow, a.ack, b);
+            return Verdict::Consume;
+        }
         if self.is_ahead(flow, a.ack, b) {
             // RFC 9293 §3.10.7.4: of what was never sent; its data does not count either.
             if b.may_ack {
@@ -391,7 +395,11 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Drop(DropReason::OutOfWindow);
         }
         if self.is_direct_guess(flow) {
+            self.address_denies(flow);
             self.give_up_guess(flow, b, false);
+        }
+        if b.phase == Phase::Connect {
+            self.address_denies(flow);
         }
         if self.is_attached(flow) {
             let offsets = self.c.splices.get(b.entry).offsets;
