@@ -108,7 +108,9 @@ impl<P: Port> Desk<'_, P> {
                 return self.end_both(batch, i, a, flow, entry, b);
             }
             let said = offsets.seq(Place::SERVER, offsets.limit[Place::SERVER]);
-            if a.flags & ACK == 0 || a.ack.wrapping_sub(said) as i32 > 0 {
+            // How far a response without a known end has come is not followed; no request comes behind it either.
+            let ahead = !self.c.splices.get(entry).until_close && a.ack.wrapping_sub(said) as i32 > 0;
+            if a.flags & ACK == 0 || ahead {
                 // RFC 9293 §3.10.7.4: its server would not take it, and could be sent other bytes in its place.
                 return Verdict::Drop(DropReason::OutOfWindow);
             }
