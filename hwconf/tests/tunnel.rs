@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,6 +94,10 @@ fn kernel_tcp_passes_through_all_four_tunnels() {
         let _tunnel =
             Encapsulator::start(bed.director(), &format!("out{at}"), vip, bed.server_address(0, outer_ipv6), 1500);
         serve_http(server, vip, 80, 200_000);
+        // IPv6 has no way out of a host until the kernel has noticed that the link is up.
+        eventually("a way to the service", || {
+            !get(bed.client(), vip, 80).is_err_and(|e| e.kind() == ErrorKind::NetworkUnreachable)
+        });
         for _ in 0..5 {
             assert_eq!(get(bed.client(), vip, 80).unwrap(), ("server1".to_owned(), 200_000), "{vip}");
         }

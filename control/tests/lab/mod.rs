@@ -180,6 +180,28 @@ impl Lab {
         out
     }
 
+    /// A server's segment to the client's port; whether it came to the client.
+    pub fn server(&mut self, from: Ipv4Addr, port: u16, flags: u8) -> bool {
+        let worker = usize::from(port) % self.workers.len();
+        let frame = tcp(
+            (from, 80),
+            (Ipv4Addr::new(198, 51, 100, 7), port),
+            flags,
+            MacAddr([2, 0x6c, 0x63, 0x73, 0, 1]),
+            CLIENT_MAC,
+        );
+        assert!(self.workers[worker].port_mut().inject(0, &frame));
+        let mut came = false;
+        // What one worker has handed over, the other takes up in its next turn.
+        for _ in 0..2 {
+            self.turn();
+            for worker in &mut self.workers {
+                worker.port_mut().take_sent(|_, _| came = true);
+            }
+        }
+        came
+    }
+
     /// Frames dropped by all workers.
     pub fn dropped(&self) -> u64 {
         self.workers.iter().map(|w| w.counters().dropped_total()).sum()

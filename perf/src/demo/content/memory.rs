@@ -85,7 +85,9 @@ struct Stage {
 impl Stage {
     fn build(content: Content, ipv6: bool) -> Result<Self, String> {
         let wire = Faults { rate: 1_000_000_000, queue: 1_000_000, delay: 20 * MICROSECOND, ..Faults::NONE };
-        let plan_of = Plan { weights: vec![1; 3], ..Plan::new(content.forward(), ipv6) };
+        let mut plan_of = Plan { weights: vec![1; 3], ..Plan::new(content.forward(), ipv6) };
+        plan_of.client_tcp.timestamps = content.stamped();
+        plan_of.server_tcp.timestamps = content.stamped();
         let names: Vec<String> = (1..=3).map(|n| format!("s{n}")).collect();
         let rules = RuleFile::write(content.rules()).map_err(|e| format!("write the rule file: {e}"))?;
         let text = configuration(&plan_of, &names, &content.keys(&rules, &names));
