@@ -165,9 +165,12 @@ impl Stamps {
     /// The server's number for an echo of the client's.
     #[inline(always)]
     fn echo_to_server(&self, echo: u32) -> u32 {
+        // Far beyond what the client has been told: its server has not said it either.
+        let beyond = echo.wrapping_sub(self.said[Place::CLIENT]);
+        let unsaid = beyond > NEAR && beyond.wrapping_neg() > FARTHEST;
         let echo = echo.wrapping_sub(self.down);
         // About what the server before has said, or about what the director has.
-        if self.floor.wrapping_sub(echo) <= FARTHEST { self.floor } else { echo }
+        if unsaid || self.floor.wrapping_sub(echo) <= FARTHEST { self.floor } else { echo }
     }
 
     #[inline(always)]

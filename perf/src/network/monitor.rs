@@ -28,6 +28,8 @@ mod kind {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     first: SeqNumber,
+    /// The same of the connection between the same ends before this one: a late challenge (RFC 5961 section 4) acknowledges it.
+    before: Option<SeqNumber>,
     /// One past the highest number sent.
     next: SeqNumber,
     /// The highest number that the window has been opened to.
@@ -78,12 +80,14 @@ impl Monitor {
                 self.connections.clear();
             }
             // What the peer's SYN offered is known by now if this one answers it.
+            let last = self.connections.get(&pair).map(|b| b.first);
             let before = self.connections.get(&pair).filter(|_| kind & flags::ACK != 0);
             let scale = option(options, kind::WINDOW_SCALE).and_then(|(at, _)| options.get(at + 2).copied());
             let peer_scales = before.is_some_and(|b| b.peer_scales);
             let recent = before.and_then(|b| b.recent);
             let known = Known {
                 first: tcp.seq(),
+                before: last,
                 next: end,
                 edge: None,
                 scale,
@@ -124,6 +128,7 @@ impl Monitor {
             let none = SeqNumber(0);
             let new = Known {
                 first: none,
+                before: None,
                 next: none,
                 edge: None,
                 scale: None,
@@ -165,7 +170,9 @@ impl Monitor {
             // A probe of a closed window is one byte (RFC 9293 section 3.8.6.1).
             self.beyond += u64::from(SeqNumber(tcp.seq().0.wrapping_add(len as u32)).since(edge) > 1);
         }
-        let old = len == 0 && kind == flags::ACK && known.next != known.first && tcp.ack().since(known.first) < 0;
+        let bare = len == 0 && kind == flags::ACK && known.next != known.first;
+        let challenge = known.before.is_some_and(|before| tcp.ack().0 == before.0.wrapping_add(1));
+        let old = bare && (challenge || tcp.ack().since(known.first) < 0);
         self.old += u64::from(old);
         if let Some(what) = past.or_else(|| wrong(&known, &tcp, old)) {
             self.found += 1;
@@ -184,7 +191,7 @@ fn wrong(known: &Known, tcp: &Tcp<&[u8]>, old: bool) -> Option<String> {
     let sent = since(known.next);
     if kind & flags::ACK != 0 && kind & flags::RST == 0 {
         let ack = since(tcp.ack());
-        if ack < 0 && !old || ack > sent {
+        if (ack < 0 || ack > sent) && !old {
             return Some(format!("an acknowledgement of {ack} where {sent} had been sent, flags {kind:#x}"));
         }
         let edges = sack_edges(options);

@@ -363,7 +363,9 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
         plan.binding.switching = Switching::Connection;
     }
     let may = matches!(plan.binding.scheme, Scheme::Delayed | Scheme::Pooled(_)) && plan.base.server_tcp.timestamps;
-    plan.binding.timestamps = may && scheme.chance(0.7);
+    // A damaged stamp is read before anybody looks at the checksum, and believed (README, limits): not over links that damage.
+    let damages = plan.base.client_faults.corrupt > 0.0 || plan.base.server_faults.corrupt > 0.0;
+    plan.binding.timestamps = may && scheme.chance(0.7) && !damages;
     plan
 }
 
