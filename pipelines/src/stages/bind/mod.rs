@@ -349,7 +349,9 @@ impl<'d, P: Port> Desk<'d, P> {
         let (o, limit) = (e.offsets, e.offsets.limit[Place::CLIENT]);
         // While a request is on its way, only where it will end is known. An old acknowledgement does: who lives
         // ignores it, who has forgotten the connection resets it.
-        let old = if limit.wrapping_sub(first) < MAX_SKIP { first } else { limit.wrapping_sub(MAX_SKIP) };
+        // (Where it is not known yet, it seems to be behind the first.)
+        let far = (MAX_SKIP..1 << 31).contains(&limit.wrapping_sub(first));
+        let old = if far { limit.wrapping_sub(MAX_SKIP) } else { first };
         let (seq, ack) = if self.is_attached(flow) {
             (o.seq(Place::SERVER, o.limit[Place::SERVER]), if e.response_known { limit } else { old })
         } else {
