@@ -8,6 +8,7 @@
 //! Only frames that the fast path of [`super::forward`] has left come here.
 
 mod answer;
+mod away;
 mod choose;
 mod connect;
 mod decide;
@@ -21,6 +22,7 @@ mod pass;
 mod path;
 mod pool;
 mod queueing;
+mod read;
 mod recall;
 mod receive;
 mod release;
@@ -30,6 +32,7 @@ mod timers;
 
 pub(crate) use path::told;
 pub(crate) use stamps::FAR_IN_POOL;
+pub(crate) use read::{GroupState, Progress, read};
 
 use super::connection::Connections;
 use super::{forward, tunnel};
@@ -97,6 +100,16 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     desk.bury_orphans();
     desk.part_from_guesses();
     more
+}
+
+/// Goes on with requests that content workers have given back. Returns how many there were.
+#[inline(never)]
+pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> usize {
+    let snapshot = c.snapshot.clone();
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let n = desk.come_back();
+    desk.bury_orphans();
+    n
 }
 
 /// Reads a TCP segment out of a frame that classification has parsed.
