@@ -113,6 +113,65 @@ pub struct Handed {
     pub depth: usize,
 }
 
+impl Handed {
+    /// Adds another worker's counts.
+    pub fn add(&mut self, more: &Handed) {
+        self.out += more.out;
+        self.bytes += more.bytes;
+        self.back += more.back;
+        self.ignored += more.ignored;
+        self.outdated += more.outdated;
+        self.unread += more.unread;
+        self.full += more.full;
+        self.nanoseconds += more.nanoseconds;
+        self.away += more.away;
+        self.deepest = self.deepest.max(more.deepest);
+        self.depth = self.depth.max(more.depth);
+    }
+
+    /// What was counted since `earlier`; what is there now stays.
+    #[must_use]
+    pub fn since(&self, earlier: &Handed) -> Handed {
+        Handed {
+            out: self.out.saturating_sub(earlier.out),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            back: self.back.saturating_sub(earlier.back),
+            ignored: self.ignored.saturating_sub(earlier.ignored),
+            outdated: self.outdated.saturating_sub(earlier.outdated),
+            unread: self.unread.saturating_sub(earlier.unread),
+            full: self.full.saturating_sub(earlier.full),
+            nanoseconds: self.nanoseconds.saturating_sub(earlier.nanoseconds),
+            ..*self
+        }
+    }
+
+    /// Nanoseconds from handing out to taking back, on average.
+    pub fn wait(&self) -> f64 {
+        let back = self.back + self.ignored + self.outdated + self.unread;
+        if back == 0 { 0.0 } else { self.nanoseconds as f64 / back as f64 }
+    }
+}
+
+impl Decided {
+    /// What was counted since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &Decided) -> Decided {
+        Decided {
+            requests: self.requests.saturating_sub(earlier.requests),
+            bytes: self.bytes.saturating_sub(earlier.bytes),
+            decided: self.decided.saturating_sub(earlier.decided),
+            more: self.more.saturating_sub(earlier.more),
+            failed: self.failed.saturating_sub(earlier.failed),
+            unread: self.unread.saturating_sub(earlier.unread),
+            deepest: self.deepest,
+            busy_turns: self.busy_turns.saturating_sub(earlier.busy_turns),
+            idle_turns: self.idle_turns.saturating_sub(earlier.idle_turns),
+            sleeps: self.sleeps.saturating_sub(earlier.sleeps),
+            cost: self.cost.since(&earlier.cost),
+        }
+    }
+}
+
 /// What a content worker has counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
