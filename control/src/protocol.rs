@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{RequestState, ServerStats, TraceFilter, TraceRecord};
+use lcs_pipelines::placement::{Decided, Handed};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
