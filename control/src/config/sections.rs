@@ -4,8 +4,8 @@ use super::check::unusable;
 use super::problem::{Collector, Invalid};
 use super::read::{Problems, Section};
 use super::{
-    Configuration, ContentWorkers, Copy, Director, FLOWS_MAX, Neighbour, Placement, Port, PortKind, Route, WORKERS_MAX, Word, Workers, XdpMode,
-    default_socket, services,
+    Configuration, ContentWorkers, Copy, Director, FLOWS_MAX, Neighbour, Placement, Port, PortKind, Route, WORKERS_MAX,
+    Word, Workers, XdpMode, default_socket, services,
 };
 use ipnet::IpNet;
 use lcs_dataplane::flow::TcpState;

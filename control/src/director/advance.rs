@@ -5,7 +5,8 @@ use super::{
     ACKNOWLEDGE, Control, PAGE, Progress, Reply, STEER_AGAIN, Steering, TRACE_AGAIN, Ticket, Workers, report, requests,
 };
 use crate::protocol::{
-    Applied, Connections, ContentWorkerStatus, Failure, FailureCode, Response, Services, Status, TraceEnd, Traced, WorkerStatus,
+    Applied, Connections, ContentWorkerStatus, Failure, FailureCode, Response, Services, Status, TraceEnd, Traced,
+    WorkerStatus,
 };
 use lcs_dataplane::ring::SendError;
 use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, TraceFilter};

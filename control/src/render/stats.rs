@@ -274,7 +274,14 @@ mod tests {
             stages: vec![Stage { name: "lookup".into(), cycles_per_packet: 40.0, share: 1.0, cost }],
             ..WorkerStats::default()
         };
-        Stats { uptime, tsc_hz: 1_000_000_000, workers: vec![total.clone()], total, content_workers: vec![], services: vec![] }
+        Stats {
+            uptime,
+            tsc_hz: 1_000_000_000,
+            workers: vec![total.clone()],
+            total,
+            content_workers: vec![],
+            services: vec![],
+        }
     }
 
     #[test]

@@ -29,8 +29,11 @@ struct Connection {
     asked: Option<u64>,
     /// Bytes of it that the server has.
     received: usize,
-    /// The server's next number.
+    /// The server's next number; the next that it expects, and the next that the client does. On a machine that takes cores away,
+    /// time-outs come up, and segments come twice.
     server_next: u32,
+    server_expects: u32,
+    client_expects: u32,
 }
 
 /// A frame toward the director, and whose request it ends.
@@ -104,8 +107,15 @@ impl Ends {
             let (from, to) = client(self.next);
             let request = self.next % self.requests.len();
             self.next += 1;
-            let connection =
-                Connection { request, left: self.of_each - 1, asked: None, received: 0, server_next: 0 };
+            let connection = Connection {
+                request,
+                left: self.of_each - 1,
+                asked: None,
+                received: 0,
+                server_next: 0,
+                server_expects: 0,
+                client_expects: 0,
+            };
             self.connections.insert(from, connection);
             self.put(frame(from, to, SYN, 0x1000_0000, 0, &[]));
         }
@@ -154,12 +164,15 @@ impl Ends {
             return self.server(s.from, s.to, (syn, fin, s.payload), (s.seq, end, s.ack));
         }
         if syn {
+            let Some(c) = self.connections.get_mut(&s.to).filter(|c| c.client_expects == 0) else { return };
+            c.client_expects = end.wrapping_add(1);
             self.put(frame(s.to, s.from, ACK, s.ack, end.wrapping_add(1), &[]));
             return self.request(s.to, s.from, s.ack, end.wrapping_add(1));
         }
         if s.payload > 0 {
+            let Some(c) = self.connections.get_mut(&s.to).filter(|c| c.client_expects == s.seq) else { return };
+            c.client_expects = end;
             self.answered += 1;
-            let Some(c) = self.connections.get_mut(&s.to) else { return };
             if c.left > 0 && !fin {
                 c.left -= 1;
                 return self.request(s.to, s.from, s.ack, end);
@@ -197,14 +210,20 @@ impl Ends {
         if syn {
             c.server_next = 0x5000_0000;
             c.received = 0;
+            c.server_expects = seq.wrapping_add(1);
             let isn = c.server_next.wrapping_sub(1);
             return self.put(frame(server, client, SYN | ACK, isn, seq.wrapping_add(1), &[]));
         }
         if payload == 0 {
             return;
         }
-        c.received += payload;
         let next = c.server_next;
+        if seq != c.server_expects {
+            let expects = c.server_expects;
+            return self.put(frame(server, client, ACK, next, expects, &[]));
+        }
+        c.server_expects = end;
+        c.received += payload;
         if c.received < self.requests[c.request].len() {
             return self.put(frame(server, client, ACK, next, end, &[]));
         }

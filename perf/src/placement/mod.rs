@@ -214,6 +214,9 @@ fn check(o: &Options) -> Result<(), PlacementError> {
     range("--seconds", o.seconds, 0.01, 60.0)
 }
 
+/// One frame in so many requests may be dropped.
+const DROPS: u64 = 500;
+
 /// What a round gives for one share.
 #[derive(Default)]
 struct Samples {
@@ -297,7 +300,8 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, P
 }
 
 fn lost(rules: Rules, done: &Done) -> Result<(), PlacementError> {
-    if done.requests > 0 && done.dropped == 0 {
+    // Time-outs that come up while another program has the core make segments that nobody needs.
+    if done.requests > 0 && done.dropped * DROPS <= done.requests {
         return Ok(());
     }
     let (answered, dropped, reasons) = (done.requests, done.dropped, done.reasons.clone());

@@ -59,7 +59,9 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
     vec![
         Plot {
             name: "placement-throughput",
-            caption: caption("Above 1 a port worker and a content worker carry more than two workers that do everything."),
+            caption: caption(
+                "Above 1 a port worker and a content worker carry more than two workers that do everything.",
+            ),
             svg: ratio.svg(),
         },
         Plot {

@@ -297,7 +297,10 @@ mod tests {
             &[(Rules::Url, [0.5, 0.6, 0.7]), (xml, [1.2, 1.3, 1.4])],
             &[(Rules::Url, [0.9, 1.0, 1.1]), (xml, [0.1, 0.2, 0.3])],
         );
-        assert!(f.to_string().contains("split carries more in 1 of 2 cells, 1.30 times as much: xml 10 KB at 100 %"), "{f}");
+        assert!(
+            f.to_string().contains("split carries more in 1 of 2 cells, 1.30 times as much: xml 10 KB at 100 %"),
+            "{f}"
+        );
         assert!(last(&f).contains("split for xml 10 KB, and where") && last(&f).ends_with("otherwise"), "{f}");
         // The other way round.
         let f = figures(

@@ -208,6 +208,9 @@ impl Run {
                     outcome.problems.push(what);
                 }
             }
+            if let Some(handed) = report.handed.filter(|h| h.away > 0) {
+                outcome.problems.push(format!("worker {n} still has requests away: {handed:?}"));
+            }
             if report.fragments > 0 {
                 outcome.problems.push(format!("worker {n} still follows {} fragmented packets", report.fragments));
             }
@@ -364,6 +367,8 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
     }
     let may = matches!(plan.binding.scheme, Scheme::Delayed | Scheme::Pooled(_)) && plan.base.server_tcp.timestamps;
     plan.binding.timestamps = may && scheme.chance(0.7);
+    let mut placement = Random::new(seed ^ 0x5b11_7e50);
+    plan.content_workers = if placement.chance(0.4) { placement.between(1, 3) as usize } else { 0 };
     plan
 }
 
@@ -513,7 +518,7 @@ fn describe(plan: &ContentPlan) -> String {
         })
         .collect();
     format!(
-        "over {}, {:?}, {:?} by {:?}, {:?}, {}, {} workers, groups {groups:?}, wires {:?} and {:?}",
+        "over {}, {:?}, {:?} by {:?}, {:?}, {}, {} workers, {} content workers, groups {groups:?}, wires {:?} and {:?}",
         if base.v6 { "IPv6" } else { "IPv4" },
         base.scheduler,
         plan.binding.scheme,
@@ -521,6 +526,7 @@ fn describe(plan: &ContentPlan) -> String {
         plan.binding.syn,
         if plan.binding.timestamps { "timestamps" } else { "no timestamps" },
         base.workers,
+        plan.content_workers,
         plan.client_wire,
         plan.server_wire,
     )

@@ -75,7 +75,9 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         eprint!("\r\x1b[K");
     }
     let figures = figures.map_err(|e| match e {
-        PlacementError::Range { .. } | PlacementError::Empty(_) | PlacementError::Cores(_) => Error::Usage(e.to_string()),
+        PlacementError::Range { .. } | PlacementError::Empty(_) | PlacementError::Cores(_) => {
+            Error::Usage(e.to_string())
+        }
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { figures.to_string() };
