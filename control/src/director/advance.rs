@@ -163,6 +163,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
         // What a spare report still holds of old contents is to be freed here, not by the worker that fills it again.
         self.spare_reports.extend(reports.into_iter().map(|mut report| {
             report.content.services.clear();
+            report.decided = None;
             report
         }));
         self.spare_reports.truncate(2 * self.progress.len());

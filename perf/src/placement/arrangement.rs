@@ -31,7 +31,7 @@ const GAP: f64 = 2e-3;
 /// Established flows of layer 4.
 const FLOWS: usize = 1024;
 /// Frames of layer 4 put in between two turns.
-const A_TURN: usize = 16;
+const A_TURN: usize = 32;
 /// Of layer 4, a frame each so many nanoseconds of the workers' time, over all of them, where delays are measured.
 const EVERY: f64 = 2_000.0;
 
@@ -116,7 +116,7 @@ fn snapshot(rules: Rules) -> Result<Snapshot, PlacementError> {
     s.own.insert(address);
     // Thousands of connections end within a measurement.
     for state in [TcpState::FinWait, TcpState::TimeWait, TcpState::CloseWait, TcpState::LastAck, TcpState::Close] {
-        s.timeouts.set(state, Duration::from_millis(500));
+        s.timeouts.set(state, Duration::from_secs(3));
     }
     Ok(s)
 }
@@ -160,10 +160,9 @@ impl Member {
         let started = Instant::now();
         let mut done = Done::default();
         let (mut credit, mut due) = (0.0, self.clock.cycles() as f64);
-        let (asked, answered) = (self.ends.asked, self.ends.answered);
+        let answered = self.ends.answered;
         let beside = if let Pace::Share(share) = pace { (1.0 - share) / share } else { 0.0 };
         let mut turns = 0u32;
-        let mut sent = asked;
         self.ends.decisions.clear();
         self.ends.packets.clear();
         // Where other programs have the core, a large document may take longer than that.
@@ -171,17 +170,19 @@ impl Member {
         while started.elapsed() < patience(self.ends.answered > answered) {
             self.ends.open();
             let port = self.worker.port_mut();
-            while let Some(next) = self.ends.wire.pop_front() {
+            // Requests wait for the packets that belong beside those before them, so that the share is what was asked for.
+            while credit < A_TURN as f64
+                && let Some(next) = self.ends.wire.pop_front()
+            {
                 if !port.inject(0, &next.bytes) {
                     self.ends.wire.push_front(next);
                     break;
                 }
                 if let Some(client) = next.ends_request_of {
                     self.ends.asks(client);
+                    credit += beside;
                 }
             }
-            credit += (self.ends.asked - sent) as f64 * beside;
-            sent = self.ends.asked;
             for _ in 0..A_TURN {
                 let at = match pace {
                     Pace::Share(_) if credit >= 1.0 => 0,

@@ -52,8 +52,7 @@ pub(super) struct Ends {
     pub at_once: usize,
     /// Frames toward the director.
     pub wire: VecDeque<Outgoing>,
-    /// Requests sent and answered.
-    pub asked: u64,
+    /// Requests answered.
     pub answered: u64,
     /// Frames of layer 4 that came through.
     pub passed: u64,
@@ -86,7 +85,6 @@ impl Ends {
             next: 0,
             at_once: 0,
             wire: VecDeque::new(),
-            asked: 0,
             answered: 0,
             passed: 0,
             decisions: Vec::new(),
@@ -127,7 +125,6 @@ impl Ends {
 
     /// A request has been put on the wire to its end.
     pub fn asks(&mut self, client: SocketAddr) {
-        self.asked += 1;
         if let Some(c) = self.connections.get_mut(&client) {
             c.asked = Some(tsc());
         }

@@ -214,8 +214,9 @@ fn check(o: &Options) -> Result<(), PlacementError> {
     range("--seconds", o.seconds, 0.01, 60.0)
 }
 
-/// One frame in so many requests may be dropped.
+/// One frame in so many requests may be dropped, and so many in any case.
 const DROPS: u64 = 500;
+const FEW: u64 = 64;
 
 /// What a round gives for one share.
 #[derive(Default)]
@@ -301,7 +302,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, P
 
 fn lost(rules: Rules, done: &Done) -> Result<(), PlacementError> {
     // Time-outs that come up while another program has the core make segments that nobody needs.
-    if done.requests > 0 && done.dropped * DROPS <= done.requests {
+    if done.requests > 0 && done.dropped <= (done.requests / DROPS).max(FEW) {
         return Ok(());
     }
     let (answered, dropped, reasons) = (done.requests, done.dropped, done.reasons.clone());
