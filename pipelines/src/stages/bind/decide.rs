@@ -443,16 +443,16 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    /// [`read`], of what is held of a request.
+    /// Reads, here, what is held of a request.
     pub(super) fn read_on(
         &mut self,
         content: &Content,
         service: u16,
-        extraction: &mut crate::extract::Extraction,
+        extraction: &mut Extraction,
         b: &Binding,
     ) -> Progress {
         let snapshot = self.snapshot;
-        read(self.c, snapshot, content, service, extraction, &b.buffer, b.fin, &b.header)
+        read_here(self.c, snapshot, content, service, extraction, &b.buffer, b.fin, &b.header)
     }
 
     /// A rule has taken the request.
