@@ -31,8 +31,8 @@ mod sticky;
 mod timers;
 
 pub(crate) use path::told;
-pub(crate) use stamps::FAR_IN_POOL;
 pub(crate) use read::{GroupState, Progress, read};
+pub(crate) use stamps::FAR_IN_POOL;
 
 use super::connection::Connections;
 use super::{forward, tunnel};
