@@ -152,7 +152,7 @@ impl Member {
             worker.poll(time.now());
             worker.port_mut().take_sent(|_, _| {});
         }
-        Member { worker, ends, clock: VirtualClock::new(GAP), time, core, dropped: 0, full: 0 }
+        Member { worker, ends, clock: VirtualClock::new(GAP, FLOWS), time, core, dropped: 0, full: 0 }
     }
 
     /// Plays the network for some time.
@@ -318,7 +318,7 @@ impl Arrangement {
 
 /// A content worker's thread. Returns the cycles of its turns that did something.
 fn decide(worker: &mut ContentWorker<Tsc>, stop: &AtomicBool) -> u64 {
-    let mut clock = VirtualClock::new(GAP);
+    let mut clock = VirtualClock::new(GAP, FLOWS);
     let mut busy = 0;
     while !stop.load(Ordering::Relaxed) {
         let before = clock.cycles();
