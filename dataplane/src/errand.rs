@@ -4,8 +4,11 @@
 //! one delays nobody while another thread is free; and one back. A worker has at most as many pieces out as either ring
 //! has places: so a piece that is done always finds room, and whoever serves never waits.
 
-use crossbeam_channel::{Receiver, Select, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use std::time::Duration;
+
+/// The longest that [`Intake::wait`] sleeps: what a piece may wait at most for threads that had nothing to do.
+pub const NAP: Duration = Duration::from_micros(50);
 
 /// A worker's ends: work goes out and comes back.
 pub struct Outlet<T> {
@@ -115,19 +118,11 @@ impl<T> Intake<T> {
         self.lanes.iter().map(|(lane, _)| lane.len()).sum()
     }
 
-    /// Sleeps until there may be a piece, at most so long. Allocates: for whoever has nothing else to do.
+    /// Sleeps for a while where there is no piece, at most so long and at most [`NAP`]. Nobody wakes it: to wake a sleeper
+    /// would cost whoever sends a lock and a system call for each piece.
     pub fn wait(&self, at_most: Duration) {
-        let mut select = Select::new();
-        for (lane, _) in &self.lanes {
-            select.recv(lane);
-        }
-        if self.lanes.is_empty() {
-            std::thread::sleep(at_most);
-        } else if let Ok(lane) = select.ready_timeout(at_most)
-            && self.lanes[lane].0.is_empty()
-        {
-            // Its worker has ended: there is nothing to wait for, and turning would burn a core.
-            std::thread::sleep(at_most.min(Duration::from_millis(1)));
+        if self.waiting() == 0 {
+            std::thread::sleep(at_most.min(NAP));
         }
     }
 }
@@ -174,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sleeps_is_woken_by_a_piece() {
+    fn who_sleeps_finds_a_piece_soon() {
         let (mut outlets, mut intakes) = errands::<u8>(1, 1, 4);
         let mut intake = intakes.remove(0);
         let serving = std::thread::spawn(move || {

@@ -161,6 +161,7 @@ impl Member {
         let mut done = Done::default();
         let (mut credit, mut due) = (0.0, self.clock.cycles() as f64);
         let answered = self.ends.answered;
+        self.ends.forget_times();
         let beside = if let Pace::Share(share) = pace { (1.0 - share) / share } else { 0.0 };
         let mut turns = 0u32;
         self.ends.decisions.clear();

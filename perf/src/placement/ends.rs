@@ -123,6 +123,13 @@ impl Ends {
         self.wire.push_back(Outgoing { bytes, ends_request_of: None });
     }
 
+    /// Forgets when requests were asked: between two measurements nobody decides.
+    pub fn forget_times(&mut self) {
+        for c in self.connections.values_mut() {
+            c.asked = None;
+        }
+    }
+
     /// A request has been put on the wire to its end.
     pub fn asks(&mut self, client: SocketAddr) {
         if let Some(c) = self.connections.get_mut(&client) {

@@ -165,9 +165,9 @@ impl<M: Meter> ContentWorker<M> {
 
     /// Turns until `stop` is set or the control thread is gone. Gives the worker back, for a last look at what it counted.
     pub fn run(mut self, stop: &AtomicBool) -> Self {
-        let mut empty = 0;
+        let mut empty = 0_u32;
         while !stop.load(Ordering::Relaxed) {
-            empty = if self.poll() > 0 { 0 } else { empty + 1 };
+            empty = if self.poll() > 0 { 0 } else { empty.saturating_add(1) };
             if !self.between() {
                 break;
             }

@@ -637,9 +637,10 @@ impl Splices {
         }
     }
 
-    /// Whether so many more bytes of requests may be held.
+    /// Whether so many more bytes of requests may be held. With content workers there may be a copy of each.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.buffered + bytes <= BUFFERED
+        let copies = 1 + usize::from(self.away.is_some());
+        (self.buffered + bytes) * copies <= BUFFERED
     }
 
     /// Follows the messages of a connection from now on.

@@ -30,9 +30,10 @@ impl<P: Port> Desk<'_, P> {
         self.c.splices.away.is_some()
     }
 
-    /// Goes on with what has come back. Returns how many requests there were.
-    pub(super) fn come_back(&mut self) -> usize {
-        for n in 0..A_TURN {
+    /// Goes on with `first` and what else has come back. Returns how many requests there were.
+    pub(super) fn come_back(&mut self, first: Box<Undecided>) -> usize {
+        self.came_back(first);
+        for n in 1..A_TURN {
             let Some(piece) = self.c.splices.away.as_mut().and_then(|away| away.receive(self.now)) else { return n };
             self.came_back(piece);
         }
@@ -58,8 +59,9 @@ impl<P: Port> Desk<'_, P> {
         b.errand = 0;
         let service = self.c.table.get(flow).service;
         let (seen, end) = (piece.bytes.len(), piece.end);
-        if piece.service != service || piece.rules != self.c.splices.rules_of(service) {
-            // What was found is a number of rules that are gone. What they made the director say, it says again where it must.
+        let same_rules = piece.service == service && piece.rules == self.c.splices.rules_of(service);
+        if !same_rules || piece.generation != self.snapshot.generation {
+            // What was found is a number of rules that are gone, or by servers' states that are. What they made the director say, it says again where it must.
             b.repeats = b.said;
             self.end_errand(piece, |n| &mut n.outdated);
             return self.collect_and_deliver(flow, b);
@@ -68,6 +70,11 @@ impl<P: Port> Desk<'_, P> {
             self.end_errand(piece, |n| &mut n.outdated);
             return self.collect_and_deliver(flow, b);
         };
+        if self.is_attached(flow) && self.c.splices.get(b.entry).until_close {
+            // Its server has closed meanwhile, or will: no request after the one before is served here.
+            self.c.splices.keep_extraction(extraction);
+            return self.end_errand(piece, |n| &mut n.ignored);
+        }
         match piece.progress {
             None => {
                 // The content worker has another snapshot. Here is the right one.
@@ -83,7 +90,7 @@ impl<P: Port> Desk<'_, P> {
                 } else {
                     self.end_errand(piece, |n| &mut n.back);
                 }
-                self.progressed(flow, b, content, extraction, progress);
+                self.progressed(flow, b, content, extraction, progress, seen);
                 let more = b.buffer.len() > seen || b.fin != end;
                 if b.phase == Phase::Collect && b.extraction.is_some() && !b.done && more {
                     self.collect(flow, b);

@@ -363,10 +363,11 @@ impl<P: Port> Desk<'_, P> {
         }
         let snapshot = self.snapshot;
         let progress = read_here(self.c, snapshot, content, service, &mut extraction, &b.buffer, b.fin, &b.header);
-        self.progressed(flow, b, content, extraction, progress);
+        let seen = b.buffer.len();
+        self.progressed(flow, b, content, extraction, progress, seen);
     }
 
-    /// Acts on what reading has come to.
+    /// Acts on what reading `seen` bytes has come to; more may be here meanwhile.
     pub(super) fn progressed(
         &mut self,
         flow: u32,
@@ -374,6 +375,7 @@ impl<P: Port> Desk<'_, P> {
         content: &Content,
         mut extraction: Box<Extraction>,
         progress: Progress,
+        seen: usize,
     ) {
         let service = self.c.table.get(flow).service;
         let waits = self.is_attached(flow) && !b.settled;
@@ -397,7 +399,7 @@ impl<P: Port> Desk<'_, P> {
         match progress {
             Progress::More => {
                 b.extraction = Some(extraction);
-                if !waits && b.buffer.len() >= self.room(service) {
+                if !waits && seen >= self.room(service) {
                     self.unreadable(flow, b, content, ExtractError::BodyTooLarge);
                 }
             }
@@ -457,6 +459,10 @@ impl<P: Port> Desk<'_, P> {
 
     /// A rule has taken the request.
     pub(super) fn decided(&mut self, flow: u32, b: &mut Binding, read: Read) {
+        if let Some(piece) = b.piece.take() {
+            // The copy of its bytes is not needed any more.
+            self.c.splices.keep_piece(piece);
+        }
         self.note_decision(flow, b, read);
         b.phase = Phase::Hold;
         self.hold(flow, b);
@@ -537,6 +543,11 @@ impl<P: Port> Desk<'_, P> {
         b.watch = action.map_or(0, |action| Self::watches(content, action));
         b.toward = Some((action.and_then(Action::group), server));
         if attached && self.c.table.get(flow).server == server {
+            if !over && b.extend().is_err() {
+                // Its body, of which more has come since the decision, is malformed: said when the response before is over.
+                b.phase = Phase::Collect;
+                return;
+            }
             return self.same_server(flow, b);
         }
         if over {

@@ -105,10 +105,13 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
 /// Goes on with requests that content workers have given back. Returns how many there were.
 #[inline(never)]
 pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> usize {
+    // Asked in every turn while requests are away: most turns must not touch what all workers share.
+    let Some(first) = c.splices.away.as_mut().and_then(|away| away.receive(now)) else { return 0 };
     let snapshot = c.snapshot.clone();
     let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
-    let n = desk.come_back();
+    let n = desk.come_back(first);
     desk.bury_orphans();
+    desk.part_from_guesses();
     n
 }
 
