@@ -229,6 +229,28 @@ fn a_server_that_closes_while_the_next_request_is_away_leaves_no_client_waiting(
     assert_eq!(d.report().flows, 0);
 }
 
+#[test]
+fn a_body_that_turns_out_malformed_while_away_does_not_cut_the_response_before() {
+    let mut d = split(8);
+    let (client, ack) = asks(&mut d, 1000, TO_A);
+    d.turn();
+    assert_eq!(delivered(&mut d, A, &client), TO_A);
+    let next = FIRST.wrapping_add(TO_A.len() as u32);
+    d.says(A, &client, ACK | PSH, 5001, next, &[], RESPONSE);
+    // The client has not acknowledged the response when it asks again.
+    let head = b"POST /a/2 HTTP/1.1\r\nHost: www.example.com\r\nTransfer-Encoding: chunked\r\n\r\n";
+    segment(&mut d, &client, ACK | PSH, next, ack, head);
+    assert_eq!(handed(&mut d).away, 1);
+    let body = next.wrapping_add(head.len() as u32);
+    segment(&mut d, &client, ACK | PSH, body, ack, b"zz\r\n");
+    let sent = d.turn();
+    assert!(sent.iter().all(|s| s.payload.is_empty() && s.flags & (FIN | RST) == 0), "{sent:?}");
+    let sent = d.says(&client, SERVICE, ACK, body.wrapping_add(4), ack.wrapping_add(RESPONSE.len() as u32), &[], b"");
+    let said: Vec<&Sent> = sent.iter().filter(|s| s.to.to_string() == client && !s.payload.is_empty()).collect();
+    assert!(said.len() == 1 && said[0].payload.starts_with(b"HTTP/1.1 400"), "{sent:?}");
+    assert_eq!(said[0].seq, ack.wrapping_add(RESPONSE.len() as u32), "behind the response");
+}
+
 /// The other way round: `/a` goes to the second server.
 fn swapped(s: &mut lcs_pipelines::snapshot::Snapshot) {
     let to = |server| Action::Forward { server, queue: None };
