@@ -201,7 +201,7 @@ impl Member {
             let did = self.clock.turn(|| {
                 let n = worker.poll(now);
                 // As the worker's own loop does.
-                if n == 0 || turns % 8 == 0 {
+                if n == 0 || turns.is_multiple_of(8) {
                     worker.between(now);
                 }
                 n
