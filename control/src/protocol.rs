@@ -514,7 +514,7 @@ pub struct PersistenceReport {
     pub mask4: u8,
     /// Bits of an IPv6 address.
     pub mask6: u8,
-    /// Templates of all workers: a client whose connections come to several is counted on each.
+    /// Clients that keep their servers now.
     pub templates: u64,
 }
 

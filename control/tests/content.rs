@@ -284,6 +284,14 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
             "server s2 is at an IPv6 address, and clients come over IPv4",
             "of the service's family",
         ),
+        (
+            &format!(
+                "{guessed}switching = \"connection\"\nsources = [\"10.0.0.99\"]\nbody-limit = 0\nserver-wscale = 14\n"
+            ),
+            23,
+            "its windows are multiples of 16384, and of a request 16384 bytes are held at most",
+            "a larger head-limit or body-limit",
+        ),
         (&format!("{good}server-wscale = 7\n"), 18, "where nothing is guessed", "preallocate"),
         (
             &format!("{good}binding = \"preallocate\"\nserver-wscale = 7\n"),
@@ -687,6 +695,14 @@ fn the_binding_scheme_is_read_published_and_said_when_it_changes() {
     assert!(needs[0].starts_with("s1, s3, s2 must have 192.0.2.10 on lo"), "{needs:?}");
     assert!(needs[0].contains("listen on 192.0.2.10:80") && needs[0].ends_with("from 10.0.0.99"), "{needs:?}");
     assert!(needs[1].starts_with("s2 must take tunnelled packets") && needs[2].contains("scale 9"), "{needs:?}");
+    // Rules that go by who the client is do not guard such a server.
+    folder.write("who.rules", "R1: if (!(ip.src in 192.0.2.0/24)) reject(403)\ndefault: routeTo(web)\n");
+    let services = folder.load(&format!("{}{keys}", tunnel.replace("shop.rules", "who.rules"))).unwrap().services;
+    let needs = lcs_control::config::needs(&services[0]);
+    assert!(
+        needs.len() == 4 && needs[3].contains("ip.src or port.src choose a server here, and guard none"),
+        "{needs:?}"
+    );
     let services = folder.load(&shop("shop.rules")).unwrap().services;
     assert!(lcs_control::config::needs(&services[0]).is_empty());
     let pooled = shop("shop.rules");

@@ -46,7 +46,7 @@ pub struct Batch {
     /// Places whose frame is being traced, one bit each.
     pub traced: u32,
     /// Places whose frame needs no more than a rewrite at known offsets, one bit each: untagged, without options or extension
-    /// headers, whole, TCP without SYN, FIN and RST, TTL above 1.
+    /// headers, whole, TCP without SYN, FIN, RST and URG, TTL above 1.
     pub simple: u32,
     /// The frames were handed over by a sibling: they are this worker's, whatever steering says.
     pub from_sibling: bool,

@@ -135,7 +135,7 @@ pub struct Report {
     pub icmp_sent: u64,
     /// Fragments made of packets that exceeded their next hop's MTU.
     pub fragments_made: u64,
-    /// Clients that keep their servers (persistence), by service slot.
+    /// Clients that keep their servers (persistence), by service slot: of all workers, in the first one's report.
     pub templates: Vec<u32>,
     /// Connections that are switched by content.
     pub content: ContentStats,

@@ -100,7 +100,9 @@ impl Layer4 {
         report.icmp_sent = c.icmp_sent;
         report.fragments_made = c.fragments_made;
         report.templates.clear();
-        report.templates.extend_from_slice(c.templates.counts());
+        if c.settings.worker == 0 {
+            c.counts.templates.count(&c.snapshot, timer::tick(now), &mut report.templates);
+        }
         c.splices.report(&mut report.content, now);
         report.memory = Some(c.table.memory());
         report.handed = c.splices.away.as_ref().map(Away::counts);

@@ -20,3 +20,5 @@ mod trace;
 
 /// Bytes that a spliced connection takes beside its flow once its request is delivered and its response's end is known.
 pub const SPLICE_BYTES: usize = splice::ENTRY_BYTES;
+/// What it takes more where a service agrees upon timestamps, as every spliced connection does then.
+pub const STAMP_BYTES: usize = size_of::<lcs_dataplane::splice::Stamps>();

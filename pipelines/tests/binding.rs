@@ -5,7 +5,7 @@ mod director;
 use director::{CLIENT, DIRECTOR, Director, ISN, SERVICE, SYN_OPTIONS, Sent};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::headers::build::{Packet, Transport};
-use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN, URG};
 use lcs_pipelines::content::{Binding, Guess, Scheme, Switching};
 use lcs_pipelines::matching::{self, Action, Expr, Rule};
 
@@ -337,4 +337,21 @@ fn what_a_server_may_ignore_does_not_open_the_way_for_other_bytes() {
             }
         }
     }
+}
+
+#[test]
+fn urgent_bytes_of_a_body_do_not_pass() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let head = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n";
+    let first = ISN.wrapping_add(1);
+    let sent = d.client(ACK | PSH, first, ack, head);
+    let server = server_asked(&sent);
+    d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    let body = first.wrapping_add(head.len() as u32);
+    d.says(&server, CLIENT, ACK, 5001, body, &[], b"");
+    // A server that keeps urgent bytes aside would take the first of the next request for the last of this body.
+    assert!(d.client(ACK | PSH | URG, body, ack, b"01").is_empty());
+    assert!(d.client(ACK | URG, body, ack, b"").is_empty(), "nor does word of urgent bytes that are still to come");
+    assert_eq!(d.client(ACK | PSH, body, ack, b"0123")[0].payload, b"0123");
 }

@@ -4,6 +4,8 @@
 mod director;
 
 use director::{CLIENT, DIRECTOR, Director, ISN, SERVICE, SYN_OPTIONS, Sent};
+use lcs_dataplane::DropReason;
+use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::headers::build::{Packet, Transport};
 use lcs_dataplane::headers::parse;
 use lcs_dataplane::headers::parse::transport_checksum_ok;
@@ -11,8 +13,9 @@ use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::content::{Binding, Guess, Scheme, Switching, SynPolicy};
 use lcs_pipelines::matching::{self, Action, Expr, Rule};
-use lcs_pipelines::snapshot::Forward;
+use lcs_pipelines::snapshot::{Forward, Snapshot};
 use lcs_pipelines::tally::GuessTally;
+use std::sync::Arc;
 
 const FIRST: u32 = ISN.wrapping_add(1);
 const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
@@ -327,8 +330,10 @@ fn a_client_that_ends_it_ends_the_guessed_servers_side() {
         assert!(d.client(RST, FIRST.wrapping_add(1), 0, b"").is_empty());
         let sent = d.client(RST, FIRST, 0, b"");
         assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].flags == RST, "{sent:?}");
-        // It opens another one from the same port: first the end of the old one, then the new one.
-        handshake(&mut d);
+        // It opens another one from the same port, of the first of which it has heard nothing: first the end of the old one, then
+        // the new one.
+        let mut d = guessing(forward, None);
+        d.client(SYN, ISN, 0, b"");
         let sent = d.client(SYN, ISN.wrapping_add(50_000), 0, b"");
         let told: Vec<(u8, u32)> = sent.iter().filter(|s| goes_directly(s, 0)).map(|s| (s.flags, s.seq)).collect();
         assert_eq!(told, [(RST, FIRST), (SYN, ISN.wrapping_add(50_000))]);
@@ -424,34 +429,224 @@ fn a_guess_is_given_up_for_what_the_director_itself_says() {
     }
 }
 
+/// Frames dropped for their number.
+fn out_of_window(d: &mut Director) -> u64 {
+    report(d).counters.dropped[DropReason::OutOfWindow as usize]
+}
+
+/// Numbers that a client may begin its next connection with: later ones than before, and earlier ones.
+const NEXT: [u32; 2] = [ISN.wrapping_add(70_000), ISN.wrapping_sub(70_000)];
+
+/// The client begins another connection from its port, and asks for `/b`: the rules decide, and not the guess.
+fn is_decided_anew(d: &mut Director, isn: u32) {
+    let sent = d.client(SYN, isn, 0, b"");
+    assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && (sent[0].flags, sent[0].seq) == (SYN, isn), "{sent:?}");
+    // Only what a guess is offered: it is one, and no segment of the old connection.
+    assert_eq!(sent[0].options, [2, 4, 5, 0xb4, 1, 1, 1, 1, 1, 1, 4, 2]);
+    let first = isn.wrapping_add(1);
+    assert!(d.client(ACK, first, 5001, b"").is_empty());
+    let sent = d.client(ACK | PSH, first, 5001, OTHER_REQUEST);
+    let decided = sent.iter().all(|s| s.payload.is_empty()) && sent.iter().any(|s| s.to.to_string() == OTHER);
+    assert!(decided, "{sent:?}");
+    let n = guesses(d);
+    assert_eq!((n.made, n.right, n.wrong), (2, 1, 1));
+}
+
 #[test]
 fn a_new_connection_from_the_same_port_is_decided_anew() {
-    for forward in WAYS {
+    for (forward, isn) in WAYS.into_iter().flat_map(|forward| NEXT.map(|isn| (forward, isn))) {
         let mut d = guessing(forward, None);
         handshake(&mut d);
         assert!(goes_directly(&request(&mut d, REQUEST)[0], 0));
         // A copy of the first SYN, late: the connection stands.
-        let sent = d.client(SYN, ISN, 0, b"");
-        assert!(sent.iter().all(|s| goes_directly(s, 0)), "{sent:?}");
+        let before = out_of_window(&mut d);
+        assert!(d.client(SYN, ISN, 0, b"").is_empty());
+        assert_eq!(out_of_window(&mut d), before + 1);
         assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
         // The server has ended it unseen, and the client comes again.
-        let isn = ISN.wrapping_add(70_000);
         let sent = d.client(SYN, isn, 0, b"");
         assert_eq!((sent.len(), sent[0].to.to_string(), sent[0].flags, sent[0].ack), (1, CLIENT.into(), ACK, FIRST));
         // Who knows the old connection says nothing to that, and goes on.
         assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
         let sent = d.client(RST, FIRST, 0, b"");
         assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].flags == RST);
+        is_decided_anew(&mut d, isn);
+    }
+}
+
+#[test]
+fn a_client_that_has_closed_its_connection_begins_another_one_at_once() {
+    for (forward, isn) in WAYS.into_iter().flat_map(|forward| NEXT.map(|isn| (forward, isn))) {
+        // After the request, or with it.
+        for with_it in [false, true] {
+            let mut d = guessing(forward, None);
+            handshake(&mut d);
+            let acked = GUESSED.wrapping_add(1);
+            let flags = ACK | PSH | if with_it { FIN } else { 0 };
+            let sent = d.client(flags, FIRST, acked, REQUEST);
+            assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].payload == REQUEST, "{sent:?}");
+            assert_eq!(sent[0].flags, flags);
+            let end = FIRST.wrapping_add(REQUEST.len() as u32);
+            if !with_it {
+                let sent = d.client(FIN | ACK, end, acked, b"");
+                assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].flags == FIN | ACK, "{sent:?}");
+            }
+            let states = report(&mut d).states;
+            assert_eq!((states[TcpState::FinWait as usize], states[TcpState::CloseWait as usize]), (1, 0));
+            // What it still acknowledges goes on; its first SYN, late, does not.
+            let sent = d.client(ACK, end.wrapping_add(1), acked.wrapping_add(30), b"");
+            assert!(sent.len() == 1 && goes_directly(&sent[0], 0), "{sent:?}");
+            let before = out_of_window(&mut d);
+            assert!(d.client(SYN, ISN, 0, b"").is_empty());
+            assert_eq!(out_of_window(&mut d), before + 1);
+            is_decided_anew(&mut d, isn);
+        }
+    }
+}
+
+#[test]
+fn a_request_that_is_too_long_for_the_way_is_sent_back_and_decided_when_it_comes_again() {
+    for (forward, length) in [(Forward::Dr, 1461), (Forward::Tunnel, 1450)] {
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        let mut long = b"GET /a HTTP/1.1\r\nHost: www.example.com\r\nX: ".to_vec();
+        long.resize(length - 4, b'x');
+        long.extend(b"\r\n\r\n");
+        let mut p = Packet {
+            destination_mac: DIRECTOR,
+            ..Packet::tcp(CLIENT.parse().unwrap(), SERVICE.parse().unwrap(), ACK | PSH)
+        }
+        .payload(&long);
+        let ack = GUESSED.wrapping_add(1);
+        p.transport = Transport::Tcp { flags: ACK | PSH, seq: FIRST, ack, window: 60_000, options: vec![] };
+        assert!(d.worker.port_mut().inject(0, &p.frame()));
+        d.worker.poll(d.now);
+        let mut sent = vec![];
+        d.worker.port_mut().take_sent(|_, b| sent.push((b[23], b[34], b[35])));
+        assert_eq!(sent, [(1, 3, 4)], "an ICMP error: fragmentation needed");
+        // Whatever comes in its place has been read by nobody yet.
+        let sent = request(&mut d, OTHER_REQUEST);
+        assert!(sent.iter().all(|s| s.payload.is_empty()), "{forward:?} {sent:?}");
+        assert!(sent.iter().any(|s| s.to.to_string() == OTHER && s.flags == SYN), "{sent:?}");
+    }
+}
+
+#[test]
+fn a_stray_syn_does_not_end_a_guess_that_its_client_holds_for_established() {
+    for (forward, isn) in WAYS.into_iter().flat_map(|forward| NEXT.map(|isn| (forward, isn))) {
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        let r = report(&mut d);
+        assert_eq!((r.half_open, r.states[TcpState::Established as usize]), (0, 1));
+        let challenge = |d: &mut Director| {
+            let sent = d.client(SYN, isn, 0, b"");
+            assert_eq!(sent.len(), 1, "{sent:?}");
+            assert_eq!((sent[0].to.to_string(), sent[0].flags, sent[0].ack), (CLIENT.into(), ACK, FIRST));
+            assert_eq!(sent[0].seq, GUESSED.wrapping_add(1));
+        };
+        challenge(&mut d);
+        let sent = request(&mut d, REQUEST);
+        assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].payload == REQUEST, "{sent:?}");
+        // A client that has forgotten it resets it, and has lost its good name by that: it is answered by the director.
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        challenge(&mut d);
+        let sent = d.client(RST, FIRST, 0, b"");
+        assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && (sent[0].flags, sent[0].seq) == (RST, FIRST));
         let sent = d.client(SYN, isn, 0, b"");
-        assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].seq == isn);
-        let first = isn.wrapping_add(1);
-        assert!(d.client(ACK, first, 5001, b"").is_empty());
-        let sent = d.client(ACK | PSH, first, 5001, OTHER_REQUEST);
-        assert!(
-            sent.iter().all(|s| s.payload.is_empty()) && sent.iter().any(|s| s.to.to_string() == OTHER),
-            "{sent:?}"
-        );
-        assert_eq!(guesses(&mut d).made, 2);
+        assert_eq!((sent.len(), sent[0].to.to_string(), sent[0].flags), (1, CLIENT.into(), SYN | ACK));
+    }
+}
+
+/// A connection of which nothing is asked is as little half open as at layer 4, so it does not give way to a flood.
+#[test]
+fn an_idle_client_of_a_guess_keeps_its_place() {
+    for forward in WAYS {
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        for n in 0..20 {
+            let sent = d.says(&format!("198.18.0.{}:1000", n + 1), SERVICE, SYN, 1, 0, SYN_OPTIONS, b"");
+            assert!(sent.iter().all(|s| !goes_directly(s, 0)), "{sent:?}");
+        }
+        assert!((0..70).all(|_| d.passes(1000).is_empty()), "nor does it expire as a half-open one");
+        let sent = request(&mut d, REQUEST);
+        assert!(sent.len() == 1 && goes_directly(&sent[0], 0) && sent[0].payload == REQUEST, "{sent:?}");
+    }
+}
+
+#[test]
+fn a_guessed_server_that_speaks_before_it_is_asked_ends_the_connection() {
+    for forward in WAYS {
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        assert!(request(&mut d, &REQUEST[..5]).is_empty());
+        // The client acknowledges ten bytes that were said meanwhile.
+        let ack = GUESSED.wrapping_add(11);
+        let sent = d.client(ACK | PSH, FIRST.wrapping_add(5), ack, &REQUEST[5..]);
+        assert_eq!(sent.len(), 2, "{sent:?}");
+        assert!(goes_directly(&sent[0], 0) && (sent[0].flags, sent[0].seq) == (RST, FIRST), "{sent:?}");
+        let told = (sent[1].to.to_string(), sent[1].flags, sent[1].seq, sent[1].ack);
+        assert_eq!(told, (CLIENT.into(), RST | ACK, ack, FIRST.wrapping_add(5)));
+        let r = report(&mut d);
+        assert_eq!((r.flows, r.content.buffered), (0, 0));
+        // A number that can't be is none of its.
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        assert!(request(&mut d, &REQUEST[..5]).is_empty());
+        assert!(d.client(ACK | PSH, FIRST.wrapping_add(5), ack.wrapping_add(1 << 30), &REQUEST[5..]).is_empty());
+        assert_eq!(report(&mut d).content.buffered, 5);
+    }
+}
+
+/// The rules change while a guess is open.
+#[test]
+fn a_guess_whose_server_does_not_answer_directly_any_more_is_bound_late() {
+    for (forward, pieces) in WAYS.into_iter().flat_map(|forward| [1, 2].map(|pieces| (forward, pieces))) {
+        let mut d = guessing(forward, None);
+        handshake(&mut d);
+        let at = if pieces == 2 { 5 } else { 0 };
+        if pieces == 2 {
+            assert!(request(&mut d, &REQUEST[..at]).is_empty());
+        }
+        let other = Director::behind(Forward::FullNat, Binding::default(), &[]).snapshot;
+        let mut s = Snapshot::clone(&other);
+        s.generation += 1;
+        d.worker.command(Command::Install(Arc::new(s)), d.now);
+        let sent = d.client(ACK | PSH, FIRST.wrapping_add(at as u32), GUESSED.wrapping_add(1), &REQUEST[at..]);
+        // Where the tunnel is gone, nobody can be told through it.
+        let told: Vec<(u8, u32)> = sent.iter().filter(|s| goes_directly(s, 0)).map(|s| (s.flags, s.seq)).collect();
+        assert_eq!(told, if forward == Forward::Dr { vec![(RST, FIRST)] } else { vec![] }, "{forward:?} {sent:?}");
+        assert!(sent.iter().all(|s| s.payload.is_empty()), "{sent:?}");
+        let syn = sent.iter().find(|s| s.flags == SYN).expect("a server is asked");
+        assert_eq!((syn.from.ip().to_string(), syn.seq), ("10.0.0.100".into(), ISN));
+    }
+}
+
+/// Whatever the number's last bits: nothing else is noted there.
+#[test]
+fn a_reset_that_was_not_meant_leaves_the_connection_and_the_number_that_it_began_with() {
+    for forward in WAYS {
+        for isn in ISN..ISN + 4 {
+            let mut d = guessing(forward, None);
+            let first = isn.wrapping_add(1);
+            d.client(SYN, isn, 0, b"");
+            d.client(ACK, first, GUESSED.wrapping_add(1), b"");
+            assert!(goes_directly(&d.client(ACK | PSH, first, GUESSED.wrapping_add(1), REQUEST)[0], 0));
+            let established = |d: &mut Director| report(d).states[TcpState::Established as usize];
+            assert_eq!(established(&mut d), 1);
+            for _ in 0..2 {
+                d.client(RST, 77, 0, b"");
+                // A copy of the first SYN, late.
+                let sent = d.client(SYN, isn, 0, b"");
+                assert!(sent.len() == 1 && goes_directly(&sent[0], 0), "{sent:?}");
+                assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
+                assert_eq!((established(&mut d), guesses(&mut d).made), (1, 1), "{isn:x}");
+            }
+            d.client(RST, 77, 0, b"");
+            assert_eq!(established(&mut d), 0);
+            assert_eq!(acknowledgements(&mut d, 3), frames_at_layer4(forward, 3));
+            assert_eq!(established(&mut d), 1);
+        }
     }
 }
 

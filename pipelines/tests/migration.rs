@@ -1217,3 +1217,275 @@ fn no_more_is_acknowledged_than_a_filter_is_given_after_a_recall_either() {
     assert!(told.iter().all(|s| after.wrapping_sub(s.ack) as i32 >= 0), "{told:?}");
     exchange(&mut w, 1, 9000, (end, next), B, REPLY);
 }
+
+/// A chunk of 64 bytes, and what ends the body and asks for more, of the same length.
+fn chunk_and_smuggler() -> (Vec<u8>, Vec<u8>) {
+    let chunk = [b"40\r\n".as_slice(), &[b'x'; 64]].concat();
+    let mut smuggler = b"0\r\n\r\nGET /admin HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+    smuggler.resize(chunk.len() - 4, b'y');
+    smuggler.extend(b"\r\n\r\n");
+    (chunk, smuggler)
+}
+
+const CHUNKED: &[u8] = b"POST /a2 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+fn admits(segments: &[Segment]) -> bool {
+    payloads(segments).windows(6).any(|b| b == b"/admin")
+}
+
+#[test]
+fn what_a_filter_ignores_lets_no_request_pass_unread_while_it_waits() {
+    let (chunk, smuggler) = chunk_and_smuggler();
+    // While the response before is on its way.
+    let mut w = World::each(Forward::Dr);
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let (end, next) = exchange(&mut w, 0, SSEQ, (FIRST, ack), REQUEST, &REPLY[..20]);
+    w.says(ACK | PSH, end, next, CHUNKED);
+    let at = end.wrapping_add(CHUNKED.len() as u32);
+    w.says(ACK | PSH, at, next.wrapping_add(100_000), &chunk);
+    w.says(ACK | PSH, at, next, &smuggler);
+    let heard = w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(21), end, &REPLY[20..]);
+    assert_eq!(heard[0].seq, next);
+    let next = next.wrapping_add(23);
+    w.says(ACK, at, next, b"");
+    let given = w.take_stack(0);
+    assert!(!admits(&given) && payloads(&given).ends_with(CHUNKED), "{given:?}");
+    // The body goes on, as it is.
+    w.says(ACK | PSH, at, next, &chunk);
+    assert_eq!(payloads(&w.take_stack(0)), chunk);
+    // Read by now: its end can't come in other bytes of the same numbers; nor behind it.
+    let at = at.wrapping_add(chunk.len() as u32);
+    let [chunk, smuggler] = [[b"\r\n", chunk.as_slice()].concat(), [b"\r\n", smuggler.as_slice()].concat()];
+    w.says(ACK | PSH, at, next.wrapping_add(100_000), &chunk);
+    w.says(ACK | PSH, at, next, &smuggler);
+    w.passes(3_000);
+    assert!(!admits(&w.take_stack(0)));
+
+    // While the server is being opened.
+    let (chunk, smuggler) = chunk_and_smuggler();
+    let mut w = World::each(Forward::Dr);
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, CHUNKED);
+    let at = FIRST.wrapping_add(CHUNKED.len() as u32);
+    w.says(ACK | PSH, at, ack.wrapping_add(100_000), &chunk);
+    w.says(ACK | PSH, at, ack, &smuggler);
+    w.stack_says(0, SYN | ACK, SSEQ, FIRST, b"");
+    let given = w.take_stack(0);
+    assert_eq!(payloads(&given), [CHUNKED, b"0\r\n\r\n"].concat());
+    let end = at.wrapping_add(5);
+    w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(1), end, REPLY);
+    w.says(ACK, end, ack.wrapping_add(43), b"");
+    w.passes(1_000);
+    assert!(!admits(&w.take_stack(0)));
+}
+
+#[test]
+fn a_forged_syn_is_challenged_with_nothing_that_only_the_filter_can_have_got() {
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    w.says(ACK | PSH, end, next, b"POST /a2 HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    let heard = w.says(SYN, end.wrapping_add(500), 0, b"");
+    assert_eq!((heard.len(), heard[0].flags), (1, ACK));
+    assert!(end.wrapping_sub(heard[0].ack) as i32 >= 0, "{heard:?}");
+}
+
+#[test]
+fn a_challenge_stays_near_however_long_a_connection_is_the_filters() {
+    /// Bytes of a body that are let pass unread at once.
+    const MAX_SKIP: u32 = 1 << 30;
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    let head = b"POST /a2 HTTP/1.1\r\nHost: a\r\nContent-Length: 6000000000\r\n\r\n";
+    w.says(ACK | PSH, end, next, head);
+    let mut at = end.wrapping_add(head.len() as u32);
+    for _ in 0..5 {
+        // The next byte that is looked at; those before it are let pass.
+        at = at.wrapping_add(MAX_SKIP);
+        w.says(ACK | PSH, at, next, b"x");
+        at = at.wrapping_add(1);
+    }
+    let heard = w.says(SYN, at, 0, b"");
+    let behind = at.wrapping_sub(heard[0].ack) as i32;
+    assert!(heard[0].flags == ACK && (0..1 << 30).contains(&behind), "{behind} {heard:?}");
+}
+
+#[test]
+fn acknowledgements_do_not_use_up_the_questions() {
+    let mut w = World::each(Forward::Dr);
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let (end, next) = exchange(&mut w, 0, SSEQ, (FIRST, ack), REQUEST, &REPLY[..40]);
+    w.says(ACK | PSH, end, next.wrapping_sub(40), B);
+    // The filter's answers are lost for some time, and the client goes on to acknowledge.
+    w.lose = Box::new(|frame| kind(frame) == Some(5));
+    for n in 1..=40 {
+        w.now += 3 * MILLISECOND;
+        let heard = w.says(ACK, end, next.wrapping_sub(40).wrapping_add(n), b"");
+        assert!(heard.is_empty(), "{heard:?}");
+    }
+    w.lose = Box::new(|_| false);
+    w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(41), end, &REPLY[40..]);
+    w.says(ACK, end, next.wrapping_add(3), b"");
+    w.passes(300);
+    exchange(&mut w, 1, 9000, (end, next.wrapping_add(3)), B, REPLY);
+    assert_eq!(w.director.migrations(w.now).unanswered, 0);
+
+    // Silence ends it all the same.
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    w.lose = Box::new(|frame| matches!(kind(frame), Some(2 | 5 | 8)));
+    w.says(ACK | PSH, end, next.wrapping_sub(43), B);
+    let mut heard = vec![];
+    for n in 0..8_000u32 {
+        w.now += 5 * MILLISECOND;
+        heard.extend(w.says(ACK, end, next.wrapping_sub(43).wrapping_add(n % 43), b""));
+    }
+    assert!(heard.iter().any(|s| s.flags & RST != 0));
+}
+
+#[test]
+fn a_server_that_has_answered_early_and_does_not_close_costs_the_connection_and_no_more() {
+    for request in [B, &b"GET /a3 HTTP/1.1\r\nHost: a\r\n\r\n"[..]] {
+        for acknowledged in [true, false] {
+            let mut w = World::each(Forward::Dr);
+            let (end, next) = begun(&mut w, REPLY);
+            let head = b"POST /a2 HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+            w.says(ACK | PSH, end, next, head);
+            let at = end.wrapping_add(head.len() as u32);
+            let early = b"HTTP/1.1 413 No\r\nContent-Length: 0\r\n\r\n";
+            let heard = w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(44), at, early);
+            assert_eq!((heard[0].seq, heard[0].payload.as_slice()), (next, &early[..]));
+            let after = next.wrapping_add(early.len() as u32);
+            // The server drains it.
+            w.says(ACK | PSH, at, next, b"0123456789");
+            let at = at.wrapping_add(10);
+            assert!(payloads(&w.take_stack(0)).ends_with(b"0123456789"));
+            let mut heard = w.says(ACK | PSH, at, if acknowledged { after } else { next }, request);
+            if !acknowledged {
+                assert!(heard.is_empty(), "{heard:?}");
+                heard = w.says(ACK, at, after, b"");
+                w.passes(1_000);
+                heard.append(&mut w.client);
+            }
+            assert!(heard.iter().any(|s| s.flags & RST != 0 && s.seq == after), "{heard:?}");
+            let old = w.take_stack(0);
+            assert!(old.iter().any(|s| s.flags & RST != 0 && s.seq == at), "{old:?}");
+            let now = w.now;
+            assert_eq!((w.director.report(now).flows, w.filters[0].report(now).flows), (0, 0));
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_lacks_the_body_before_says_so_and_takes_the_next_request_later() {
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    w.says(ACK | PSH, end, next, CHUNKED);
+    w.take_stack(0);
+    let at = end.wrapping_add(CHUNKED.len() as u32);
+    w.stack_says(0, ACK, SSEQ.wrapping_add(44), at, b"");
+    w.lose = Box::new(|frame| !is_message(frame) && frame[..6] == wire(0).0);
+    w.says(ACK | PSH, at, next, b"0\r\n\r\n");
+    w.lose = Box::new(|_| false);
+    let again: &[u8] = b"GET /a3 HTTP/1.1\r\nHost: a\r\n\r\n";
+    w.says(ACK | PSH, at.wrapping_add(5), next, again);
+    w.passes(10_000);
+    assert!(w.client.iter().all(|s| s.flags & RST == 0), "{:?}", w.client);
+    assert!(payloads(&w.take_stack(0)).is_empty());
+    w.says(ACK | PSH, at, next, b"0\r\n\r\n");
+    assert_eq!(payloads(&w.take_stack(0)), b"0\r\n\r\n");
+    let after = at.wrapping_add(5);
+    w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(44), after, REPLY);
+    w.says(ACK, after, next.wrapping_add(43), b"");
+    w.passes(2_100);
+    assert!(payloads(&w.take_stack(0)).starts_with(again));
+    assert_eq!(w.director.migrations(w.now).unanswered, 0);
+}
+
+/// The numbers of all messages of one kind.
+fn numbers(w: &World, of: u8) -> Vec<u64> {
+    let of = w.messages.iter().filter(|m| kind(m) == Some(of));
+    of.map(|m| Body::read(&m[42..], &key()).unwrap().0.number).collect()
+}
+
+#[test]
+fn a_question_that_is_asked_for_long_does_not_grow_old() {
+    let mut w = World::each(Forward::Dr);
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let (end, next) = exchange(&mut w, 0, SSEQ, (FIRST, ack), REQUEST, &REPLY[..40]);
+    w.says(ACK | PSH, end, next, B);
+    w.passes(10_000);
+    let asked = numbers(&w, 7);
+    assert!(asked.len() > 4 && asked.windows(2).all(|n| n[0] < n[1]), "{asked:?}");
+    w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(41), end, &REPLY[40..]);
+    let next = next.wrapping_add(3);
+    // The answer to a question was on its way when the next one went.
+    w.lose = Box::new(|frame| kind(frame) == Some(8));
+    w.says(ACK, end, next, b"");
+    w.passes(100);
+    let question = w.messages.iter().rfind(|m| kind(m) == Some(7)).unwrap().clone();
+    w.pump(vec![(0, resaid(&question, |h| Header { number: h.number + 1_000, ..h }))]);
+    let asked = numbers(&w, 7);
+    assert_eq!(numbers(&w, 8).last(), asked.last(), "{asked:?}");
+}
+
+#[test]
+fn a_client_that_resets_while_its_connection_is_asked_back_leaves_nothing_behind() {
+    let mut w = World::each(Forward::Dr);
+    let ack = w.handshake();
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let (end, next) = exchange(&mut w, 0, SSEQ, (FIRST, ack), REQUEST, &REPLY[..40]);
+    w.says(ACK | PSH, end, next, B);
+    w.passes(1_000);
+    // The reset itself does not arrive.
+    w.lose = Box::new(|frame| !is_message(frame) && frame[..6] == wire(0).0);
+    w.says(RST, end, 0, b"");
+    let now = w.now;
+    assert_eq!((w.director.report(now).flows, w.filters[0].report(now).flows), (0, 0));
+}
+
+#[test]
+fn a_director_with_another_session_is_told_that_the_connection_is_not_its_own() {
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    w.says(ACK | PSH, end, next.wrapping_sub(1), B);
+    let of = |w: &World, of: u8| w.messages.iter().rfind(|m| kind(m) == Some(of)).unwrap().clone();
+    let read = |m: &[u8]| Body::read(&m[42..], &key()).unwrap().0;
+    let ping = w.messages.iter().rfind(|m| kind(m) == Some(1) && m[..6] == wire(0).0).unwrap().clone();
+    w.pump(vec![(0, resaid(&ping, |h| Header { session: h.session ^ 1, number: 1, ..h }))]);
+    let token = read(&of(&w, 2)).token;
+    let recall = of(&w, 7);
+    w.pump(vec![(0, resaid(&recall, |h| Header { session: h.session ^ 1, number: 2, token }))]);
+    let answer = read(&of(&w, 5));
+    assert_eq!((answer.session, answer.number), (read(&ping).session ^ 1, 2));
+    // It means nothing to the connection.
+    w.says(ACK, end, next, b"");
+    w.passes(500);
+    exchange(&mut w, 1, 9000, (end, next), B, REPLY);
+}
+
+#[test]
+fn what_a_server_lacks_of_a_request_comes_again_whatever_else_is_in_the_segment() {
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    w.says(ACK | PSH, end, next, CHUNKED);
+    let at = end.wrapping_add(CHUNKED.len() as u32);
+    w.stack_says(0, ACK, SSEQ.wrapping_add(44), at, b"");
+    let tail: &[u8] = b"0\r\n\r\n";
+    w.says(ACK | PSH, at, next, tail);
+    w.says(ACK | PSH, at.wrapping_add(5), next, CHUNKED);
+    w.take_stack(0);
+    // The server has not got it; nothing of the next request goes with it.
+    w.says(ACK | PSH, at, next, &[tail, CHUNKED, b"5\r\nabcde"].concat());
+    assert_eq!(payloads(&w.take_stack(0)), tail);
+    let after = at.wrapping_add(5);
+    w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(44), after, REPLY);
+    let next = next.wrapping_add(43);
+    let body = after.wrapping_add(CHUNKED.len() as u32);
+    w.says(ACK | PSH, body, next, b"5\r\nabcde");
+    w.says(ACK | PSH, body, next, b"5\r\nabcde");
+    let given = payloads(&w.take_stack(0));
+    assert!(given.starts_with(CHUNKED) && given.ends_with(b"5\r\nabcde"), "{given:?}");
+}

@@ -11,6 +11,7 @@ use lcs_dataplane::ring::Handover;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::Command;
 use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::snapshot::NextHop;
 use lcs_pipelines::stages::schedule::SharedCounts;
 use proptest::prelude::*;
 use std::collections::HashMap;
@@ -115,6 +116,7 @@ proptest! {
 
 /// Two workers of one director, joined by hand-over lanes.
 struct Pair {
+    hops: Vec<NextHop>,
     workers: Vec<Worker<MemoryPort, Layer4, NoMeter>>,
 }
 
@@ -137,7 +139,7 @@ impl Pair {
             worker.command(Command::Install(Arc::new(world.snapshot.clone())), START);
             worker
         });
-        Pair { workers: workers.collect() }
+        Pair { workers: workers.collect(), hops: world.snapshot.next_hops.clone() }
     }
 
     /// A frame that the device gives to worker `at`; what comes out of either.
@@ -151,6 +153,57 @@ impl Pair {
         }
         sent
     }
+
+    /// Makes every next hop known, or none.
+    fn resolve(&mut self, resolved: bool) {
+        for w in &mut self.workers {
+            for (row, hop) in self.hops.iter().enumerate() {
+                w.command(Command::SetNextHop { row: row as u16, hop: NextHop { resolved, ..*hop } }, START);
+            }
+        }
+    }
+
+    /// Turns without new frames: what is held and can go on does; what comes out.
+    fn between(&mut self) -> Vec<(u8, Vec<u8>)> {
+        let mut sent = vec![];
+        for _ in 0..4 {
+            for w in &mut self.workers {
+                w.between(START);
+                w.poll(START);
+                w.port_mut().take_sent(|i, b| sent.push((i, b.to_vec())));
+            }
+        }
+        sent
+    }
+}
+
+/// Whichever worker they come to: the first fragment waits for its next hop, and the later one, in front of it or behind, for it.
+#[test]
+fn fragments_wait_together_for_a_next_hop_with_two_workers() {
+    let (mut here, mut across) = (0, 0);
+    for port in 1000..1016 {
+        for first_comes_first in [true, false] {
+            let mut pair = Pair::new();
+            pair.resolve(false);
+            let words = format!("udp 192.0.2.1:{port} > 198.51.100.1:53 len=2000 id=7");
+            let frame =
+                |part: &str| Packet::read(&format!("{words} {part}")).unwrap().frame(CLIENT, interface_mac(0)).unwrap();
+            let mut parts = [frame("frag=0..1480"), frame("frag=1480..")];
+            if !first_comes_first {
+                parts.reverse();
+            }
+            for part in &parts {
+                assert!(pair.send(0, 0, part).is_empty(), "the next hop is not known");
+                pair.between();
+            }
+            pair.resolve(true);
+            let sent = pair.between();
+            let dropped: Vec<u64> = pair.workers.iter().map(|w| w.counters().dropped_total()).collect();
+            assert_eq!((sent.len(), &dropped[..]), (2, &[0, 0][..]), "{words} first first: {first_comes_first}");
+            if pair.workers[0].counters().handed_over == 0 { here += 1 } else { across += 1 }
+        }
+    }
+    assert!(here > 0 && across > 0, "{here} {across}");
 }
 
 /// A packet of a connection, forwarded; the error that a router on the servers' side may send about it.

@@ -4,7 +4,7 @@
 mod director;
 
 use director::{CLIENT, Director, ISN, SERVICE, Sent};
-use lcs_dataplane::headers::options::{read_timestamps, timestamps};
+use lcs_dataplane::headers::options::{for_each, kind, read_timestamps, timestamps};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_pipelines::command::{Acknowledgement, Command};
 use lcs_pipelines::content::{Binding, Pool, Scheme, SynPolicy};
@@ -410,4 +410,159 @@ fn a_client_whose_clock_runs_away_keeps_its_connection() {
     let mut next = End::client(&mut d, "192.0.2.7:7", 5, 100);
     let sent = next.sends(&mut d, FIRST);
     assert!(sent.iter().any(|s| s.flags == SYN && s.to.to_string() == A), "{sent:?}");
+}
+
+const UPLOAD: &[u8] = b"POST /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+/// A client whose first request has been answered, and its server.
+fn answered(d: &mut Director) -> (End, End) {
+    let mut c = End::client(d, CLIENT, ISN, 5_000);
+    let sent = c.sends(d, FIRST);
+    c.takes(&to(&sent, CLIENT));
+    let (mut a, sent) = End::server(d, &sent, A, 5_000, 90);
+    exchange(d, &mut c, &mut a, &sent, FIRST);
+    (c, a)
+}
+
+/// What a server that goes by the last of several timestamps options takes of these.
+fn hears(a: &mut End, sent: &[Sent]) -> Vec<u8> {
+    let mut heard = vec![];
+    for s in to(sent, A) {
+        let mut value = None;
+        for_each(&s.options, |k, _, body| {
+            if k == kind::TIMESTAMPS {
+                value = body.first_chunk().map(|b| u32::from_be_bytes(*b));
+            }
+        });
+        let value = value.unwrap_or_else(|| panic!("no timestamps: {s:?}"));
+        if value.wrapping_sub(a.recent) as i32 >= 0 && s.seq == a.ack {
+            a.recent = value;
+            a.ack = a.ack.wrapping_add(s.payload.len() as u32);
+            heard.extend(&s.payload);
+        }
+    }
+    heard
+}
+
+#[test]
+fn of_two_timestamps_in_one_segment_neither_counts() {
+    let mut d = Director::with(stamped(), &rules());
+    let (c, mut a) = answered(&mut d);
+    let good = b"GET /a?ok=yes HTTP/1.1\r\nHost: x\r\n\r\n";
+    let other = b"GET /a?o=false HTTP/1.1\r\nHost:x\r\n\r\n";
+    assert_eq!(good.len(), other.len());
+    let both = [timestamps(5_001, c.recent), timestamps(6_000, c.recent)].concat();
+    let twice = d.says(CLIENT, SERVICE, ACK, c.seq, c.ack, &both, b"");
+    assert!(to(&twice, A).is_empty(), "{twice:?}");
+    let mut heard = hears(&mut a, &twice);
+    for (stamp, request) in [(5_002, good), (6_001, other)] {
+        let sent = d.says(CLIENT, SERVICE, ACK | PSH, c.seq, c.ack, &timestamps(stamp, c.recent), request);
+        heard.extend(hears(&mut a, &sent));
+    }
+    assert_eq!(heard, good);
+}
+
+#[test]
+fn a_chunk_that_its_server_may_ignore_is_not_read() {
+    let chunk = b"5\r\nhello\r\n";
+    for (far, ends) in [((1 << 24) + 1_000, false), ((1 << 29) + 7, false), ((1 << 30) + 5, true)] {
+        let mut d = Director::with(stamped(), &rules());
+        let (mut c, mut a) = answered(&mut d);
+        let sent = d.says(CLIENT, SERVICE, ACK, c.seq, c.ack, &timestamps(5_000 + far, c.recent), b"");
+        assert!(hears(&mut a, &sent).is_empty());
+        assert_eq!(a.recent, 5_000 + far, "an acknowledgement passes");
+        c.clock = 5_002;
+        let sent = c.sends(&mut d, UPLOAD);
+        let taken = hears(&mut a, &sent);
+        assert_eq!(taken.is_empty(), ends, "{far:x}: {sent:?}");
+        if !ends {
+            assert_eq!(taken, UPLOAD);
+            a.says(&mut d, ACK, b"");
+        }
+        c.clock = 5_003;
+        let sent = c.says(&mut d, ACK | PSH, chunk);
+        assert!(to(&sent, A).iter().all(|s| s.payload.is_empty()), "{far:x}: {sent:?}");
+        assert_eq!(to(&sent, CLIENT).iter().any(|s| s.flags & RST != 0), ends, "{far:x}: {sent:?}");
+        if !ends {
+            c.clock = 5_001 + far;
+            let sent = c.sends(&mut d, chunk);
+            assert_eq!(hears(&mut a, &sent), chunk);
+        }
+    }
+}
+
+#[test]
+fn a_chunk_with_an_option_that_servers_look_at_is_not_read() {
+    let chunk = b"5\r\nhello\r\n";
+    let signature = [&[19, 18][..], &[7; 16], &[1, 1]].concat();
+    for binding in [stamped(), Binding::default()] {
+        let mut d = Director::with(binding.clone(), &rules());
+        let own = |value, echo| if binding.timestamps { timestamps(value, echo).to_vec() } else { vec![] };
+        let answer = d.says(CLIENT, SERVICE, SYN, ISN, 0, &[MSS, &own(9, 0)].concat(), b"");
+        let (seq, ack) = (ISN.wrapping_add(1), answer[0].seq.wrapping_add(1));
+        let echo = read_timestamps(&answer[0].options).map_or(0, |(value, _)| value);
+        let sent = d.says(CLIENT, SERVICE, ACK | PSH, seq, ack, &own(9, echo), UPLOAD);
+        let syn = sent.iter().find(|s| s.flags == SYN).expect("a server is asked").clone();
+        let server = syn.to.to_string();
+        let options = [MSS, &own(70, 9)].concat();
+        d.says(&server, CLIENT, SYN | ACK, 5_000, syn.seq.wrapping_add(1), &options, b"");
+        let next = seq.wrapping_add(UPLOAD.len() as u32);
+        d.says(&server, CLIENT, ACK, 5_001, next, &own(71, 9), b"");
+        let signed = [&own(10, echo)[..], &signature].concat();
+        let sent = d.says(CLIENT, SERVICE, ACK | PSH, next, ack, &signed, chunk);
+        assert!(sent.is_empty(), "{sent:?}");
+        let sent = d.says(CLIENT, SERVICE, ACK | PSH, next, ack, &own(11, echo), chunk);
+        assert_eq!(to(&sent, &server)[0].payload, chunk);
+    }
+}
+
+#[test]
+fn nobody_in_a_pool_sees_what_another_clients_clock_has_done() {
+    for (far, again) in [(1u32 << 24, true), (1 << 25, false)] {
+        let scheme = Scheme::Pooled(Pool { idle: 0, ..Pool::default() });
+        let mut d = Director::behind(Forward::FullNat, Binding { scheme, ..stamped() }, &rules());
+        let mut c = End::client(&mut d, CLIENT, ISN, 9);
+        let sent = c.sends(&mut d, UPLOAD);
+        c.takes(&to(&sent, CLIENT));
+        let (mut s, asked) = End::server(&mut d, &sent, A, 5_000, 90);
+        assert_eq!(s.takes(&asked), UPLOAD);
+        let told = s.says(&mut d, ACK, b"");
+        c.takes(&told);
+        // Its chunks are read, one after another, each from far ahead of the one before.
+        for (n, chunk) in [(1, &b"5\r\nhello\r\n"[..]), (2, b"0\r\n\r\n")] {
+            c.clock = 9 + far / 2 * n;
+            let sent = c.sends(&mut d, chunk);
+            assert_eq!(hears(&mut s, &to(&sent, A)), chunk);
+        }
+        s.clock += 10;
+        let back = s.sends(&mut d, RESPONSE);
+        let back = to(&back, CLIENT);
+        assert_eq!(back.iter().flat_map(|s| s.payload.clone()).collect::<Vec<u8>>(), RESPONSE);
+        (c.recent, c.ack) = (stamps(&back[0]).0, c.ack.wrapping_add(RESPONSE.len() as u32));
+        s.recent = to(&c.says(&mut d, ACK, b""), A).iter().map(|s| stamps(s).0).next_back().unwrap_or(s.recent);
+        let mut next = End::client(&mut d, "192.0.2.7:7", 5, 100);
+        let sent = next.sends(&mut d, FIRST);
+        assert_eq!(sent.iter().all(|s| s.flags != SYN), again, "{far:x}: {sent:?}");
+        if again {
+            assert_eq!(hears(&mut s, &sent), FIRST, "{far:x}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_request_may_come_after_the_beginning_of_the_next() {
+    let mut d = Director::with(stamped(), &rules());
+    let (mut c, mut a) = answered(&mut d);
+    let request = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n0123";
+    let sent = c.sends(&mut d, request);
+    assert_eq!(hears(&mut a, &sent), request);
+    let told = a.says(&mut d, ACK, b"");
+    c.takes(&told);
+    c.clock += 2;
+    let beyond = c.seq.wrapping_add(6);
+    let ahead = d.says(CLIENT, SERVICE, ACK | PSH, beyond, c.ack, &timestamps(c.clock, c.recent), OTHER);
+    assert!(to(&ahead, A).iter().all(|s| s.payload.is_empty()));
+    c.clock -= 1;
+    let sent = c.sends(&mut d, b"456789");
+    assert_eq!(hears(&mut a, &sent), b"456789", "{sent:?}");
 }

@@ -6,6 +6,7 @@
 use super::check::{Finding, Place};
 use super::content::Content;
 use super::{Server, Service, Word, endpoint_text};
+use crate::rules::{Condition, Variable};
 use lcs_pipelines::content::{Scheme, Switching};
 use lcs_pipelines::snapshot::Forward;
 
@@ -43,6 +44,17 @@ pub(super) fn check(s: &Service, content: &Content, found: &mut Vec<Finding>) {
         );
         let mend = "add sources = [\"…\"]: addresses of the director, in the servers' network, that nothing else uses";
         add(Place::Service, "sources", what, mend);
+    }
+    let limits = content.binding.limits;
+    let room = limits.head.max(limits.hello) + limits.body;
+    if let Some(scale) = content.binding.server_scale.filter(|&scale| room >> scale < 2) {
+        let what = format!(
+            "server-wscale = {scale} in service {}: its windows are multiples of {}, and of a request {room} bytes are held at most",
+            s.name,
+            1u32 << scale.min(31)
+        );
+        let mend = "write the scale that the servers answer with (Linux: 7), or a larger head-limit or body-limit";
+        add(Place::Service, "server-wscale", what, mend);
     }
     for (i, server) in direct.filter(|(_, server)| server.address.is_ipv4() != s.address.is_ipv4()) {
         let family = |v4| if v4 { "IPv4" } else { "IPv6" };
@@ -92,5 +104,20 @@ pub fn needs(s: &Service) -> Vec<String> {
                  65,535 bytes"
             .to_owned(),
     });
+    if content.rules.rules.iter().any(|rule| asks_who(&rule.condition)) {
+        needs.push(
+            "each must itself refuse whom it is not for: rules that ask for ip.src or port.src choose a server here, and guard none,              since what a guessed server agrees with its client is not seen"
+                .to_owned(),
+        );
+    }
     needs
+}
+
+/// Whether a condition asks where a client comes from. No deeper than rules are nested.
+fn asks_who(condition: &Condition) -> bool {
+    match condition {
+        Condition::And(all) | Condition::Or(all) => all.iter().any(asks_who),
+        Condition::Not(one) => asks_who(one),
+        Condition::Term(term) => matches!(term.variable, Variable::IpSrc | Variable::PortSrc),
+    }
 }

@@ -148,7 +148,8 @@ pub struct Flow {
     pub server: u16,
     /// What translation from client to server adds to the transport checksum: bits of a [`crate::checksum::Difference`].
     pub l4_difference: u16,
-    /// What translation from client to server adds to the IPv4 header checksum, TTL decrement included in neither.
+    /// What translation from client to server adds to the IPv4 header checksum, TTL decrement included in neither. A flow that
+    /// is not translated has no use for it; the connection's owner keeps notes there.
     pub ip_difference: u16,
     /// Tick of the last packet.
     pub last_seen: u32,

@@ -86,6 +86,13 @@ pub fn find_timestamps(options: &[u8]) -> Option<usize> {
     found
 }
 
+/// Whether there is more than one timestamps option: receivers differ in which of them counts.
+pub fn repeats_timestamps(options: &[u8]) -> bool {
+    let mut found = 0;
+    for_each(options, |k, _, body| found += u32::from(k == kind::TIMESTAMPS && body.len() == 8));
+    found > 1
+}
+
 /// Value and echo of a segment's timestamps option.
 pub fn read_timestamps(options: &[u8]) -> Option<(u32, u32)> {
     find_timestamps(options).map(|at| (be32(options, at), be32(options, at + 4)))
@@ -193,6 +200,9 @@ mod tests {
             assert!(!stamped || !only_known(options, false));
         }
         assert!(!only_known(&[timestamps(1, 2), timestamps(1, 2)].concat(), true), "which of them would count?");
+        assert!(repeats_timestamps(&[timestamps(1, 2), timestamps(1, 2)].concat()));
+        assert!(!repeats_timestamps(&both) && !repeats_timestamps(&sack), "one, none");
+        assert!(!repeats_timestamps(&[&timestamps(1, 2)[..], &[0], &timestamps(1, 2)].concat()), "behind the end");
         assert_eq!(read_timestamps(&[&[3, 3, 7][..], &timestamps(1, 2)].concat()), Some((1, 2)));
         assert_eq!(read_timestamps(&[&[19, 4, 0, 0, 0][..], &timestamps(1, 2)].concat()), None, "behind the end");
         for (options, only) in [

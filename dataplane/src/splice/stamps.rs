@@ -34,7 +34,8 @@ pub struct Stamps {
     pub echo: u32,
     /// A stamp of the server's, in its own numbers: it is told no earlier one.
     pub floor: u32,
-    /// The client's stamp in what the server has had for certain, in the client's numbers.
+    /// The client's stamp in what the server has had for certain, in the client's numbers: the director's word, or the
+    /// server's own, which is its echo.
     pub reference: u32,
     /// `down` is that of the server in turn. Otherwise what the client sees is the director's own clock.
     pub joined: bool,
@@ -103,20 +104,22 @@ impl Stamps {
         self.up = clock.map_or(0, |clock| clock.wrapping_sub(self.heard));
         self.joined = false;
         self.said[Place::SERVER] = self.heard.wrapping_add(self.up);
-        self.restart();
+        self.reference = self.heard;
+        self.loose = false;
     }
 
     /// What is read of the client's stamps begins at its last one: the server gets that, or a later one, from the director.
     pub fn restart(&mut self) {
+        let (own, told) = (self.heard.wrapping_add(self.up), self.said[Place::SERVER]);
+        self.loose |= self.is_far(self.heard) || own.wrapping_sub(told) > FARTHEST && told.wrapping_sub(own) > FARTHEST;
         self.reference = self.heard;
-        self.loose = false;
-        self.said[Place::SERVER] = self.newest(self.said[Place::SERVER]);
+        self.said[Place::SERVER] = self.newest(told);
     }
 
-    /// The client's last stamp in the server's numbers, or `told` where that is a little later.
+    /// The client's last stamp in the server's numbers, or `told` where that is later: what the server has been told, it
+    /// compares all others with.
     fn newest(&self, told: u32) -> u32 {
-        let own = self.heard.wrapping_add(self.up);
-        if told.wrapping_sub(own) <= NEAR { told } else { own }
+        later(self.heard.wrapping_add(self.up), told)
     }
 
     /// A connection that was set aside ([`Stamps::aside`]) is the client's. It is another's clock that goes on where `clock`
@@ -124,9 +127,11 @@ impl Stamps {
     pub fn adopt(&mut self, aside: &Stamps, clock: Option<u32>, own: u32) {
         let told = aside.said[Place::SERVER];
         self.up = clock.map_or(aside.up, |clock| later(clock, told).wrapping_sub(self.heard));
+        let own_to_server = self.heard.wrapping_add(self.up);
+        let unordered = own_to_server.wrapping_sub(told) > FARTHEST && told.wrapping_sub(own_to_server) > NEAR;
         self.said[Place::SERVER] = self.newest(told);
         self.reference = self.heard;
-        self.loose = false;
+        self.loose = aside.loose || unordered;
         self.join(aside.floor, own);
     }
 
@@ -173,10 +178,17 @@ impl Stamps {
         }
     }
 
-    /// Whether a client's stamp can be put in order with what its server has had: it is at most `far` later than `reference`.
+    /// Whether a client's stamp can be put in order with what its server has had: it is not too much later than `reference`.
     #[inline(always)]
-    pub fn is_near(&self, value: u32, far: u32) -> bool {
-        value.wrapping_sub(self.reference) <= far || self.loose
+    pub fn is_near(&self, value: u32) -> bool {
+        value.wrapping_sub(self.reference) <= FARTHEST || self.loose
+    }
+
+    /// Whether a client's stamp is at most `far` later than the last one that the director has read. Nothing that only
+    /// passes moves what this compares with.
+    #[inline(always)]
+    pub fn is_near_heard(&self, value: u32, far: u32) -> bool {
+        value.wrapping_sub(self.heard) <= far
     }
 
     /// Whether a client's stamp is neither soon after `reference` nor soon before it: then nobody knows what its server makes of it.
@@ -205,10 +217,20 @@ impl Stamps {
         let (value, echo) = if side == Place::CLIENT {
             (value.wrapping_add(self.up), self.echo_to_server(echo))
         } else {
+            // Far behind, it would seem to be ahead one day.
+            if (FARTHEST / 2..3 << 30).contains(&value.wrapping_sub(self.floor)) {
+                self.floor = value.wrapping_sub(NEAR);
+            }
             let echo = echo.wrapping_sub(self.up);
-            // Of what was said to the server before this client's time it knows nothing.
-            let before = self.reference.wrapping_sub(echo) <= FARTHEST;
-            (value.wrapping_add(self.down), if before { self.reference } else { echo })
+            // Of what was said to the server before this client's time it knows nothing. Measured back from the newest, so
+            // that it does not matter how long ago `heard` was.
+            let newest = self.said[Place::SERVER].wrapping_sub(self.up);
+            let before = self.heard.wrapping_sub(echo) <= FARTHEST
+                && newest.wrapping_sub(echo) > newest.wrapping_sub(self.heard);
+            if !before {
+                self.reference = later(echo, self.reference);
+            }
+            (value.wrapping_add(self.down), if before { self.heard } else { echo })
         };
         self.advance(1 - (side & 1), value);
         stamps[..4].copy_from_slice(&value.to_be_bytes());
@@ -350,6 +372,44 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A connection over which nothing is read any more goes on while its clocks go round.
+    #[test]
+    fn echoes_are_right_however_long_ago_the_last_request_was() {
+        let mut s = joined(100, 1_000, 50_000, Some(9_000));
+        let mut b = [0; 8];
+        let step = 1u32 << 28;
+        for n in 1..40u32 {
+            let (client, server) = (n.wrapping_mul(step).wrapping_add(100), n.wrapping_mul(step).wrapping_add(1_000));
+            // Each answers what the other has said last; for the first round that was the handshake.
+            b[..4].copy_from_slice(&client.to_be_bytes());
+            b[4..].copy_from_slice(&server.wrapping_add(49_000).wrapping_sub(step).to_be_bytes());
+            assert!(s.is_near(client), "{n}");
+            s.translate(Place::CLIENT, &mut b);
+            assert_eq!((be32(&b, 0), be32(&b, 4)), (client.wrapping_add(8_900), server.wrapping_sub(step)), "{n}");
+            b[..4].copy_from_slice(&server.to_be_bytes());
+            b[4..].copy_from_slice(&client.wrapping_add(8_900).to_be_bytes());
+            s.translate(Place::SERVER, &mut b);
+            assert_eq!((be32(&b, 0), be32(&b, 4)), (server.wrapping_add(49_000), client), "{n}");
+            assert_eq!(s.said[Place::SERVER], client.wrapping_add(8_900), "{n}");
+        }
+    }
+
+    /// What the server echoes is what it has had, though the client has said more since.
+    #[test]
+    fn an_echo_is_not_raised_to_what_was_read_of_a_body_since() {
+        let mut s = joined(100, 1_000, 50_000, None);
+        let mut b = [0; 8];
+        for value in [110u32, 150, 190] {
+            b[..4].copy_from_slice(&value.to_be_bytes());
+            s.translate(Place::CLIENT, &mut b);
+            s.refer(value);
+        }
+        b[4..].copy_from_slice(&110u32.to_be_bytes());
+        s.translate(Place::SERVER, &mut b);
+        assert_eq!(be32(&b, 4), 110);
+        assert_eq!(s.reference, 190);
     }
 
     #[test]

@@ -146,6 +146,12 @@ impl Migrations {
         before.is_some_and(|t| (t.session, t.token) == (ticket.session, ticket.token) && t.number < ticket.number)
     }
 
+    /// Whether a message is of the session that has brought a connection.
+    pub(crate) fn is_of_session(&self, entry: u32, ticket: Ticket) -> bool {
+        let before = self.taken.get(entry as usize);
+        before.is_some_and(|t| (t.session, t.token) == (ticket.session, ticket.token))
+    }
+
     /// Whether this message has brought a connection, or has ended it.
     pub(crate) fn has_brought(&self, entry: u32, ticket: Ticket) -> bool {
         self.taken.get(entry as usize) == Some(&ticket)

@@ -391,6 +391,9 @@ impl Splices {
     #[inline(always)]
     pub(crate) fn prefetch(&self, flow: u32) {
         prefetch_at(self.entries.as_ptr().wrapping_add(flow as usize));
+        if !self.stamps.is_empty() {
+            prefetch_at(self.stamps.as_ptr().wrapping_add(flow as usize));
+        }
     }
 
     /// The places of a client, known by its hash, among those that were sent a cookie.

@@ -45,6 +45,14 @@ impl Proven {
         }
     }
 
+    /// An address is to prove itself again.
+    pub(crate) fn forget(&mut self, address: IpAddr) {
+        let places = self.places(address);
+        for place in self.addresses.get_mut(places).unwrap_or_default().iter_mut().filter(|place| place.0 == address) {
+            place.1 = 0;
+        }
+    }
+
     /// Whether it has, lately.
     pub(crate) fn is(&self, address: IpAddr, now: Nanos) -> bool {
         let places = self.addresses.get(self.places(address)).unwrap_or_default();
@@ -71,6 +79,8 @@ mod tests {
         assert!(!proven.is(address(2), 5));
         proven.prove(address(1), 99);
         assert!(proven.is(address(1), 50 + LASTS), "the later proof counts");
+        proven.forget(address(1));
+        assert!(!proven.is(address(1), 100));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::command::Event;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Finder, Hasher};
 use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum, plain, plain6};
-use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN};
+use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN, URG};
 use lcs_dataplane::headers::{Kind, parse, protocol};
 use lcs_dataplane::{BURST, Verdict};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -125,7 +125,7 @@ fn prefetch_all(finder: &Finder<'_>, hashes: &[u64]) {
 /// See [`Batch::simple`].
 #[inline(always)]
 fn is_simple(tcp_flags: u8, ttl: u8) -> bool {
-    tcp_flags & (SYN | FIN | RST) == 0 && ttl > 1
+    tcp_flags & (SYN | FIN | RST | URG) == 0 && ttl > 1
 }
 
 /// Every frame that is not plain.
@@ -268,7 +268,10 @@ fn worker_of(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Option<u
                 // later ones come to this worker as well.
                 let id = fragment::identity(batch, i)?;
                 c.fragments.set_owner(id, w, now);
-                c.holding.has_come(&super::hold::Awaited::First(id));
+                // Of this worker's own, they wait until it has gone its way: it may have to wait itself.
+                if w != c.settings.worker {
+                    c.holding.has_come(&super::hold::Awaited::First(id));
+                }
             }
             Some(w)
         }

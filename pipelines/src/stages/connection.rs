@@ -8,7 +8,6 @@ use crate::stages::fragmentation::Oversized;
 use crate::stages::hold::{Awaited, Holding};
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
-use crate::stages::persistence::Templates;
 use crate::stages::schedule::{Schedulers, SharedCounts};
 use crate::stages::tunnel::{Outer, Paths};
 use hashbrown::HashMap;
@@ -99,8 +98,6 @@ pub struct Connections {
     pub(crate) oversized: Oversized,
     /// Fragments made of packets that were too big.
     pub(crate) fragments_made: u64,
-    /// Clients that keep their servers.
-    pub(crate) templates: Templates,
     /// Frames that wait.
     pub(crate) holding: Holding,
     /// MTUs of tunnels' paths, by server slot.
@@ -147,7 +144,6 @@ impl Connections {
             fragment_ident: (settings.seed as u32) << 8 ^ u32::from(settings.worker) << 24,
             oversized: Oversized::default(),
             fragments_made: 0,
-            templates: Templates::default(),
             holding: Holding::default(),
             paths: Paths::default(),
             splices: Splices::new(settings.flows, settings.seed, settings.workers),
@@ -187,7 +183,7 @@ impl Connections {
         }
         self.splices.sessions.forget(&gone);
         self.paths.install(snapshot.servers.len(), &gone);
-        self.templates.install(&snapshot, &gone);
+        self.counts.templates.install(&snapshot, &gone);
         self.outers.clear();
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
@@ -415,7 +411,6 @@ impl Connections {
         let half_open = timeouts[TcpState::SynReceived as usize];
         let more = timers.advance_half_open(table, now, half_open, TIMER_BUDGET, &mut gone);
         self.fragments.expire(now);
-        self.templates.expire(now);
         looked == TIMER_BUDGET || more == TIMER_BUDGET
     }
 }
@@ -550,39 +545,93 @@ pub(crate) fn next_state(state: TcpState, tcp_flags: u8, side: usize, both: bool
     NEXT[usize::from(both)][side & 1][usize::from(tcp_flags & (FIN | SYN | RST))][state as usize]
 }
 
-/// In [`Flow::extra`] of a flow that is not spliced: the server has answered the client's SYN.
+/// Of what is noted of a connection that is not spliced: the server has answered the client's SYN.
 const ANSWERED: u32 = 1;
 /// The last reset came from the server.
 const RESET_BY_SERVER: u32 = 2;
+/// Where the state stands that a reset has ended.
+const BEFORE_SHIFT: u32 = 2;
+const BEFORE: u32 = 7 << BEFORE_SHIFT;
+/// The rest, once the server has answered: its initial sequence number, of which these bits are not known.
+const NOTES: u32 = ANSWERED | RESET_BY_SERVER | BEFORE;
+/// How far beyond the server's initial number a client's first acknowledgement may be: what is sent before it comes.
+const FIRST_WINDOW: u32 = 0xffff;
 
-/// State and notes ([`Flow::extra`]) of a connection that is not spliced, after a segment with these TCP flags from `side`.
+/// What is noted of a connection that is not spliced. Where it is translated, [`Flow::extra`] has it. Where it is not, the server is not
+/// seen: then [`Flow::ip_difference`] has room for it, and `extra` may be the client's initial number (`bind/direct.rs`).
+#[inline]
+pub(crate) fn notes_of(flow: &Flow) -> u32 {
+    if flow.flags.has(FlowFlags::TRANSLATED) { flow.extra } else { u32::from(flow.ip_difference) }
+}
+
+/// Keeps such notes.
+#[inline]
+pub(crate) fn note(flow: &mut Flow, notes: u32) {
+    if flow.flags.has(FlowFlags::TRANSLATED) {
+        flow.extra = notes;
+    } else {
+        flow.ip_difference = (notes & NOTES) as u16;
+    }
+}
+
+/// State and notes ([`notes_of`]) of a connection that is not spliced, after a segment with these TCP flags from `side`. `numbers` gives
+/// its sequence and acknowledgement number, and none where it was damaged on its way; they are asked for while the connection is
+/// half-open only.
 ///
-/// Two things go beyond [`next_state`], for those who send segments blindly or in masses:
-/// - Where the server's segments are seen, a connection is half-open until the server has answered its SYN, whatever the client sends.
-///   Who sends SYN and ACK (or FIN, or RST) without hearing the server takes the table no place that can't be taken back. Where
-///   they are not seen (direct routing, tunnels), the client's ACK is all there is to go by, as in IPVS.
+/// Three things go beyond [`next_state`], for those who send segments blindly or in masses:
+/// - Where the server's segments are seen, a connection is half-open until the server has answered its SYN and the client has acknowledged
+///   that answer. Who sends SYN and ACK (or FIN, or RST) without hearing the server takes the table no place that can't be taken
+///   back: one in 65,536 of such acknowledgements is believed. Where the server is not seen (direct routing, tunnels), the client's
+///   ACK is all there is to go by, as in IPVS.
+/// - A client's SYN begins nothing on a connection that is not over, until the server has answered that it does.
 /// - A reset makes the time-out short and takes nothing else, since its number can't be checked here; the connection's packets keep
 ///   their server. Whoever has sent it in earnest sends nothing else any more: another segment from the same side shows that it was
-///   somebody else's, and the connection is established as before.
-pub(crate) fn followed(flow: &Flow, tcp_flags: u8, side: usize) -> (TcpState, u32) {
-    let (state, notes, both) = (flow.state, flow.extra, flow.flags.has(FlowFlags::TRANSLATED));
+///   somebody else's, and the connection is again what it was. Where the server is not seen, only if it was established:
+///   of a closing one nothing else can be known.
+pub(crate) fn followed(
+    flow: &Flow,
+    tcp_flags: u8,
+    side: usize,
+    numbers: impl FnOnce() -> Option<[u32; 2]>,
+) -> (TcpState, u32) {
+    use TcpState::{Close, CloseWait, Established, FinWait, SynReceived};
+    let (state, notes, both) = (flow.state, notes_of(flow), flow.flags.has(FlowFlags::TRANSLATED));
     let client = side == Place::CLIENT;
-    let half_open = state == TcpState::SynReceived && both;
-    if half_open && notes & ANSWERED == 0 && client {
-        return (state, notes);
+    let unchanged = (state, notes);
+    if both && client && tcp_flags & (SYN | RST) == SYN {
+        // One that is over is reopened by who finds it ([`super::lookup`]), or here, if it has ended in the same burst.
+        let reopens = tcp_flags & (ACK | FIN) == 0 && may_be_reopened(state, both);
+        return if reopens { (SynReceived, 0) } else { unchanged };
     }
-    if half_open && tcp_flags & (SYN | ACK | RST) == SYN | ACK && !client {
-        return (state, notes | ANSWERED);
+    if both
+        && !client
+        && tcp_flags & (SYN | ACK | RST) == SYN | ACK
+        && matches!(state, SynReceived | FinWait | CloseWait)
+    {
+        let Some([first, _]) = numbers() else { return unchanged };
+        return (SynReceived, first & !NOTES | ANSWERED);
     }
-    if state == TcpState::Close && tcp_flags & (SYN | FIN | RST) == 0 && client == (notes & RESET_BY_SERVER == 0) {
-        return (TcpState::Established, notes);
+    if both && client && state == SynReceived {
+        // The server's number is known but for its last bits.
+        let is_answer = |ack: u32| ack.wrapping_sub(notes & !NOTES) <= FIRST_WINDOW;
+        let believed =
+            notes & ANSWERED != 0 && tcp_flags & ACK != 0 && numbers().is_some_and(|[_, ack]| is_answer(ack));
+        if !believed {
+            return unchanged;
+        }
+    }
+    if state == Close && tcp_flags & (SYN | FIN | RST) == 0 && client == (notes & RESET_BY_SERVER == 0) {
+        let before = TcpState::ALL[((notes & BEFORE) >> BEFORE_SHIFT) as usize];
+        let known = if both { before != TcpState::None } else { before == Established };
+        return (if known { before } else { Close }, notes);
     }
     let next = next_state(state, tcp_flags, side, both);
-    let reset_by = if client { 0 } else { RESET_BY_SERVER };
-    let notes = if tcp_flags & RST != 0 { notes & !RESET_BY_SERVER | reset_by } else { notes };
-    // A connection that begins anew is to be answered anew.
-    let notes = if next == TcpState::SynReceived && next != state { notes & !ANSWERED } else { notes };
-    (next, notes)
+    if tcp_flags & RST == 0 {
+        return (next, notes);
+    }
+    let by = if client { 0 } else { RESET_BY_SERVER };
+    let before = if state == Close { notes & BEFORE } else { (state as u32) << BEFORE_SHIFT & BEFORE };
+    (next, notes & !(RESET_BY_SERVER | BEFORE) | by | before)
 }
 
 #[cfg(test)]
@@ -590,8 +639,19 @@ mod tests {
     use super::*;
     use lcs_dataplane::flow::Key;
 
-    /// The same by [`followed`].
+    /// The server's initial number.
+    const ISN: u32 = 0xffff_fffb;
+
+    /// The same by [`followed`], with numbers as they should be.
     fn walk_noting(both: bool, segments: &[(u8, usize)]) -> Vec<TcpState> {
+        let with_numbers: Vec<_> = segments
+            .iter()
+            .map(|&(flags, side)| (flags, side, Some(if side == 1 { [ISN, 0] } else { [7, ISN.wrapping_add(1)] })))
+            .collect();
+        walk_numbered(both, &with_numbers)
+    }
+
+    fn walk_numbered(both: bool, segments: &[(u8, usize, Option<[u32; 2]>)]) -> Vec<TcpState> {
         let mut table = FlowTable::new(1, 1);
         let flow = table.insert(6, &Key::V4 { addresses: 1, ports: 2 }, None).unwrap();
         let f = table.get_mut(flow);
@@ -599,11 +659,66 @@ mod tests {
         f.flags.set(FlowFlags::TRANSLATED, both);
         segments
             .iter()
-            .map(|&(flags, side)| {
-                (f.state, f.extra) = followed(f, flags, side);
-                f.state
+            .map(|&(flags, side, numbers)| {
+                let (state, notes) = followed(f, flags, side, || numbers);
+                f.state = state;
+                note(f, notes);
+                assert!(both || f.extra == 0, "it is the client's number");
+                state
             })
             .collect()
+    }
+
+    #[test]
+    fn only_who_has_heard_the_server_makes_a_connection_established() {
+        use TcpState::*;
+        let after = |flags, numbers| walk_numbered(true, &[(SYN | ACK, 1, Some([ISN, 8])), (flags, 0, numbers)])[1];
+        for right in [1, 2, 1000, 65_000] {
+            assert_eq!(after(ACK, Some([7, ISN.wrapping_add(right)])), Established);
+        }
+        for wrong in [1 << 31, 70_000, (-100_i32) as u32, (-32_i32) as u32] {
+            assert_eq!(after(ACK, Some([7, ISN.wrapping_add(wrong)])), SynReceived, "{wrong}");
+        }
+        // Damaged; no acknowledgement at all; and what would make it leave the half-open ones otherwise.
+        assert_eq!(after(ACK, Option::None), SynReceived);
+        assert_eq!(after(0, Some([7, ISN.wrapping_add(1)])), SynReceived);
+        for flags in [FIN | ACK, RST | ACK, FIN, RST] {
+            assert_eq!(after(flags, Some([7, 123_456])), SynReceived);
+        }
+        // Of a server that answers anew, the newer number counts; not that of a damaged answer.
+        let answers = |second| {
+            let first = (SYN | ACK, 1, Some([ISN, 8]));
+            walk_numbered(true, &[first, (SYN | ACK, 1, second), (ACK, 0, Some([7, 500_001]))])[2]
+        };
+        assert_eq!(answers(Some([500_000, 8])), Established);
+        assert_eq!(answers(Option::None), SynReceived);
+    }
+
+    #[test]
+    fn a_spoofed_syn_does_not_reopen_a_half_closed_connection() {
+        use TcpState::*;
+        let closing = [(SYN | ACK, 1), (ACK, 0)];
+        for (fin, state) in [((FIN | ACK, 0), CloseWait), ((FIN | ACK, 1), FinWait)] {
+            let after = |more: &[(u8, usize)]| walk_noting(true, &[&closing[..], &[fin], more].concat())[2..].to_vec();
+            assert_eq!(after(&[(SYN, 0), (ACK, 1), (ACK, 0)]), [state; 4]);
+            assert_eq!(after(&[(SYN | ACK, 0), (SYN | FIN, 0)]), [state; 3]);
+            assert_eq!(after(&[(SYN, 0), (SYN | ACK, 1), (ACK, 0)])[1..], [state, SynReceived, Established]);
+        }
+    }
+
+    #[test]
+    fn a_reset_that_was_not_meant_gives_back_what_the_connection_was() {
+        use TcpState::*;
+        let open = [(SYN | ACK, 1), (ACK, 0)];
+        let after = |both, more: &[(u8, usize)]| walk_noting(both, &[&open[..], more].concat())[2..].to_vec();
+        assert_eq!(after(true, &[(FIN | ACK, 0), (RST, 0), (ACK, 0)]), [CloseWait, Close, CloseWait]);
+        assert_eq!(after(true, &[(FIN | ACK, 1), (RST, 0), (RST, 0), (ACK, 0)]), [FinWait, Close, Close, FinWait]);
+        // Half-open it was, and is.
+        let s = [(SYN | ACK, 1), (RST | ACK, 0), (ACK, 0), (ACK, 0)];
+        assert_eq!(walk_noting(true, &s), [SynReceived, Close, SynReceived, Established]);
+        // Nothing but what is established comes back where the server is not seen.
+        assert_eq!(after(false, &[(FIN | ACK, 0), (RST, 0), (ACK, 0)]), [FinWait, Close, Close]);
+        assert_eq!(walk_noting(false, &[(RST, 0), (ACK, 0)]), [Close, Close]);
     }
 
     #[test]
@@ -620,7 +735,7 @@ mod tests {
         assert_eq!(walk_noting(true, &[(SYN | ACK, 1), (ACK, 0), (RST, 1), (ACK, 0)])[2..], [Close, Close]);
         // A second connection on the same ports.
         let s = [(SYN | ACK, 1), (ACK, 0), (FIN | ACK, 0), (SYN, 0), (ACK, 0), (SYN | ACK, 1), (ACK, 0)];
-        assert_eq!(walk_noting(true, &s)[2..], [CloseWait, SynReceived, SynReceived, SynReceived, Established]);
+        assert_eq!(walk_noting(true, &s)[2..], [CloseWait, CloseWait, CloseWait, SynReceived, Established]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Stage 5: what is rewritten, and where the frame goes.
 
 use super::bind::{FAR_IN_POOL, intact};
-use super::connection::{Connections, followed, next_state};
+use super::connection::{Connections, followed, next_state, note, notes_of};
 use super::fragmentation::{Cut, may_be_cut};
 use super::hold::Awaited;
 use super::{icmp, tunnel};
@@ -15,7 +15,6 @@ use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
 use lcs_dataplane::prefetch::prefetch_at;
-use lcs_dataplane::splice::FARTHEST;
 use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
 
 /// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
@@ -124,8 +123,6 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
     let Connections { table, traffic, hops, outers, ident, splices, .. } = c;
     let (flows, v6) = table.flows_mut();
     let (traffic, hops, outers, (splices, stamps)) = (&mut traffic[..], &**hops, &outers[..], splices.entries());
-    // How far a client's stamps may go until somebody looks.
-    let reach = if HOW & POOLED != 0 { FAR_IN_POOL } else { FARTHEST };
     let later = places & !batch.simple;
     let mut rest = places & batch.simple;
     // Up to the first frame that is not simple.
@@ -238,10 +235,13 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 if !e.offsets.passes(side, seq_end) {
                     break;
                 }
-                if side == Place::CLIENT
-                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
-                {
-                    break;
+                if side == Place::CLIENT {
+                    // How far its stamps may go until somebody looks.
+                    let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
+                    let lent = HOW & POOLED != 0 && e.main != NIL;
+                    if !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL) {
+                        break;
+                    }
                 }
                 if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
                     break;
@@ -278,10 +278,13 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 if !e.offsets.passes(side, seq_end) {
                     break;
                 }
-                if side == Place::CLIENT
-                    && !s.is_near(u32::from_be_bytes([option[0], option[1], option[2], option[3]]), reach)
-                {
-                    break;
+                if side == Place::CLIENT {
+                    // How far its stamps may go until somebody looks.
+                    let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
+                    let lent = HOW & POOLED != 0 && e.main != NIL;
+                    if !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL) {
+                        break;
+                    }
                 }
                 if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
                     break;
@@ -351,12 +354,15 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
         let (state, notes) = if spliced {
             (next_state(flow.state, tcp_flags, side, flags.has(FlowFlags::TRANSLATED)), flow.extra)
         } else {
-            followed(flow, tcp_flags, side)
+            followed(flow, tcp_flags, side, || numbers(batch, i))
         };
         let moves = state != flow.state;
+        let noted = !spliced && notes != notes_of(flow);
         // A reset that was damaged on its way ends nothing at its receiver, so nothing here (a spliced one was looked at).
-        if (moves || notes != flow.extra) && (tcp_flags & RST == 0 || spliced || intact(batch, i)) {
-            c.table.get_mut(place.flow()).extra = notes;
+        if (moves || noted) && (tcp_flags & RST == 0 || spliced || intact(batch, i)) {
+            if noted {
+                note(c.table.get_mut(place.flow()), notes);
+            }
             if moves {
                 c.moved(place.flow(), state, now);
             }
@@ -380,6 +386,14 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
         return Verdict::Forward;
     }
     forward_other(c, batch, i, place, now)
+}
+
+/// Sequence and acknowledgement number of a TCP segment that has come as it was sent.
+fn numbers(batch: &Batch, i: usize) -> Option<[u32; 2]> {
+    let at = usize::from(batch.l4[i]) + 4;
+    let b = batch.frames[i].bytes().get(at..)?.first_chunk::<8>().filter(|_| intact(batch, i))?;
+    let [s, e, q, n, a, c, k, d] = *b;
+    Some([u32::from_be_bytes([s, e, q, n]), u32::from_be_bytes([a, c, k, d])])
 }
 
 /// Translation with options, tags, UDP or IPv6; and what is too big.

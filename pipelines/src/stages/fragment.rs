@@ -72,9 +72,9 @@ impl Fragments {
         self.put(id, Followed { place, ports, owner, born: now });
     }
 
-    /// Whether the first fragment of a packet was here, or at another worker.
-    pub(crate) fn is_followed(&self, id: &Identity) -> bool {
-        self.table.contains_key(id)
+    /// Whether the first fragment of a packet has gone its way from here, from worker `me`, or is another worker's.
+    pub(crate) fn is_followed(&self, id: &Identity, me: u8) -> bool {
+        self.table.get(id).is_some_and(|f| f.place != NO_FLOW || f.owner != me)
     }
 
     pub(crate) fn owner(&self, id: &Identity) -> Option<u8> {

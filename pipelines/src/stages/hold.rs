@@ -19,10 +19,9 @@ const OF_HOP: usize = 32;
 const OF_PACKET: usize = 48;
 /// Of a port's buffers, one in so many may be held.
 const SHARE: usize = 8;
-/// Ticks for which a next hop is waited for: the kernel asks three times, a second apart.
-const HOP_PATIENCE: u32 = 23;
-/// Ticks for which a first fragment is waited for: what overtakes it does so by milliseconds.
-const FIRST_PATIENCE: u32 = 8;
+/// Ticks for which a next hop is waited for: the kernel asks three times, a second apart. For a first fragment, which may itself wait
+/// for its next hop, as long.
+const PATIENCE: u32 = 23;
 
 /// What a frame waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,8 +120,7 @@ impl Holding {
         let mut at = 0;
         while at < self.held.len() && n < BURST {
             let held = &self.held[at];
-            let patience = if matches!(held.awaited, Awaited::NextHop(_)) { HOP_PATIENCE } else { FIRST_PATIENCE };
-            if !held.ready && now.wrapping_sub(held.since) < patience {
+            if !held.ready && now.wrapping_sub(held.since) < PATIENCE {
                 at += 1;
                 continue;
             }
@@ -156,7 +154,7 @@ pub(crate) fn hold<P: Port>(c: &mut Connections, port: &P, batch: &mut Batch, no
         // A later frame of the batch may have brought it.
         let ready = match awaited {
             Awaited::NextHop(row) => c.hops[usize::from(row)].resolved,
-            Awaited::First(id) => c.fragments.is_followed(&id),
+            Awaited::First(id) => c.fragments.is_followed(&id, c.settings.worker),
         };
         c.holding.ready |= ready;
         batch.verdict[i] = Verdict::Hold;
@@ -193,17 +191,17 @@ mod tests {
         for (n, awaited) in
             [Awaited::NextHop(7), id(1), Awaited::NextHop(8), Awaited::NextHop(7)].into_iter().enumerate()
         {
-            assert!(put(&mut h, awaited, n as u8, u32::MAX - 2));
+            // The first fragment has been waited for a little longer.
+            assert!(put(&mut h, awaited, n as u8, u32::MAX - 2 - u32::from(n == 1)));
         }
         assert!(released(&mut h, u32::MAX - 2).is_empty());
         h.has_come(&Awaited::NextHop(7));
         h.has_come(&id(2));
         assert_eq!(released(&mut h, u32::MAX - 2), [0, 3]);
         assert!(released(&mut h, u32::MAX - 1).is_empty());
-        assert_eq!(released(&mut h, FIRST_PATIENCE - 3), [1]);
+        assert_eq!(released(&mut h, PATIENCE - 4), [1]);
         h.look_at_hops(|row| row == 9);
-        assert!(released(&mut h, FIRST_PATIENCE - 2).is_empty());
-        assert_eq!(released(&mut h, HOP_PATIENCE - 3), [2]);
+        assert_eq!(released(&mut h, PATIENCE - 3), [2]);
         assert_eq!(h.held.len(), 0);
     }
 

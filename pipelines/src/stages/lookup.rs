@@ -6,6 +6,7 @@
 //! established connections, `lookup` for all others.
 
 use super::connection::Connections;
+use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place};
 use lcs_dataplane::headers::protocol;
@@ -118,6 +119,11 @@ fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &m
         }
         return;
     }
+    if opens && batch.protocol[i] == protocol::TCP && was_decided(c, flow) {
+        // The first SYN again, whose answer the client has acknowledged long ago.
+        batch.drop(i, DropReason::OutOfWindow);
+        return;
+    }
     batch.flow[i] = place.0;
     hits.push(i);
 }
@@ -134,7 +140,9 @@ pub(crate) fn was_decided(c: &Connections, flow: &Flow) -> bool {
 }
 
 /// Whether a SYN's number is beyond what is known of the connection before (RFC 9293 §3.6.1), where anything is: a late copy of
-/// the old SYN must not end what is still being acknowledged.
+/// the old SYN must not end what is still being acknowledged. Where the server answers unseen, the number says nothing: a client may
+/// choose any (RFC 6528), and there is nothing left to be protected that the client does not know better (`bind/direct.rs` asks it).
+/// Only its own SYN is no new one.
 fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow) -> bool {
     let spliced = flow.flags.has(FlowFlags::SPLICED);
     if !spliced && !was_decided(c, flow) {
@@ -144,7 +152,7 @@ fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow) -> bool {
     let Some(b) = batch.frames[i].bytes().get(at..at + 4) else { return false };
     let seq = u32::from_be_bytes([b[0], b[1], b[2], b[3]]);
     if !spliced {
-        return seq.wrapping_sub(flow.extra) as i32 > 0;
+        return seq != flow.extra;
     }
     let e = c.splices.get(flow.extra);
     let last = if flow.flags.has(FlowFlags::TRANSLATED) { e.offsets.limit[Place::CLIENT] } else { e.numbers[0] };

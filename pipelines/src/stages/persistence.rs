@@ -5,40 +5,47 @@
 //! server without asking the others; so does another director, and the same one started again. The service's scheduler says
 //! only whether weights count (`wrr`, `wlc`) or not (`rr`, `lc`).
 //!
-//! A *template* keeps the choice through changes of weights and servers: each worker has its own, for the clients that have come to it,
-//! until `timeout` after the last connection that it opened. (IPVS keeps it while the connections live, too.) The table is bounded: the template that would
-//! end first gives way, and its client goes by the hash again.
+//! A *template* keeps the choice through changes of weights and servers, until `timeout` after the last connection that its client has
+//! opened. (IPVS keeps it while the connections live, too.) All workers share the templates, as words that are read and written whole: whoever
+//! chose last is right, and nobody waits for anybody. The table is bounded: of eight places where a template may stand, the
+//! one that would end first gives way, and its client goes by the hash again. A word says who the client is in 29 bits of a hash: of as many clients
+//! as there is room for, one in some thousands finds another one's template, and goes where that one goes.
 
 use super::schedule::Schedulers;
 use crate::snapshot::{NO_SLOT, Persistence, ServerState, Service, Snapshot};
-use crate::splice::sticky::{hash_address, suits};
+use crate::splice::sticky::{hash, hash_address, suits};
 use lcs_dataplane::timer;
 use std::net::IpAddr;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
-/// Templates of one worker at most: 3 MiB, taken when the first service with persistence is published.
+/// Templates at most: 512 KiB, taken when the first service with persistence is published.
 const TEMPLATES: usize = 1 << 16;
-/// Places where one template may stand.
+/// Places where one template may stand: a cache line.
 const WAYS: usize = 8;
-/// Places looked at for templates whose time is over, each time.
-const SWEEP: usize = 64;
 
+/// The templates of all workers. A word is 0, or who the client is (16 bits), its server's slot and one (16), and the tick at which it ends (32).
+#[derive(Debug, Default)]
+pub(crate) struct Templates(OnceLock<Box<[AtomicU64]>>);
+
+/// A template that is to be put when the connection is there.
 #[derive(Debug, Clone, Copy)]
-struct Template {
-    client: IpAddr,
-    service: u16,
+pub(crate) struct Template {
+    key: u64,
     server: u16,
-    /// The tick at which it ends.
     ends: u32,
 }
 
-/// The templates of one worker.
-#[derive(Debug, Default)]
-pub(crate) struct Templates {
-    places: Vec<Option<Template>>,
-    /// By service slot.
-    counts: Vec<u32>,
-    /// Where the search for those that have ended goes on.
-    hand: usize,
+impl Template {
+    fn word(&self) -> u64 {
+        self.key >> 48 << 48 | u64::from(self.server + 1) << 32 | u64::from(self.ends)
+    }
+}
+
+/// Server and end of a word that is not 0.
+fn parts(word: u64) -> Option<(u16, u32)> {
+    Some((((word >> 32) as u16).checked_sub(1)?, word as u32))
 }
 
 /// Whether a time has come; times are less than half the ticks' range apart.
@@ -46,31 +53,29 @@ fn is_over(ends: u32, now: u32) -> bool {
     now.wrapping_sub(ends) <= u32::MAX / 2
 }
 
-/// Chooses a server for a new connection of `client` to the service in `slot`; [`NO_SLOT`] when none takes any.
+/// Chooses a server for a new connection of `client` to the service in `slot`, and says what to [`Templates::put`] when the connection is
+/// there; `None` when no server takes any.
 pub(crate) fn choose(
-    templates: &mut Templates,
+    templates: &Templates,
     schedulers: &Schedulers,
     snapshot: &Snapshot,
     (slot, service, persistence): (u16, &Service, &Persistence),
     client: IpAddr,
     now: u32,
-) -> u16 {
-    let client = persistence.client(client);
-    let key = hash_address(client);
+) -> Option<(u16, Template)> {
+    let client = hash_address(persistence.client(client));
     // A server of weight 0 keeps its clients, as with IPVS; one that drains, is down or was removed does not.
     let may_stay = |s: u16| {
         let server = snapshot.servers.get(usize::from(s)).and_then(Option::as_ref);
         server.is_some_and(|server| server.service == slot && server.state == ServerState::Up)
     };
-    let server = match templates.find(key, client, slot, now).filter(|s| may_stay(*s)) {
+    let key = hash(&[&client.to_ne_bytes()[..], &slot.to_ne_bytes()].concat());
+    let server = match templates.find(key, now).filter(|s| may_stay(*s)) {
         Some(server) => server,
-        None => best(schedulers, snapshot, service, key),
+        None => best(schedulers, snapshot, service, client),
     };
-    if server != NO_SLOT {
-        let ends = now.wrapping_add(timer::ticks(persistence.timeout));
-        templates.put(key, Template { client, service: slot, server, ends }, now);
-    }
-    server
+    let ends = now.wrapping_add(timer::ticks(persistence.timeout));
+    (server != NO_SLOT).then_some((server, Template { key, server, ends }))
 }
 
 /// The server that suits a client best, each as often as its weight says: the one with the least −ln(h) / weight, for a hash h between 0 and 1.
@@ -92,90 +97,81 @@ fn best(schedulers: &Schedulers, snapshot: &Snapshot, service: &Service, key: u6
 
 impl Templates {
     /// Follows a new snapshot, in which the server slots in `gone` have changed hands.
-    pub(crate) fn install(&mut self, snapshot: &Snapshot, gone: &[u16]) {
-        self.counts.resize(snapshot.services.len(), 0);
-        if self.places.is_empty() && snapshot.services.iter().flatten().any(|s| s.persistence.is_some()) {
-            self.places = vec![None; TEMPLATES];
+    pub(crate) fn install(&self, snapshot: &Snapshot, gone: &[u16]) {
+        if snapshot.services.iter().flatten().any(|s| s.persistence.is_some()) {
+            self.0.get_or_init(|| (0..TEMPLATES).map(|_| AtomicU64::new(0)).collect());
         }
-        if !gone.is_empty() {
-            for at in 0..self.places.len() {
-                if self.places[at].is_some_and(|t| gone.contains(&t.server)) {
-                    self.clear(at);
-                }
-            }
-        }
-    }
-
-    /// Templates now, by service slot.
-    pub(crate) fn counts(&self) -> &[u32] {
-        &self.counts
-    }
-
-    fn ways(&self, key: u64) -> std::ops::Range<usize> {
-        if self.places.is_empty() {
-            return 0..0;
-        }
-        let first = (key >> 20) as usize % (TEMPLATES / WAYS) * WAYS;
-        first..first + WAYS
-    }
-
-    fn find(&self, key: u64, client: IpAddr, service: u16, now: u32) -> Option<u16> {
-        let mut known = self.places.get(self.ways(key))?.iter().flatten();
-        known.find(|t| t.client == client && t.service == service && !is_over(t.ends, now)).map(|t| t.server)
-    }
-
-    fn put(&mut self, key: u64, template: Template, now: u32) {
-        let ways = self.ways(key);
-        let same = |t: &Template| t.client == template.client && t.service == template.service;
-        let place = ways.clone().find(|at| self.places[*at].as_ref().is_some_and(same)).or_else(|| {
-            // A free one, or that which ends first.
-            ways.min_by_key(|at| {
-                self.places[*at].map_or(0, |t| if is_over(t.ends, now) { 0 } else { t.ends.wrapping_sub(now) })
-            })
-        });
-        let Some(at) = place else { return };
-        self.clear(at);
-        if let Some(count) = self.counts.get_mut(usize::from(template.service)) {
-            *count += 1;
-        }
-        self.places[at] = Some(template);
-    }
-
-    fn clear(&mut self, at: usize) {
-        if let Some(t) = self.places[at].take()
-            && let Some(count) = self.counts.get_mut(usize::from(t.service))
-        {
-            *count = count.saturating_sub(1);
-        }
-    }
-
-    /// Forgets some of those whose time is over.
-    pub(crate) fn expire(&mut self, now: u32) {
-        if self.places.is_empty() {
+        if gone.is_empty() {
             return;
         }
-        for at in self.hand..self.hand + SWEEP {
-            if self.places[at].is_some_and(|t| is_over(t.ends, now)) {
-                self.clear(at);
+        let mut is_gone = vec![false; usize::from(u16::MAX) + 1];
+        gone.iter().for_each(|slot| is_gone[usize::from(*slot)] = true);
+        for place in self.words() {
+            let word = place.load(Relaxed);
+            if parts(word).is_some_and(|(server, _)| is_gone[usize::from(server)]) {
+                // What another worker has put there since stays.
+                let _ = place.compare_exchange(word, 0, Relaxed, Relaxed);
             }
         }
-        self.hand = (self.hand + SWEEP) % TEMPLATES;
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        self.0.get().map_or(&[], |words| words)
+    }
+
+    /// Templates now, by service slot. Reads all of them.
+    pub(crate) fn count(&self, snapshot: &Snapshot, now: u32, counts: &mut Vec<u32>) {
+        counts.clear();
+        counts.resize(snapshot.services.len(), 0);
+        for (server, _) in self.words().iter().filter_map(|w| parts(w.load(Relaxed))).filter(|(_, e)| !is_over(*e, now))
+        {
+            let server = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref);
+            if let Some(count) = server.and_then(|s| counts.get_mut(usize::from(s.service))) {
+                *count += 1;
+            }
+        }
+    }
+
+    fn ways(&self, key: u64) -> &[AtomicU64] {
+        let first = (key >> 20) as usize % (TEMPLATES / WAYS) * WAYS;
+        self.words().get(first..first + WAYS).unwrap_or(&[])
+    }
+
+    fn find(&self, key: u64, now: u32) -> Option<u16> {
+        let known = self.ways(key).iter().map(|w| w.load(Relaxed)).filter(|w| w >> 48 == key >> 48);
+        known.filter_map(parts).find(|(_, ends)| !is_over(*ends, now)).map(|(server, _)| server)
+    }
+
+    /// Keeps a choice, for every worker.
+    pub(crate) fn put(&self, template: &Template, now: u32) {
+        // Its own place, else a free one, else that which ends first.
+        let rank = |place: &&AtomicU64| match place.load(Relaxed) {
+            word if word != 0 && word >> 48 == template.key >> 48 => 0,
+            word => match parts(word) {
+                Some((_, ends)) if !is_over(ends, now) => u64::from(ends.wrapping_sub(now)) + 2,
+                _ => 1,
+            },
+        };
+        if let Some(place) = self.ways(template.key).iter().min_by_key(rank) {
+            place.store(template.word(), Relaxed);
+        }
     }
 }
 
-const _: () = assert!(TEMPLATES.is_multiple_of(SWEEP) && TEMPLATES.is_multiple_of(WAYS));
+const _: () = assert!(TEMPLATES.is_multiple_of(WAYS));
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::snapshot::{Forward, Scheduler, Server};
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
     use std::time::Duration;
 
     struct Site {
         snapshot: Snapshot,
         schedulers: Schedulers,
-        templates: Templates,
+        templates: Arc<Templates>,
     }
 
     fn site(scheduler: Scheduler, weights: &[u32], mask4: u8) -> Site {
@@ -205,7 +201,7 @@ mod tests {
                 tunnel_source: None,
             }));
         }
-        let mut site = Site { snapshot, schedulers: Schedulers::default(), templates: Templates::default() };
+        let mut site = Site { snapshot, schedulers: Schedulers::default(), templates: Arc::default() };
         site.schedulers.install(&Snapshot::default(), &site.snapshot);
         site.templates.install(&site.snapshot, &[]);
         site
@@ -215,7 +211,17 @@ mod tests {
         fn choose(&mut self, client: impl Into<IpAddr>, now: u32) -> u16 {
             let service = self.snapshot.services[0].as_ref().unwrap();
             let of = (0, service, service.persistence.as_ref().unwrap());
-            choose(&mut self.templates, &self.schedulers, &self.snapshot, of, client.into(), now)
+            let chosen = choose(&self.templates, &self.schedulers, &self.snapshot, of, client.into(), now);
+            chosen.map_or(NO_SLOT, |(server, template)| {
+                self.templates.put(&template, now);
+                server
+            })
+        }
+
+        fn count(&self, now: u32) -> u32 {
+            let mut counts = vec![];
+            self.templates.count(&self.snapshot, now, &mut counts);
+            counts[0]
         }
     }
 
@@ -249,7 +255,7 @@ mod tests {
         // Refreshed by each connection: 10 s are 75 ticks.
         assert_eq!(s.choose(client(7), 40), mine);
         assert_eq!(s.choose(client(7), 114), mine);
-        assert_eq!(s.templates.counts(), [1]);
+        assert_eq!(s.count(114), 1);
         assert_eq!(s.choose(client(7), 190), 1 - mine);
         // Who drains gives his clients away at once.
         s.schedulers.set_weight(&s.snapshot, mine, 1);
@@ -257,7 +263,36 @@ mod tests {
         s.schedulers.install(&Snapshot::default(), &s.snapshot);
         assert_eq!(s.choose(client(7), 191), mine);
         s.templates.install(&s.snapshot.clone(), &[mine]);
-        assert_eq!(s.templates.counts(), [0]);
+        assert_eq!(s.count(191), 0);
+    }
+
+    #[test]
+    fn what_one_worker_has_chosen_holds_for_the_others() {
+        let (mut a, mut b) = (site(Scheduler::Wrr, &[1, 1, 1], 32), site(Scheduler::Wrr, &[1, 1, 1], 32));
+        b.templates = a.templates.clone();
+        for n in 0..200 {
+            let chosen = a.choose(client(n), 5);
+            // Both are told, and it would choose another one now.
+            for site in [&mut a, &mut b] {
+                site.schedulers.set_weight(&site.snapshot, chosen, 0);
+            }
+            assert_eq!(b.choose(client(n), 6), chosen);
+            assert_ne!(b.choose(client(n), 6 + 76), chosen, "its time is over");
+            for site in [&mut a, &mut b] {
+                site.schedulers.set_weight(&site.snapshot, chosen, 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_choice_of_which_nothing_came_is_not_kept() {
+        let mut s = site(Scheduler::Wrr, &[1, 1], 32);
+        let service = s.snapshot.services[0].clone().unwrap();
+        let of = (0, &service, service.persistence.as_ref().unwrap());
+        assert!(choose(&s.templates, &s.schedulers, &s.snapshot, of, client(1).into(), 0).is_some());
+        assert_eq!(s.count(0), 0);
+        s.choose(client(1), 0);
+        assert_eq!(s.count(0), 1);
     }
 
     #[test]
@@ -268,7 +303,7 @@ mod tests {
         let six = |n: u128| std::net::Ipv6Addr::from(0x2001_0db8_u128 << 96 | n);
         let one = s.choose(six(1), 0);
         assert!((2..100).all(|n| s.choose(six(n), 0) == one));
-        assert_eq!(s.templates.counts(), [2]);
+        assert_eq!(s.count(0), 2);
     }
 
     #[test]
@@ -277,11 +312,8 @@ mod tests {
         for n in 0..2 * TEMPLATES as u32 {
             s.choose(client(n), n >> 12);
         }
-        let full = s.templates.counts()[0];
+        let full = s.count(31);
         assert!(full as usize <= TEMPLATES && full as usize > TEMPLATES / 2, "{full}");
-        for _ in 0..TEMPLATES / SWEEP {
-            s.templates.expire(1000);
-        }
-        assert_eq!((s.templates.counts()[0], s.templates.places.iter().flatten().count()), (0, 0));
+        assert_eq!(s.count(1000), 0);
     }
 }

@@ -7,7 +7,7 @@
 
 use super::connection::{Connections, Settings};
 use super::hold::Awaited;
-use super::persistence;
+use super::persistence::{self, Template, Templates};
 use crate::command::Event;
 use crate::snapshot::{Forward, NO_SLOT, Scheduler, Server, ServerState, Service, Snapshot, WhenFull};
 use hashbrown::HashMap;
@@ -22,17 +22,19 @@ use std::collections::BinaryHeap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Connections by worker and server, each cell written by one worker only.
+/// What workers share: connections by worker and server, each cell written by one worker only; and the clients that keep their servers.
 #[derive(Debug)]
 pub struct SharedCounts {
     /// `[worker][server]`: active in the high, inactive in the low 32 bits.
     cells: Vec<Vec<AtomicU64>>,
+    pub(crate) templates: Templates,
 }
 
 impl SharedCounts {
     /// Counts for `workers` workers and server slots below `slots`.
     pub fn new(workers: usize, slots: usize) -> Self {
-        SharedCounts { cells: (0..workers).map(|_| (0..slots).map(|_| AtomicU64::new(0)).collect()).collect() }
+        let cells = (0..workers).map(|_| (0..slots).map(|_| AtomicU64::new(0)).collect()).collect();
+        SharedCounts { cells, templates: Templates::default() }
     }
 
     pub(crate) fn publish(&self, worker: u8, server: u16, active: u32, inactive: u32) {
@@ -229,6 +231,8 @@ struct Opening {
     back: Option<Key>,
     /// Full NAT: where the search for a source goes on if the one in `back` is in use.
     next_source: u64,
+    /// The client is to keep the server.
+    template: Option<Template>,
 }
 
 /// Gives every new connection among `misses` a server and an entry, and appends it to `hits`.
@@ -298,11 +302,16 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Result<Open
         return Err(Verdict::Drop(DropReason::BadSource));
     }
     let none = Verdict::Drop(DropReason::NoServer);
-    let Connections { snapshot, schedulers, counts, settings, templates, .. } = c;
+    let Connections { snapshot, schedulers, counts, settings, .. } = c;
     let service = snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).ok_or(none)?;
-    let chosen = match &service.persistence {
-        None => schedulers.choose(slot, service, counts),
-        Some(p) => persistence::choose(templates, schedulers, snapshot, (slot, service, p), client.source().ip(), now),
+    let (chosen, template) = match &service.persistence {
+        None => (schedulers.choose(slot, service, counts), None),
+        Some(p) => {
+            let of = (slot, service, p);
+            let chosen = persistence::choose(&counts.templates, schedulers, snapshot, of, client.source().ip(), now)
+                .ok_or(none)?;
+            (chosen.0, Some(chosen.1))
+        }
     };
     let server = snapshot.servers.get(usize::from(chosen)).and_then(Option::as_ref).ok_or(none)?;
     let mut next_source = 0;
@@ -318,7 +327,7 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Result<Open
             Some(Key::new(server_endpoint(server, to.port()), local).ok_or(none)?)
         }
     };
-    Ok(Opening { place: i, service: slot, server: chosen, client, back, next_source })
+    Ok(Opening { place: i, service: slot, server: chosen, client, back, next_source, template })
 }
 
 /// What becomes of a packet that no service is for.
@@ -436,6 +445,9 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
     entry.flags.set(FlowFlags::TUNNEL, forward == Forward::Tunnel);
     let state = if transport == protocol::TCP { TcpState::SynReceived } else { TcpState::Udp };
     c.opened(flow, state, now);
+    if let Some(template) = &o.template {
+        c.counts.templates.put(template, now);
+    }
     Ok(lcs_dataplane::flow::Place::new(flow, 0).0)
 }
 

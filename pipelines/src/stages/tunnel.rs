@@ -216,11 +216,15 @@ impl Paths {
         }
     }
 
-    /// A router says that the path to a server takes `mtu` bytes. No IPv6 path takes less than 1,280 (RFC 8201 §4).
+    /// A router says that the path to a server takes `mtu` bytes. No IPv6 path takes less than 1,280, and no router makes one
+    /// take more than was known (RFC 8201 §4).
     pub(crate) fn learn(&mut self, server: u16, mtu: u32, now: u32) {
         let mtu = u16::try_from(mtu).unwrap_or(u16::MAX).max(IPV6_MIN);
         if let Some(path) = self.0.get_mut(usize::from(server)) {
-            *path = Path { mtu, learned: now };
+            let known = path.mtu != 0 && now.wrapping_sub(path.learned) < FORGET;
+            if !known || mtu <= path.mtu {
+                *path = Path { mtu, learned: now };
+            }
         }
     }
 

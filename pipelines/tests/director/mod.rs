@@ -48,8 +48,9 @@ pub struct Director {
     pub worker: Worker<MemoryPort, Layer4, NoMeter>,
     /// Decides requests, in `split` placement.
     pub content: Option<ContentWorker<NoMeter>>,
-    pub snapshot: Snapshot,
     pub now: u64,
+    /// What it was told to do.
+    pub snapshot: Arc<Snapshot>,
 }
 
 /// `split.rs` runs the other files' tests with content workers.
@@ -143,16 +144,17 @@ impl Director {
             content = Some(ContentWorker::new(ends.remove(0), counts, NoMeter));
         }
         let worker = Worker::new(port, pipeline, NoMeter);
-        let mut director = Director { worker, content, snapshot: s, now };
+        let mut director = Director { worker, content, snapshot: Arc::new(s), now };
         director.publish(|_| {}, true);
         director
     }
 
     /// Publishes a changed snapshot to the port worker and, if so wanted, to the content worker.
     pub fn publish(&mut self, change: impl FnOnce(&mut Snapshot), everywhere: bool) {
-        change(&mut self.snapshot);
-        self.snapshot.generation += 1;
-        let snapshot = Arc::new(self.snapshot.clone());
+        let snapshot = Arc::make_mut(&mut self.snapshot);
+        change(snapshot);
+        snapshot.generation += 1;
+        let snapshot = Arc::clone(&self.snapshot);
         self.worker.command(Command::Install(Arc::clone(&snapshot)), self.now);
         if let Some(content) = self.content.as_mut().filter(|_| everywhere) {
             content.command(Command::Install(snapshot));

@@ -38,9 +38,25 @@ impl<P: Port> Desk<'_, P> {
     /// The server for a request: the one in turn if the rule allows it, then one that the connection has used before, then the
     /// group's scheduler's choice.
     pub(super) fn choose(&mut self, flow: u32, b: &Binding, content: &Content, action: &Action) -> Option<u16> {
+        self.choose_with(flow, b, content, action, true)
+    }
+
+    /// The same, if no scheduler need be asked for it: each time that one is asked is another one's turn.
+    pub(super) fn choose_known(&mut self, flow: u32, b: &Binding, content: &Content, action: &Action) -> Option<u16> {
+        self.choose_with(flow, b, content, action, false)
+    }
+
+    fn choose_with(
+        &mut self,
+        flow: u32,
+        b: &Binding,
+        content: &Content,
+        action: &Action,
+        schedules: bool,
+    ) -> Option<u16> {
         // Lent out, so that the choice can ask which filters are live.
         let filters = std::mem::take(&mut self.c.splices.migrations.filters);
-        let chosen = self.choose_by(flow, b, content, action, &filters);
+        let chosen = self.choose_by(flow, b, content, action, (&filters, schedules));
         self.c.splices.migrations.filters = filters;
         chosen
     }
@@ -51,7 +67,7 @@ impl<P: Port> Desk<'_, P> {
         b: &Binding,
         content: &Content,
         action: &Action,
-        filters: &Filters,
+        (filters, schedules): (&Filters, bool),
     ) -> Option<u16> {
         let service = self.c.table.get(flow).service;
         let (servers, group, scheduler) = candidates(content, action)?;
@@ -79,6 +95,9 @@ impl<P: Port> Desk<'_, P> {
         }
         if by_source && let Some(keys) = self.c.table.keys(flow) {
             return self.rendezvous(hash_address(keys.client.source().ip()), servers, &usable);
+        }
+        if !schedules {
+            return None;
         }
         self.scheduled(service, (servers, group, scheduler), &first)
             .or_else(|| self.scheduled(service, (servers, group, scheduler), &fallback))

@@ -110,11 +110,17 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & ACK == 0 {
             return Verdict::Drop(DropReason::OutOfWindow);
         }
-        if self.is_old(a, b) {
+        // Of the request before, what comes late is for its server to judge: the director may have read on without it.
+        let before = a.len > 0 && a.end().wrapping_sub(b.start) as i32 <= 0;
+        if !before && self.is_old(a, b) {
             if b.may_ack {
                 self.acknowledge(flow, b);
             }
             return Verdict::Drop(DropReason::OutOfWindow);
+        }
+        if self.guess_has_spoken(flow, a.ack, b) {
+            self.end_spoken(flow, a.ack, b);
+            return Verdict::Consume;
         }
         if self.is_ahead(flow, a.ack, b) {
             // RFC 9293 §3.10.7.4: of what was never sent; its data does not count either.
@@ -183,9 +189,13 @@ impl<P: Port> Desk<'_, P> {
         if b.phase == Phase::Answer {
             return self.answered(a, payload.len(), flow, b);
         }
+        let one_by_one = a.len > 0 && self.is_filter(flow) && !b.uncut;
+        if one_by_one && b.phase != Phase::Connect {
+            return self.body_waits(batch, i, a, flow, b, (advances > 0, earlier));
+        }
         let before = b.buffer.len();
         let nothing = payload.is_empty() && a.flags & FIN == 0;
-        let taken = self.hold_bytes(a, payload, flow, b);
+        let taken = if one_by_one { self.hold_body(a, payload, flow, b) } else { self.hold_bytes(a, payload, flow, b) };
         let grown = b.buffer.len() - before;
         if taken == Taken::New && grown > 0 {
             b.header.clear();
@@ -285,7 +295,11 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Drop(DropReason::OutOfWindow);
         }
         if self.is_direct_guess(flow) {
+            self.address_denies(flow);
             self.give_up_guess(flow, b, false);
+        }
+        if b.phase == Phase::Connect {
+            self.address_denies(flow);
         }
         if self.is_attached(flow) {
             let offsets = self.c.splices.get(b.entry).offsets;

@@ -12,6 +12,7 @@
 use super::Desk;
 use super::guess::UNANSWERED;
 use super::pass::shorten;
+use crate::content::Switching;
 use crate::extract::BodyFollower;
 use crate::snapshot::{Forward, NO_SLOT};
 use crate::splice::{Arrival, Binding};
@@ -30,6 +31,9 @@ use lcs_dataplane::{DropReason, Verdict};
 /// that no client takes it for lost (RFC 9293 §3.8.6.3 allows 500 ms; Linux waits 40).
 const HELD: Nanos = 40_000_000;
 
+/// What a server may have said before it was asked for anything, bytes: no window is larger (RFC 7323 §2.3).
+const SPOKEN: u32 = 1 << 30;
+
 impl<P: Port> Desk<'_, P> {
     /// Whether a server answers its clients directly.
     pub(super) fn answers_directly(&self, server: u16) -> bool {
@@ -47,6 +51,14 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn address_is_proven(&mut self, flow: u32) {
         if let Some(keys) = self.c.table.keys(flow) {
             self.c.splices.proven.prove(keys.client.source().ip(), self.now);
+        }
+    }
+
+    /// The address resets what a guess was made for: perhaps it never asked for it, and somebody else writes it on SYNs. It is to
+    /// prove itself again.
+    pub(super) fn address_denies(&mut self, flow: u32) {
+        if let Some(keys) = self.c.table.keys(flow) {
+            self.c.splices.proven.forget(keys.client.source().ip());
         }
     }
 
@@ -125,6 +137,9 @@ impl<P: Port> Desk<'_, P> {
             if a.seq != next {
                 return Some(Verdict::Drop(DropReason::OutOfWindow));
             }
+            if guessed {
+                self.address_denies(flow);
+            }
             self.drop_direct(flow, entry);
             self.close(flow);
             return Some(Verdict::Consume);
@@ -132,6 +147,10 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & SYN != 0 {
             if a.flags & ACK != 0 {
                 return Some(self.refuse_in_place(batch, i, a));
+            }
+            if a.seq != e.numbers[0] && self.c.table.get(flow).state == TcpState::Established {
+                // RFC 5961 §4: anybody can send one. Who has forgotten the connection resets it.
+                return Some(self.challenge(batch, i, flow, entry));
             }
             if a.seq != e.numbers[0] {
                 // Another connection from the same port, and perhaps for the same server.
@@ -158,6 +177,10 @@ impl<P: Port> Desk<'_, P> {
         // What it acknowledges is the number of whoever has answered: the guessed server, or the director in its place.
         let first = a.ack;
         let repeated = e.response_known && e.numbers[1].wrapping_add(1) == first;
+        if !guessed && !e.response_known && e.numbers[1].wrapping_add(1) == first {
+            // The director's own number, after all.
+            self.address_is_proven(flow);
+        }
         let e = self.c.splices.get_mut(entry);
         e.numbers[1] = first.wrapping_sub(1);
         e.offsets = Offsets::new(0, 0);
@@ -168,6 +191,10 @@ impl<P: Port> Desk<'_, P> {
                 e.set_direct(false);
             }
             return None;
+        }
+        if guessed && self.c.table.get(flow).state == TcpState::SynReceived {
+            // As at layer 4: for its client it is established, however long that takes to ask for something.
+            self.c.moved(flow, TcpState::Established, self.tick);
         }
         if guessed && repeated {
             // The server repeats its answer, since the acknowledgement of it is held: it waits no longer.
@@ -201,6 +228,12 @@ impl<P: Port> Desk<'_, P> {
         Verdict::Consume
     }
 
+    /// Whether the guessed server may still be left alone with its client: other rules, or another way to it, may have come since.
+    fn may_go_directly(&self, flow: u32) -> bool {
+        let once = self.content_of(flow).is_some_and(|c| c.binding.switching == Switching::Connection);
+        once && self.answers_directly(self.c.table.get(flow).server)
+    }
+
     /// The first data of a client whose server is guessed: where it is enough to decide by, and for that server, it goes on as
     /// it came, and the connection is one of layer 4. `None`: it must be held.
     pub(super) fn request_goes_directly(
@@ -211,6 +244,9 @@ impl<P: Port> Desk<'_, P> {
         flow: u32,
         entry: u32,
     ) -> Option<Verdict> {
+        if !self.may_go_directly(flow) {
+            return None;
+        }
         let first = self.c.splices.get(entry).numbers[0].wrapping_add(1);
         if a.seq != first || a.flags & (FIN | URG) != 0 || !super::pass::is_plain(batch, i, false) {
             return None;
@@ -226,8 +262,13 @@ impl<P: Port> Desk<'_, P> {
         batch.frames[i] = frame;
         let read = read?;
         debug_assert_eq!(read.body, BodyFollower::UntilClose, "nothing is followed whose answer is not seen");
-        // Wherever this copy gets to: the client sends it again until the server has it.
+        let errors = self.c.icmp_sent;
         let verdict = self.pass(batch, i, Place::new(flow, Place::CLIENT));
+        if verdict != Verdict::Forward || self.c.icmp_sent != errors {
+            // It has gone nowhere, or back as an error (too long for the tunnel): whatever comes in its place is to be decided.
+            return Some(verdict);
+        }
+        // Wherever this copy gets to: the client sends it again until the server has it.
         self.is_of_layer4(flow, entry);
         Some(verdict)
     }
@@ -236,7 +277,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn goes_on_directly(&mut self, flow: u32, b: &mut Binding) -> bool {
         let e = *self.c.splices.get(b.entry);
         let said = b.out_pending() || b.out_start != e.numbers[1].wrapping_add(1);
-        if said || !b.uncut {
+        if said || !b.uncut || !self.may_go_directly(flow) {
             return false;
         }
         let Some(key) = self.c.table.keys(flow).map(|keys| keys.client) else { return false };
@@ -263,7 +304,8 @@ impl<P: Port> Desk<'_, P> {
         }
         b.done = true;
         self.is_of_layer4(flow, b.entry);
-        if b.fin && self.c.table.get(flow).state == TcpState::Established {
+        if b.fin {
+            // The client's end is all that will be seen of it, as at layer 4; so far it was the director that had been told.
             self.c.moved(flow, TcpState::FinWait, self.tick);
         }
         true
@@ -285,7 +327,7 @@ impl<P: Port> Desk<'_, P> {
         usize::from(most).min(usize::from(hop.mtu).saturating_sub(headers)).max(64)
     }
 
-    /// From here on nobody looks at it, but at a SYN with a later number than its own ([`Desk::syn_over_layer4`]).
+    /// From here on nobody looks at it, but at a SYN with another number than its own ([`Desk::syn_over_layer4`]).
     fn is_of_layer4(&mut self, flow: u32, entry: u32) {
         let service = self.c.table.get(flow).service;
         let first = self.c.splices.get(entry).numbers[0];
@@ -293,6 +335,8 @@ impl<P: Port> Desk<'_, P> {
         let f = self.c.table.get_mut(flow);
         f.flags.set(FlowFlags::SPLICED, false);
         f.extra = first;
+        // Nothing is noted of it yet.
+        f.ip_difference = 0;
         f.last_seen = self.tick;
     }
 
@@ -301,13 +345,32 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn syn_over_layer4(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32) -> Verdict {
         let f = self.c.table.get(flow);
         let old = f.extra;
-        if !super::super::lookup::was_decided(self.c, f) || a.seq.wrapping_sub(old) as i32 <= 0 {
+        if !super::super::lookup::was_decided(self.c, f) {
             return self.pass(batch, i, Place::new(flow, Place::CLIENT));
+        }
+        if a.seq == old {
+            // Late: its answer has been acknowledged.
+            return Verdict::Drop(DropReason::OutOfWindow);
         }
         let back = super::super::schedule::key_of(batch, i).and_then(|k| Key::new(k.destination(), k.source()));
         let Some(key) = back else { return Verdict::Drop(DropReason::BadHeader) };
         let ack = old.wrapping_add(1);
         self.answer_in_place(batch, i, &Segment { key, flags: ACK, seq: 0, ack, window: 0, options: &[], payload: &[] })
+    }
+
+    /// Whether a client acknowledges what only its guessed server can have said, before it was asked: more than the handshake.
+    pub(super) fn guess_has_spoken(&self, flow: u32, ack: u32, b: &Binding) -> bool {
+        let ahead = ack.wrapping_sub(b.out_end());
+        self.is_direct_guess(flow) && (1..=SPOKEN).contains(&ahead)
+    }
+
+    /// What it has said is not the director's to go on from (it tires of waiting, or closes): both are told that it is over, so that
+    /// the client comes again.
+    pub(super) fn end_spoken(&mut self, flow: u32, ack: u32, b: &mut Binding) {
+        self.drop_direct(flow, b.entry);
+        self.reset_client(flow, ack, b.next());
+        b.done = true;
+        self.close(flow);
     }
 
     /// A binding whose guessed server is not to get what comes before it is decided.

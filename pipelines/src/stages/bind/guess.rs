@@ -331,6 +331,9 @@ impl<P: Port> Desk<'_, P> {
             return;
         }
         self.c.splices.release(entry, self.c.table.get(flow).service);
-        self.c.table.get_mut(flow).flags.set(FlowFlags::SPLICED, false);
+        let f = self.c.table.get_mut(flow);
+        f.flags.set(FlowFlags::SPLICED, false);
+        // The entry's number is none of layer 4's notes.
+        f.extra = 0;
     }
 }

@@ -42,10 +42,10 @@ use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
-use lcs_dataplane::headers::options::{SynOptions, read_timestamps};
+use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
-use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
@@ -362,16 +362,15 @@ impl<'d, P: Port> Desk<'d, P> {
     fn challenge(&mut self, batch: &mut Batch, i: usize, flow: u32, entry: u32) -> Verdict {
         let e = self.c.splices.get(entry);
         let first = e.numbers[0].wrapping_add(1);
+        let (o, limit) = (e.offsets, e.offsets.limit[Place::CLIENT]);
+        // While a request is on its way, only where it will end is known. An old acknowledgement does: who lives
+        // ignores it, who has forgotten the connection resets it.
+        let old = if limit.wrapping_sub(first) < MAX_SKIP { first } else { limit.wrapping_sub(MAX_SKIP) };
         let (seq, ack) = if self.is_attached(flow) {
-            let o = e.offsets;
-            let limit = o.limit[Place::CLIENT];
-            // While a request is on its way, only where it will end is known. An old acknowledgement does: who lives
-            // ignores it, who has forgotten the connection resets it.
-            let old = if limit.wrapping_sub(first) < MAX_SKIP { first } else { limit.wrapping_sub(MAX_SKIP) };
             (o.seq(Place::SERVER, o.limit[Place::SERVER]), if e.response_known { limit } else { old })
         } else {
-            // What a filter's server has said is not known here; what its client has asked for is.
-            (e.numbers[1].wrapping_add(1), if self.is_led(flow) { e.offsets.limit[Place::CLIENT] } else { first })
+            // What a filter's server has said, and has got, is not known here.
+            (e.numbers[1].wrapping_add(1), if self.is_led(flow) { old } else { first })
         };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);
@@ -469,9 +468,21 @@ impl<'d, P: Port> Desk<'d, P> {
         batch.flow[i] = place.0;
         let entry = self.c.table.get(place.flow()).extra;
         if place.side() == Place::CLIENT
+            && batch.tcp_flags[i] & (URG | RST) == URG
+            && !self.c.splices.get(entry).offsets.open
+        {
+            // A server may take urgent bytes out of the stream (RFC 6093 §2): it would find the end of the request elsewhere.
+            return Verdict::Drop(DropReason::BadFraming);
+        }
+        if place.side() == Place::CLIENT
             && self.c.splices.get(entry).stamped
             && let Some(a) = arrival(batch, i)
         {
+            let options = batch.frames[i].bytes().get(usize::from(batch.l4[i]) + 20..a.payload);
+            if options.is_none_or(repeats_timestamps) {
+                // Which of them would count?
+                return Verdict::Drop(DropReason::BadHeader);
+            }
             self.look_at_stamps(place.flow(), entry, &a);
         }
         forward::forward_one(self.c, batch, i, self.tick)

@@ -103,7 +103,19 @@ impl<P: Port> Desk<'_, P> {
             Tail { seq: next, from: a.payload + skipped as usize, at: next }
         };
         if in_body {
-            if !self.is_sure(entry, a) {
+            if self.is_loose(entry) {
+                // None of what follows could be read, ever.
+                return self.end_both(batch, i, a, flow, entry, b);
+            }
+            let said = offsets.seq(Place::SERVER, offsets.limit[Place::SERVER]);
+            // How far a response without a known end has come is not followed; no request comes behind it either.
+            let ahead = !self.c.splices.get(entry).until_close && a.ack.wrapping_sub(said) as i32 > 0;
+            if a.flags & ACK == 0 || ahead {
+                // RFC 9293 §3.10.7.4: its server would not take it, and could be sent other bytes in its place.
+                return Verdict::Drop(DropReason::OutOfWindow);
+            }
+            let stamped = self.c.splices.get(entry).stamped;
+            if a.flags & URG != 0 || !is_plain(batch, i, stamped) || !self.is_sure(entry, a) {
                 // The server could take other bytes in their place for the next ones.
                 return Verdict::Drop(DropReason::OutOfOrder);
             }
@@ -481,14 +493,15 @@ impl<P: Port> Desk<'_, P> {
     /// The director has acknowledged more than the server has: the client must not see that taken back.
     fn raise_ack(&mut self, batch: &mut Batch, i: usize, b: &Binding) {
         let Some(a) = arrival(batch, i).filter(|a| a.flags & ACK != 0) else { return };
-        let behind = b.next().wrapping_sub(a.ack) as i32;
+        let flow = self.c.splices.get(b.entry).flow;
+        let acknowledged = self.acknowledged(flow, b);
+        let behind = acknowledged.wrapping_sub(a.ack) as i32;
         if behind <= 0 {
             return;
         }
         // What it holds is in its own window; the server's, less what it lacks, would take back what was opened.
-        let flow = self.c.splices.get(b.entry).flow;
         let window = self.own_window(flow, b.buffer.len(), b.entry);
-        set_ack(batch, i, b.next(), window);
+        set_ack(batch, i, acknowledged, window);
     }
 }
 

@@ -278,6 +278,7 @@ impl<P: Port> Desk<'_, P> {
         if !over {
             return Some(self.challenge(batch, i, flow, entry));
         }
+        self.last_stamps(entry, a, e.offsets.limit[Place::CLIENT]);
         self.give_back(flow, entry);
         Some(self.between_requests(batch, i, a, flow, entry))
     }

@@ -56,6 +56,7 @@ impl<P: Port> Desk<'_, P> {
         let e = self.c.splices.get_mut(b.entry);
         e.offsets = Offsets::new(0, 0);
         e.offsets.limit = [end, 0];
+        e.follow_floor(Place::CLIENT, end);
         (e.response_known, e.until_close) = (false, false);
         if body.is_done() {
             self.c.splices.unfollow(b.entry);
@@ -77,9 +78,15 @@ impl<P: Port> Desk<'_, P> {
             return Reach::Gap;
         }
         let from = a.payload + skipped as usize;
+        if a.flags & ACK == 0 {
+            // No receiver takes what it brings (RFC 9293 §3.10.7.4).
+            return Reach::Gap;
+        }
         let Some((e, f)) = body else { return Reach::Beyond(from, next) };
         let rest = batch.frames[i].bytes().get(from..usize::from(batch.end[i])).unwrap_or(&[]);
-        match f.request(rest, &mut e.offsets) {
+        let seen = f.request(rest, &mut e.offsets);
+        e.follow_floor(Place::CLIENT, f.next[Place::CLIENT]);
+        match seen {
             Err(_) => Reach::Malformed,
             Ok(Seen::Ends(used)) if used < rest.len() => Reach::Beyond(from + used, next.wrapping_add(used as u32)),
             Ok(_) => Reach::Within,
@@ -187,7 +194,7 @@ impl<P: Port> Desk<'_, P> {
         self.note_decision(flow, b, read);
         let fits = b.extend().is_ok() && !b.uncut && b.sendable() <= REQUEST_MAX;
         let group = action.group();
-        let chosen = self.choose(flow, b, content, action).filter(|server| fits && *server == present)?;
+        let chosen = self.choose_known(flow, b, content, action).filter(|server| fits && *server == present)?;
         b.toward = Some((group, chosen));
         Some(chosen)
     }
@@ -247,7 +254,16 @@ impl<P: Port> Desk<'_, P> {
 
     /// No answer yet.
     pub(super) fn recall_silent(&mut self, flow: u32, b: &mut Binding) {
-        let service = self.c.table.get(flow).service;
+        let f = self.c.table.get(flow);
+        let (service, server) = (f.service, f.server);
+        let live = self.c.splices.migrations.filters.get(server).is_some_and(|f| f.is_live(self.now));
+        if live && b.timed.is_some_and(|sent| self.now.saturating_sub(sent) < b.rto) {
+            // The client's acknowledgements have given rise to a question meanwhile, or to this one: it has its time.
+            if !self.send_recall(flow, b) {
+                return self.lost(flow, b);
+            }
+            return b.arm(self.now);
+        }
         let most = self.content(service).map_or(3, |c| c.binding.syn_retries);
         if b.retries >= most || !self.send_recall(flow, b) {
             return self.lost(flow, b);
@@ -405,6 +421,9 @@ impl<P: Port> Desk<'_, P> {
                 b.rto = (b.rto * 2).min(SELDOM);
                 b.retries = 0;
                 b.arm(self.now);
+                if b.phase == Phase::Recall {
+                    self.renew_ticket(flow, b);
+                }
             }
             Why::Stays | Why::Tunnel => {
                 // What was held was not acknowledged: the client sends it again.
@@ -416,6 +435,16 @@ impl<P: Port> Desk<'_, P> {
                 }
             }
             _ => self.lost(flow, b),
+        }
+    }
+
+    /// A question that is asked for a long time is asked with new numbers: an old one would count as had.
+    fn renew_ticket(&mut self, flow: u32, b: &mut Binding) {
+        let server = self.c.table.get(flow).server;
+        let Some(filter) = self.c.splices.migrations.filters.get_mut(server) else { return };
+        // Of another session it would not be understood.
+        if b.migration.is_some_and(|ticket| filter.again(&ticket).is_some()) {
+            b.migration = Some(Ticket::from(&filter.header()));
         }
     }
 

@@ -311,7 +311,9 @@ impl<P: Port> Desk<'_, P> {
         self.c.splices.migrations.assemblies.forget(ticket);
         let Some(flow) = self.flow_of(ends) else { return Verdict::Consume };
         let entry = self.c.table.get(flow).extra;
-        if !self.c.splices.migrations.has_brought(entry, ticket) {
+        let m = &self.c.splices.migrations;
+        // Or it has been asked back, or given another request, with a later number.
+        if !(m.has_brought(entry, ticket) || m.is_newer(entry, ticket)) {
             return Verdict::Drop(DropReason::StaleMigration);
         }
         let seq = match self.c.splices.take(entry) {

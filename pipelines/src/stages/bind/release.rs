@@ -8,7 +8,8 @@ use super::Desk;
 use crate::content::Scheme;
 use crate::migration::Ticket;
 use crate::migration::message::{Body, Header, Migrate, Turn, Why};
-use crate::splice::{Binding, NIL, Phase};
+use crate::splice::{Arrival, Binding, NIL, Phase, Taken};
+use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN};
 use lcs_dataplane::port::Port;
@@ -21,6 +22,54 @@ impl<P: Port> Desk<'_, P> {
         self.content(self.c.table.get(flow).service).is_some_and(|c| matches!(c.binding.scheme, Scheme::Migrated(_)))
     }
 
+    /// Takes what a client sends behind its first request while the server is being opened: as far as that request goes.
+    pub(super) fn hold_body(&mut self, a: &Arrival, bytes: &[u8], flow: u32, b: &mut Binding) -> Taken {
+        // An end behind it comes again.
+        let taken = self.hold_bytes(&Arrival { flags: a.flags & !FIN, ..*a }, bytes, flow, b);
+        // One that is malformed is found to be so when it is delivered.
+        if b.extend().is_ok() && b.sendable() < b.buffer.len() {
+            b.buffer.truncate(b.sendable());
+            b.forget_ahead();
+            let held = b.holds();
+            self.c.splices.buffered = (self.c.splices.buffered + held).saturating_sub(b.held);
+            b.held = held;
+        }
+        taken
+    }
+
+    /// A client's data while a request waits for its turn: requests come in messages, and what follows of its body comes again.
+    /// What the segment acknowledges counts, and what it has `earlier` than the request goes on.
+    pub(super) fn body_waits(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        b: &mut Binding,
+        (advances, earlier): (bool, bool),
+    ) -> Verdict {
+        let start = b.start;
+        if advances && self.is_attached(flow) {
+            self.acknowledge_server(flow, b);
+        }
+        match b.phase {
+            Phase::Collect => self.collect(flow, b),
+            Phase::Hold => self.hold(flow, b),
+            _ => {}
+        }
+        if b.may_ack && !b.done && b.phase != Phase::Answer {
+            self.acknowledge(flow, b);
+        }
+        if b.phase == Phase::Deliver && !b.done {
+            self.deliver(flow, b);
+        }
+        let goes_on = earlier && !b.done && self.is_attached(flow) && b.phase != Phase::Connect;
+        if goes_on && super::pass::shorten(batch, i, a.payload + start.wrapping_sub(a.seq) as usize) {
+            return self.pass_and_look(batch, i, Place::new(flow, Place::CLIENT), b.entry);
+        }
+        Verdict::Drop(DropReason::OutOfOrder)
+    }
+
     /// The next request of a connection that is here.
     pub(super) fn take_next(&mut self, header: &Header, m: &Migrate<'_>, bytes: &[u8]) -> Verdict {
         let ticket = Ticket::from(header);
@@ -31,12 +80,15 @@ impl<P: Port> Desk<'_, P> {
         };
         let entry = self.c.table.get(flow).extra;
         let e = *self.c.splices.get(entry);
-        if e.offsets.open || e.until_close {
-            self.refuse_turn(header, m, if e.offsets.open { Why::Tunnel } else { Why::Stays });
+        if let Some(why) = self.keeps(flow, (m.start, m.next)) {
+            if why == Why::NotYet {
+                return self.not_yet(ticket, m);
+            }
+            self.refuse_turn(header, m, why);
             return Verdict::Consume;
         }
         if !self.c.splices.has_room(bytes.len()) {
-            return Verdict::Drop(DropReason::RequestsFull);
+            return self.not_yet(ticket, m);
         }
         let mut b = match self.c.splices.take(entry) {
             Some(b) => {
@@ -45,18 +97,17 @@ impl<P: Port> Desk<'_, P> {
                 let room = self.room(self.c.table.get(flow).service) > b.buffer.len() + bytes.len();
                 if !(collects && follows && room) || b.fin || b.next() != m.start {
                     self.c.splices.put(b);
-                    // Something before it is missing: it is sent again.
-                    return Verdict::Drop(DropReason::OutOfOrder);
+                    return self.not_yet(ticket, m);
                 }
                 b
             }
             None => {
                 let in_body = self.c.splices.follower(entry).is_some_and(|(_, f)| !f.request.is_done());
                 if in_body || e.offsets.limit[Place::CLIENT] != m.start {
-                    return Verdict::Drop(DropReason::OutOfOrder);
+                    return self.not_yet(ticket, m);
                 }
                 let Some(mut b) = self.c.splices.bind(entry, self.c.table.get(flow).service) else {
-                    return Verdict::Drop(DropReason::RequestsFull);
+                    return self.not_yet(ticket, m);
                 };
                 b.start = m.start;
                 (b.client_ack, b.client_window) = (m.next, m.window);
@@ -110,6 +161,36 @@ impl<P: Port> Desk<'_, P> {
         self.say_to_director(Ticket::from(header), &Body::Refused(m.ends, why));
     }
 
+    /// Why no request can follow on a connection whose client has sent `start` bytes and acknowledged `next`, if so.
+    fn keeps(&mut self, flow: u32, (start, next): (u32, u32)) -> Option<Why> {
+        let f = self.c.table.get(flow);
+        let (entry, state) = (f.extra, f.state);
+        let e = *self.c.splices.get(entry);
+        if e.offsets.open {
+            return Some(Why::Tunnel);
+        }
+        if !e.until_close {
+            return None;
+        }
+        if !e.response_known || state != TcpState::Established {
+            return Some(Why::Stays);
+        }
+        // Answered without the whole request, by a server that may yet wait for the rest of it: it will not answer another, and need not close.
+        let end = e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]);
+        if (next.wrapping_sub(end) as i32) < 0 {
+            return Some(Why::NotYet);
+        }
+        self.reset_server(flow, e.offsets.seq(Place::CLIENT, start), e.offsets.ack(Place::CLIENT, next));
+        self.close(flow);
+        Some(Why::Over)
+    }
+
+    /// What is before a request is still on its way, or there is no room for it yet: it counts as new when it comes again.
+    fn not_yet(&mut self, ticket: Ticket, m: &Migrate<'_>) -> Verdict {
+        self.say_to_director(ticket, &Body::Refused(m.ends, Why::NotYet));
+        Verdict::Consume
+    }
+
     /// The director asks for a connection back. However often it asks, the answer is what is so now.
     pub(super) fn recalled(&mut self, header: &Header, turn: &Turn) -> Verdict {
         let ticket = Ticket::from(header);
@@ -126,16 +207,23 @@ impl<P: Port> Desk<'_, P> {
         let e = *self.c.splices.get(entry);
         if !self.is_attached(flow) {
             let [start, next] = e.numbers.map(|n| n.wrapping_add(1));
-            let again = self.c.splices.migrations.has_brought(entry, ticket) && start == turn.start;
+            let m = &self.c.splices.migrations;
+            // It was asked again before the answer had come, with a number of its own.
+            let again = (m.has_brought(entry, ticket) || m.is_newer(entry, ticket)) && start == turn.start;
             if again {
+                self.c.splices.migrations.note_taken(entry, ticket);
                 self.say_to_director(ticket, &Body::Released(Turn { next, ..*turn }));
                 return Verdict::Consume;
             }
             return Verdict::Drop(DropReason::StaleMigration);
         }
         if !self.c.splices.migrations.is_newer(entry, ticket) {
-            // It was asked before the present request was given.
-            return Verdict::Drop(DropReason::StaleMigration);
+            // It was asked before the present request was given; or by another session, whose director has been changed.
+            if self.c.splices.migrations.is_of_session(entry, ticket) {
+                return Verdict::Drop(DropReason::StaleMigration);
+            }
+            self.say_to_director(ticket, &Body::Refused(turn.ends, Why::Over));
+            return Verdict::Consume;
         }
         let end = e.offsets.seq(Place::SERVER, e.offsets.limit[Place::SERVER]);
         let in_body = self.c.splices.follower(entry).is_some_and(|(_, f)| !f.request.is_done());
@@ -144,9 +232,9 @@ impl<P: Port> Desk<'_, P> {
             && e.binding == NIL
             && e.offsets.limit[Place::CLIENT] == turn.start
             && turn.next.wrapping_sub(end) as i32 >= 0;
+        let keeps = self.keeps(flow, (turn.start, turn.next));
         let refused = match self.c.table.get(flow).state {
-            _ if e.offsets.open => Some(Why::Tunnel),
-            _ if e.until_close => Some(Why::Stays),
+            _ if keeps.is_some() => keeps,
             TcpState::Established if complete => None,
             _ => Some(Why::NotYet),
         };

@@ -14,7 +14,8 @@ use lcs_dataplane::headers::tcp::flags::{ACK, RST};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{FARTHEST, Segment, Stamps};
 
-/// How far the stamps of a client may go on while it has a pool's connection: another client's come after them.
+/// How far the stamps of a client may go on from the last one that was read, while it has a pool's connection: another
+/// client's come after them.
 pub(crate) const FAR_IN_POOL: u32 = 1 << 24;
 
 /// Whether timestamps are agreed upon with clients of a service.
@@ -100,9 +101,22 @@ impl<P: Port> Desk<'_, P> {
 
     /// A client's segment of which nothing is missing before it (RFC 7323 §4.3).
     pub(super) fn read_stamps(&mut self, a: &Arrival, b: &mut Binding) {
+        if self.is_old(a, b) {
+            return;
+        }
         if let (Some(stamps), Some(s)) = (a.stamps, self.c.splices.stamps(b.entry)) {
             s.read(stamps);
             b.in_order = true;
+        }
+    }
+
+    /// The acknowledgement with which a client's request over a pool's connection ends; what comes `next` of it has not
+    /// begun. The server hears of it from the director, and so does the client of what it has said last.
+    pub(super) fn last_stamps(&mut self, entry: u32, a: &Arrival, next: u32) {
+        if let (Some(stamps), true, Some(s)) = (a.stamps, a.seq == next, self.c.splices.stamps(entry))
+            && s.is_near_heard(stamps.0, FAR_IN_POOL)
+        {
+            s.read(stamps);
         }
     }
 
@@ -145,7 +159,8 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn set_stamps_aside(&mut self, entry: u32, leg: u32, pool: bool) {
         let Some(s) = self.c.splices.stamps(entry) else { return };
         let told = if pool { s.said[Place::SERVER] } else { s.to_server().0 };
-        let aside = Stamps::aside(s.up(), told, s.server_has_said(!pool));
+        let mut aside = Stamps::aside(s.up(), told, s.server_has_said(!pool));
+        aside.loose = s.loose;
         s.leave();
         self.c.splices.stamp(leg, aside);
     }
@@ -168,15 +183,20 @@ impl<P: Port> Desk<'_, P> {
 
     /// A client's segment passes: can what it says of its clock be put in order still?
     pub(super) fn look_at_stamps(&mut self, flow: u32, entry: u32, a: &Arrival) {
-        let pooled = self.is_pooled(flow);
+        let lent = self.is_pooled(flow) && self.has_lent(entry);
         let (Some((value, _)), Some(s)) = (a.stamps, self.c.splices.stamps(entry)) else { return };
         let far = s.is_far(value);
         s.loose |= far;
-        let runs_away = pooled && value.wrapping_sub(s.reference) <= FARTHEST && !s.is_near(value, FAR_IN_POOL);
+        let runs_away = lent && s.is_near_heard(value, FARTHEST) && !s.is_near_heard(value, FAR_IN_POOL);
         if far || runs_away {
             // Who comes after it could not go on.
             self.leaves_pool(entry);
         }
+    }
+
+    /// Whether nobody knows what the server in turn makes of this client's stamps.
+    pub(super) fn is_loose(&mut self, entry: u32) -> bool {
+        self.c.splices.stamps(entry).is_some_and(|s| s.loose)
     }
 
     /// Whether the server in turn takes a client's segment, as far as timestamps go: none that has been passed is later.
