@@ -74,11 +74,7 @@ pub fn page(figures: &Figures, line: &str) -> String {
     page.sentences(figures.setting());
     page.heading("Plots");
     page.plots(&all(figures));
-    page.heading("Figures");
-    page.text(&figures.to_string());
-    page.heading("Settings");
-    page.text(&serde_json::to_string_pretty(&figures.options).unwrap_or_default());
-    page.end()
+    page.figures(figures, &figures.options)
 }
 
 #[cfg(test)]

@@ -76,6 +76,15 @@ impl Page {
         &mut self.0
     }
 
+    /// The rest of a report: the figures as a terminal shows them, the settings, and the end.
+    pub fn figures<F: std::fmt::Display, O: serde::Serialize>(mut self, figures: &F, options: &O) -> String {
+        self.heading("Figures");
+        self.text(&figures.to_string());
+        self.heading("Settings");
+        self.text(&serde_json::to_string_pretty(options).unwrap_or_default());
+        self.end()
+    }
+
     /// The page.
     pub fn end(mut self) -> String {
         self.0.push_str("</body></html>\n");

@@ -57,9 +57,5 @@ pub fn page(figures: &Figures, line: &str) -> String {
     let mut page = Page::new("Scaling", line);
     page.sentences(figures.setting());
     page.plots(&all(figures));
-    page.heading("Figures");
-    page.text(&figures.to_string());
-    page.heading("Settings");
-    page.text(&serde_json::to_string_pretty(&figures.options).unwrap_or_default());
-    page.end()
+    page.figures(figures, &figures.options)
 }

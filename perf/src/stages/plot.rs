@@ -36,11 +36,7 @@ pub fn page(figures: &Figures, line: &str) -> String {
     let mut page = Page::new("Cycles by stage", line);
     page.heading("Plots");
     page.plots(&all(figures));
-    page.heading("Figures");
-    page.text(&figures.to_string());
-    page.heading("Settings");
-    page.text(&serde_json::to_string_pretty(&figures.options).unwrap_or_default());
-    page.end()
+    page.figures(figures, &figures.options)
 }
 
 #[cfg(test)]

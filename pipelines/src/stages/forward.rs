@@ -6,7 +6,7 @@ use super::fragmentation::{Cut, may_be_cut};
 use super::hold::Awaited;
 use super::{icmp, tunnel};
 use crate::snapshot::NextHop;
-use crate::splice::NIL;
+use crate::splice::{Entry, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
@@ -15,6 +15,7 @@ use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
 use lcs_dataplane::prefetch::prefetch_at;
+use lcs_dataplane::splice::Stamps;
 use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
 
 /// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
@@ -94,6 +95,27 @@ const PATH: u32 = 0xffff
 const V6: u32 = (FlowFlags::V6 as u32) << 16;
 /// And the one that says that the connection to the server is from a pool.
 const POOLED: u32 = (FlowFlags::POOLED as u32) << 16;
+/// Whether a segment with timestamps and no other option needs nobody to look at it. `pooled`: its server's connection is a pool's.
+#[inline(always)]
+fn stamped_passes(
+    e: &Entry,
+    s: &Stamps,
+    side: usize,
+    tcp: &[u8; 20],
+    option: &[u8; 8],
+    seq_end: u32,
+    pooled: bool,
+) -> bool {
+    if e.binding != NIL || e.is_leg || !e.stamped || tcp[12] != 0x80 || !e.offsets.passes(side, seq_end) {
+        return false;
+    }
+    // How far a client's stamps may go until somebody looks.
+    let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
+    let lent = pooled && e.main != NIL;
+    let far = !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL);
+    (side != Place::CLIENT || !far) && (!pooled || e.is_within_request(side, tcp))
+}
+
 /// No bit of a path: segments have timestamps, and no other option.
 const STAMPED: u32 = 1 << 31;
 const STAMPED_V4: u32 = SPLICE_V4 | STAMPED;
@@ -229,21 +251,8 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                     u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end.wrapping_sub(66)));
                 let Some((head, option)) = option.split_first_chunk_mut::<4>() else { break };
                 let Some(option) = option.first_chunk_mut::<8>() else { break };
-                if e.binding != NIL || e.is_leg || !e.stamped || tcp[12] != 0x80 || *head != STAMPED_HEAD || end < 66 {
-                    break;
-                }
-                if !e.offsets.passes(side, seq_end) {
-                    break;
-                }
-                if side == Place::CLIENT {
-                    // How far its stamps may go until somebody looks.
-                    let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
-                    let lent = HOW & POOLED != 0 && e.main != NIL;
-                    if !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL) {
-                        break;
-                    }
-                }
-                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
+                let pooled = HOW & POOLED != 0;
+                if end < 66 || *head != STAMPED_HEAD || !stamped_passes(e, s, side, tcp, option, seq_end, pooled) {
                     break;
                 }
                 ip[..12].copy_from_slice(&hop.addresses);
@@ -272,21 +281,8 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                     u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end.wrapping_sub(86)));
                 let Some((head, option)) = option.split_first_chunk_mut::<4>() else { break };
                 let Some(option) = option.first_chunk_mut::<8>() else { break };
-                if e.binding != NIL || e.is_leg || !e.stamped || tcp[12] != 0x80 || *head != STAMPED_HEAD || end < 86 {
-                    break;
-                }
-                if !e.offsets.passes(side, seq_end) {
-                    break;
-                }
-                if side == Place::CLIENT {
-                    // How far its stamps may go until somebody looks.
-                    let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
-                    let lent = HOW & POOLED != 0 && e.main != NIL;
-                    if !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL) {
-                        break;
-                    }
-                }
-                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
+                let pooled = HOW & POOLED != 0;
+                if end < 86 || *head != STAMPED_HEAD || !stamped_passes(e, s, side, tcp, option, seq_end, pooled) {
                     break;
                 }
                 let (source, destination) = v6.of(flow, 1 - side);

@@ -108,8 +108,10 @@ fn is_of(c: &Connections, batch: &Batch, i: usize, place: Place) -> bool {
 fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &mut Places, misses: &mut Places) {
     let flow = c.table.get(place.flow());
     let opens = batch.tcp_flags[i] & (SYN | ACK | RST | FIN) == SYN && place.side() == Place::CLIENT;
+    let decided = opens && was_decided(c, flow);
     let closed = flow.flags.has(FlowFlags::CLOSED);
-    if opens && (closed || was_decided(c, flow)) && batch.protocol[i] == protocol::TCP && is_newer(c, batch, i, flow) {
+    let again = opens && (closed || decided) && batch.protocol[i] == protocol::TCP;
+    if again && is_newer(c, batch, i, flow, decided) {
         if closed {
             reopen(c, batch, place, i, hits, misses);
         } else {
@@ -119,7 +121,7 @@ fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &m
         }
         return;
     }
-    if opens && batch.protocol[i] == protocol::TCP && was_decided(c, flow) {
+    if again && decided {
         // The first SYN again, whose answer the client has acknowledged long ago.
         batch.drop(i, DropReason::OutOfWindow);
         return;
@@ -143,9 +145,9 @@ pub(crate) fn was_decided(c: &Connections, flow: &Flow) -> bool {
 /// the old SYN must not end what is still being acknowledged. Where the server answers unseen, the number says nothing: a client may
 /// choose any (RFC 6528), and there is nothing left to be protected that the client does not know better (`bind/direct.rs` asks it).
 /// Only its own SYN is no new one.
-fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow) -> bool {
+fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow, decided: bool) -> bool {
     let spliced = flow.flags.has(FlowFlags::SPLICED);
-    if !spliced && !was_decided(c, flow) {
+    if !spliced && !decided {
         return true;
     }
     let at = usize::from(batch.l4[i]) + 4;

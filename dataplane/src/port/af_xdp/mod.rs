@@ -78,7 +78,7 @@ const LINK_HEADERS: u32 = 14 + 4;
 /// An Ethernet header: the least that can be transmitted.
 const FRAME_MIN: usize = 14;
 
-/// Longest time that frames gather: longer ones would be taken for a loss by a peer's early retransmission.
+/// Longest time that frames gather; a peer's shortest retransmission time-out should be far beyond it (RFC 6298: 1 s, Linux 200 ms).
 const COALESCE_MAX: Duration = Duration::from_millis(10);
 
 /// Longest sleep while frames wait to be sent or handed to the kernel: nothing says when they can go.

@@ -657,7 +657,25 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Whether a client's segment is a whole request for the server in turn, so that it can pass as it is. `None`: no.
-    pub(super) fn read_in_place(&mut self, flow: u32, entry: u32, payload: &[u8], packet: &[u8]) -> Option<Read> {
+    pub(super) fn read_in_place(
+        &mut self,
+        batch: &mut Batch,
+        i: usize,
+        a: &Arrival,
+        flow: u32,
+        entry: u32,
+    ) -> Option<Read> {
+        let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
+        // Rules look at headers and payload where they stand in the frame.
+        let frame = std::mem::take(&mut batch.frames[i]);
+        let bytes = frame.bytes();
+        let payload = bytes.get(a.payload..end).unwrap_or(&[]);
+        let read = self.read_packet(flow, entry, payload, bytes.get(l3..end).unwrap_or(&[]));
+        batch.frames[i] = frame;
+        read
+    }
+
+    fn read_packet(&mut self, flow: u32, entry: u32, payload: &[u8], packet: &[u8]) -> Option<Read> {
         let service = self.c.table.get(flow).service;
         let content = self.content_of(flow)?;
         let mut extraction = self.c.splices.extraction(content.protocol);

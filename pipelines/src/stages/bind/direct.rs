@@ -251,16 +251,7 @@ impl<P: Port> Desk<'_, P> {
         if a.seq != first || a.flags & (FIN | URG) != 0 || !super::pass::is_plain(batch, i, false) {
             return None;
         }
-        let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
-        // Rules look at headers and payload where they stand in the frame.
-        let frame = std::mem::take(&mut batch.frames[i]);
-        let read = {
-            let bytes = frame.bytes();
-            let payload = bytes.get(a.payload..end).unwrap_or(&[]);
-            self.read_in_place(flow, entry, payload, bytes.get(l3..end).unwrap_or(&[]))
-        };
-        batch.frames[i] = frame;
-        let read = read?;
+        let read = self.read_in_place(batch, i, a, flow, entry)?;
         debug_assert_eq!(read.body, BodyFollower::UntilClose, "nothing is followed whose answer is not seen");
         let errors = self.c.icmp_sent;
         let verdict = self.pass(batch, i, Place::new(flow, Place::CLIENT));

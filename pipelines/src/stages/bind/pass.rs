@@ -173,16 +173,7 @@ impl<P: Port> Desk<'_, P> {
         if !acknowledges || a.flags & URG != 0 || !is_plain(batch, i, stamped) || !self.is_sure(entry, a) {
             return None;
         }
-        let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
-        // Rules look at headers and payload where they stand in the frame.
-        let frame = std::mem::take(&mut batch.frames[i]);
-        let read = {
-            let bytes = frame.bytes();
-            let payload = bytes.get(a.payload..end).unwrap_or(&[]);
-            self.read_in_place(flow, entry, payload, bytes.get(l3..end).unwrap_or(&[]))
-        };
-        batch.frames[i] = frame;
-        let read = read?;
+        let read = self.read_in_place(batch, i, a, flow, entry)?;
         if read.body == BodyFollower::UntilClose {
             // Decided once and for all.
             self.c.splices.get_mut(entry).offsets.open = true;
