@@ -1,4 +1,4 @@
-//! Fragments: the first one decides, the later ones follow it through a bounded table. Those that come before it wait (see [`super::hold`]).
+//! Fragments: the first one decides, the later ones follow it through a bounded table. Those that come before it wait (see `hold.rs`).
 
 use super::connection::Connections;
 use super::hold::Awaited;
