@@ -8,6 +8,7 @@
 //! Only frames that the fast path of [`super::forward`] has left come here.
 
 mod answer;
+mod away;
 mod choose;
 mod connect;
 mod decide;
@@ -21,6 +22,7 @@ mod pass;
 mod path;
 mod pool;
 mod queueing;
+mod read;
 mod recall;
 mod receive;
 mod release;
@@ -29,6 +31,7 @@ mod sticky;
 mod timers;
 
 pub(crate) use path::told;
+pub(crate) use read::{GroupState, Progress, read};
 pub(crate) use stamps::FAR_IN_POOL;
 
 use super::connection::Connections;
@@ -97,6 +100,19 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     desk.bury_orphans();
     desk.part_from_guesses();
     more
+}
+
+/// Goes on with requests that content workers have given back. Returns how many there were.
+#[inline(never)]
+pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> usize {
+    // Asked in every turn while requests are away: most turns must not touch what all workers share.
+    let Some(first) = c.splices.away.as_mut().and_then(|away| away.receive(now)) else { return 0 };
+    let snapshot = c.snapshot.clone();
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let n = desk.come_back(first);
+    desk.bury_orphans();
+    desk.part_from_guesses();
+    n
 }
 
 /// Reads a TCP segment out of a frame that classification has parsed.
