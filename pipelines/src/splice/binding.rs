@@ -241,6 +241,8 @@ pub(crate) struct Binding {
     pub(crate) extraction: Option<Box<Extraction>>,
     /// The errand on which the request is with a content worker, and `extraction` with it; 0 for none.
     pub(crate) errand: u64,
+    /// Bytes that came back from one read, and not enough for a decision: all of them are the request's.
+    pub(crate) seen: usize,
     /// What it travelled in before, with the bytes that were copied.
     pub(crate) piece: Option<Box<Undecided>>,
     /// Generation of the snapshot whose rules `extraction` is for.
@@ -304,6 +306,7 @@ impl Default for Binding {
             give_up_at: NEVER,
             extraction: None,
             errand: 0,
+            seen: 0,
             piece: None,
             generation: 0,
             said: 0,
@@ -581,7 +584,7 @@ impl Binding {
         self.queued = false;
         self.admitted = false;
         self.continued = false;
-        self.errand = 0;
+        (self.errand, self.seen) = (0, 0);
         self.lent = false;
         self.settled = false;
         self.phase = Phase::Collect;

@@ -54,7 +54,7 @@ pub struct Director {
 }
 
 /// `split.rs` runs the other files' tests with content workers.
-const SPLIT: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"split");
+pub const SPLIT: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"split");
 
 impl Director {
     /// One service, two servers, one rule, delayed binding.

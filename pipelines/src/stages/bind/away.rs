@@ -45,9 +45,18 @@ impl<P: Port> Desk<'_, P> {
         let Some(mut b) = self.c.splices.take(piece.entry) else {
             return self.end_errand(piece, |n| &mut n.ignored);
         };
-        if b.errand == piece.errand && b.phase == Phase::Collect {
+        let its_own = b.errand == piece.errand;
+        if its_own {
+            b.errand = 0;
+        }
+        if its_own && b.phase == Phase::Collect {
             let flow = self.c.splices.get(b.entry).flow;
+            // Nothing was acknowledged while nobody knew how much of it goes to a filter, or that it does not go to a guessed server.
+            let untold = !b.may_ack || self.is_migrated(flow);
             self.goes_on(flow, &mut b, piece);
+            if untold && b.may_ack && !b.done && b.phase != Phase::Answer {
+                self.acknowledge(flow, &b);
+            }
         } else {
             self.end_errand(piece, |n| &mut n.ignored);
         }
@@ -56,7 +65,6 @@ impl<P: Port> Desk<'_, P> {
 
     /// A binding's request has come back.
     fn goes_on(&mut self, flow: u32, b: &mut Binding, mut piece: Box<Undecided>) {
-        b.errand = 0;
         let service = self.c.table.get(flow).service;
         let (seen, end) = (piece.bytes.len(), piece.end);
         let same_rules = piece.service == service && piece.rules == self.c.splices.rules_of(service);
@@ -84,6 +92,7 @@ impl<P: Port> Desk<'_, P> {
             }
             Some(progress) => {
                 if matches!(progress, Progress::More) {
+                    b.seen = seen;
                     // What has been copied of it need not be copied again.
                     b.piece = Some(piece);
                     self.count_back(|n| &mut n.back);

@@ -398,6 +398,10 @@ impl<'d, P: Port> Desk<'d, P> {
     /// more than that: what was acknowledged already of the next one would be taken back.
     fn acknowledged(&self, flow: u32, b: &Binding) -> u32 {
         let next = b.next();
+        if b.errand != 0 && self.is_migrated(flow) {
+            // Whose the rest is will be known when it comes back.
+            return b.start.wrapping_add(b.seen.min(b.buffer.len()) as u32);
+        }
         if b.uncut || b.cut == 0 || b.cut >= b.buffer.len() as u64 + u64::from(b.fin) || !self.is_migrated(flow) {
             return next;
         }
@@ -406,6 +410,10 @@ impl<'d, P: Port> Desk<'d, P> {
 
     /// Acknowledges to the client what is held of its request, if that may be.
     fn acknowledge(&mut self, flow: u32, b: &Binding) {
+        if b.errand != 0 && self.is_migrated(flow) {
+            // When it is back: how much may be, nobody knows yet.
+            return;
+        }
         let Some(key) = self.key_toward(flow, Place::CLIENT).filter(|_| b.may_ack && b.settled) else { return };
         let window = self.own_window(flow, b.buffer.len(), b.entry);
         let (seq, ack) = (self.client_next(b), self.acknowledged(flow, b));
