@@ -105,7 +105,7 @@ pub struct Handed {
     pub full: u64,
     /// Nanoseconds from handing out to taking back, of all.
     pub nanoseconds: u64,
-    /// Out now, and most that were out at once.
+    /// Out now.
     pub away: usize,
     /// The most that were out at once.
     pub deepest: usize,
@@ -190,7 +190,7 @@ pub struct Decided {
     pub unread: u64,
     /// Pieces that waited in the rings when one was taken, at most.
     pub deepest: usize,
-    /// Turns of the loop that did something, and that did not.
+    /// Turns of the loop that did something.
     pub busy_turns: u64,
     /// Turns with nothing to do.
     pub idle_turns: u64,
