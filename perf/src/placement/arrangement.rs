@@ -166,9 +166,14 @@ impl Member {
         let mut turns = 0u32;
         self.ends.decisions.clear();
         self.ends.packets.clear();
-        // Where other programs have the core, a large document may take longer than that.
-        let patience = |answered| if answered { time } else { time.max(PATIENCE) };
-        while started.elapsed() < patience(self.ends.answered > answered) {
+        // Where other programs have the core, a large document may take longer than that. The first answer may be to what was asked
+        // before, and says nothing of delays.
+        let enough = |ends: &Ends| match pace {
+            Pace::Share(_) => ends.answered > answered,
+            Pace::Few => !ends.decisions.is_empty() && !ends.packets.is_empty(),
+        };
+        let patience = |enough| if enough { time } else { time.max(PATIENCE) };
+        while started.elapsed() < patience(enough(&self.ends)) {
             self.ends.open();
             let port = self.worker.port_mut();
             // Requests wait for the packets that belong beside those before them, so that the share is what was asked for.

@@ -120,6 +120,11 @@ pub enum PlacementError {
     /// The cores are not told, or a thread could not be bound to one.
     #[error(transparent)]
     Machine(#[from] lcs_hwconf::Error),
+    /// No delay could be measured.
+    #[error(
+        "{0}: no request was decided, or no packet passed, within ten seconds; other programs have the cores: stop them, or give --seconds more"
+    )]
+    Nothing(String),
     /// Nothing came out, or something was lost.
     #[error("{rules}: {answered} requests were answered and {dropped} frames dropped ({reasons}); nothing can be said")]
     Lost {
@@ -276,6 +281,9 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, P
             for n in [round % 2, 1 - round % 2] {
                 done[n] = pair[n].run(time, Pace::Few)?;
                 lost(*rules, &done[n])?;
+                if done[n].decisions.is_empty() || done[n].packets.is_empty() {
+                    return Err(PlacementError::Nothing(rules.name()));
+                }
             }
             if round > 0 {
                 delays.add(&mut done);
