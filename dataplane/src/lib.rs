@@ -15,7 +15,6 @@ pub mod headers;
 pub mod port;
 pub mod prefetch;
 pub mod ring;
-pub mod slab;
 pub mod splice;
 pub mod timer;
 pub mod verdict;

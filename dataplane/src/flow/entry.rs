@@ -193,7 +193,7 @@ impl Flow {
 }
 
 // SAFETY: all-zero bytes are a valid `Flow`: `TcpState` 0 is `None`, everything else is integers.
-unsafe impl crate::slab::Zeroable for Flow {}
+unsafe impl super::slab::Zeroable for Flow {}
 
 const _: () = {
     use core::mem::offset_of;

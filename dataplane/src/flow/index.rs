@@ -19,7 +19,7 @@ struct Bucket {
 /// The buckets.
 #[derive(Debug)]
 pub(super) struct Index {
-    buckets: crate::slab::Slab<Bucket>,
+    buckets: super::slab::Slab<Bucket>,
 }
 
 /// The buckets as a look-up loop wants them: the slice at hand, not behind the table.
@@ -76,7 +76,7 @@ impl Index {
     /// An index for `pairs` pairs, at most 5 of 8 slots filled at that number.
     pub(super) fn new(pairs: usize) -> Self {
         let buckets = (pairs / 5 + 2).min(u32::MAX as usize);
-        Index { buckets: crate::slab::Slab::zeroed(buckets) }
+        Index { buckets: super::slab::Slab::zeroed(buckets) }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -255,7 +255,7 @@ impl Bucket {
 }
 
 // SAFETY: all bit patterns are valid and zero is an empty bucket.
-unsafe impl crate::slab::Zeroable for Bucket {}
+unsafe impl super::slab::Zeroable for Bucket {}
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 mod entry;
 mod hash;
 mod index;
+mod slab;
 mod table;
 
 pub use entry::{Flow, FlowFlags, Place, TcpState};

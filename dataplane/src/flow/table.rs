@@ -3,8 +3,8 @@
 use super::entry::{Flow, FlowFlags, Place, TcpState};
 use super::hash::Hasher;
 use super::index::{Index, IndexReader};
+use super::slab::Slab;
 use crate::prefetch::{prefetch, prefetch_at};
-use crate::slab::Slab;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

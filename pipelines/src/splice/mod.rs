@@ -29,7 +29,6 @@ use crate::snapshot::Snapshot;
 use crate::tally::Tally;
 use lcs_dataplane::flow::{Addresses, Flow, Place};
 use lcs_dataplane::prefetch::prefetch_at;
-use lcs_dataplane::slab::Slab;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets, Stamps};
 use lcs_dataplane::worker::Nanos;
 use std::sync::Arc;
@@ -206,9 +205,9 @@ enum Slot {
 /// The entries, bindings and followers of one worker.
 #[derive(Debug)]
 pub struct Splices {
-    entries: Slab<Entry>,
+    entries: Vec<Entry>,
     /// Timestamps of each entry that has them; none while no service agrees upon them.
-    stamps: Slab<Stamps>,
+    stamps: Vec<Stamps>,
     used: usize,
     capacity: usize,
     slots: Vec<Slot>,
@@ -266,8 +265,8 @@ impl Splices {
     /// Room for `capacity` connections, on one of so many workers. `seed` keys the cookies.
     pub(crate) fn new(capacity: usize, seed: u64, workers: u8) -> Self {
         Splices {
-            entries: Slab::filled(0, FREE),
-            stamps: Slab::filled(0, Stamps::default()),
+            entries: Vec::new(),
+            stamps: Vec::new(),
             used: 0,
             capacity,
             slots: Vec::new(),
@@ -310,9 +309,9 @@ impl Splices {
     /// Follows a new snapshot: the rules of its services.
     pub(crate) fn install(&mut self, snapshot: &Snapshot) {
         let any = snapshot.services.iter().flatten().any(|s| s.content.is_some());
-        if any && self.entries.is_empty() {
+        if any && self.entries.capacity() == 0 {
             // All at once, so that no growth ever stops the packets.
-            self.entries = Slab::filled(self.capacity, FREE);
+            self.entries = vec![FREE; self.capacity];
             let bindings = BINDINGS.min(self.capacity);
             self.slots.reserve_exact(bindings);
             self.owners.reserve_exact(bindings);
@@ -322,7 +321,7 @@ impl Splices {
         let stamped = |content: &Content| content.binding.timestamps;
         let stamped = snapshot.services.iter().flatten().filter_map(|s| s.content.as_deref()).any(stamped);
         if stamped && self.stamps.is_empty() {
-            self.stamps = Slab::filled(self.capacity, Stamps::default());
+            self.stamps = vec![Stamps::default(); self.capacity];
         }
         if any && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];
