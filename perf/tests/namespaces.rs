@@ -83,7 +83,8 @@ fn the_first_client_after_a_start_has_nothing_to_repeat() {
             let setup = setup(forward, ipv6);
             let scene = Scene::build(setup, setup.plan()).unwrap();
             let mut director = Director::launch(&scene).unwrap();
-            let outcome = client(scene.bed().client(), scene.service(), |connection| connection.get("/down/100", false));
+            let outcome =
+                client(scene.bed().client(), scene.service(), |connection| connection.get("/down/100", false));
             let drops = director.stats().unwrap().total.drops;
             assert!(outcome.is_ok(), "{} {ipv6}: {outcome:?} {drops:?}", setup.name());
             let repeated = tcp_counter(scene.bed().client(), "RetransSegs");
