@@ -15,7 +15,12 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn bytes(self, data: &[u8]) -> Self {
-        let mut sum = self.0;
+        let (mut sum, mut data) = (self.0, data);
+        if data.len() >= LONG {
+            let (blocks, rest) = data.as_chunks::<32>();
+            sum = fold32(sum) + sum_blocks(blocks);
+            data = rest;
+        }
         let (words, tail) = data.as_chunks::<4>();
         for word in words {
             sum += u64::from(u32::from_ne_bytes(*word));
@@ -64,6 +69,29 @@ impl Sum {
     pub fn checksum(self) -> u16 {
         !self.fold()
     }
+}
+
+/// From so many bytes on, whole blocks are added side by side.
+const LONG: usize = 128;
+
+/// The sum of blocks. Sixteen 16-bit words at a time, each in a sum of its own: there are no carries to bring round, and the compiler
+/// makes vector instructions of it that every x86-64 has.
+fn sum_blocks(blocks: &[[u8; 32]]) -> u64 {
+    let mut sum = 0;
+    // So many words of 16 bits fit into 32 bits.
+    for blocks in blocks.chunks(1 << 16) {
+        let (mut even, mut odd) = ([0u32; 8], [0u32; 8]);
+        for block in blocks {
+            let (words, _) = block.as_chunks::<4>();
+            for (word, (even, odd)) in words.iter().zip(even.iter_mut().zip(&mut odd)) {
+                let word = u32::from_ne_bytes(*word);
+                *even += word & 0xffff;
+                *odd += word >> 16;
+            }
+        }
+        sum += even.iter().chain(&odd).map(|&n| u64::from(n)).sum::<u64>();
+    }
+    sum
 }
 
 #[inline(always)]
@@ -213,6 +241,18 @@ mod tests {
         #[test]
         fn sum_is_the_rfc1071_sum(data in proptest::collection::vec(any::<u8>(), 0..200)) {
             prop_assert_eq!(u16::from_be(Sum::ZERO.bytes(&data).checksum()), reference(&data));
+        }
+
+        #[test]
+        fn long_sums_are_the_rfc1071_sum(mut data in proptest::collection::vec(any::<u8>(), 0..20_000), full: bool) {
+            if full {
+                data.fill(0xff);
+            }
+            prop_assert_eq!(u16::from_be(Sum::ZERO.word(7).bytes(&data).fold()), {
+                let mut with = 7u16.to_ne_bytes().to_vec();
+                with.extend(&data);
+                !reference(&with)
+            });
         }
 
         #[test]

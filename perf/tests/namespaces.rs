@@ -62,6 +62,37 @@ fn every_scenario_is_played_to_its_end() {
     }
 }
 
+/// What a host's kernel has counted under `name` in its table of TCP.
+fn tcp_counter(host: &Host, name: &str) -> u64 {
+    let table = host.run(|| std::fs::read_to_string("/proc/thread-self/net/snmp")).unwrap().unwrap();
+    let mut rows = table.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, values) = (rows.next().unwrap(), rows.next().unwrap());
+    let at = names.split(' ').position(|n| n == name).unwrap();
+    values.split(' ').nth(at).unwrap().parse().unwrap()
+}
+
+/// A director that has just been started knows no server's link-layer address. The first client's SYN waits for it, and the client does
+/// not have to send it again.
+#[test]
+fn the_first_client_after_a_start_has_nothing_to_repeat() {
+    if !root("the_first_client_after_a_start_has_nothing_to_repeat") {
+        return;
+    }
+    for forward in [Forward::Nat, Forward::FullNat, Forward::Dr, Forward::Tunnel] {
+        for ipv6 in [false, true] {
+            let setup = setup(forward, ipv6);
+            let scene = Scene::build(setup, setup.plan()).unwrap();
+            let mut director = Director::launch(&scene).unwrap();
+            let outcome =
+                client(scene.bed().client(), scene.service(), |connection| connection.get("/down/100", false));
+            let drops = director.stats().unwrap().total.drops;
+            assert!(outcome.is_ok(), "{} {ipv6}: {outcome:?} {drops:?}", setup.name());
+            let repeated = tcp_counter(scene.bed().client(), "RetransSegs");
+            assert_eq!(repeated, 0, "{} {ipv6}: {drops:?}", setup.name());
+        }
+    }
+}
+
 fn setup(forward: Forward, ipv6: bool) -> Setup {
     Setup { forward, ipv6, server_ipv6: ipv6 }
 }

@@ -4,11 +4,16 @@
 //! its place, the [`Flow`] entries of one cache line each, and the addresses of IPv6 flows beside them.
 
 mod entry;
+mod finder;
 mod hash;
 mod index;
+mod interned;
+mod key;
 mod slab;
 mod table;
 
 pub use entry::{Flow, FlowFlags, Place, TcpState};
+pub use finder::{AddressesV6, Finder};
 pub use hash::Hasher;
-pub use table::{Addresses, AddressesV6, Finder, FlowTable, Key, Memory, TableFull};
+pub use key::{Addresses, Key};
+pub use table::{FlowTable, Memory, TableFull};

@@ -1,99 +1,14 @@
 //! The table: entries, free list, and the addresses of IPv6 flows.
 
 use super::entry::{Flow, FlowFlags, Place, TcpState};
+use super::finder::{AddressesV6, Finder};
 use super::hash::Hasher;
-use super::index::{Index, IndexReader};
+use super::index::Index;
+use super::interned::{Interned, SAME_AS_CLIENT};
+use super::key::{Addresses, Key};
 use super::slab::Slab;
 use crate::prefetch::{prefetch, prefetch_at};
-use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-
-/// Source and destination of a packet, as they stand in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Key {
-    /// IPv4.
-    V4 {
-        /// Source and destination address.
-        addresses: u64,
-        /// Source and destination port.
-        ports: u32,
-    },
-    /// IPv6.
-    V6 {
-        /// Source and destination address.
-        addresses: [u8; 32],
-        /// Source and destination port.
-        ports: u32,
-    },
-}
-
-impl Key {
-    /// The key of packets from `source` to `destination`; `None` when their families differ.
-    pub fn new(source: SocketAddr, destination: SocketAddr) -> Option<Key> {
-        let mut p = [0; 4];
-        p[..2].copy_from_slice(&source.port().to_be_bytes());
-        p[2..].copy_from_slice(&destination.port().to_be_bytes());
-        let ports = u32::from_ne_bytes(p);
-        match (source.ip(), destination.ip()) {
-            (IpAddr::V4(s), IpAddr::V4(d)) => {
-                let mut a = [0; 8];
-                a[..4].copy_from_slice(&s.octets());
-                a[4..].copy_from_slice(&d.octets());
-                Some(Key::V4 { addresses: u64::from_ne_bytes(a), ports })
-            }
-            (IpAddr::V6(s), IpAddr::V6(d)) => {
-                let mut a = [0; 32];
-                a[..16].copy_from_slice(&s.octets());
-                a[16..].copy_from_slice(&d.octets());
-                Some(Key::V6 { addresses: a, ports })
-            }
-            _ => None,
-        }
-    }
-
-    fn ports(&self) -> u32 {
-        match self {
-            Key::V4 { ports, .. } | Key::V6 { ports, .. } => *ports,
-        }
-    }
-
-    /// Source address and port.
-    pub fn source(&self) -> SocketAddr {
-        self.endpoint(0)
-    }
-
-    /// Destination address and port.
-    pub fn destination(&self) -> SocketAddr {
-        self.endpoint(1)
-    }
-
-    fn endpoint(&self, which: usize) -> SocketAddr {
-        let p = self.ports().to_ne_bytes();
-        let port = u16::from_be_bytes([p[which * 2], p[which * 2 + 1]]);
-        let ip = match self {
-            Key::V4 { addresses, .. } => {
-                let a = addresses.to_ne_bytes();
-                let at = which * 4;
-                IpAddr::V4(Ipv4Addr::new(a[at], a[at + 1], a[at + 2], a[at + 3]))
-            }
-            Key::V6 { addresses, .. } => {
-                let (halves, _) = addresses.as_chunks::<16>();
-                IpAddr::V6(Ipv6Addr::from(halves[which]))
-            }
-        };
-        SocketAddr::new(ip, port)
-    }
-
-    /// The key's hash.
-    #[inline]
-    pub fn hash(&self, hasher: &Hasher, protocol: u8) -> u64 {
-        match self {
-            Key::V4 { addresses, ports } => hasher.v4(*addresses, *ports, protocol),
-            Key::V6 { addresses, ports } => hasher.v6(addresses, *ports, protocol),
-        }
-    }
-}
 
 /// Why a flow was not added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,22 +23,6 @@ pub enum TableFull {
     TupleInUse,
 }
 
-/// The four addresses of a flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Addresses {
-    /// The client's packets: from the client to the virtual service.
-    pub client: Key,
-    /// The server's packets, where they come back through the director.
-    pub server: Option<Key>,
-}
-
-impl Addresses {
-    /// Whether the server sees an address of the director in the client's place (full NAT).
-    pub fn hides_client(&self) -> bool {
-        self.server.is_some_and(|server| server.destination() != self.client.source())
-    }
-}
-
 /// What a table takes in memory, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
@@ -133,62 +32,6 @@ pub struct Memory {
     pub index: usize,
     /// Client addresses of IPv6 flows.
     pub addresses_v6: usize,
-}
-
-/// Interned IPv6 addresses of services, servers and the director: few, each shared by many flows.
-#[derive(Debug)]
-struct Interned {
-    addresses: Vec<[u8; 16]>,
-    users: Vec<u32>,
-    free: Vec<u32>,
-    by_address: HashMap<[u8; 16], u32>,
-}
-
-/// Stands for "the client's own address" where an interned one is expected.
-const SAME_AS_CLIENT: u32 = u32::MAX;
-/// Interned addresses at most: services, servers and source addresses together.
-const INTERNED: usize = 1 << 17;
-
-impl Interned {
-    /// With room for all there can be, so that nothing is moved or rehashed when the first packet of a connection brings one more.
-    fn new() -> Self {
-        Interned {
-            addresses: Vec::with_capacity(INTERNED),
-            users: Vec::with_capacity(INTERNED),
-            free: Vec::with_capacity(INTERNED),
-            by_address: HashMap::with_capacity(INTERNED),
-        }
-    }
-
-    fn take(&mut self, address: &[u8]) -> Option<u32> {
-        let address: [u8; 16] = address.try_into().ok()?;
-        if let Some(&id) = self.by_address.get(&address) {
-            self.users[id as usize] += 1;
-            return Some(id);
-        }
-        let id = match self.free.pop() {
-            Some(id) => id,
-            None if self.addresses.len() < INTERNED => {
-                self.addresses.push(address);
-                self.users.push(0);
-                self.addresses.len() as u32 - 1
-            }
-            None => return None,
-        };
-        self.addresses[id as usize] = address;
-        self.users[id as usize] = 1;
-        self.by_address.insert(address, id);
-        Some(id)
-    }
-
-    fn give(&mut self, id: u32) {
-        let Some(users) = self.users.get_mut(id as usize) else { return };
-        *users -= 1;
-        if *users == 0 {
-            self.by_address.remove(&self.addresses[id as usize]);
-            self.free.push(id);
-        }
-    }
 }
 
 #[inline]
@@ -210,100 +53,6 @@ pub struct FlowTable {
     free: u32,
     fresh: u32,
     used: usize,
-}
-
-/// A table's slices at hand, for the duration of one loop over a batch: what is behind `&FlowTable` would be
-/// loaded again for every packet.
-#[derive(Debug, Clone, Copy)]
-pub struct Finder<'t> {
-    hasher: Hasher,
-    index: IndexReader<'t>,
-    flows: &'t [Flow],
-    clients_v6: &'t [[u8; 16]],
-    interned: &'t [[u8; 16]],
-}
-
-impl Finder<'_> {
-    /// The table's hash.
-    #[inline(always)]
-    pub fn hasher(&self) -> &Hasher {
-        &self.hasher
-    }
-
-    /// See [`FlowTable::prefetch`].
-    #[inline(always)]
-    pub fn prefetch(&self, hash: u64) {
-        self.index.prefetch(hash);
-    }
-
-    /// See [`FlowTable::candidate`].
-    #[inline(always)]
-    pub fn candidate(&self, hash: u64) -> Option<Place> {
-        self.index.candidate(hash).map(Place)
-    }
-
-    /// See [`FlowTable::prefetch_flow`].
-    #[inline(always)]
-    pub fn prefetch_flow(&self, place: Place) {
-        prefetch_at(self.flows.as_ptr().wrapping_add(place.flow() as usize));
-    }
-
-    /// Whether `place` is the flow and side of a TCP packet over IPv4. A place that is none is not.
-    #[inline(always)]
-    pub fn is_tcp_v4(&self, place: Place, addresses: u64, ports: u32) -> bool {
-        let Some(f) = self.flows.get(place.flow() as usize) else { return false };
-        let s = place.side();
-        f.addresses[s] == addresses && f.ports[s] == ports && f.summary() & FAMILY == TCP_V4
-    }
-
-    /// See [`FlowTable::prefetch_addresses`].
-    #[inline(always)]
-    pub fn prefetch_addresses(&self, place: Place) {
-        if let Some(f) = self.flows.get(place.flow() as usize) {
-            prefetch_at(self.clients_v6.as_ptr().wrapping_add(f.addresses[0] as u32 as usize));
-        }
-    }
-
-    /// Whether `place` is the flow and side of a TCP packet over IPv6. A place that is none is not.
-    #[inline(always)]
-    pub fn is_tcp_v6(&self, place: Place, addresses: &[u8; 32], ports: u32) -> bool {
-        let Some(f) = self.flows.get(place.flow() as usize) else { return false };
-        if f.ports[place.side()] != ports || f.summary() & FAMILY != TCP_V6 {
-            return false;
-        }
-        let (halves, _) = addresses.as_chunks::<16>();
-        let at = AddressesV6 { clients: self.clients_v6, interned: self.interned };
-        let (source, destination) = at.of(f, place.side());
-        u128::from_ne_bytes(halves[0]) == u128::from_ne_bytes(*source)
-            && u128::from_ne_bytes(halves[1]) == u128::from_ne_bytes(*destination)
-    }
-}
-
-/// The bits of a [`Flow::summary`] that say which packets can be a flow's.
-const FAMILY: u32 = Flow::summary_of(0xff, TcpState::None, FlowFlags::V6);
-const TCP_V4: u32 = Flow::summary_of(6, TcpState::None, 0);
-const TCP_V6: u32 = Flow::summary_of(6, TcpState::None, FlowFlags::V6);
-
-/// Where the addresses of IPv6 flows stand.
-#[derive(Debug, Clone, Copy)]
-pub struct AddressesV6<'t> {
-    clients: &'t [[u8; 16]],
-    interned: &'t [[u8; 16]],
-}
-
-impl<'t> AddressesV6<'t> {
-    /// Source and destination of one side's packets of an IPv6 flow, as on the wire.
-    #[inline(always)]
-    pub fn of(&self, f: &Flow, side: usize) -> (&'t [u8; 16], &'t [u8; 16]) {
-        let interned = |id: u32| self.interned.get(id as usize).unwrap_or(&[0; 16]);
-        let (low, high) = (f.addresses[side] as u32, (f.addresses[side] >> 32) as u32);
-        let client = self.clients.get(f.addresses[0] as u32 as usize).unwrap_or(&[0; 16]);
-        if side == Place::CLIENT {
-            (client, interned(high))
-        } else {
-            (interned(low), if high == SAME_AS_CLIENT { client } else { interned(high) })
-        }
-    }
 }
 
 impl FlowTable {
@@ -755,6 +504,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::HashMap as Model;
+    use std::net::SocketAddr;
 
     fn key(s: &str, d: &str) -> Key {
         Key::new(s.parse().unwrap(), d.parse().unwrap()).unwrap()

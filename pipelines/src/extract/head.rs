@@ -381,24 +381,34 @@ fn common_name(line: &[u8]) -> Option<usize> {
     (colon == first_unusual && colon < 16).then_some(colon as usize)
 }
 
-/// Whether a field value has a control character other than a tab. Thirty-two bytes at a time, since nearly none has.
+/// Whether a field value has a control character other than a tab. Nearly none has, and nearly none has a tab: those are looked at again.
 pub(super) fn has_control(value: &[u8]) -> bool {
     let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
-    let marks = |bytes: u8x16| {
-        let low = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
-        low & !bytes.simd_eq(u8x16::splat(b'\t')) | bytes.simd_eq(u8x16::splat(0x7f))
+    may_have_control(value) && value.iter().any(control)
+}
+
+/// Whether a value has any control character, tabs included. Sixteen bytes at a time.
+#[inline]
+fn may_have_control(value: &[u8]) -> bool {
+    let (blocks, _) = value.as_chunks::<16>();
+    let end = match value.last_chunk::<16>() {
+        // Together with bytes that are in a block already.
+        Some(end) => *end,
+        None => {
+            let mut end = [b' '; 16];
+            end[..value.len()].copy_from_slice(value);
+            end
+        }
     };
-    let (blocks, rest) = value.as_chunks::<16>();
-    let (pairs, last) = blocks.as_chunks::<2>();
-    let any = |[a, b]: &[[u8; 16]; 2]| (marks(u8x16::new(*a)) | marks(u8x16::new(*b))).to_bitmask() != 0;
-    if pairs.iter().any(any) || last.iter().any(|block| marks(u8x16::new(*block)).to_bitmask() != 0) {
-        return true;
+    let end = u8x16::new(end);
+    let delete = |bytes: u8x16| bytes.simd_eq(u8x16::splat(0x7f));
+    let (mut least, mut deletes) = (end, delete(end));
+    for block in blocks {
+        let bytes = u8x16::new(*block);
+        least = least.min(bytes);
+        deletes |= delete(bytes);
     }
-    match value.last_chunk::<16>() {
-        // The rest together with bytes that have been seen already.
-        Some(end) if !rest.is_empty() => marks(u8x16::new(*end)).to_bitmask() != 0,
-        _ => rest.iter().any(control),
-    }
+    (least.min(u8x16::splat(0x1f)).simd_eq(least) | deletes).to_bitmask() != 0
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Stage 5: what is rewritten, and where the frame goes.
 
 use super::bind::{FAR_IN_POOL, intact};
-use super::connection::{Connections, followed, next_state, note, notes_of};
+use super::connection::Connections;
 use super::fragmentation::{Cut, may_be_cut};
 use super::hold::Awaited;
+use super::state::{followed, next_state, note, notes_of};
 use super::{icmp, tunnel};
 use crate::snapshot::NextHop;
 use crate::splice::{Entry, NIL};

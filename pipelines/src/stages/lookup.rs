@@ -96,7 +96,7 @@ fn lookup_other(c: &mut Connections, batch: &mut Batch, rest: Places, hits: &mut
 }
 
 /// Whether frame `i` belongs to that flow and side.
-fn is_of(c: &Connections, batch: &Batch, i: usize, place: Place) -> bool {
+pub(crate) fn is_of(c: &Connections, batch: &Batch, i: usize, place: Place) -> bool {
     match super::schedule::key_of(batch, i) {
         Some(Key::V4 { addresses, ports }) => c.table.matches_v4(place, addresses, ports, batch.protocol[i]),
         Some(Key::V6 { addresses, ports }) => c.table.matches_v6(place, &addresses, ports, batch.protocol[i]),

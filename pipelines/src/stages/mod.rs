@@ -12,7 +12,7 @@
 //! | `fragmentation` | what exceeds its next hop's MTU and may be cut |
 //! | `hold` | what waits for its next hop's address, or for its first fragment, and comes again |
 //!
-//! [`connection`] is what they share: a worker's connections, their states and time-outs.
+//! [`connection`] is what they share: a worker's connections, their counts and time-outs; `state` says what a segment makes of a connection.
 
 pub(crate) mod bind;
 pub mod classify;
@@ -29,4 +29,5 @@ pub mod lookup;
 pub mod neighbour;
 pub(crate) mod persistence;
 pub mod schedule;
+pub(crate) mod state;
 pub mod tunnel;

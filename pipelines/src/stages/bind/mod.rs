@@ -35,12 +35,12 @@ pub(crate) use read::{GroupState, Progress, read};
 pub(crate) use stamps::FAR_IN_POOL;
 
 use super::connection::Connections;
-use super::{forward, tunnel};
+use super::{forward, lookup, tunnel};
 use crate::content::Content;
 use crate::extract::MAX_SKIP;
 use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, NIL};
-use lcs_dataplane::batch::{Batch, Places};
+use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
@@ -157,10 +157,7 @@ impl<'d, P: Port> Desk<'d, P> {
             return self.message(batch, i);
         }
         let Some(a) = arrival(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
-        // A frame before this one may have made the flow, or ended it.
-        let place = super::schedule::key_of(batch, i)
-            .and_then(|key| self.c.table.find_hashed(&key, batch.protocol[i], batch.hash[i]));
-        let Some(place) = place else { return self.open(batch, i, &a) };
+        let Some(place) = self.place_of(batch, i) else { return self.open(batch, i, &a) };
         batch.flow[i] = place.0;
         let flow = self.c.table.get(place.flow());
         if !flow.flags.has(FlowFlags::SPLICED) {
@@ -182,6 +179,16 @@ impl<'d, P: Port> Desk<'d, P> {
         } else {
             self.by_server(batch, i, &a, place.flow(), entry)
         }
+    }
+
+    /// The flow and side of a frame: what look-up has found, unless a frame before this one has ended the flow, or made one.
+    fn place_of(&self, batch: &Batch, i: usize) -> Option<Place> {
+        let place = Place(batch.flow[i]);
+        if place.0 != NO_FLOW && lookup::is_of(self.c, batch, i, place) {
+            return Some(place);
+        }
+        let key = super::schedule::key_of(batch, i)?;
+        self.c.table.find_hashed(&key, batch.protocol[i], batch.hash[i])
     }
 
     fn by_client(&mut self, batch: &mut Batch, i: usize, a: &Arrival, flow: u32, entry: u32) -> Verdict {
@@ -467,7 +474,7 @@ impl<'d, P: Port> Desk<'d, P> {
     fn moved_by(&mut self, flow: u32, flags: u8, side: usize) {
         let f = self.c.table.get_mut(flow);
         f.last_seen = self.tick;
-        let state = super::connection::next_state(f.state, flags, side, true);
+        let state = super::state::next_state(f.state, flags, side, true);
         if state != f.state {
             self.c.moved(flow, state, self.tick);
         }

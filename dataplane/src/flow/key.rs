@@ -1,0 +1,106 @@
+//! What a connection is known by: its packets' addresses and ports.
+
+use super::hash::Hasher;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Source and destination of a packet, as they stand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Key {
+    /// IPv4.
+    V4 {
+        /// Source and destination address.
+        addresses: u64,
+        /// Source and destination port.
+        ports: u32,
+    },
+    /// IPv6.
+    V6 {
+        /// Source and destination address.
+        addresses: [u8; 32],
+        /// Source and destination port.
+        ports: u32,
+    },
+}
+
+impl Key {
+    /// The key of packets from `source` to `destination`; `None` when their families differ.
+    pub fn new(source: SocketAddr, destination: SocketAddr) -> Option<Key> {
+        let mut p = [0; 4];
+        p[..2].copy_from_slice(&source.port().to_be_bytes());
+        p[2..].copy_from_slice(&destination.port().to_be_bytes());
+        let ports = u32::from_ne_bytes(p);
+        match (source.ip(), destination.ip()) {
+            (IpAddr::V4(s), IpAddr::V4(d)) => {
+                let mut a = [0; 8];
+                a[..4].copy_from_slice(&s.octets());
+                a[4..].copy_from_slice(&d.octets());
+                Some(Key::V4 { addresses: u64::from_ne_bytes(a), ports })
+            }
+            (IpAddr::V6(s), IpAddr::V6(d)) => {
+                let mut a = [0; 32];
+                a[..16].copy_from_slice(&s.octets());
+                a[16..].copy_from_slice(&d.octets());
+                Some(Key::V6 { addresses: a, ports })
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn ports(&self) -> u32 {
+        match self {
+            Key::V4 { ports, .. } | Key::V6 { ports, .. } => *ports,
+        }
+    }
+
+    /// Source address and port.
+    pub fn source(&self) -> SocketAddr {
+        self.endpoint(0)
+    }
+
+    /// Destination address and port.
+    pub fn destination(&self) -> SocketAddr {
+        self.endpoint(1)
+    }
+
+    fn endpoint(&self, which: usize) -> SocketAddr {
+        let p = self.ports().to_ne_bytes();
+        let port = u16::from_be_bytes([p[which * 2], p[which * 2 + 1]]);
+        let ip = match self {
+            Key::V4 { addresses, .. } => {
+                let a = addresses.to_ne_bytes();
+                let at = which * 4;
+                IpAddr::V4(Ipv4Addr::new(a[at], a[at + 1], a[at + 2], a[at + 3]))
+            }
+            Key::V6 { addresses, .. } => {
+                let (halves, _) = addresses.as_chunks::<16>();
+                IpAddr::V6(Ipv6Addr::from(halves[which]))
+            }
+        };
+        SocketAddr::new(ip, port)
+    }
+
+    /// The key's hash.
+    #[inline]
+    pub fn hash(&self, hasher: &Hasher, protocol: u8) -> u64 {
+        match self {
+            Key::V4 { addresses, ports } => hasher.v4(*addresses, *ports, protocol),
+            Key::V6 { addresses, ports } => hasher.v6(addresses, *ports, protocol),
+        }
+    }
+}
+
+/// The four addresses of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The client's packets: from the client to the virtual service.
+    pub client: Key,
+    /// The server's packets, where they come back through the director.
+    pub server: Option<Key>,
+}
+
+impl Addresses {
+    /// Whether the server sees an address of the director in the client's place (full NAT).
+    pub fn hides_client(&self) -> bool {
+        self.server.is_some_and(|server| server.destination() != self.client.source())
+    }
+}
