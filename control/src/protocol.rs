@@ -21,6 +21,7 @@ use ipnet::IpNet;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::command::{RequestState, ServerStats, TraceFilter, TraceRecord};
+use lcs_pipelines::placement::{Decided, Handed};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -312,6 +313,9 @@ pub struct Status {
     pub counts: Counts,
     /// The workers.
     pub workers: Vec<WorkerStatus>,
+    /// The content workers, where placement is `split`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content_workers: Vec<ContentWorkerStatus>,
     /// What was noticed lately, oldest first.
     pub notices: Vec<Notice>,
 }
@@ -332,6 +336,16 @@ pub struct WorkerStatus {
     pub capacity: usize,
     /// Bytes of the flow table.
     pub memory: usize,
+}
+
+/// How a content worker is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ContentWorkerStatus {
+    /// Its core, if it is pinned.
+    pub core: Option<usize>,
+    /// Number of the state that it has.
+    pub generation: u64,
 }
 
 /// Something that was noticed.
@@ -356,6 +370,9 @@ pub struct Stats {
     pub total: WorkerStats,
     /// Each worker.
     pub workers: Vec<WorkerStats>,
+    /// Each content worker, where placement is `split`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content_workers: Vec<Decided>,
     /// Services and servers.
     pub services: Vec<ServiceReport>,
 }
@@ -422,6 +439,9 @@ pub struct WorkerStats {
     /// Fragments made of packets that exceeded their next hop's MTU.
     #[serde(default)]
     pub fragments_made: u64,
+    /// Requests handed to content workers, where there are some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handed: Option<Handed>,
 }
 
 /// Frames dropped for one reason.

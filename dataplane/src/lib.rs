@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod checksum;
 pub mod cycles;
+pub mod errand;
 pub mod flow;
 pub mod frame;
 pub mod headers;

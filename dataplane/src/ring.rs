@@ -43,6 +43,28 @@ pub struct WorkerEnd<C, A, E> {
     pub(crate) events: Sender<E>,
 }
 
+impl<C, A, E> WorkerEnd<C, A, E> {
+    /// Carries out at most so many commands and acknowledges them. Returns `false` when the control thread is gone.
+    pub fn serve(&self, at_most: usize, mut carry_out: impl FnMut(C) -> A) -> bool {
+        for _ in 0..at_most {
+            if self.acknowledgements.is_full() {
+                break; // the control thread is behind; the command waits in its ring
+            }
+            match self.commands.try_recv() {
+                Ok(Numbered { id, what }) => {
+                    let acknowledgement = carry_out(what);
+                    if self.acknowledgements.send(Numbered { id, what: acknowledgement }).is_err() {
+                        return false;
+                    }
+                }
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+}
+
 /// A command that could not be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum SendError {

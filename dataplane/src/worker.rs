@@ -7,7 +7,7 @@ use crate::batch::{BURST, Batch};
 use crate::cycles::{Meter, Sampler, StageCost, Stopwatch, tsc, tsc_hz};
 use crate::frame::Frame;
 use crate::port::Port;
-use crate::ring::{Handover, Numbered, WorkerEnd};
+use crate::ring::{Handover, WorkerEnd};
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +44,19 @@ pub trait Pipeline {
 
     /// The next event to tell the control thread, if any.
     fn event(&mut self) -> Option<Self::Event>;
+
+    /// Goes on with what other threads have given back, a bounded number a call, and charges it on `watch`. Returns how many
+    /// pieces there were.
+    #[inline(always)]
+    fn resume<P: Port, M: Meter>(&mut self, _port: &mut P, _now: Nanos, _watch: &mut Stopwatch<'_, M>) -> usize {
+        0
+    }
+
+    /// Whether other threads have work of this pipeline in hand, so that its worker should not fall asleep over the port.
+    #[inline(always)]
+    fn awaits(&self) -> bool {
+        false
+    }
 }
 
 /// What a worker counts besides its stages.
@@ -70,7 +83,7 @@ pub struct Counters {
     pub held: u64,
     /// Frames dropped, by [`DropReason`].
     pub dropped: Vec<u64>,
-    /// Turns of the loop with at least one frame.
+    /// Turns of the loop with at least one frame, or piece of work that other threads gave back.
     pub busy_turns: u64,
     /// Turns of the loop with none.
     pub idle_turns: u64,
@@ -133,15 +146,15 @@ pub enum Idle {
 }
 
 /// Empty turns before an adaptive worker sleeps.
-const SPIN_TURNS: u32 = 256;
+pub const SPIN_TURNS: u32 = 256;
 /// The same when frames come many at a time: the next ones gather while it sleeps, and looking for each costs more.
 const SPIN_TURNS_BUSY: u32 = 4;
 /// Frames at a time that are many.
 const MANY: usize = 4;
 /// Longest sleep: bounds how late a timer or a command is served.
-const SLEEP: Duration = Duration::from_millis(5);
+pub const SLEEP: Duration = Duration::from_millis(5);
 /// Commands served between two batches, so that many of them delay packets by little each.
-const COMMANDS_A_TURN: usize = 4;
+pub const COMMANDS_A_TURN: usize = 4;
 
 /// One worker: a port, a pipeline, and their counters.
 #[derive(Debug)]
@@ -224,8 +237,8 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         self.pipeline.command(command, &self.counters, now)
     }
 
-    /// One turn: receive a burst, process it, transmit; then what siblings handed over.
-    /// Returns how many frames there were.
+    /// One turn: receive a burst, process it, transmit; then what siblings handed over, and what other threads give back.
+    /// Returns how many frames and pieces there were.
     #[inline]
     pub fn poll(&mut self, now: Nanos) -> usize {
         let Worker { port, pipeline, meter, batch, counters, handover, sampler, .. } = self;
@@ -254,6 +267,12 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
                 serve(port, pipeline, batch, counters, handover.as_ref(), now, &mut watch);
                 total += n;
             }
+        }
+        let resumed = pipeline.resume(port, now, &mut watch);
+        if resumed > 0 {
+            port.flush();
+            watch.lap(&mut counters.transmit, 0);
+            total += resumed;
         }
         if total > 0 {
             counters.busy_turns += 1;
@@ -291,20 +310,9 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
     /// Commands and events. Returns `false` when the control thread is gone.
     fn obey(&mut self, now: Nanos) -> bool {
         let Some(rings) = &self.rings else { return true };
-        for _ in 0..COMMANDS_A_TURN {
-            if rings.acknowledgements.is_full() {
-                break; // the control thread is behind; the command waits in its ring
-            }
-            match rings.commands.try_recv() {
-                Ok(Numbered { id, what }) => {
-                    let acknowledgement = self.pipeline.command(what, &self.counters, now);
-                    if rings.acknowledgements.send(Numbered { id, what: acknowledgement }).is_err() {
-                        return false;
-                    }
-                }
-                Err(crossbeam_channel::TryRecvError::Empty) => break,
-                Err(crossbeam_channel::TryRecvError::Disconnected) => return false,
-            }
+        let (pipeline, counters) = (&mut self.pipeline, &self.counters);
+        if !rings.serve(COMMANDS_A_TURN, |command| pipeline.command(command, counters, now)) {
+            return false;
         }
         while let Some(event) = self.pipeline.event() {
             if rings.events.try_send(event).is_err() {
@@ -339,7 +347,7 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
             }
             empty = empty.saturating_add(1);
             let spin = if at_a_time >= MANY { SPIN_TURNS_BUSY } else { SPIN_TURNS };
-            if self.idle == Idle::Adaptive && empty > spin {
+            if self.idle == Idle::Adaptive && empty > spin && !self.pipeline.awaits() {
                 self.counters.sleeps += 1;
                 self.port.wait(SLEEP);
             }

@@ -136,7 +136,7 @@ pub struct Figures {
     pub bytes_per_connection: f64,
 }
 
-const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+pub(crate) const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
 const CLIENTS: u32 = 0x0a00_0001;
 const SERVICE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const SERVERS: u32 = 0xac10_0001;
@@ -267,14 +267,17 @@ pub(crate) type Held = (SocketAddr, SocketAddr, u32, u32);
 
 /// A segment of the director's.
 pub(crate) struct Seen {
-    from: SocketAddr,
+    /// Who has sent it.
+    pub from: SocketAddr,
     /// To whom.
     pub to: SocketAddr,
     /// Its flags.
     pub flags: u8,
-    seq: u32,
-    ack: u32,
-    payload: usize,
+    /// Its numbers.
+    pub seq: u32,
+    pub ack: u32,
+    /// Bytes of payload.
+    pub payload: usize,
 }
 
 /// Reads an IPv4 frame that the director has sent.

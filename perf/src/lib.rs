@@ -11,6 +11,7 @@ pub mod linerate;
 pub mod network;
 pub mod pauses;
 pub mod peers;
+pub mod placement;
 pub mod plot;
 pub mod replay;
 pub mod scaling;

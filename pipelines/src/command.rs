@@ -1,5 +1,6 @@
 //! What the control thread may ask of a pipeline, and what comes back.
 
+use crate::placement::{Decided, Handed};
 use crate::snapshot::{Forward, NextHop, Snapshot};
 use crate::tally::Tally;
 use lcs_dataplane::cycles::StageCost;
@@ -140,6 +141,12 @@ pub struct Report {
     pub content: ContentStats,
     /// Memory of the flow table, bytes.
     pub memory: Option<Memory>,
+    /// Requests handed to content workers, where there are some.
+    #[serde(default)]
+    pub handed: Option<Handed>,
+    /// A content worker's report: what it has decided, and besides the generation nothing else.
+    #[serde(default)]
+    pub decided: Option<Box<Decided>>,
 }
 
 /// What one worker has counted of connections that are switched by content.

@@ -9,6 +9,7 @@
 //! ```
 
 use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report};
+use crate::placement::{Away, PortEnd};
 use crate::snapshot::Forward;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
@@ -47,6 +48,13 @@ impl Layer4 {
             costs: Default::default(),
             tracer: Tracer::default(),
         }
+    }
+
+    /// The same pipeline, which hands requests that are to be decided to content workers.
+    #[must_use]
+    pub fn with_content_workers(mut self, ring: PortEnd) -> Self {
+        self.connections.splices.away = Some(Away::new(ring));
+        self
     }
 
     /// Cost of each stage so far, in the order of [`STAGES`].
@@ -97,6 +105,8 @@ impl Layer4 {
         }
         c.splices.report(&mut report.content, now);
         report.memory = Some(c.table.memory());
+        report.handed = c.splices.away.as_ref().map(Away::counts);
+        report.decided = None;
         report
     }
 
@@ -281,5 +291,22 @@ impl Pipeline for Layer4 {
 
     fn event(&mut self) -> Option<Event> {
         self.connections.event()
+    }
+
+    #[inline(always)]
+    fn resume<P: Port, M: Meter>(&mut self, port: &mut P, now: Nanos, watch: &mut Stopwatch<'_, M>) -> usize {
+        if !self.awaits() {
+            return 0;
+        }
+        let n = bind::resume(&mut self.connections, port, now, timer::tick(now));
+        if n > 0 {
+            watch.lap(&mut self.costs[STAGES.len() - 1], n);
+        }
+        n
+    }
+
+    #[inline(always)]
+    fn awaits(&self) -> bool {
+        self.connections.splices.away.as_ref().is_some_and(Away::is_waiting)
     }
 }

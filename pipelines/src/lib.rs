@@ -11,6 +11,7 @@ pub mod extract;
 pub mod layer4;
 pub mod matching;
 pub mod migration;
+pub mod placement;
 pub mod snapshot;
 mod splice;
 pub mod stages;

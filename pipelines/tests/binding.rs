@@ -199,9 +199,12 @@ fn a_right_guess_leaves_nothing_to_rewrite() {
         let mut d = guessing(switching);
         shaken(&mut d);
         let sent = d.client(ACK | PSH, FIRST, 7001, REQUEST);
-        assert_eq!(sent.len(), 1, "the request and nothing else: {sent:?}");
-        assert_eq!((sent[0].to.to_string(), sent[0].seq, sent[0].ack), (GUESSED.into(), FIRST, 7001));
-        assert_eq!(sent[0].payload, REQUEST);
+        // One that a content worker decides is acknowledged meanwhile.
+        assert!(sent.len() == 1 || d.content.is_some(), "the request and nothing else: {sent:?}");
+        let data: Vec<&Sent> = sent.iter().filter(|s| !s.payload.is_empty()).collect();
+        assert_eq!(data.len(), 1);
+        assert_eq!((data[0].to.to_string(), data[0].seq, data[0].ack), (GUESSED.into(), FIRST, 7001));
+        assert_eq!(data[0].payload, REQUEST);
         let end = FIRST.wrapping_add(REQUEST.len() as u32);
         let back = d.says(GUESSED, CLIENT, ACK | PSH, 7001, end, &[], RESPONSE);
         assert_eq!((back.len(), back[0].seq, back[0].ack, &back[0].payload[..]), (1, 7001, end, RESPONSE));
@@ -225,7 +228,7 @@ fn not_a_byte_goes_to_a_wrongly_guessed_server() {
     shaken(&mut d);
     let sent = d.client(ACK | PSH, FIRST, 7001, request);
     assert!(sent.iter().all(|s| s.payload.is_empty()), "{sent:?}");
-    let reset = sent.iter().find(|s| s.to.to_string() == GUESSED).expect("the guessed server is let go");
+    let reset = sent.iter().rfind(|s| s.to.to_string() == GUESSED).expect("the guessed server is let go");
     assert_eq!((reset.flags & RST, reset.seq), (RST, FIRST));
     let syn = sent.iter().find(|s| s.to.to_string() == OTHER).expect("the right one is asked");
     assert_eq!((syn.flags, syn.seq), (SYN, ISN));

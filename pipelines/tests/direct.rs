@@ -520,6 +520,13 @@ fn a_request_that_is_too_long_for_the_way_is_sent_back_and_decided_when_it_comes
         let ack = GUESSED.wrapping_add(1);
         p.transport = Transport::Tcp { flags: ACK | PSH, seq: FIRST, ack, window: 60_000, options: vec![] };
         assert!(d.worker.port_mut().inject(0, &p.frame()));
+        if director::SPLIT {
+            // It is held until it is decided, and goes on in segments that fit.
+            let sent = d.turn();
+            assert!(sent.len() == 2 && sent.iter().all(|s| goes_directly(s, 0)), "{sent:?}");
+            assert_eq!(sent.iter().flat_map(|s| s.payload.clone()).collect::<Vec<u8>>(), long);
+            continue;
+        }
         d.worker.poll(d.now);
         let mut sent = vec![];
         d.worker.port_mut().take_sent(|_, b| sent.push((b[23], b[34], b[35])));

@@ -17,6 +17,7 @@ use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::matching::{self, Action, Expr, Rule, RuleSet, Stickiness};
 use lcs_pipelines::migration::message::{Body, ChannelKey, Header};
+use lcs_pipelines::placement::{self, ContentWorker};
 use lcs_pipelines::snapshot::*;
 use lcs_pipelines::stages::connection::Settings;
 use lcs_pipelines::stages::schedule::SharedCounts;
@@ -85,7 +86,12 @@ fn segment(b: &[u8]) -> Segment {
 
 struct Node {
     worker: Worker<MemoryPort, Layer4, NoMeter>,
+    /// Decides requests, in `split` placement.
+    content: Option<ContentWorker<NoMeter>>,
 }
+
+/// `split.rs` runs these tests with content workers.
+const SPLIT: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"split");
 
 fn key() -> ChannelKey {
     ChannelKey::from_secret(b"a secret of sixteen bytes or more")
@@ -154,9 +160,30 @@ impl Node {
         let port = MemoryPort::new(macs.len() as u8, 64);
         let capabilities = port.capabilities();
         let settings = Settings { flows: 16, fragments: 4, seed, worker: 0, workers: 1, capabilities };
-        let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 4)), now), NoMeter);
-        worker.command(Command::Install(Arc::new(s)), now);
-        Node { worker }
+        let counts = Arc::new(SharedCounts::new(1, 4));
+        let mut pipeline = Layer4::new(settings, Arc::clone(&counts), now);
+        let snapshot = Arc::new(s);
+        let mut content = None;
+        if SPLIT {
+            let (mut ports, mut ends) = placement::rings(1, 1);
+            pipeline = pipeline.with_content_workers(ports.remove(0));
+            let mut worker = ContentWorker::new(ends.remove(0), counts, NoMeter);
+            worker.command(Command::Install(Arc::clone(&snapshot)));
+            content = Some(worker);
+        }
+        let mut worker = Worker::new(port, pipeline, NoMeter);
+        worker.command(Command::Install(snapshot), now);
+        Node { worker, content }
+    }
+
+    /// A turn, until nothing is left to do.
+    fn turn(&mut self, now: u64) {
+        self.worker.poll(now);
+        self.worker.between(now);
+        while self.content.as_mut().is_some_and(|content| content.poll() > 0) {
+            self.worker.poll(now);
+            self.worker.between(now);
+        }
     }
 
     fn director(forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
@@ -310,8 +337,7 @@ impl World {
             }
             let [a, b] = &mut self.filters;
             for node in [&mut self.director, a, b] {
-                node.worker.poll(self.now);
-                node.worker.between(self.now);
+                node.turn(self.now);
                 // Out of the arm it goes to the stack; all wires are interface 0.
                 node.worker.port_mut().take_sent(|_, b| frames.push((0, b.to_vec())));
                 let pool = node.worker.port().pool();

@@ -35,7 +35,11 @@ struct Director {
 
 impl Director {
     fn start(folder: PathBuf) -> Self {
-        std::fs::write(folder.join("lcs.toml"), CONFIGURATION).unwrap();
+        Director::configured(folder, CONFIGURATION)
+    }
+
+    fn configured(folder: PathBuf, configuration: &str) -> Self {
+        std::fs::write(folder.join("lcs.toml"), configuration).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_lcs"))
             .args(["run", "-c", "lcs.toml"])
             .current_dir(&folder)
@@ -177,4 +181,24 @@ fn stats_draw_a_picture_of_cycles() {
     let unwritable = director.lcs(&["stats", "--flame", "no/f.svg", "--for", "100ms", "--interval", "100ms"]);
     assert_eq!(code(&unwritable), 1);
     assert!(text(&unwritable.stderr).contains("no/f.svg cannot be written"), "{}", text(&unwritable.stderr));
+}
+
+#[test]
+fn content_workers_run_and_are_shown() {
+    let split = CONFIGURATION.replace("flows = 64\n", "flows = 64\nplacement = \"split\"\ncontent-workers = 2\n");
+    let director = Director::configured(folder("split"), &split);
+    let status = text(&director.lcs(&["status"]).stdout);
+    assert!(status.contains("content worker  core  state"), "{status}");
+    assert_eq!(director.json(&["status"])["content-workers"].as_array().unwrap().len(), 2);
+    let stats = director.json(&["stats"]);
+    assert_eq!((&stats["total"]["handed"]["depth"], &stats["total"]["handed"]["full"]), (&256.into(), &0.into()));
+    assert_eq!(stats["content-workers"][1]["requests"], 0);
+    let shown = text(&director.lcs(&["stats"]).stdout);
+    assert!(shown.contains("to content workers") && shown.contains("cycles/request"), "{shown}");
+    let applied = text(&director.lcs(&["weight", "web/s1", "5"]).stdout);
+    assert!(applied.contains("applied on 3 workers"), "{applied}");
+    std::fs::write(director.folder.join("lcs.toml"), CONFIGURATION).unwrap();
+    let refused = director.lcs(&["reload"]);
+    assert_eq!(code(&refused), 1);
+    assert!(text(&refused.stderr).contains("[workers] placement"), "{}", text(&refused.stderr));
 }

@@ -96,6 +96,19 @@ pub struct Workers {
     pub idle: Idle,
     /// What happens to a new connection when the flow table is full.
     pub when_full: WhenFull,
+    /// Placement `split`: who decides requests. `None` for `run-to-completion`, where workers do it themselves.
+    pub content: Option<ContentWorkers>,
+}
+
+/// The content workers of placement `split`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContentWorkers {
+    /// How many, at least 1.
+    pub count: usize,
+    /// Cores, one for each of them; empty: not pinned.
+    pub cores: Vec<usize>,
+    /// What one does when there is nothing to do.
+    pub idle: Idle,
 }
 
 impl Workers {
@@ -170,6 +183,16 @@ pub trait Word: Sized + PartialEq + core::marker::Copy + 'static {
             let words: Vec<&str> = Self::ALL.iter().map(|(w, _)| *w).collect();
             format!("{word:?} is none of {}", words.join(", "))
         })
+    }
+}
+
+words! {
+    /// Which threads decide requests.
+    Placement {
+        /// Those that poll the ports.
+        RunToCompletion = "run-to-completion",
+        /// Threads of their own.
+        Split = "split",
     }
 }
 

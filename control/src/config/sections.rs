@@ -4,8 +4,8 @@ use super::check::unusable;
 use super::problem::{Collector, Invalid};
 use super::read::{Problems, Section};
 use super::{
-    Configuration, Copy, Director, FLOWS_MAX, Neighbour, Port, PortKind, Route, WORKERS_MAX, Word, Workers, XdpMode,
-    default_socket, services,
+    Configuration, ContentWorkers, Copy, Director, FLOWS_MAX, Neighbour, Placement, Port, PortKind, Route, WORKERS_MAX,
+    Word, Workers, XdpMode, default_socket, services,
 };
 use ipnet::IpNet;
 use lcs_dataplane::flow::TcpState;
@@ -90,10 +90,11 @@ fn workers(section: Option<Section<'_, '_>>) -> Workers {
         fragments: FRAGMENTS,
         idle: Idle::Adaptive,
         when_full: WhenFull::Refuse,
+        content: None,
     };
     let Some(section) = section else { return workers };
     if let Some(value) = section.raw("cores") {
-        match cores(value.get_ref()) {
+        match cores("cores", value.get_ref()) {
             Ok(cores) => workers.cores = cores,
             Err(what) => {
                 let mend = "write a list of different cores, cores = [2, 3] or cores = \"2-5\"; `lscpu -e` shows them";
@@ -113,27 +114,69 @@ fn workers(section: Option<Section<'_, '_>>) -> Workers {
     if let Some(when_full) = section.word("when-full") {
         workers.when_full = when_full.value;
     }
+    workers.content = content_workers(&section, &workers);
     section.finish();
     workers
 }
 
-fn cores(value: &DeValue<'_>) -> Result<Vec<usize>, String> {
+/// Placement, and the content workers where it is `split`.
+fn content_workers(section: &Section<'_, '_>, workers: &Workers) -> Option<ContentWorkers> {
+    let placement = section.word::<Placement>("placement");
+    let number = section.number("content-workers", 1..=WORKERS_MAX as u64);
+    let idle = section.word::<Idle>("content-idle");
+    let mut content = ContentWorkers { count: 1, cores: Vec::new(), idle: workers.idle };
+    let mut given = [number.as_ref().map(|n| n.span.clone()), idle.as_ref().map(|i| i.span.clone()), None];
+    if let Some(value) = section.raw("content-cores") {
+        given[2] = Some(value.span());
+        match cores("content-cores", value.get_ref()) {
+            Ok(cores) => content.cores = cores,
+            Err(what) => {
+                let mend = "write a list of different cores, content-cores = [4, 5] or content-cores = \"4-5\"";
+                section.problem(value.span(), what, mend);
+            }
+        }
+        if let Some(number) = &number {
+            let mend = "give content-cores for pinned threads, or content-workers for threads that are not pinned";
+            section.problem(number.span.clone(), "`content-workers` and `content-cores` are both given", mend);
+        }
+        if let Some(core) = content.cores.iter().find(|core| workers.cores.contains(core)) {
+            let what = format!("core {core} is in `cores` and in `content-cores`");
+            let mend = "give each thread a core of its own: two that poll on one core wait for each other's time slice";
+            section.problem(value.span(), what, mend);
+        }
+    }
+    content.count = number.map_or(content.cores.len().max(1), |n| n.value as usize);
+    if let Some(idle) = idle {
+        content.idle = idle.value;
+    }
+    if placement.is_some_and(|p| p.value == Placement::Split) {
+        return Some(content);
+    }
+    let keys = ["content-workers", "content-idle", "content-cores"];
+    for (key, span) in keys.into_iter().zip(given).filter_map(|(key, span)| span.map(|span| (key, span))) {
+        let what = format!("`{key}` is given, and there are no content workers in placement \"run-to-completion\"");
+        section.problem(span, what, "add placement = \"split\", or remove the key");
+    }
+    None
+}
+
+fn cores(key: &str, value: &DeValue<'_>) -> Result<Vec<usize>, String> {
     let cores: Vec<usize> = match value {
-        DeValue::String(s) => lcs_hwconf::cores::parse_list(s).map_err(|e| format!("`cores`: {e}"))?,
+        DeValue::String(s) => lcs_hwconf::cores::parse_list(s).map_err(|e| format!("`{key}`: {e}"))?,
         DeValue::Array(list) => list
             .iter()
             .map(|v| v.get_ref().as_integer().and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok()))
             .collect::<Option<_>>()
-            .ok_or("`cores` has something in it that is no core's number")?,
-        _ => return Err("`cores` is neither a list nor a string".to_owned()),
+            .ok_or_else(|| format!("`{key}` has something in it that is no core's number"))?,
+        _ => return Err(format!("`{key}` is neither a list nor a string")),
     };
     if cores.is_empty() || cores.len() > WORKERS_MAX {
-        return Err(format!("`cores` names {} cores; 1 to {WORKERS_MAX} are possible", cores.len()));
+        return Err(format!("`{key}` names {} cores; 1 to {WORKERS_MAX} are possible", cores.len()));
     }
     let mut sorted = cores.clone();
     sorted.sort_unstable();
     match sorted.windows(2).find(|w| w[0] == w[1]) {
-        Some(twice) => Err(format!("`cores` names core {} twice", twice[0])),
+        Some(twice) => Err(format!("`{key}` names core {} twice", twice[0])),
         None => Ok(cores),
     }
 }

@@ -5,7 +5,8 @@ use super::{
     ACKNOWLEDGE, Control, PAGE, Progress, Reply, STEER_AGAIN, Steering, TRACE_AGAIN, Ticket, Workers, report, requests,
 };
 use crate::protocol::{
-    Applied, Connections, Failure, FailureCode, Response, Services, Status, TraceEnd, Traced, WorkerStatus,
+    Applied, Connections, ContentWorkerStatus, Failure, FailureCode, Response, Services, Status, TraceEnd, Traced,
+    WorkerStatus,
 };
 use lcs_dataplane::ring::SendError;
 use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, TraceFilter};
@@ -162,6 +163,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
         // What a spare report still holds of old contents is to be freed here, not by the worker that fills it again.
         self.spare_reports.extend(reports.into_iter().map(|mut report| {
             report.content.services.clear();
+            report.decided = None;
             report
         }));
         self.spare_reports.truncate(2 * self.progress.len());
@@ -179,6 +181,10 @@ impl<W: Workers, S: Steering> Control<W, S> {
             capacity: r.capacity,
             memory: r.memory.map_or(0, |m| m.entries + m.index + m.addresses_v6),
         };
+        let content = |(number, r): (usize, &report::Boxed)| ContentWorkerStatus {
+            core: self.about.cores.get(number).copied().flatten(),
+            generation: r.generation,
+        };
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -187,7 +193,8 @@ impl<W: Workers, S: Steering> Control<W, S> {
             generation: self.model.generation(),
             port: self.about.port.clone(),
             counts: self.model.counts(),
-            workers: reports.iter().enumerate().map(worker).collect(),
+            workers: reports.iter().enumerate().filter(|(_, r)| r.decided.is_none()).map(worker).collect(),
+            content_workers: reports.iter().enumerate().filter(|(_, r)| r.decided.is_some()).map(content).collect(),
             notices: self.notices.iter().cloned().collect(),
         }
     }
@@ -287,7 +294,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
         if cookies.is_empty() {
             return;
         }
-        for worker in 0..self.progress.len() {
+        for worker in 0..self.port_workers() {
             let others = cookies.iter().filter(|(from, ..)| *from != worker);
             let others: Vec<(u64, u16)> = others.map(|(_, key, server)| (*key, *server)).collect();
             if !others.is_empty() {

@@ -63,7 +63,7 @@ pub struct About {
     pub configuration: String,
     /// The ports, in words.
     pub port: Vec<String>,
-    /// Cores of the workers.
+    /// Cores of the workers, and behind them those of the content workers.
     pub cores: Vec<Option<usize>>,
 }
 
@@ -123,7 +123,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
     pub fn new(workers: W, steering: S, environment: Environment, about: About) -> Self {
         let count = workers.count();
         let mut model = Model::new(environment);
-        model.set_workers(count);
+        model.set_workers(count - workers.content_workers().min(count));
         Control {
             model,
             workers,
@@ -348,10 +348,17 @@ impl<W: Workers, S: Steering> Control<W, S> {
     }
 
     fn name(&self, worker: usize) -> String {
-        match self.about.cores.get(worker).copied().flatten() {
-            Some(core) => format!("worker {worker} (core {core})"),
-            None => format!("worker {worker}"),
+        let core = self.about.cores.get(worker).copied().flatten();
+        let core = core.map_or(String::new(), |core| format!(" (core {core})"));
+        match worker.checked_sub(self.port_workers()) {
+            None => format!("worker {worker}{core}"),
+            Some(content) => format!("content worker {content}{core}"),
         }
+    }
+
+    /// Workers that have a port and connections: the first ones.
+    fn port_workers(&self) -> usize {
+        self.progress.len().saturating_sub(self.workers.content_workers())
     }
 
     fn answer(&mut self, ticket: Ticket, result: Result<Response, Failure>) {
@@ -384,6 +391,7 @@ fn needs_restart(old: &Configuration, new: &Configuration) -> Vec<&'static str> 
         ("[workers] flows", a.flows != b.flows),
         ("[workers] fragments", a.fragments != b.fragments),
         ("[workers] idle", a.idle != b.idle),
+        ("[workers] placement, content-workers, content-cores or content-idle", a.content != b.content),
         ("[port]", old.port != new.port),
     ]
     .into_iter()

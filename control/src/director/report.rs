@@ -83,6 +83,9 @@ fn worker_stats(reports: &[&Report]) -> WorkerStats {
         s.icmp_sent += r.icmp_sent;
         s.fragments_made += r.fragments_made;
         s.held += c.held;
+        if let Some(handed) = &r.handed {
+            s.handed.get_or_insert_default().add(handed);
+        }
         for (sum, n) in dropped.iter_mut().zip(&c.dropped) {
             *sum += n;
         }
@@ -131,12 +134,13 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 /// Everything that was counted.
 pub(super) fn stats(model: &Model, reports: &[Boxed], uptime: Duration) -> Stats {
-    let all: Vec<&Report> = reports.iter().map(|r| &**r).collect();
+    let all: Vec<&Report> = reports.iter().filter(|r| r.decided.is_none()).map(|r| &**r).collect();
     Stats {
         uptime: uptime.as_secs_f64(),
         tsc_hz: tsc_hz(),
         total: worker_stats(&all),
         workers: all.iter().map(|r| worker_stats(&[*r])).collect(),
+        content_workers: reports.iter().filter_map(|r| r.decided.as_deref().cloned()).collect(),
         services: model.view().iter().map(|view| service(view, reports, content::counts(view, reports))).collect(),
     }
 }

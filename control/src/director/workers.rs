@@ -19,8 +19,13 @@ pub enum Said {
 
 /// The workers, as the director sees them. Nothing here waits.
 pub trait Workers {
-    /// How many there are.
+    /// How many there are, content workers included.
     fn count(&self) -> usize;
+
+    /// How many of them, the last ones, are content workers: they have no port and no connections.
+    fn content_workers(&self) -> usize {
+        0
+    }
 
     /// Sends a command to one of them.
     ///
@@ -36,18 +41,29 @@ pub trait Workers {
 #[derive(Debug)]
 pub struct Rings {
     rings: Vec<Ring>,
+    content: usize,
 }
 
 impl Rings {
     /// One ring for each worker, in their order.
     pub fn new(rings: Vec<Ring>) -> Self {
-        Rings { rings }
+        Rings { rings, content: 0 }
+    }
+
+    /// The same, of which the last so many are content workers'.
+    #[must_use]
+    pub fn with_content_workers(self, content: usize) -> Self {
+        Rings { content, ..self }
     }
 }
 
 impl Workers for Rings {
     fn count(&self) -> usize {
         self.rings.len()
+    }
+
+    fn content_workers(&self) -> usize {
+        self.content
     }
 
     fn send(&mut self, worker: usize, id: u64, command: Command) -> Result<(), SendError> {

@@ -317,6 +317,7 @@ mod tests {
             tsc_hz: 2_500_000_000,
             total: busy.clone(),
             workers: vec![busy, idle],
+            content_workers: vec![],
             services: vec![],
         }
     }

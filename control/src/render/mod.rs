@@ -86,6 +86,15 @@ pub fn status(s: &Status) -> String {
         ]);
     }
     out += &table.show();
+    if !s.content_workers.is_empty() {
+        let mut table = Table::new(&[">content worker", ">core", "state"]);
+        for (number, w) in s.content_workers.iter().enumerate() {
+            let state = if w.generation >= s.generation { "up to date" } else { "taking the last change" };
+            let core = w.core.map_or("any".to_owned(), |c| c.to_string());
+            table.row([number.to_string(), core, state.to_owned()]);
+        }
+        let _ = write!(out, "\n{}", table.show());
+    }
     if !s.notices.is_empty() {
         out += "\nnoticed lately\n";
         for n in &s.notices {

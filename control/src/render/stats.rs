@@ -13,6 +13,9 @@ pub fn since(now: &Stats, earlier: &Stats) -> Stats {
     for (worker, before) in s.workers.iter_mut().zip(&earlier.workers) {
         subtract(worker, before);
     }
+    for (worker, before) in s.content_workers.iter_mut().zip(&earlier.content_workers) {
+        *worker = worker.since(before);
+    }
     for service in &mut s.services {
         let before = earlier.services.iter().find(|b| b.name == service.name).and_then(|b| b.content.as_ref());
         let counts = service.content.as_mut().and_then(|content| content.counts.as_mut());
@@ -46,6 +49,9 @@ fn subtract(now: &mut WorkerStats, before: &WorkerStats) {
         (&mut now.events_lost, before.events_lost),
     ] {
         *n = n.saturating_sub(b);
+    }
+    if let (Some(handed), Some(before)) = (&mut now.handed, &before.handed) {
+        *handed = handed.since(before);
     }
     let packets = now.received + now.taken_over;
     now.cycles_per_packet = if packets == 0 { 0.0 } else { now.cycles as f64 / packets as f64 };
@@ -85,6 +91,7 @@ pub fn stats(s: &Stats, over: Option<f64>) -> String {
     if s.workers.len() > 1 {
         workers(&mut out, s, over);
     }
+    content_workers(&mut out, s, over);
     out
 }
 
@@ -190,6 +197,64 @@ fn workers(out: &mut String, s: &Stats, over: Option<f64>) {
     let _ = write!(out, "\n{}", table.show());
 }
 
+/// Requests that port workers have handed out, and what content workers have done with them.
+fn content_workers(out: &mut String, s: &Stats, over: Option<f64>) {
+    let Some(h) = &s.total.handed else { return };
+    let rows = [
+        ("to content workers", h.out),
+        ("back with a result", h.back),
+        ("of connections that were gone", h.ignored),
+        ("of rules that were replaced", h.outdated),
+        ("unread for another snapshot", h.unread),
+        ("decided by the port worker: ring full", h.full),
+    ];
+    let mut table = Table::new(&["undecided requests", ">", if over.is_some() { ">rate" } else { "" }]);
+    for (i, (name, n)) in rows.into_iter().enumerate() {
+        if i < 2 || n > 0 {
+            table.row([name.to_owned(), number(n), rate(n, over)]);
+        }
+    }
+    let _ = write!(out, "\n{}", table.show());
+    let _ = writeln!(
+        out,
+        "{} away now, {} at most, of {} places a ring; {:.1} µs away on average",
+        h.away,
+        h.deepest,
+        h.depth,
+        h.wait() / 1e3
+    );
+    let mut table = Table::new(&[
+        ">content worker",
+        ">requests",
+        ">rate",
+        ">decided",
+        ">incomplete",
+        ">unreadable",
+        ">cycles/request",
+        ">ns/request",
+        ">busy",
+        ">deepest",
+        ">sleeps",
+    ]);
+    for (i, w) in s.content_workers.iter().enumerate() {
+        let cycles = w.cost.per_packet();
+        table.row([
+            i.to_string(),
+            number(w.requests),
+            rate(w.requests, over.or(Some(s.uptime))),
+            number(w.decided),
+            number(w.more),
+            number(w.failed),
+            format!("{cycles:.1}"),
+            format!("{:.1}", cycles * 1e9 / s.tsc_hz.max(1) as f64),
+            percent(w.cost.cycles as f64 / (s.tsc_hz.max(1) as f64 * s.uptime.max(1e-3))),
+            number(w.deepest as u64),
+            number(w.sleeps),
+        ]);
+    }
+    let _ = write!(out, "\n{}", table.show());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,7 +274,14 @@ mod tests {
             stages: vec![Stage { name: "lookup".into(), cycles_per_packet: 40.0, share: 1.0, cost }],
             ..WorkerStats::default()
         };
-        Stats { uptime, tsc_hz: 1_000_000_000, workers: vec![total.clone()], total, services: vec![] }
+        Stats {
+            uptime,
+            tsc_hz: 1_000_000_000,
+            workers: vec![total.clone()],
+            total,
+            content_workers: vec![],
+            services: vec![],
+        }
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl Filter {
         Ok(Configuration {
             director: config::Director { socket: self.socket.clone(), addresses: Vec::new() },
             workers: Workers {
+                content: None,
                 cores: self.core.into_iter().collect(),
                 flows: self.flows,
                 fragments: 4096,

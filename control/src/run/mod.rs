@@ -8,7 +8,7 @@ mod ports;
 mod resolver;
 
 use crate::config::{Configuration, Invalid, PortKind};
-use crate::director::launch::{Threads, memory_environment, plan};
+use crate::director::launch::{Plans, Threads, memory_environment, plans};
 use crate::director::{About, Control, Rings, Source, Steering, Ticket, Unsteered};
 use crate::model::Environment;
 use crate::protocol::{Answer, Failure, Request, Response, VERSION};
@@ -198,11 +198,14 @@ impl Director {
     ) -> Result<(), RunError> {
         let configuration = self.configuration.clone();
         let cores = configuration.workers.cores.clone();
-        let (plans, rings) = plan(&configuration, seed());
+        let Plans { ports: plans, content, rings } = plans(&configuration, seed());
+        let content_cores = configuration.workers.content.as_ref().map_or(Vec::new(), |c| c.cores.clone());
+        let count = plans.len();
+        let placed = |cores: &[usize], count: usize| (0..count).map(|i| cores.get(i).copied()).collect::<Vec<_>>();
         let about = About {
             configuration: self.name.clone(),
             port: opened.words,
-            cores: (0..plans.len()).map(|i| cores.get(i).copied()).collect(),
+            cores: [placed(&cores, count), placed(&content_cores, content.len())].concat(),
         };
         let socket = configuration.director.socket.display().to_string();
         let mut control = Control::new(rings, opened.steering, opened.environment, about);
@@ -210,7 +213,9 @@ impl Director {
             control = control.with_source(source);
         }
         control.configure(configuration)?;
-        let count = plans.len();
+        // They are there before the first request, and until after the last.
+        let deciding = content.len();
+        let mut content = Threads::start_content(content, &Tsc).map_err(RunError::Worker)?;
         let mut threads = Threads::start(plans, opened.ports, &Tsc, &cores).map_err(RunError::Worker)?;
         let on = if cores.is_empty() {
             String::new()
@@ -218,9 +223,17 @@ impl Director {
             format!(" on cores {}", lcs_hwconf::cores::format_list(&cores))
         };
         let workers = if count == 1 { "worker" } else { "workers" };
-        (self.log)(&format!("{count} {workers}{on}; control socket {socket}"));
+        let beside = match (deciding, content_cores.is_empty()) {
+            (0, _) => String::new(),
+            (1, true) => ", 1 content worker".to_owned(),
+            (n, true) => format!(", {n} content workers"),
+            (1, false) => format!(", 1 content worker on core {}", lcs_hwconf::cores::format_list(&content_cores)),
+            (n, false) => format!(", {n} content workers on cores {}", lcs_hwconf::cores::format_list(&content_cores)),
+        };
+        (self.log)(&format!("{count} {workers}{on}{beside}; control socket {socket}"));
         let result = self.turn(&mut control, (opened.follower, opened.resolver), rest).await;
         threads.stop();
+        content.stop();
         (self.log)(match &result {
             Ok(()) => "ended",
             Err(_) => "ended with an error",

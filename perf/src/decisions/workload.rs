@@ -24,7 +24,7 @@ impl Mix {
     pub const ALL: [Mix; 5] = [Mix::Url, Mix::Cookie, Mix::Header, Mix::Xml, Mix::Regex];
 
     /// A set of so many rules, of which each takes the request of its number.
-    pub(super) fn rules(self, count: usize) -> String {
+    pub(crate) fn rules(self, count: usize) -> String {
         let mut text = String::new();
         for n in 0..count {
             let _ = match self {
@@ -73,7 +73,7 @@ pub(crate) fn purchase(bytes: usize, n: usize) -> String {
 }
 
 /// A browser's request that the n-th rule of any mix takes; with a body of about so many bytes.
-pub(super) fn request(n: usize, body: Option<usize>) -> Vec<u8> {
+pub(crate) fn request(n: usize, body: Option<usize>) -> Vec<u8> {
     let (method, body) = body.map_or(("GET", String::new()), |bytes| ("POST", purchase(bytes, n)));
     let content = match body.len() {
         0 => String::new(),

@@ -11,6 +11,12 @@ use std::net::IpAddr;
 /// Which worker gets a frame: from its interface and bytes to the worker's number.
 pub type Steering = Box<dyn FnMut(u8, &[u8]) -> usize>;
 
+/// Threads beside the workers take a turn; whether they did something.
+pub type Beside = Box<dyn FnMut() -> bool>;
+
+/// Gatherings after which workers look again for what threads beside them have in hand.
+const LOOK_AGAIN: Nanos = 50;
+
 /// Turns that workers take for one poll at most; what is left then is done in the next poll.
 const TURNS: usize = 4096;
 
@@ -18,6 +24,7 @@ const TURNS: usize = 4096;
 pub struct Director<L: Pipeline, M: Meter> {
     workers: Vec<Worker<MemoryPort, L, M>>,
     steering: Steering,
+    beside: Option<Beside>,
     gather: Nanos,
     period: Nanos,
     /// Frames lost because a worker's pool had no free buffer, or the frame was longer than one.
@@ -40,6 +47,7 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
         Director {
             workers,
             steering: Box::new(|_, _| 0),
+            beside: None,
             gather: 2 * MICROSECOND,
             period: 50 * MILLISECOND,
             overruns: 0,
@@ -50,6 +58,13 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
     #[must_use]
     pub fn steered(mut self, steering: Steering) -> Self {
         self.steering = steering;
+        self
+    }
+
+    /// The same director with threads beside its workers.
+    #[must_use]
+    pub fn with_beside(mut self, beside: Beside) -> Self {
+        self.beside = Some(beside);
         self
     }
 
@@ -123,6 +138,9 @@ impl<L: Pipeline + 'static, M: Meter + 'static> Node for Director<L, M> {
             for worker in &mut self.workers {
                 busy |= worker.poll(now) > 0;
             }
+            if let Some(beside) = &mut self.beside {
+                busy |= beside();
+            }
             if !busy {
                 break;
             }
@@ -135,7 +153,9 @@ impl<L: Pipeline + 'static, M: Meter + 'static> Node for Director<L, M> {
                 out.send(usize::from(interface), frame);
             });
         }
-        Some(now + if busy { self.gather } else { self.period })
+        let awaits = self.workers.iter().any(|worker| worker.pipeline().awaits());
+        let rest = if awaits { (self.gather * LOOK_AGAIN).min(self.period) } else { self.period };
+        Some(now + if busy { self.gather } else { rest })
     }
 }
 

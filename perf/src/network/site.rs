@@ -28,6 +28,7 @@ use lcs_dataplane::ring::Handover;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::placement::PortEnd;
 use lcs_pipelines::snapshot::{
     Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot, Timeouts,
 };
@@ -386,12 +387,23 @@ pub(crate) fn workers<M: Meter + Clone>(
     meter: &M,
     snapshot: &Snapshot,
 ) -> Vec<Worker<MemoryPort, Layer4, M>> {
+    placed(plan, meter, snapshot, vec![]).0
+}
+
+/// The same with these rings to content workers, in the workers' order; and the counts that rules may ask for.
+pub(crate) fn placed<M: Meter + Clone>(
+    plan: &Plan,
+    meter: &M,
+    snapshot: &Snapshot,
+    rings: Vec<PortEnd>,
+) -> (Vec<Worker<MemoryPort, Layer4, M>>, Arc<SharedCounts>) {
+    let mut rings = rings.into_iter();
     let count = plan.workers.max(1);
     let counts = Arc::new(SharedCounts::new(usize::from(count), plan.weights.len()));
     let snapshot = Arc::new(snapshot.clone());
     let lanes = if count > 1 { Handover::mesh(usize::from(count)) } else { vec![] };
     let mut lanes = lanes.into_iter();
-    (0..count)
+    let workers = (0..count)
         .map(|worker| {
             let port = MemoryPort::new(plan.arms(), 2048);
             let settings = connection::Settings {
@@ -402,7 +414,10 @@ pub(crate) fn workers<M: Meter + Clone>(
                 workers: count,
                 capabilities: port.capabilities(),
             };
-            let pipeline = Layer4::new(settings, Arc::clone(&counts), BEGIN);
+            let mut pipeline = Layer4::new(settings, Arc::clone(&counts), BEGIN);
+            if let Some(ring) = rings.next() {
+                pipeline = pipeline.with_content_workers(ring);
+            }
             let mut worker = Worker::new(port, pipeline, meter.clone());
             if let Some(lane) = lanes.next() {
                 worker = worker.with_handover(lane);
@@ -410,7 +425,8 @@ pub(crate) fn workers<M: Meter + Clone>(
             worker.command(Command::Install(Arc::clone(&snapshot)), BEGIN);
             worker
         })
-        .collect()
+        .collect();
+    (workers, counts)
 }
 
 pub(crate) fn client_settings(plan: &Plan, n: usize) -> Settings {

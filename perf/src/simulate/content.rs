@@ -208,6 +208,9 @@ impl Run {
                     outcome.problems.push(what);
                 }
             }
+            if let Some(handed) = report.handed.filter(|h| h.away > 0) {
+                outcome.problems.push(format!("worker {n} still has requests away: {handed:?}"));
+            }
             if report.fragments > 0 {
                 outcome.problems.push(format!("worker {n} still follows {} fragmented packets", report.fragments));
             }
@@ -366,6 +369,8 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
     // A damaged stamp is read before anybody looks at the checksum, and believed (README, limits): not over links that damage.
     let damages = plan.base.client_faults.corrupt > 0.0 || plan.base.server_faults.corrupt > 0.0;
     plan.binding.timestamps = may && scheme.chance(0.7) && !damages;
+    let mut placement = Random::new(seed ^ 0x5b11_7e50);
+    plan.content_workers = if placement.chance(0.4) { placement.between(1, 3) as usize } else { 0 };
     plan
 }
 
@@ -515,7 +520,7 @@ fn describe(plan: &ContentPlan) -> String {
         })
         .collect();
     format!(
-        "over {}, {:?}, {:?} by {:?}, {:?}, {}, {} workers, groups {groups:?}, wires {:?} and {:?}",
+        "over {}, {:?}, {:?} by {:?}, {:?}, {}, {} workers, {} content workers, groups {groups:?}, wires {:?} and {:?}",
         if base.v6 { "IPv6" } else { "IPv4" },
         base.scheduler,
         plan.binding.scheme,
@@ -523,6 +528,7 @@ fn describe(plan: &ContentPlan) -> String {
         plan.binding.syn,
         if plan.binding.timestamps { "timestamps" } else { "no timestamps" },
         base.workers,
+        plan.content_workers,
         plan.client_wire,
         plan.server_wire,
     )

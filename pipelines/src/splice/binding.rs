@@ -6,6 +6,7 @@
 use super::NIL;
 use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Replay};
 use crate::migration::Ticket;
+use crate::placement::Undecided;
 use lcs_dataplane::headers::options::kind;
 use lcs_dataplane::worker::Nanos;
 
@@ -238,6 +239,12 @@ pub(crate) struct Binding {
     pub(crate) resend_at: Nanos,
     pub(crate) give_up_at: Nanos,
     pub(crate) extraction: Option<Box<Extraction>>,
+    /// The errand on which the request is with a content worker, and `extraction` with it; 0 for none.
+    pub(crate) errand: u64,
+    /// Bytes that came back from one read, and not enough for a decision: all of them are the request's.
+    pub(crate) seen: usize,
+    /// What it travelled in before, with the bytes that were copied.
+    pub(crate) piece: Option<Box<Undecided>>,
     /// Generation of the snapshot whose rules `extraction` is for.
     pub(crate) generation: u64,
     /// Bytes of greetings and replies said so far, and how many of them reading from the beginning will make again.
@@ -298,6 +305,9 @@ impl Default for Binding {
             resend_at: NEVER,
             give_up_at: NEVER,
             extraction: None,
+            errand: 0,
+            seen: 0,
+            piece: None,
             generation: 0,
             said: 0,
             repeats: 0,
@@ -574,6 +584,7 @@ impl Binding {
         self.queued = false;
         self.admitted = false;
         self.continued = false;
+        (self.errand, self.seen) = (0, 0);
         self.lent = false;
         self.settled = false;
         self.phase = Phase::Collect;

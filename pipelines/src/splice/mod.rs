@@ -25,6 +25,7 @@ use crate::content::Content;
 use crate::extract::{Extraction, MAX_SKIP, Protocol};
 use crate::matching::Scratch;
 use crate::migration::Migrations;
+use crate::placement::{Away, Undecided};
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
 use lcs_dataplane::flow::{Addresses, Flow, Place};
@@ -251,6 +252,8 @@ pub struct Splices {
     pub(crate) farewells: farewell::Farewells,
     /// Servers' connections for whoever asks next.
     pub(crate) pools: pool::Pools,
+    /// Requests that content workers have in hand, where there are content workers.
+    pub(crate) away: Option<Away>,
     /// What is known of filters, or of directors where this is one.
     pub(crate) migrations: Migrations,
     /// Requests that could not be read.
@@ -295,6 +298,7 @@ impl Splices {
             farewells: farewell::Farewells::default(),
             pools: pool::Pools::default(),
             migrations: Migrations::new(seed.rotate_left(41) ^ 0x6c63_735f_6d69_6772),
+            away: None,
             unparsed: 0,
             refused: 0,
             reused: 0,
@@ -599,6 +603,9 @@ impl Splices {
         if let Some(e) = b.extraction.take() {
             self.keep_extraction(e);
         }
+        if let Some(piece) = b.piece.take() {
+            self.keep_piece(piece);
+        }
         b.clear();
         if self.spare.len() < SPARE {
             self.spare.push(b);
@@ -623,9 +630,20 @@ impl Splices {
         }
     }
 
-    /// Whether so many more bytes of requests may be held.
+    /// Keeps what a request travelled in for another one.
+    pub(crate) fn keep_piece(&mut self, mut piece: Box<Undecided>) {
+        if let Some(e) = piece.extraction.take() {
+            self.keep_extraction(e);
+        }
+        if let Some(away) = &mut self.away {
+            away.keep(piece);
+        }
+    }
+
+    /// Whether so many more bytes of requests may be held. With content workers there may be a copy of each.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        self.buffered + bytes <= BUFFERED
+        let copies = 1 + usize::from(self.away.is_some());
+        (self.buffered + bytes) * copies <= BUFFERED
     }
 
     /// Follows the messages of a connection from now on.

@@ -9,11 +9,12 @@ use lcs_dataplane::headers::{MacAddr, parse};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
-use lcs_pipelines::command::Command;
+use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::content::{Binding, Content, Group};
 use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::matching::{self, Action, Expr, Rule, RuleSet, Stickiness};
+use lcs_pipelines::placement::{self, ContentWorker};
 use lcs_pipelines::snapshot::*;
 use lcs_pipelines::stages::connection::Settings;
 use lcs_pipelines::stages::schedule::SharedCounts;
@@ -45,10 +46,15 @@ pub struct Sent {
 
 pub struct Director {
     pub worker: Worker<MemoryPort, Layer4, NoMeter>,
+    /// Decides requests, in `split` placement.
+    pub content: Option<ContentWorker<NoMeter>>,
     pub now: u64,
     /// What it was told to do.
     pub snapshot: Arc<Snapshot>,
 }
+
+/// `split.rs` runs the other files' tests with content workers.
+pub const SPLIT: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"split");
 
 impl Director {
     /// One service, two servers, one rule, delayed binding.
@@ -63,15 +69,20 @@ impl Director {
 
     /// The same with servers reached in this way; where replies would not come back otherwise, from `10.0.0.100`.
     pub fn behind(forward: Forward, binding: Binding, rules: &[Rule]) -> Self {
-        Director::made(forward, Some(binding), rules)
+        Director::placed(forward, binding, rules, SPLIT.then_some(placement::DEPTH))
     }
 
     /// The same without rules.
     pub fn layer4(forward: Forward) -> Self {
-        Director::made(forward, None, &[])
+        Director::made(forward, None, &[], SPLIT.then_some(placement::DEPTH))
     }
 
-    fn made(forward: Forward, binding: Option<Binding>, rules: &[Rule]) -> Self {
+    /// The same with a content worker behind a ring of so many places, or without.
+    pub fn placed(forward: Forward, binding: Binding, rules: &[Rule], depth: Option<usize>) -> Self {
+        Director::made(forward, Some(binding), rules, depth)
+    }
+
+    fn made(forward: Forward, binding: Option<Binding>, rules: &[Rule], depth: Option<usize>) -> Self {
         let direct = matches!(forward, Forward::Dr | Forward::Tunnel);
         let mut s = Snapshot {
             interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
@@ -124,10 +135,38 @@ impl Director {
         let settings =
             Settings { flows: 16, fragments: 4, seed: 7, worker: 0, workers: 1, capabilities: port.capabilities() };
         let now = 1_000 * MILLISECOND;
-        let mut worker = Worker::new(port, Layer4::new(settings, Arc::new(SharedCounts::new(1, 4)), now), NoMeter);
-        let snapshot = Arc::new(s);
-        worker.command(Command::Install(snapshot.clone()), now);
-        Director { worker, now, snapshot }
+        let counts = Arc::new(SharedCounts::new(1, 4));
+        let mut pipeline = Layer4::new(settings, Arc::clone(&counts), now);
+        let mut content = None;
+        if let Some(depth) = depth {
+            let (mut ports, mut ends) = placement::rings_of(1, 1, depth);
+            pipeline = pipeline.with_content_workers(ports.remove(0));
+            content = Some(ContentWorker::new(ends.remove(0), counts, NoMeter));
+        }
+        let worker = Worker::new(port, pipeline, NoMeter);
+        let mut director = Director { worker, content, snapshot: Arc::new(s), now };
+        director.publish(|_| {}, true);
+        director
+    }
+
+    /// Publishes a changed snapshot to the port worker and, if so wanted, to the content worker.
+    pub fn publish(&mut self, change: impl FnOnce(&mut Snapshot), everywhere: bool) {
+        let snapshot = Arc::make_mut(&mut self.snapshot);
+        change(snapshot);
+        snapshot.generation += 1;
+        let snapshot = Arc::clone(&self.snapshot);
+        self.worker.command(Command::Install(Arc::clone(&snapshot)), self.now);
+        if let Some(content) = self.content.as_mut().filter(|_| everywhere) {
+            content.command(Command::Install(snapshot));
+        }
+    }
+
+    /// What the port worker has counted.
+    pub fn report(&mut self) -> Report {
+        match self.worker.command(Command::Report(Box::default()), self.now) {
+            Acknowledgement::Report(report) => *report,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// One frame in, what comes out.
@@ -141,9 +180,26 @@ impl Director {
         self.turn()
     }
 
+    /// A turn of all workers, until none has anything left to do.
     pub fn turn(&mut self) -> Vec<Sent> {
         self.worker.poll(self.now);
         self.worker.between(self.now);
+        while self.content.as_mut().is_some_and(|content| content.poll() > 0) {
+            self.worker.poll(self.now);
+            self.worker.between(self.now);
+        }
+        self.sent()
+    }
+
+    /// A turn of the port worker alone.
+    pub fn port_turn(&mut self) -> Vec<Sent> {
+        self.worker.poll(self.now);
+        self.worker.between(self.now);
+        self.sent()
+    }
+
+    /// What has been sent since it was last asked.
+    pub fn sent(&mut self) -> Vec<Sent> {
         let mut sent = vec![];
         self.worker.port_mut().take_sent(|_, whole| {
             // IPv4 in IPv4 (RFC 2003), unwrapped as its end would.

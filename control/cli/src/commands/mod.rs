@@ -12,6 +12,7 @@ pub mod init;
 mod linerate;
 mod peers;
 pub mod perf;
+pub mod placement;
 mod plots;
 pub mod reload;
 pub mod replay;

@@ -37,6 +37,7 @@ enum What {
     Schemes(super::schemes::Args),
     Linerate(super::linerate::Args),
     Scaling(super::scaling::Args),
+    Placement(super::placement::Args),
     Cps(super::cps::Args),
 }
 
@@ -244,6 +245,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         What::Schemes(args) => super::schemes::run(common, args),
         What::Linerate(args) => super::linerate::run(common, args),
         What::Scaling(args) => super::scaling::run(common, args),
+        What::Placement(args) => super::placement::run(common, args),
         What::Cps(args) => super::cps::run(common, args),
     }
 }

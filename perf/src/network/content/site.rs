@@ -18,7 +18,10 @@ use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::content::Binding;
 use lcs_pipelines::layer4::Layer4;
+use lcs_pipelines::placement::{self, ContentEnd, ContentWorker};
 use lcs_pipelines::snapshot::{ServerState, Snapshot};
+use lcs_pipelines::stages::schedule::SharedCounts;
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -45,6 +48,8 @@ pub struct ContentPlan {
     pub binding: Binding,
     /// How long servers take before they answer, at most, ns.
     pub thinks: Nanos,
+    /// Content workers that decide requests; with none, the port workers do.
+    pub content_workers: usize,
     /// What the clients' segments go through.
     pub client_wire: reshape::Settings,
     /// What the servers' segments go through.
@@ -63,6 +68,7 @@ impl ContentPlan {
             groups,
             binding: Binding::default(),
             thinks: 0,
+            content_workers: 0,
             client_wire: reshape::Settings::default(),
             server_wire: reshape::Settings::default(),
         }
@@ -139,6 +145,36 @@ pub struct ContentSite {
     /// The servers, by slot.
     pub servers: Vec<Id<Host>>,
     snapshot: Snapshot,
+    deciding: Rc<RefCell<Deciding>>,
+}
+
+/// Content workers that take their turns now and then, and hear of a snapshot sooner or later.
+struct Deciding {
+    workers: Vec<ContentWorker<NoMeter>>,
+    later: Vec<Arc<Snapshot>>,
+    random: Random,
+}
+
+impl Deciding {
+    fn new(ends: Vec<ContentEnd>, counts: Arc<SharedCounts>, seed: u64) -> Self {
+        let worker = |ends| ContentWorker::new(ends, Arc::clone(&counts), NoMeter);
+        let random = Random::new(seed ^ 0x7b1e_90ad);
+        Deciding { workers: ends.into_iter().map(worker).collect(), later: vec![], random }
+    }
+
+    fn turn(&mut self) -> bool {
+        if !self.later.is_empty() && self.random.chance(0.3) {
+            let snapshot = self.later.remove(0);
+            for worker in &mut self.workers {
+                worker.command(Command::Install(Arc::clone(&snapshot)));
+            }
+        }
+        let random = &mut self.random;
+        self.workers.iter_mut().fold(false, |did, worker| {
+            let most = if random.chance(0.5) { random.between(1, 4) as usize } else { 0 };
+            did | (worker.poll_at_most(most) > 0)
+        })
+    }
 }
 
 impl ContentSite {
@@ -147,7 +183,18 @@ impl ContentSite {
         let base = plan.addressed();
         let snapshot = plan.snapshot();
         let mut net = Network::new(base.seed);
-        let mut director = Director::new(site::workers(&base, &NoMeter, &snapshot));
+        let (rings, ends) = match plan.content_workers {
+            0 => (vec![], vec![]),
+            n => placement::rings_of(usize::from(base.workers.max(1)), n, 8),
+        };
+        let (workers, counts) = site::placed(&base, &NoMeter, &snapshot, rings);
+        let mut director = Director::new(workers);
+        let deciding = Rc::new(RefCell::new(Deciding::new(ends, counts, base.seed)));
+        if plan.content_workers > 0 {
+            deciding.borrow_mut().later.push(Arc::new(snapshot.clone()));
+            let deciding = Rc::clone(&deciding);
+            director = director.with_beside(Box::new(move || deciding.borrow_mut().turn()));
+        }
         if base.scatter {
             let mut random = Random::new(base.seed ^ 0x5ca7_7e20);
             director = director.steered(Box::new(move |_, _| random.draw() as usize >> 8));
@@ -184,7 +231,7 @@ impl ContentSite {
                 host
             })
             .collect();
-        ContentSite { net, director, clients, servers, snapshot, plan }
+        ContentSite { net, director, clients, servers, snapshot, plan, deciding }
     }
 
     /// What clients may expect.
@@ -199,6 +246,9 @@ impl ContentSite {
         let snapshot = Arc::new(self.snapshot.clone());
         let now = self.net.now();
         self.net[self.director].command(|| Command::Install(Arc::clone(&snapshot)), now);
+        if self.plan.content_workers > 0 {
+            self.deciding.borrow_mut().later.push(snapshot);
+        }
     }
 
     /// Has a server take no new connections, or take them again.

@@ -3,10 +3,12 @@
 use super::super::connection::Connections;
 use super::Desk;
 use super::choose::candidates;
-use crate::content::{Content, OnUnparsed, Sticky, Switching};
-use crate::extract::{BodyFollower, ExtractError, Framing, Groups, Method, Outcome, PacketFacts, Protocol, Replay};
-use crate::matching::{Action, GroupId};
-use crate::snapshot::{ServerState, Snapshot};
+use super::read::GroupState;
+pub(super) use super::read::{Progress, Read, is_up};
+use crate::content::{Content, OnUnparsed, Sticky};
+use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Protocol, Replay};
+use crate::matching::Action;
+use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, Phase, Taken};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
@@ -20,126 +22,24 @@ const DIALOGUE: u64 = 300_000_000_000;
 /// Bytes of headers that rules may look at.
 const HEADERS: usize = 120;
 
-/// The state of a service's groups, as rules see it.
-struct GroupState<'s> {
-    content: &'s Content,
-    snapshot: &'s Snapshot,
-    c: &'s Connections,
-}
-
-impl Groups for GroupState<'_> {
-    fn is_up(&self, group: GroupId) -> bool {
-        self.content.group(group).is_some_and(|g| g.servers.iter().any(|&s| is_up(self.snapshot, s)))
-    }
-
-    fn connections(&self, group: GroupId) -> u64 {
-        self.content.group(group).map_or(0, |g| g.servers.iter().map(|&s| self.c.counts.of(s).0).sum())
-    }
-}
-
-pub(super) fn is_up(snapshot: &Snapshot, server: u16) -> bool {
-    let s = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref);
-    s.is_some_and(|s| s.state == ServerState::Up && s.weight > 0)
-}
-
-/// A request that has been read far enough.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Read {
-    pub(super) rule: u32,
-    pub(super) method: Method,
-    /// Bytes of the head, and what is known of the body after the bytes that are there.
-    pub(super) length: u64,
-    pub(super) body: BodyFollower,
-    /// How to bring a server that speaks first to where the client stands.
-    pub(super) replay: Replay,
-    /// Hash of the name of the cookie that the response is looked through for; 0 for none.
-    pub(super) watch: u64,
-    /// Whether it may be sent again, and whether its client stays for another.
-    pub(super) repeatable: bool,
-    pub(super) keep_alive: bool,
-}
-
-/// What reading has come to.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Progress {
-    More,
-    Decided(Read),
-    Failed(ExtractError),
-}
-
-/// Reads `buffer` as far as the rules need it, and for switching by request to the head's end.
+/// Reads `buffer` here and now, with the service's own room to evaluate rules in.
 #[allow(clippy::too_many_arguments)]
-fn read(
+fn read_here(
     c: &mut Connections,
     snapshot: &Snapshot,
     content: &Content,
     service: u16,
-    extraction: &mut crate::extract::Extraction,
+    extraction: &mut Extraction,
     buffer: &[u8],
     end: bool,
     packet: &[u8],
 ) -> Progress {
     // The scratch is lent out, so that the rules can ask for the state of the groups.
     let Some(mut scratch) = c.splices.lend_scratch(service) else { return Progress::Failed(ExtractError::NotHttp) };
-    let outcome = {
-        let groups = GroupState { content, snapshot, c };
-        let facts = PacketFacts { packet, groups: &groups };
-        extraction.advance(&content.program, &content.plan, &mut scratch.1, &facts, buffer, end)
-    };
+    let groups = GroupState { content, snapshot, counts: &c.counts };
+    let progress = super::read::read(&groups, &mut scratch.1, extraction, buffer, end, packet);
     c.splices.return_scratch(service, scratch);
-    let rule = match outcome {
-        Err(e) => return Progress::Failed(e),
-        Ok(Outcome::NeedMore) => return Progress::More,
-        Ok(Outcome::NoRule) => return Progress::Failed(ExtractError::NotHttp),
-        Ok(Outcome::Rule(rule)) => rule,
-    };
-    if content.protocol != Protocol::Http || content.binding.switching == Switching::Connection {
-        let action = content.program.rule(rule).map(|(_, action)| action);
-        if action.is_some_and(|action| matches!(content.sticky(action), Sticky::Cookie(_))) {
-            // The cookie may stand behind what was enough for the rule.
-            match extraction.head(&content.plan, buffer) {
-                Err(e) => return Progress::Failed(e),
-                Ok(None) if !end => return Progress::More,
-                Ok(_) => {}
-            }
-        }
-        return Progress::Decided(Read {
-            rule,
-            method: Method::Other,
-            length: u64::MAX,
-            body: BodyFollower::UntilClose,
-            replay: extraction.replay(),
-            watch: 0,
-            repeatable: false,
-            keep_alive: false,
-        });
-    }
-    let head = match extraction.head(&content.plan, buffer) {
-        Err(e) => return Progress::Failed(e),
-        Ok(None) if end => return Progress::Failed(ExtractError::Truncated),
-        Ok(None) => return Progress::More,
-        Ok(Some(head)) => *head,
-    };
-    let mut body = match head.framing {
-        Framing::UntilClose => BodyFollower::Done,
-        framing => BodyFollower::new(framing),
-    };
-    let mut length = head.length as u64;
-    match body.feed(&buffer[head.length.min(buffer.len())..], |_| {}) {
-        Ok(used) => length += used as u64,
-        Err(e) => return Progress::Failed(e),
-    }
-    length += u64::from(body.skip());
-    Progress::Decided(Read {
-        rule,
-        method: head.method,
-        length,
-        body,
-        replay: Replay::default(),
-        watch: 0,
-        repeatable: head.repeatable,
-        keep_alive: head.keep_alive,
-    })
+    progress
 }
 
 /// Whether a client's segment belongs to the request that is being delivered: then it passes, and the server puts it in
@@ -414,6 +314,15 @@ impl<P: Port> Desk<'_, P> {
 
     /// Reads on in what has been collected, and acts on a decision.
     pub(super) fn collect(&mut self, flow: u32, b: &mut Binding) {
+        self.collect_by(flow, b, true);
+    }
+
+    /// The same without any content worker.
+    pub(super) fn collect_here(&mut self, flow: u32, b: &mut Binding) {
+        self.collect_by(flow, b, false);
+    }
+
+    fn collect_by(&mut self, flow: u32, b: &mut Binding, elsewhere: bool) {
         let service = self.c.table.get(flow).service;
         let Some(content) = self.content_of(flow) else {
             if self.is_attached(flow) && !b.settled {
@@ -437,6 +346,10 @@ impl<P: Port> Desk<'_, P> {
             return self.closed_without_request(flow, b);
         }
         let generation = self.snapshot.generation;
+        if b.errand != 0 {
+            // A content worker has it; what has come since is looked at when it comes back.
+            return;
+        }
         let mut extraction = match b.extraction.take() {
             Some(e) if b.generation == generation => e,
             Some(mut e) => {
@@ -456,8 +369,30 @@ impl<P: Port> Desk<'_, P> {
             };
             b.give_up(Some(self.now + patience));
         }
+        if elsewhere {
+            match self.send_away(b, service, extraction) {
+                Ok(()) => return,
+                Err(back) => extraction = back,
+            }
+        }
         let snapshot = self.snapshot;
-        let progress = read(self.c, snapshot, content, service, &mut extraction, &b.buffer, b.fin, &b.header);
+        let progress = read_here(self.c, snapshot, content, service, &mut extraction, &b.buffer, b.fin, &b.header);
+        let seen = b.buffer.len();
+        self.progressed(flow, b, content, extraction, progress, seen);
+    }
+
+    /// Acts on what reading `seen` bytes has come to; more may be here meanwhile.
+    pub(super) fn progressed(
+        &mut self,
+        flow: u32,
+        b: &mut Binding,
+        content: &Content,
+        mut extraction: Box<Extraction>,
+        progress: Progress,
+        seen: usize,
+    ) {
+        let service = self.c.table.get(flow).service;
+        let waits = self.is_attached(flow) && !b.settled;
         if !extraction.reply().is_empty() {
             let reply = std::mem::take(extraction.reply());
             let again = b.repeats.min(reply.len());
@@ -478,7 +413,7 @@ impl<P: Port> Desk<'_, P> {
         match progress {
             Progress::More => {
                 b.extraction = Some(extraction);
-                if !waits && b.buffer.len() >= self.room(service) {
+                if !waits && seen >= self.room(service) {
                     self.unreadable(flow, b, content, ExtractError::BodyTooLarge);
                 }
             }
@@ -524,20 +459,24 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    /// [`read`], of what is held of a request.
+    /// Reads, here, what is held of a request.
     pub(super) fn read_on(
         &mut self,
         content: &Content,
         service: u16,
-        extraction: &mut crate::extract::Extraction,
+        extraction: &mut Extraction,
         b: &Binding,
     ) -> Progress {
         let snapshot = self.snapshot;
-        read(self.c, snapshot, content, service, extraction, &b.buffer, b.fin, &b.header)
+        read_here(self.c, snapshot, content, service, extraction, &b.buffer, b.fin, &b.header)
     }
 
     /// A rule has taken the request.
     pub(super) fn decided(&mut self, flow: u32, b: &mut Binding, read: Read) {
+        if let Some(piece) = b.piece.take() {
+            // The copy of its bytes is not needed any more.
+            self.c.splices.keep_piece(piece);
+        }
         self.note_decision(flow, b, read);
         b.phase = Phase::Hold;
         self.hold(flow, b);
@@ -618,6 +557,11 @@ impl<P: Port> Desk<'_, P> {
         b.watch = action.map_or(0, |action| Self::watches(content, action));
         b.toward = Some((action.and_then(Action::group), server));
         if attached && self.c.table.get(flow).server == server {
+            if !over && b.extend().is_err() {
+                // Its body, of which more has come since the decision, is malformed: said when the response before is over.
+                b.phase = Phase::Collect;
+                return;
+            }
             return self.same_server(flow, b);
         }
         if over {
@@ -665,6 +609,9 @@ impl<P: Port> Desk<'_, P> {
         flow: u32,
         entry: u32,
     ) -> Option<Read> {
+        if self.decides_elsewhere() {
+            return None;
+        }
         let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
         // Rules look at headers and payload where they stand in the frame.
         let frame = std::mem::take(&mut batch.frames[i]);
@@ -680,7 +627,7 @@ impl<P: Port> Desk<'_, P> {
         let content = self.content_of(flow)?;
         let mut extraction = self.c.splices.extraction(content.protocol);
         let snapshot = self.snapshot;
-        let progress = read(self.c, snapshot, content, service, &mut extraction, payload, false, packet);
+        let progress = read_here(self.c, snapshot, content, service, &mut extraction, payload, false, packet);
         self.c.splices.keep_extraction(extraction);
         let Progress::Decided(mut read) = progress else { return None };
         let guess = self.c.splices.get(entry).is_guess();

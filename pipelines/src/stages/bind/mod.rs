@@ -8,6 +8,7 @@
 //! Only frames that the fast path of [`super::forward`] has left come here.
 
 mod answer;
+mod away;
 mod choose;
 mod connect;
 mod decide;
@@ -21,6 +22,7 @@ mod pass;
 mod path;
 mod pool;
 mod queueing;
+mod read;
 mod recall;
 mod receive;
 mod release;
@@ -29,6 +31,7 @@ mod sticky;
 mod timers;
 
 pub(crate) use path::told;
+pub(crate) use read::{GroupState, Progress, read};
 pub(crate) use stamps::FAR_IN_POOL;
 
 use super::connection::Connections;
@@ -97,6 +100,19 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     desk.bury_orphans();
     desk.part_from_guesses();
     more
+}
+
+/// Goes on with requests that content workers have given back. Returns how many there were.
+#[inline(never)]
+pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> usize {
+    // Asked in every turn while requests are away: most turns must not touch what all workers share.
+    let Some(first) = c.splices.away.as_mut().and_then(|away| away.receive(now)) else { return 0 };
+    let snapshot = c.snapshot.clone();
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let n = desk.come_back(first);
+    desk.bury_orphans();
+    desk.part_from_guesses();
+    n
 }
 
 /// Reads a TCP segment out of a frame that classification has parsed.
@@ -389,6 +405,10 @@ impl<'d, P: Port> Desk<'d, P> {
     /// more than that: what was acknowledged already of the next one would be taken back.
     fn acknowledged(&self, flow: u32, b: &Binding) -> u32 {
         let next = b.next();
+        if b.errand != 0 && self.is_migrated(flow) {
+            // Whose the rest is will be known when it comes back.
+            return b.start.wrapping_add(b.seen.min(b.buffer.len()) as u32);
+        }
         if b.uncut || b.cut == 0 || b.cut >= b.buffer.len() as u64 + u64::from(b.fin) || !self.is_migrated(flow) {
             return next;
         }
@@ -397,6 +417,10 @@ impl<'d, P: Port> Desk<'d, P> {
 
     /// Acknowledges to the client what is held of its request, if that may be.
     fn acknowledge(&mut self, flow: u32, b: &Binding) {
+        if b.errand != 0 && self.is_migrated(flow) {
+            // When it is back: how much may be, nobody knows yet.
+            return;
+        }
         let Some(key) = self.key_toward(flow, Place::CLIENT).filter(|_| b.may_ack && b.settled) else { return };
         let window = self.own_window(flow, b.buffer.len(), b.entry);
         let (seq, ack) = (self.client_next(b), self.acknowledged(flow, b));

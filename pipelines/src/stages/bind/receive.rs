@@ -249,8 +249,8 @@ impl<P: Port> Desk<'_, P> {
             self.moved_by(flow, FIN | ACK, Place::CLIENT);
         }
         if m.one_by_one {
-            // Read once more, for where it and its response end.
-            self.collect(flow, &mut b);
+            // Read once more, for where it and its response end; here, as the director is to be answered now.
+            self.collect_here(flow, &mut b);
         } else {
             b.uncut = true;
             b.cut = u64::MAX;

@@ -132,6 +132,7 @@ fn sample(seconds: u64) -> Sample {
             port: vec![],
             counts: Default::default(),
             workers: vec![status(0), status(1)],
+            content_workers: vec![],
             notices: vec![],
         },
         stats: Stats {
@@ -139,6 +140,7 @@ fn sample(seconds: u64) -> Sample {
             tsc_hz: 2_000_000,
             total,
             workers: vec![worker(500_000), worker(1_900_000)],
+            content_workers: vec![],
             services: vec![web, dns],
         },
     }
