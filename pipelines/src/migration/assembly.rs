@@ -78,6 +78,19 @@ impl Assemblies {
         self.open.remove(&id).map_or(Put::Strange, |a| Put::Whole(a.bytes))
     }
 
+    /// Keeps a request that was whole and cannot be taken yet, if there is room: any piece of it makes it whole again.
+    pub(crate) fn keep(&mut self, ticket: Ticket, m: &Migrate<'_>, bytes: &[u8], now: Nanos) {
+        if bytes.len() != m.total as usize || self.open.len() >= REQUESTS || self.bytes + bytes.len() > BYTES {
+            return;
+        }
+        let had = vec![u64::MAX; m.pieces().div_ceil(64)];
+        let a =
+            Assembly { like: (m.total, m.piece), bytes: bytes.to_vec(), had, missing: 0, until: now + PATIENCE };
+        if self.open.insert((ticket.session, ticket.number), a).is_none() {
+            self.bytes += bytes.len();
+        }
+    }
+
     /// Forgets what there is of a request that nobody waits for any more.
     pub(crate) fn forget(&mut self, ticket: Ticket) {
         if let Some(a) = self.open.remove(&(ticket.session, ticket.number)) {

@@ -236,6 +236,8 @@ pub(crate) struct Binding {
     pub(crate) rto: Nanos,
     /// When to send again; when to give up.
     pub(crate) resend_at: Nanos,
+    /// A later request that a filter has all of, and cannot take yet: one message of it asks again.
+    pub(crate) known_whole: bool,
     pub(crate) give_up_at: Nanos,
     pub(crate) extraction: Option<Box<Extraction>>,
     /// Generation of the snapshot whose rules `extraction` is for.
@@ -296,6 +298,7 @@ impl Default for Binding {
             timed: None,
             rto: RTO_FIRST,
             resend_at: NEVER,
+            known_whole: false,
             give_up_at: NEVER,
             extraction: None,
             generation: 0,
