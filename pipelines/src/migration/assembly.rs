@@ -88,8 +88,7 @@ impl Assemblies {
             return;
         }
         let had = vec![u64::MAX; m.pieces().div_ceil(64)];
-        let a =
-            Assembly { like: (m.total, m.piece), bytes: bytes.to_vec(), had, missing: 0, until: now + PATIENCE };
+        let a = Assembly { like: (m.total, m.piece), bytes: bytes.to_vec(), had, missing: 0, until: now + PATIENCE };
         if self.open.insert((ticket.session, ticket.number), a).is_none() {
             self.bytes += bytes.len();
         }
