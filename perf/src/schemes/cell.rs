@@ -75,10 +75,7 @@ pub(super) fn run(options: &Options, series: Series, point: Point) -> Result<Tak
     site.finish(LIMIT);
     site.net.run_for(settle);
     let ids = site.clients.clone();
-    for (id, client) in ids.iter().zip(clients(&load, options.connections)) {
-        *site.net[*id].application_mut::<HttpClient>() = client.keep_answers();
-        site.net.wake(*id);
-    }
+    ask(&mut site, clients(&load, options.connections).into_iter().map(HttpClient::keep_answers));
     let before = report(&mut site);
     let traffic = site.net.traffic(site.director);
     let (begin, mut held, mut at) = (site.net.now(), 0, 0);
@@ -113,6 +110,14 @@ pub(super) fn run(options: &Options, series: Series, point: Point) -> Result<Tak
     let stages = stages.map(|((name, before), (_, after))| (name, after.saturating_sub(before))).collect();
     let cycles = after.counters.busy_cycles.saturating_sub(before.counters.busy_cycles);
     Ok(Taken { seen, times: vec![], cycles, stages, cpu: None })
+}
+
+/// Gives the clients' hosts something new to do.
+fn ask(site: &mut Site<Undisturbed>, clients: impl IntoIterator<Item = HttpClient>) {
+    for (id, client) in site.clients.clone().into_iter().zip(clients) {
+        *site.net[id].application_mut::<HttpClient>() = client;
+        site.net.wake(id);
+    }
 }
 
 fn costs(report: &Report) -> Vec<(String, u64)> {
@@ -231,7 +236,12 @@ fn build(
         ..Plan::new(forward, false)
     };
     let scheme = match series {
-        Series::Forward | Series::ForwardDirect => return Ok(Site::build(plan, Undisturbed::new(), clients)),
+        Series::Forward => return Ok(Site::build(plan, Undisturbed::new(), clients)),
+        Series::ForwardDirect => {
+            let mut site = acquainted(options, plan, point);
+            ask(&mut site, clients);
+            return Ok(site);
+        }
         // The site says what the channel to its filters is.
         Series::Filter => Scheme::Delayed,
         Series::Delayed => Scheme::Delayed,
@@ -258,16 +268,42 @@ fn build(
         return filter::http_site(plan, &Undisturbed::new(), content, clients).ok_or(SchemesError::Silent);
     }
     let content = Arc::new(content);
-    let mut site = Site::build(plan, Undisturbed::new(), clients);
-    site.publish(|snapshot| {
-        // Wrong guesses of servers that answer directly are mended from there.
-        snapshot.own.extend(direct.then_some(SOURCE));
-        for service in snapshot.services.iter_mut().flatten() {
-            service.content = Some(Arc::clone(&content));
-            service.sources.extend(direct.then_some(SOURCE));
-        }
-    });
+    let publish = |site: &mut Site<Undisturbed>| {
+        site.publish(|snapshot| {
+            // Wrong guesses of servers that answer directly are mended from there.
+            snapshot.own.extend(direct.then_some(SOURCE));
+            for service in snapshot.services.iter_mut().flatten() {
+                service.content = Some(Arc::clone(&content));
+                service.sources.extend(direct.then_some(SOURCE));
+            }
+        });
+    };
+    if !direct {
+        let mut site = Site::build(plan, Undisturbed::new(), clients);
+        publish(&mut site);
+        return Ok(site);
+    }
+    let mut site = acquainted(options, plan, point);
+    publish(&mut site);
+    ask(&mut site, clients);
     Ok(site)
+}
+
+/// A site of direct routing at layer 4 in which every server has answered every client. For that it looks for the client's link-layer
+/// address, in this stack for one client a second: a guess would be given up meanwhile, a forwarded connection be late.
+fn acquainted(options: &Options, plan: Plan, point: Point) -> Site<Undisturbed> {
+    let few = Load::new(options, Series::ForwardDirect, Point { size: 100, keepalive: 1, ..point });
+    let servers = plan.weights.len() as u16;
+    let mut site =
+        Site::build(plan, Undisturbed::new(), (0..options.clients).map(|_| HttpClient::list(1, vec![])).collect());
+    for server in 0..servers {
+        let others = || (0..servers).filter(move |other| *other != server);
+        others().for_each(|other| site.remove_server(other));
+        ask(&mut site, clients(&few, options.clients));
+        site.finish(LIMIT);
+        others().for_each(|other| site.restore_server(other));
+    }
+    site
 }
 
 /// The window scale with which a stack of the in-process network answers: as much of its buffer as 16 bits do not hold.

@@ -322,8 +322,8 @@ pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figu
         rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
     progress("established connections, guessed rightly and plainly forwarded");
     let established = [Forward::Nat, Forward::Dr].map(|forward| {
-        // As many as there is patience for in a round of the rest.
-        let (flows, rounds) = (50 * options.connections, 3 * options.rounds);
+        // A second or two in all, however much of the rest was asked for.
+        let (flows, rounds) = ((50 * options.connections).clamp(500, 10_000), (3 * options.rounds).min(45));
         let o = stages::Options { forward, flows, packets: 10 * flows, rounds, ..stages::Options::default() };
         stages::against_forwarding(&o)
     });

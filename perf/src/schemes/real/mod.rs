@@ -24,7 +24,6 @@ use lcs_control::protocol::Stats;
 use lcs_control::run::filter::Filter;
 use lcs_hwconf::stack_arm;
 use lcs_hwconf::testbed::{ETH0, Host, Plan, ReturnPath, Testbed};
-use lcs_pipelines::tally::{GuessTally, MigrationTally, PoolTally};
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -343,11 +342,7 @@ impl Look {
             let counts = service.content.as_ref().and_then(|content| content.counts.as_ref());
             let (guesses, pool, migrations) =
                 counts.map_or((None, None, None), |c| (c.guesses.as_ref().map(|g| g.counts), c.pool, c.migrations));
-            sum.add(
-                guesses.unwrap_or(GuessTally::default()),
-                pool.unwrap_or(PoolTally::default()),
-                migrations.unwrap_or(MigrationTally::default()),
-            );
+            sum.add(guesses.unwrap_or_default(), pool.unwrap_or_default(), migrations.unwrap_or_default());
         }
         sum
     }
