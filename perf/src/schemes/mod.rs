@@ -322,9 +322,10 @@ pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figu
         rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
     progress("established connections, guessed rightly and plainly forwarded");
     let established = [Forward::Nat, Forward::Dr].map(|forward| {
-        // A second or two in all, however much of the rest was asked for.
-        let (flows, rounds) = ((50 * options.connections).clamp(500, 10_000), (3 * options.rounds).min(45));
-        let o = stages::Options { forward, flows, packets: 10 * flows, rounds, ..stages::Options::default() };
+        // A second or two in all, however much of the rest was asked for. Rounds are many and short, so that whoever else wants the
+        // core spoils few of them.
+        let (flows, rounds) = ((50 * options.connections).clamp(500, 10_000), (20 * options.rounds).min(400));
+        let o = stages::Options { forward, flows, packets: 5_000, rounds, ..stages::Options::default() };
         stages::against_forwarding(&o)
     });
     let established = established.into_iter().collect::<Result<Vec<_>, _>>()?;
