@@ -16,7 +16,7 @@ use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::command::Report;
 use lcs_pipelines::content::{Binding, Content, Guess, Pool, Scheme, Switching};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// The server that every guess is for, and the one that the other requests are for.
@@ -238,7 +238,7 @@ fn build(
     let scheme = match series {
         Series::Forward => return Ok(Site::build(plan, Undisturbed::new(), clients)),
         Series::ForwardDirect => {
-            let mut site = acquainted(options, plan, point);
+            let mut site = acquainted(options, plan);
             ask(&mut site, clients);
             return Ok(site);
         }
@@ -283,26 +283,24 @@ fn build(
         publish(&mut site);
         return Ok(site);
     }
-    let mut site = acquainted(options, plan, point);
+    let mut site = acquainted(options, plan);
     publish(&mut site);
     ask(&mut site, clients);
     Ok(site)
 }
 
-/// A site of direct routing at layer 4 in which every server has answered every client. For that it looks for the client's link-layer
-/// address, in this stack for one client a second: a guess would be given up meanwhile, a forwarded connection be late.
-fn acquainted(options: &Options, plan: Plan, point: Point) -> Site<Undisturbed> {
-    let few = Load::new(options, Series::ForwardDirect, Point { size: 100, keepalive: 1, ..point });
-    let servers = plan.weights.len() as u16;
-    let mut site =
-        Site::build(plan, Undisturbed::new(), (0..options.clients).map(|_| HttpClient::list(1, vec![])).collect());
-    for server in 0..servers {
-        let others = || (0..servers).filter(move |other| *other != server);
-        others().for_each(|other| site.remove_server(other));
-        ask(&mut site, clients(&few, options.clients));
-        site.finish(LIMIT);
-        others().for_each(|other| site.restore_server(other));
-    }
+/// A site of direct routing at layer 4 in which every server knows every client's link-layer address, because each client has asked it
+/// for something without the director. Otherwise it would have to look for it, in this stack for one client a second: a guess
+/// would be given up meanwhile, a forwarded connection be late.
+fn acquainted(options: &Options, plan: Plan) -> Site<Undisturbed> {
+    let port = plan.service().port();
+    let servers: Vec<_> = (0..plan.weights.len()).map(|n| SocketAddr::new(plan.server_address(n), port)).collect();
+    let ask_all = |_| {
+        let scripts = servers.iter().map(|&server| Script::new(server, vec![Request::get("/k0/0-0/100")]));
+        HttpClient::list(1, scripts.collect())
+    };
+    let mut site = Site::build(plan, Undisturbed::new(), (0..options.clients).map(ask_all).collect());
+    site.finish(LIMIT);
     site
 }
 

@@ -454,7 +454,9 @@ mod tests {
     /// Over direct routing a right guess leaves the server to its client; of a wrong one the response passes the director.
     #[test]
     fn a_right_guess_over_direct_routing_answers_its_client_directly() {
-        let figures = measure(&small(), |_| {}).unwrap();
+        // As many clients as by default: each has a server that knows it.
+        let many = Options { connections: 32, clients: 16, ..small() };
+        let figures = measure(&many, |_| {}).unwrap();
         let point = Point { size: 20_000, ..figures.options.base() };
         let of = |series| &figures.row(series, point).unwrap().seen;
         let (forward, hits, misses) =
