@@ -464,8 +464,9 @@ mod tests {
         assert_eq!((forward.to_clients_per_request, hits.to_clients_per_request), (0.0, 0.0));
         assert!(misses.to_clients_per_request > 20_000.0, "{misses:?}");
         assert_eq!([forward.strays, hits.strays, misses.strays], [0, 0, 0]);
-        // A hit has the segments of forwarding and no others; over NAT the response would come twice.
-        assert_eq!(hits.segments(), forward.segments());
+        // A hit has no segment that forwarding has not (its handshake's acknowledgement goes with the request); over NAT the
+        // response would come twice.
+        assert!((0.0..1.5).contains(&(forward.segments() - hits.segments())), "{forward:?}, {hits:?}");
         assert!(hits.bytes_per_request < 0.1 * of(Series::Preallocate(100)).bytes_per_request, "{hits:?}");
         assert!((hits.response.mean - forward.response.mean).abs() < 0.005 * forward.response.mean);
     }
