@@ -15,7 +15,7 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
-use lcs_pipelines::content::{Binding, Content, Group, SynPolicy};
+use lcs_pipelines::content::{self, Binding, Content, Group, SynPolicy};
 use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::{Layer4, STAGES};
 use lcs_pipelines::matching::{self, Action, Expr, Relation, Rule, RuleSet, Stickiness, Term, Value, Variable};
@@ -210,8 +210,8 @@ pub(crate) fn snapshot(scheme: Scheme, cookies: bool) -> Result<Snapshot, Connec
     Ok(s)
 }
 
-/// Makes every service of a snapshot one that is switched by content, to the servers that it has.
-pub(crate) fn switch_by_content(s: &mut Snapshot) {
+/// Makes every service of a snapshot one that is switched by content, to the servers that it has, any of which is right.
+pub(crate) fn switch_by_content(s: &mut Snapshot, scheme: content::Scheme, switching: content::Switching) {
     for service in s.services.iter_mut().flatten() {
         let action = Action::RouteTo { group: 0, stickiness: Stickiness::Service };
         let rules = RuleSet { rules: vec![Rule { name: "default".into(), condition: Expr::always(), action }] };
@@ -223,7 +223,7 @@ pub(crate) fn switch_by_content(s: &mut Snapshot) {
             plan: Plan::new(&program, Limits::default()),
             program,
             groups: vec![Group { name: "all".into(), scheduler: Scheduler::Rr, servers }],
-            binding: Binding { syn: SynPolicy::State, ..Binding::default() },
+            binding: Binding { scheme: scheme.clone(), switching, syn: SynPolicy::State, ..Binding::default() },
         }));
     }
 }

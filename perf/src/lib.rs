@@ -1,6 +1,7 @@
 //! Load, measurement, the demo and the in-process network. May use every other library.
 #![forbid(unsafe_code)]
 
+pub(crate) mod bed;
 pub mod connections;
 pub mod cps;
 pub mod decisions;

@@ -3,7 +3,10 @@
 //! The pipeline is the one that `lcs run` uses, worker loop included; only the port is in memory. Frames are written between the timed
 //! parts, so their headers are warm in the cache, as after a device's direct cache access; the flows are as cold as their number makes them.
 
+mod guessed;
 pub mod plot;
+
+pub use guessed::{Against, against_forwarding};
 
 use crate::pauses::{BareLoop, Pauses, Turns};
 use crate::summary::Summary;
@@ -50,6 +53,10 @@ pub struct Options {
     pub capacity: usize,
     /// Connections are bound by content and spliced; with NAT only. Measured against NAT in the same run.
     pub splice: bool,
+    /// Connections are bound by guesses that were right, one decision a connection; with NAT and direct routing only. Measured
+    /// against plain forwarding in the same run.
+    #[serde(default)]
+    pub preallocate: bool,
     /// Measure the cost of cycle accounting as well: every round runs once with and once without it.
     pub accounting: bool,
 }
@@ -67,6 +74,7 @@ impl Default for Options {
             ipv6: false,
             capacity: 0,
             splice: false,
+            preallocate: false,
             accounting: false,
         }
     }
@@ -87,9 +95,19 @@ pub enum StagesError {
         /// Largest that works.
         most: usize,
     },
-    /// Splicing is measured with what the bench can play.
-    #[error("--pipeline splice is measured over IPv4 only")]
+    /// What is switched by content is measured with what the bench can play.
+    #[error("--pipeline splice and --pipeline preallocate are measured over IPv4 only: leave out --ipv6")]
     Splice,
+    /// A guess was not right, or not taken for it.
+    #[error(
+        "{kept} of {flows} connections that were guessed rightly are still looked at; the figures would be of others"
+    )]
+    Guessed {
+        /// Connections.
+        flows: usize,
+        /// Those that are not of layer 4.
+        kept: usize,
+    },
     /// Frames did not come out.
     #[error("{lost} of {sent} frames were not forwarded ({reasons}); the figures would not be of forwarding")]
     Lost {
@@ -140,6 +158,9 @@ pub struct Figures {
     pub bytes_per_flow: f64,
     /// Splicing: ratio of its cost to NAT's, by round.
     pub splice_ratio: Option<Summary>,
+    /// Right guesses: ratio of their cost to plain forwarding's, by round.
+    #[serde(default)]
+    pub preallocate_ratio: Option<Summary>,
     /// Ratio of the cost with cycle accounting to that without, by round; present when asked for.
     pub accounting_ratio: Option<Summary>,
 }
@@ -181,7 +202,7 @@ pub(crate) fn worker<P: Port, M: Meter>(
 
 impl<M: Meter> Bench<MemoryPort, M> {
     fn new(o: &Options, meter: M) -> Self {
-        Self::on(o, MemoryPort::new(1, GROUP * if o.splice { 4 } else { 2 }), meter)
+        Self::on(o, MemoryPort::new(1, GROUP * if o.splice || o.preallocate { 4 } else { 2 }), meter)
     }
 
     /// Over the memory port, with all flows open.
@@ -254,6 +275,10 @@ impl<P: Wire, M: Meter> Bench<P, M> {
                 self.splice(n, n + group)?;
                 n += group;
             }
+            return Ok((vec![0.0], Turns::with_capacity(1)));
+        }
+        if self.options.preallocate {
+            self.guess_all()?;
             return Ok((vec![0.0], Turns::with_capacity(1)));
         }
         let mut turns = Turns::with_capacity(flows / 32 + 1024);
@@ -394,7 +419,8 @@ pub(crate) fn check(o: &Options) -> Result<(), StagesError> {
     let in_range = |what, given: usize, least, most| {
         if (least..=most).contains(&given) { Ok(()) } else { Err(StagesError::Range { what, given, least, most }) }
     };
-    if o.splice && (o.ipv6 || o.forward != Forward::Nat) {
+    let guessable = matches!(o.forward, Forward::Nat | Forward::Dr);
+    if (o.splice && (o.ipv6 || o.forward != Forward::Nat)) || (o.preallocate && (o.ipv6 || !guessable)) {
         return Err(StagesError::Splice);
     }
     in_range("--flows", o.flows, 1, 50_000_000)?;
@@ -435,16 +461,16 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     } else {
         None
     };
-    let mut nat = if o.splice {
-        progress("opening as many flows by NAT");
-        let mut nat = Bench::new(&Options { splice: false, ..o.clone() }, Tsc);
+    let mut nat = if o.splice || o.preallocate {
+        progress("opening as many flows that are forwarded only");
+        let mut nat = Bench::new(&Options { splice: false, preallocate: false, ..o.clone() }, Tsc);
         nat.fill()?;
         nat.round()?;
         Some(nat)
     } else {
         None
     };
-    let mut splice_ratios = vec![];
+    let mut ratios_to_plain = vec![];
     bench.round()?;
     let mut whole = vec![];
     let mut ratios = vec![];
@@ -465,9 +491,9 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             into.push(a.since(&b).cycles as f64 / packets);
         }
         if let Some(nat) = &mut nat {
-            // In the order splice, NAT, NAT, splice, so that drift cancels out.
+            // In the order measured, plain, plain, measured, so that drift cancels out.
             let (first, second) = (nat.round()?, nat.round()?);
-            splice_ratios.push((cost + bench.round()?) / (first + second));
+            ratios_to_plain.push((cost + bench.round()?) / (first + second));
         }
         if let Some(silent) = &mut silent {
             // Two more, in the other order, so that drift cancels out.
@@ -511,7 +537,8 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         expiring: Pauses::of(&first_expiring, &expiring, hz),
         bare_loop: BareLoop::run(took, hz),
         bytes_per_flow: bytes,
-        splice_ratio: (!splice_ratios.is_empty()).then(|| Summary::of(splice_ratios)),
+        splice_ratio: o.splice.then(|| Summary::of(ratios_to_plain.clone())),
+        preallocate_ratio: o.preallocate.then(|| Summary::of(ratios_to_plain)),
         accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
     })
 }
@@ -520,7 +547,11 @@ impl Figures {
     /// What packets passed, in a few words.
     fn subject(&self) -> String {
         let o = &self.options;
-        let how = if o.splice { "Splice".to_owned() } else { format!("{:?}", o.forward) };
+        let how = match (o.splice, o.preallocate) {
+            (true, _) => "Splice".to_owned(),
+            (_, true) => format!("Right guesses over {:?}", o.forward),
+            _ => format!("{:?}", o.forward),
+        };
         format!("{how} over {}, {} flows", if o.ipv6 { "IPv6" } else { "IPv4" }, o.flows)
     }
 }
@@ -564,6 +595,10 @@ impl fmt::Display for Figures {
         write!(f, "state: {:.1} bytes a flow", self.bytes_per_flow)?;
         if let Some(r) = &self.splice_ratio {
             write!(f, "\nsplice / NAT, interleaved: {:.3} ({:.3} – {:.3})", r.median, r.quartiles.0, r.quartiles.1)?;
+        }
+        if let Some(r) = &self.preallocate_ratio {
+            let (r, low, high) = (r.median, r.quartiles.0, r.quartiles.1);
+            write!(f, "\nright guess / plain forwarding, interleaved: {r:.3} ({low:.3} – {high:.3})")?;
         }
         if let Some(r) = &self.accounting_ratio {
             let percent = |v: f64| (v - 1.0) * 100.0;

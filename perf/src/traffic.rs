@@ -10,6 +10,7 @@ use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::headers::build::Packet;
 use lcs_dataplane::headers::protocol;
 use lcs_dataplane::headers::tcp::flags::ACK;
+use lcs_pipelines::content::{Guess, Scheme, Switching};
 use lcs_pipelines::snapshot::{Forward, Interface, NextHop, Scheduler, Server, ServerState, Service, Snapshot};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -97,7 +98,14 @@ pub fn snapshot(o: &Options) -> Snapshot {
         }));
     }
     if o.splice {
-        crate::connections::switch_by_content(&mut s);
+        crate::connections::switch_by_content(&mut s, Scheme::Delayed, Switching::Request);
+    }
+    if o.preallocate {
+        crate::connections::switch_by_content(&mut s, Scheme::Preallocate(Guess::Hash), Switching::Connection);
+        // Behind direct routing, what would mend a wrong guess; without it nothing is guessed.
+        for service in s.services.iter_mut().flatten().filter(|service| service.sources.is_empty()) {
+            service.sources.push(source);
+        }
     }
     for r in 0..o.servers {
         s.next_hops.push(NextHop::new(MacAddr([2, 0, 0, 1, (r >> 8) as u8, r as u8]), DIRECTOR, 0, server_mtu(o)));

@@ -7,7 +7,7 @@
 mod binding;
 #[path = "direct.rs"]
 mod direct;
-#[path = "migration.rs"]
+#[path = "migration/main.rs"]
 mod migration;
 #[path = "pooled.rs"]
 mod pooled;

@@ -28,14 +28,14 @@ fn simulated_figures_repeat_and_plots_and_report_are_written() {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said}"))
     };
     let simulated = |figures: &Value| -> Vec<Value> {
-        figures["rows"].as_array().unwrap().iter().map(|row| row["simulated"].clone()).collect()
+        figures["rows"].as_array().unwrap().iter().map(|row| row["seen"].clone()).collect()
     };
     let (plain, plotted) = (figures(&plain), figures(&plotted));
-    // Two sizes with seven series each, and one more hit rate.
-    assert_eq!(simulated(&plain).len(), 15);
+    // Two sizes with ten series each, and one more hit rate, both ways.
+    assert_eq!(simulated(&plain).len(), 22);
     assert_eq!(simulated(&plain), simulated(&plotted));
     for row in plain["rows"].as_array().unwrap() {
-        assert!(row["simulated"]["response"]["mean"].as_f64().unwrap() > 4e6, "{row}");
+        assert!(row["seen"]["response"]["mean"].as_f64().unwrap() > 4e6, "{row}");
         assert!(row["cycles"]["per_connection"]["median"].as_f64().unwrap() > 0.0, "{row}");
     }
     let read = |name: &str| std::fs::read_to_string(plots.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -58,6 +58,8 @@ fn options_that_cannot_be_used_are_refused_with_what_to_write_instead() {
         (&["--loss", "90%"], "between 0 and 0.3"),
         (&["--rtt", "1us"], "between 0.02ms and 10000ms"),
         (&["--rules", "0"], "between 1 and 10000"),
+        (&["--rtt", "1ms", "--port", "af_xdp"], "the links are the kernel's own"),
+        (&["--server-loss", "1%", "--port", "af_xdp"], "for the modelled links of --port memory"),
     ] {
         let output = schemes(arguments);
         let said = text(&output.stderr);

@@ -79,6 +79,12 @@ impl Filter {
         stack_arm::check(&rtnl, &self.stack, &ends).map_err(|e| port_error(e.to_string()))?;
         let arm = rtnl.link(&self.stack).map_err(|e| port_error(e.to_string()))?;
         let mac = MacAddr(arm.mac.unwrap_or_default());
+        for name in [&self.interface, &self.stack] {
+            let queues = lcs_hwconf::links::interface(name).map_err(|e| port_error(e.to_string()))?.receive_queues;
+            if queues != 1 {
+                return Err(port_error(many_queues(name, queues)));
+            }
+        }
         let mut listen = self.listen.clone();
         if listen.is_empty() {
             let own = rtnl.addresses(&self.interface).map_err(|e| port_error(e.to_string()))?;
@@ -123,6 +129,14 @@ impl Filter {
             services: self.services.iter().map(|at| service(*at, &receiver)).collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// A message of a director's would reach one worker, and its client's segments another.
+fn many_queues(name: &str, queues: u32) -> String {
+    format!(
+        "{name} has {queues} receive queues, and a filter has one worker, which polls one: set the interface to one \
+         (`ethtool -L {name} combined 1`, or rx 1)"
+    )
 }
 
 /// A service whose server is this host's stack, at the service's own endpoint.

@@ -24,7 +24,7 @@ use report::{Host, Report, Scenario};
 use root::scene::Setup;
 
 /// Names of the scenarios, each of which is played over IPv4 and over IPv6.
-pub const SCENARIOS: [&str; 16] = [
+pub const SCENARIOS: [&str; 20] = [
     "nat",
     "fullnat",
     "dr",
@@ -38,9 +38,13 @@ pub const SCENARIOS: [&str; 16] = [
     "preallocate-miss",
     "preallocate-hit-dr",
     "preallocate-miss-dr",
+    "preallocate-hit-tun",
+    "preallocate-miss-tun",
     "pooled",
     "filter-dr",
     "filter-tun",
+    "filter-keepalive",
+    "filter-fallback",
 ];
 
 /// Which port the director has.

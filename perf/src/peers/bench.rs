@@ -9,17 +9,16 @@ use std::time::{Duration, Instant};
 use lcs_control::protocol::WorkerStats;
 use lcs_hwconf::ethtool::Offload;
 use lcs_hwconf::testbed::{ETH0, Plan, Testbed};
-use lcs_hwconf::{cores, steering};
 
 use super::configure::{self, Site};
-use super::cpu::{self, Watched};
 use super::program::{self, Folder, Program};
 use super::subject::{Peer, Subject};
 use super::traffic::server::Server;
 use super::workload::{GROUPS, Traffic};
 use super::{Options, PeersError};
+use crate::bed::cpu::{self, Watched};
+use crate::bed::{self, Alone};
 use crate::demo::interrupt::Interrupt;
-use crate::demo::root::director::Director;
 
 /// The service's port.
 const PORT: u16 = 80;
@@ -66,23 +65,10 @@ impl Bench {
         for peer in Peer::ALL {
             bench.bed.give_virtual_address(bench.service(peer).ip())?;
         }
-        if let Err(e) = bench.steer() {
+        if let Err(e) = bed::receive_apart(&bench.bed, bench.core, &bench.others) {
             bench.notes.push(format!("receive work runs on the sender's core and not on the receiver's: {e}"));
         }
         Ok(bench)
-    }
-
-    /// What comes to the director is received on its core, everything else on the others'.
-    fn steer(&self) -> Result<(), lcs_hwconf::Error> {
-        let rest = self.others[0];
-        steering::receive_on(self.bed.director().namespace(), &[ETH0], Some(self.core))?;
-        steering::receive_on(self.bed.client().namespace(), &[ETH0], Some(rest))?;
-        let mut ports: Vec<&str> = vec![self.bed.client().name(), self.bed.director().name()];
-        for (at, server) in self.bed.servers().iter().enumerate() {
-            steering::receive_on(server.namespace(), &[ETH0], Some(self.other(at)))?;
-            ports.push(server.name());
-        }
-        steering::receive_on(self.bed.switch().namespace(), &ports, Some(rest))
     }
 
     /// The director's core.
@@ -93,11 +79,6 @@ impl Bench {
     /// The client's core.
     pub fn client_core(&self) -> usize {
         self.others[0]
-    }
-
-    fn other(&self, at: usize) -> usize {
-        // The first is the client's, where there are several.
-        self.others[(at + 1) % self.others.len()]
     }
 
     /// The network's hosts.
@@ -131,7 +112,7 @@ impl Bench {
     pub fn serve(&self, traffic: &Arc<Traffic>) -> Result<Vec<Server>, PeersError> {
         let start = |(at, host)| {
             let addresses: Vec<SocketAddr> = Peer::ALL.iter().map(|peer| self.site(*peer).servers[at]).collect();
-            Ok(Server::start(host, &addresses, self.other(at), Arc::clone(traffic))?)
+            Ok(Server::start(host, &addresses, bed::server_core(&self.others, at), Arc::clone(traffic))?)
         };
         self.bed.servers().iter().enumerate().map(start).collect()
     }
@@ -145,15 +126,8 @@ impl Bench {
         let folder = Folder::create().map_err(PeersError::Folder)?;
         let write = |files: &[configure::File]| folder.write(files).map_err(PeersError::Folder);
         let in_folder = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
-        let mut placed = Placed {
-            bench: self,
-            inside: Inside::Kernel,
-            watched: Watched { core: self.core, niced: cpu::is_niced(), ..Watched::default() },
-            notes: vec![],
-        };
-        // The kernel's own threads of the core count whoever they work for.
-        let softirq = steering::kernel_threads(&format!("ksoftirqd/{}", self.core));
-        placed.watched.kernel = softirq.into_iter().map(|id| (id, id)).collect();
+        let mut placed =
+            Placed { bench: self, inside: Inside::Kernel, watched: bed::watched(self.core), notes: vec![] };
         match subject.peer {
             Peer::Forward => {}
             Peer::Nftables => {
@@ -199,20 +173,20 @@ impl Bench {
 }
 
 #[derive(Debug)]
-enum Inside {
+enum Inside<'a> {
     Kernel,
     Nftables,
     Ipvs,
     // The folder goes behind the program that has its files open.
     Program(Program, #[allow(dead_code)] Folder),
-    Director(Box<Director>),
+    Director(Box<Alone<'a>>),
 }
 
 /// A subject in place; it's taken away when this is dropped.
 #[derive(Debug)]
 pub struct Placed<'a> {
     bench: &'a Bench,
-    inside: Inside,
+    inside: Inside<'a>,
     /// Whose time counts.
     pub watched: Watched,
     /// What is not as it should be.
@@ -252,32 +226,18 @@ impl Placed<'_> {
     fn direct(&mut self, site: &Site, rules: &Path) -> Result<(), PeersError> {
         let (bed, core) = (&self.bench.bed, self.bench.core);
         let own: IpAddr = bed.director_inner_address(false);
-        let before = cpu::threads(std::process::id());
-        // Its threads inherit the core of the one that starts them.
-        let started = thread::scope(|scope| {
-            let start = || {
-                cores::pin(core)?;
-                Director::start_on(bed.director(), |socket| configure::director(site, own, ETH0, core, rules, socket))
-            };
-            scope.spawn(start).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        self.inside = Inside::Director(Box::new(started?));
-        // Frames reach an AF_XDP socket in NAPI, which a veth runs on the sender's core: it's work of the director's.
-        match steering::poll_in_thread(bed.director().namespace(), ETH0, core) {
-            Ok(ids) => self.watched.kernel.extend(ids.into_iter().map(|id| (id, id))),
-            Err(e) => {
-                self.notes.push(format!("ours: its receive work ran on the senders' core and isn't counted: {e}"))
-            }
-        }
-        let now = cpu::threads(std::process::id());
-        self.watched.process = now.into_iter().filter(|thread| !before.contains(thread)).collect();
+        let text = |socket: &str| configure::director(site, own, ETH0, core, rules, socket);
+        let mut alone = Alone::start(bed, core, text)?;
+        self.watched = std::mem::take(&mut alone.watched);
+        self.notes.extend(alone.note.take().map(|note| format!("ours: {note}")));
+        self.inside = Inside::Director(Box::new(alone));
         Ok(())
     }
 
     /// What our director has counted, and cycles in a second.
     pub fn stats(&mut self) -> Result<Option<(WorkerStats, u64)>, PeersError> {
         let Inside::Director(director) = &mut self.inside else { return Ok(None) };
-        let stats = director.stats()?;
+        let stats = director.director.stats()?;
         Ok(Some((stats.total, stats.tsc_hz)))
     }
 
@@ -297,10 +257,6 @@ impl Drop for Placed<'_> {
                 program::run(director, "nft", &words)
             }
             Inside::Ipvs => program::run(director, "ipvsadm", &["-C".to_owned()]),
-            Inside::Director(_) => {
-                let _ = steering::poll_in_place(director.namespace(), ETH0);
-                Ok(())
-            }
             _ => Ok(()),
         };
     }

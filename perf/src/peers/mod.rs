@@ -8,12 +8,11 @@
 
 mod bench;
 mod configure;
-mod cpu;
 mod program;
 pub mod report;
 mod subject;
-mod traffic;
-mod workload;
+pub(crate) mod traffic;
+pub(crate) mod workload;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,10 +22,11 @@ use std::time::Duration;
 use lcs_hwconf::cores;
 use serde::{Deserialize, Serialize};
 
+use crate::bed::cpu::{self, Used, Watched};
+use crate::bed::{self, CoresError};
 use crate::demo::interrupt::{Interrupt, Interrupted};
 use crate::demo::root;
 use bench::Bench;
-use cpu::{Used, Watched};
 use report::{Cell, Figures, Row, Skipped, Slot};
 use traffic::client::{self, Load};
 use workload::Traffic;
@@ -162,19 +162,13 @@ impl Options {
 
     /// The director's core and the others'.
     fn cores(&self) -> Result<(usize, Vec<usize>), PeersError> {
-        let available: Vec<usize> = cores::available()?.into_iter().map(|core| core.id).collect();
-        let (Some(last), 2..) = (available.last(), available.len()) else {
-            return Err(PeersError::Cores(format!("core {}", cores::format_list(&available))));
-        };
-        let core = self.core.unwrap_or(*last);
-        if !available.contains(&core) {
-            return Err(PeersError::Range {
-                what: "a core",
-                value: core.to_string(),
-                mend: "one that this process may run on",
-            });
-        }
-        Ok((core, available.into_iter().filter(|other| *other != core).collect()))
+        bed::cores(self.core).map_err(|e| match e {
+            CoresError::Few(which) => PeersError::Cores(which),
+            CoresError::Foreign(core) => {
+                PeersError::Range { what: "a core", value: core.to_string(), mend: "one that this process may run on" }
+            }
+            CoresError::System(e) => e.into(),
+        })
     }
 
     /// The cells: what, how and with bodies of how many bytes.

@@ -6,9 +6,9 @@ use std::fmt;
 use lcs_control::protocol::WorkerStats;
 use serde::{Deserialize, Serialize};
 
-use super::cpu::Used;
 use super::traffic::client::Outcome;
 use super::{Mode, Options, Peer, Subject, Workload};
+use crate::bed::cpu::Used;
 use crate::summary::Summary;
 
 /// Share of the core that may be busy with nothing of ours before a round: with more, its core time says nothing.

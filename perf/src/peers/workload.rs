@@ -151,6 +151,24 @@ impl Traffic {
         Traffic { mode, requests, rules, response: pattern(response), alternate }
     }
 
+    /// Requests for these targets, each with the group whose server must answer, on connections that the client ends; every response has
+    /// so many bytes.
+    pub fn of(targets: impl IntoIterator<Item = (String, usize)>, response: usize) -> Self {
+        let request = |(at, (target, group)): (usize, (String, usize))| {
+            let head = format!(
+                "GET {target} HTTP/1.1\r\nHost: www.example.com\r\nUser-Agent: lcs-perf\r\nAccept: */*\r\nX-Request: {at}\r\n\r\n"
+            );
+            Request { body: head.len()..head.len(), bytes: head.into_bytes(), target, group }
+        };
+        Traffic {
+            mode: Mode::KeepAlive,
+            requests: targets.into_iter().enumerate().map(request).collect(),
+            rules: Rules::Prefixes(vec![]),
+            response: pattern(response),
+            alternate: false,
+        }
+    }
+
     /// The request number `turn` of the connection number `connection`.
     pub fn request(&self, connection: usize, turn: usize) -> usize {
         let turn = if self.alternate { turn } else { 0 };

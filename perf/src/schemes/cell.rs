@@ -1,21 +1,22 @@
 //! One series at one point: a site on the in-process network, its clients' connections, and what was seen of them.
 
+use super::load::{Load, rule_set};
+use super::seen::{Counted, Seen, Spread, Taken};
 use super::{Options, Point, SchemesError, Series};
 use crate::network::content::{filter, rules};
 use crate::network::host::Host;
 use crate::network::http::{HttpClient, Request, Script};
 use crate::network::link::Faults;
-use crate::network::random::{Random, mix};
+use crate::network::random::Random;
 use crate::network::site::{Plan, Site};
 use crate::network::stack::TcpSettings;
 use crate::network::{Id, MILLISECOND, SECOND};
 use lcs_dataplane::cycles::{Meter, tsc, tsc_hz};
 use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::command::Report;
-use lcs_pipelines::content::{Binding, Content, Guess, Pool, Scheme};
+use lcs_pipelines::content::{Binding, Content, Guess, Pool, Scheme, Switching};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
-use serde::{Deserialize, Serialize};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// The server that every guess is for, and the one that the other requests are for.
@@ -27,6 +28,8 @@ pub(super) const SHORTEST: Nanos = 2 * Faults::NONE.delay;
 const CLIENT_RATE: u64 = 1_000_000_000;
 /// Connections of each client before anything is measured: neighbours are known then, and what is built once is.
 const WARM_UP: usize = 2;
+/// An address of the director's in the servers' network of direct routing.
+const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 200));
 /// In which everything must be done.
 const LIMIT: Nanos = 3_600 * SECOND;
 
@@ -64,80 +67,15 @@ impl Meter for Undisturbed {
     }
 }
 
-/// Times, ns.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
-    /// Their mean.
-    pub mean: f64,
-    /// The middle one.
-    pub p50: Nanos,
-    /// What one of a hundred exceeds.
-    pub p99: Nanos,
-    /// The longest.
-    pub max: Nanos,
-}
-
-impl Spread {
-    fn of(mut times: Vec<Nanos>) -> Spread {
-        times.sort_unstable();
-        let at = |q: f64| times.get(((times.len() as f64 - 1.0) * q).round() as usize).copied().unwrap_or(0);
-        let mean = times.iter().sum::<Nanos>() as f64 / times.len().max(1) as f64;
-        Spread { mean, p50: at(0.5), p99: at(0.99), max: at(1.0) }
-    }
-}
-
-/// What was seen in simulated time, and counted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Simulated {
-    /// Connections that were carried out.
-    pub connections: u64,
-    /// Requests that were answered.
-    pub requests: u64,
-    /// Requests that were not: where links lose frames, a connection may be given up.
-    pub failed: u64,
-    /// From a client's SYN to the last byte of the connection's last response, ns.
-    pub response: Spread,
-    /// Answers a second of simulated time, all clients together. The director takes no simulated time but 2 µs to gather
-    /// a burst, so it is the network's round trips that bound this.
-    pub requests_per_second: f64,
-    /// Frames that came to the director, a connection.
-    pub segments_in: f64,
-    /// Frames that it sent.
-    pub segments_out: f64,
-    /// Bytes of these and those, a request; link-layer header included, FCS not.
-    pub bytes_per_request: f64,
-    /// Bytes of requests that the director held at once, at most.
-    pub buffered_at_most: usize,
-}
-
-impl Simulated {
-    /// Frames through the director a connection, in and out.
-    pub fn segments(&self) -> f64 {
-        self.segments_in + self.segments_out
-    }
-}
-
-/// What one round has seen.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub simulated: Simulated,
-    /// Of the director's busy turns.
-    pub cycles: u64,
-    pub stages: Vec<(String, u64)>,
-}
-
 /// Runs one series at one point, once.
 pub(super) fn run(options: &Options, series: Series, point: Point) -> Result<Taken, SchemesError> {
     let load = Load::new(options, series, point);
-    let mut site = build(options, series, point, load.clients(WARM_UP * options.clients))?;
+    let mut site = build(options, series, point, clients(&load, WARM_UP * options.clients))?;
     let settle = 20 * (options.rtt + options.server_rtt) + 100 * MILLISECOND;
     site.finish(LIMIT);
     site.net.run_for(settle);
-    let clients = site.clients.clone();
-    for (id, client) in clients.iter().zip(load.clients(options.connections)) {
-        *site.net[*id].application_mut::<HttpClient>() = client.keep_answers();
-        site.net.wake(*id);
-    }
+    let ids = site.clients.clone();
+    ask(&mut site, clients(&load, options.connections).into_iter().map(HttpClient::keep_answers));
     let before = report(&mut site);
     let traffic = site.net.traffic(site.director);
     let (begin, mut held, mut at) = (site.net.now(), 0, 0);
@@ -145,28 +83,41 @@ pub(super) fn run(options: &Options, series: Series, point: Point) -> Result<Tak
     site.net.run(begin + LIMIT, |net| {
         held = held.max(net[director].workers().iter().map(|w| w.pipeline().buffered()).sum());
         // Those before have finished; the check is as cheap as one client's.
-        while at < clients.len() && net[clients[at]].application::<HttpClient>().finished() {
+        while at < ids.len() && net[ids[at]].application::<HttpClient>().finished() {
             at += 1;
         }
-        at == clients.len()
+        at == ids.len()
     });
-    let seconds = last_answer(&site, &clients).saturating_sub(begin) as f64 / SECOND as f64;
+    let seconds = last_answer(&site, &ids).saturating_sub(begin) as f64 / SECOND as f64;
     site.net.run_for(settle);
     let after = report(&mut site);
     let now = site.net.traffic(director);
-    let mut simulated = seen(&site, &clients, series, &load)?;
+    let mut seen = seen(options, &site, &ids, series, &load)?;
     let per = |n: u64, of: u64| n as f64 / of.max(1) as f64;
     let frames = [0, 1].map(|side| now[side].offered - traffic[side].offered);
     let bytes: u64 = (0..2).map(|side| now[side].offered_bytes - traffic[side].offered_bytes).sum();
-    simulated.requests_per_second = if seconds > 0.0 { simulated.requests as f64 / seconds } else { 0.0 };
-    simulated.segments_in = per(frames[0], simulated.connections);
-    simulated.segments_out = per(frames[1], simulated.connections);
-    simulated.bytes_per_request = per(bytes, simulated.requests);
-    simulated.buffered_at_most = held;
+    let counted = counted(&after).since(&counted(&before));
+    let hits = if series == Series::Matching { options.connections } else { load.hits(options.connections) };
+    seen.requests_per_second = if seconds > 0.0 { seen.requests as f64 / seconds } else { 0.0 };
+    seen.segments_in = per(frames[0], seen.connections);
+    seen.segments_out = per(frames[1], seen.connections);
+    seen.bytes_per_request = per(bytes, seen.requests);
+    seen.to_servers_per_request = per(counted.to_servers, seen.requests);
+    seen.to_clients_per_request = per(counted.to_clients, seen.requests);
+    seen.strays = counted.strays(series, options.connections as u64, hits as u64);
+    seen.buffered_at_most = Some(held);
     let stages = costs(&before).into_iter().zip(costs(&after));
     let stages = stages.map(|((name, before), (_, after))| (name, after.saturating_sub(before))).collect();
     let cycles = after.counters.busy_cycles.saturating_sub(before.counters.busy_cycles);
-    Ok(Taken { simulated, cycles, stages })
+    Ok(Taken { seen, times: vec![], cycles, stages, cpu: None })
+}
+
+/// Gives the clients' hosts something new to do.
+fn ask(site: &mut Site<Undisturbed>, clients: impl IntoIterator<Item = HttpClient>) {
+    for (id, client) in site.clients.clone().into_iter().zip(clients) {
+        *site.net[id].application_mut::<HttpClient>() = client;
+        site.net.wake(id);
+    }
 }
 
 fn costs(report: &Report) -> Vec<(String, u64)> {
@@ -174,6 +125,19 @@ fn costs(report: &Report) -> Vec<(String, u64)> {
     let receive = ("receive".to_owned(), report.counters.receive.cycles);
     let transmit = ("transmit".to_owned(), report.counters.transmit.cycles);
     std::iter::once(receive).chain(inner).chain(std::iter::once(transmit)).collect()
+}
+
+/// What the director has counted of servers, guesses, pools and filters.
+fn counted(report: &Report) -> Counted {
+    let mut sum = Counted::default();
+    for server in &report.servers {
+        sum.to_servers += server.bytes_in;
+        sum.to_clients += server.bytes_out;
+    }
+    for tally in report.content.services.iter().flatten() {
+        sum.add(tally.guesses, tally.pool, tally.migrations);
+    }
+    sum
 }
 
 fn report(site: &mut Site<Undisturbed>) -> Report {
@@ -188,11 +152,12 @@ fn last_answer(site: &Site<Undisturbed>, clients: &[Id<Host>]) -> Nanos {
 
 /// What the clients have seen.
 fn seen(
+    options: &Options,
     site: &Site<Undisturbed>,
     clients: &[Id<Host>],
     series: Series,
     load: &Load,
-) -> Result<Simulated, SchemesError> {
+) -> Result<Seen, SchemesError> {
     let (mut times, mut requests, mut failed, mut connections) = (vec![], 0, 0, 0);
     let mut first = None;
     for id in clients {
@@ -207,27 +172,31 @@ fn seen(
                 times.push(answers.iter().map(|a| a.latency).sum());
             }
         }
-        if !matches!(series, Series::Forward | Series::Matching)
-            && let Some(a) = seen.answers.iter().find(|a| a.server != load.server(&a.path))
+        if !series.is_indifferent()
+            && let Some(a) = seen.answers.iter().find(|a| a.server != server(load, &a.path))
         {
             return Err(SchemesError::Misrouted { series, path: a.path.clone(), server: a.server.clone() });
         }
     }
-    if failed > 0 && (!load.lossy || times.is_empty()) {
+    let lossy = options.loss + options.server_loss > 0.0;
+    if failed > 0 && (!lossy || times.is_empty()) {
         let asked = requests + failed;
         let first = first.unwrap_or_default();
         return Err(SchemesError::Lost { series, size: load.point.size, failed, asked, first });
     }
-    Ok(Simulated {
+    Ok(Seen {
         connections,
         requests,
         failed,
+        strays: 0,
         response: Spread::of(times),
         requests_per_second: 0.0,
         segments_in: 0.0,
         segments_out: 0.0,
         bytes_per_request: 0.0,
-        buffered_at_most: 0,
+        to_servers_per_request: 0.0,
+        to_clients_per_request: 0.0,
+        buffered_at_most: None,
     })
 }
 
@@ -247,7 +216,7 @@ fn build(
     };
     let forward = match series {
         Series::Pooled => Forward::FullNat,
-        Series::Filter => Forward::Dr,
+        Series::Filter | Series::ForwardDirect | Series::PreallocateDirect(_) => Forward::Dr,
         _ => Forward::Nat,
     };
     // Without congestion control: its first window is two segments of 536 B in this stack, ten times less than in today's
@@ -268,6 +237,11 @@ fn build(
     };
     let scheme = match series {
         Series::Forward => return Ok(Site::build(plan, Undisturbed::new(), clients)),
+        Series::ForwardDirect => {
+            let mut site = acquainted(options, plan);
+            ask(&mut site, clients);
+            return Ok(site);
+        }
         // The site says what the channel to its filters is.
         Series::Filter => Scheme::Delayed,
         Series::Delayed => Scheme::Delayed,
@@ -276,94 +250,81 @@ fn build(
             Scheme::Pooled(Pool { idle: options.clients as u32, most: 2 * options.clients as u32, ..Pool::default() })
         }
         Series::Matching => Scheme::Preallocate(Guess::Hash),
-        Series::Preallocate(_) => Scheme::Preallocate(Guess::Server(GUESSED.to_owned())),
+        Series::Preallocate(_) | Series::PreallocateDirect(_) => Scheme::Preallocate(Guess::Server(GUESSED.to_owned())),
     };
     // Where rules are only evaluated, each is content with either server.
     let [guessed, other] = if series == Series::Matching { [vec![0, 1], vec![0, 1]] } else { [vec![0], vec![1]] };
     let groups = vec![("guessed".to_owned(), guessed), ("other".to_owned(), other)];
     let scheduler = plan.scheduler;
     let compile = |binding| rules::compile(&rule_set(point.rules), &groups, scheduler, binding);
+    let direct = matches!(series, Series::PreallocateDirect(_));
+    let switching = if direct { Switching::Connection } else { Switching::default() };
+    let server_scale = direct.then_some(server_scale(tcp.receive_buffer));
     // Which compiles whatever the scheme is, or does not.
-    let content = compile(Binding { scheme, ..Binding::default() }).map_err(SchemesError::Rules)?;
+    let binding = Binding { scheme, switching, server_scale, ..Binding::default() };
+    let content = compile(binding).map_err(SchemesError::Rules)?;
     if series == Series::Filter {
         let content = |binding| Content { binding, ..content };
         return filter::http_site(plan, &Undisturbed::new(), content, clients).ok_or(SchemesError::Silent);
     }
     let content = Arc::new(content);
-    let mut site = Site::build(plan, Undisturbed::new(), clients);
-    site.publish(|snapshot| {
-        for service in snapshot.services.iter_mut().flatten() {
-            service.content = Some(Arc::clone(&content));
-        }
-    });
+    let publish = |site: &mut Site<Undisturbed>| {
+        site.publish(|snapshot| {
+            // Wrong guesses of servers that answer directly are mended from there.
+            snapshot.own.extend(direct.then_some(SOURCE));
+            for service in snapshot.services.iter_mut().flatten() {
+                service.content = Some(Arc::clone(&content));
+                service.sources.extend(direct.then_some(SOURCE));
+            }
+        });
+    };
+    if !direct {
+        let mut site = Site::build(plan, Undisturbed::new(), clients);
+        publish(&mut site);
+        return Ok(site);
+    }
+    let mut site = acquainted(options, plan);
+    publish(&mut site);
+    ask(&mut site, clients);
     Ok(site)
 }
 
-/// So many rules about the beginning of a path, each second one for the server that is guessed; what none takes is for the other.
-fn rule_set(rules: usize) -> String {
-    let mut text = String::new();
-    for n in 0..rules {
-        let group = if n % 2 == 0 { "guessed" } else { "other" };
-        text.push_str(&format!("r{n}: if (prefix(url, \"/k{n}/\")) routeTo({group})\n"));
-    }
-    text.push_str("default: routeTo(other)\n");
-    text
+/// A site of direct routing at layer 4 in which every server knows every client's link-layer address, because each client has asked it
+/// for something without the director. Otherwise it would have to look for it, in this stack for one client a second: a guess
+/// would be given up meanwhile, a forwarded connection be late.
+fn acquainted(options: &Options, plan: Plan) -> Site<Undisturbed> {
+    let port = plan.service().port();
+    let servers: Vec<_> = (0..plan.weights.len()).map(|n| SocketAddr::new(plan.server_address(n), port)).collect();
+    let ask_all = |_| {
+        let scripts = servers.iter().map(|&server| Script::new(server, vec![Request::get("/k0/0-0/100")]));
+        HttpClient::list(1, scripts.collect())
+    };
+    let mut site = Site::build(plan, Undisturbed::new(), (0..options.clients).map(ask_all).collect());
+    site.finish(LIMIT);
+    site
 }
 
-/// What clients ask.
-struct Load {
-    point: Point,
-    /// Connections of a hundred that are for the server that is guessed.
-    share: u8,
-    lossy: bool,
-    clients: usize,
-    seed: u64,
-    target: SocketAddr,
+/// The window scale with which a stack of the in-process network answers: as much of its buffer as 16 bits do not hold.
+fn server_scale(receive_buffer: usize) -> u8 {
+    (usize::BITS - receive_buffer.leading_zeros()).saturating_sub(16) as u8
 }
 
-impl Load {
-    fn new(options: &Options, series: Series, point: Point) -> Self {
-        // Where nothing is guessed, both servers get as much.
-        let share = if let Series::Preallocate(percent) = series { percent } else { 50 };
-        let seed = mix(options.seed ^ mix((point.size + 1) as u64 ^ mix((point.rules + 1) as u64)));
-        let lossy = options.loss + options.server_loss > 0.0;
-        let target = Plan::new(Forward::Nat, false).service();
-        Load { point, share, lossy, clients: options.clients, seed, target }
-    }
+/// The clients' applications, with so many connections between them.
+fn clients(load: &Load, connections: usize) -> Vec<HttpClient> {
+    let target = Plan::new(Forward::Nat, false).service();
+    let mut random = Random::new(load.seed);
+    let all = load.connections(connections, &mut random);
+    let mut script = |(n, guessed): (usize, bool)| {
+        // All requests of a connection are for one server: what a guess costs or saves is paid at its first.
+        let requests = (0..load.point.keepalive).map(|k| Request::get(&load.path(guessed, n, k, &mut random)));
+        Script::new(target, requests.collect())
+    };
+    all.into_iter().map(|scripts| HttpClient::list(1, scripts.into_iter().map(&mut script).collect())).collect()
+}
 
-    /// The clients, with so many connections between them, of which exactly the share is for the server that is guessed.
-    fn clients(&self, connections: usize) -> Vec<HttpClient> {
-        let hits = (connections * usize::from(self.share) + 50) / 100;
-        let mut random = Random::new(self.seed);
-        let mut guessed: Vec<bool> = (0..connections).map(|n| n < hits).collect();
-        for n in (1..connections).rev() {
-            guessed.swap(n, random.below(n as u64 + 1) as usize);
-        }
-        let mut scripts: Vec<Vec<Script>> = (0..self.clients).map(|_| vec![]).collect();
-        for (n, guessed) in guessed.into_iter().enumerate() {
-            // All requests of a connection are for one server: what a guess costs or saves is paid at its first.
-            let requests = (0..self.point.keepalive).map(|k| Request::get(&self.path(guessed, n, k, &mut random)));
-            scripts[n % self.clients].push(Script::new(self.target, requests.collect()));
-        }
-        scripts.into_iter().map(|scripts| HttpClient::list(1, scripts)).collect()
-    }
-
-    fn path(&self, guessed: bool, connection: usize, request: usize, random: &mut Random) -> String {
-        let Point { rules, size, .. } = self.point;
-        // Rules with an even number are for the server that is guessed; behind the odd ones comes the default.
-        let rule = if guessed {
-            2 * random.below(rules.div_ceil(2) as u64)
-        } else {
-            2 * random.below(rules as u64 / 2 + 1) + 1
-        };
-        format!("/k{rule}/{connection}-{request}/{size}")
-    }
-
-    /// The server that a path's rule names.
-    fn server(&self, path: &str) -> &'static str {
-        let rule = path.trim_start_matches("/k").split('/').next().and_then(|n| n.parse::<usize>().ok());
-        if rule.is_some_and(|n| n % 2 == 0 && n < self.point.rules) { GUESSED } else { OTHER }
-    }
+/// The server that a path's rule names.
+fn server(load: &Load, path: &str) -> &'static str {
+    if load.is_for_guessed(path) { GUESSED } else { OTHER }
 }
 
 #[cfg(test)]
@@ -380,11 +341,11 @@ mod tests {
                 let paths = |guessed| (0..50).map(move |n| (guessed, n));
                 for (guessed, n) in paths(true).chain(paths(false)) {
                     let path = load.path(guessed, n, 0, &mut random);
-                    assert_eq!(load.server(&path) == GUESSED, guessed, "{path} of {rules} rules");
+                    assert_eq!(server(&load, &path) == GUESSED, guessed, "{path} of {rules} rules");
                 }
                 let options = Options { connections: 40, clients: 4, rounds: 1, ..Options::default() };
                 let taken = Load { clients: 4, ..load };
-                let mut site = build(&options, Series::Delayed, point, taken.clients(40)).unwrap();
+                let mut site = build(&options, Series::Delayed, point, clients(&taken, 40)).unwrap();
                 assert!(site.finish(LIMIT));
                 let of = |id: &Id<Host>| {
                     let seen = &site.net[*id].application::<HttpClient>().seen;
@@ -393,12 +354,5 @@ mod tests {
                 assert_eq!(site.clients.iter().map(of).sum::<u64>(), expected);
             }
         }
-    }
-
-    #[test]
-    fn a_spread_takes_the_nearest_rank() {
-        let s = Spread::of((1..=100).rev().collect());
-        assert_eq!((s.mean, s.p50, s.p99, s.max), (50.5, 51, 99, 100));
-        assert_eq!(Spread::of(vec![]).max, 0);
     }
 }

@@ -1,72 +1,50 @@
-//! `lcs perf schemes`: what each way of binding a connection to a server costs, side by side on the in-process network.
+//! `lcs perf schemes`: what each way of binding a connection to a server costs, side by side.
 //!
 //! The question (tutorial, slide 55): what is gained by guessing the server at the SYN, against waiting for the request? The same
-//! clients ask the same documents of the same servers over the same modelled links, once for each [`Series`]; all of them
-//! in turns, over several rounds. Times are simulated and the same for the same seed; cycles are the worker's own, of the
-//! real processor, and are not. A figure says which it is by where it stands: [`Row::simulated`] or [`Row::cycles`].
+//! clients ask the same documents of the same servers, once for each [`Series`]; all of them in turns, over several rounds.
+//!
+//! On the memory port links are modelled: times are simulated and the same for the same seed; cycles are the worker's own, of the
+//! real processor, and are not. On AF_XDP both ends are kernels, in namespaces, and everything is real. What is seen of either stands in
+//! [`Row::seen`], what the processor had to do in [`Row::cycles`] and [`Row::cpu`].
 
 mod cell;
 pub mod html;
+mod load;
 pub mod plot;
 mod read;
+mod real;
 mod report;
+mod seen;
+mod series;
+mod verdicts;
 
-pub use cell::{Simulated, Spread};
 pub use read::{read_loss, read_size, read_time};
 pub use report::{BreakEven, Figures, Pays, StageCycles};
+pub use seen::{CpuTime, Seen, Spread};
+pub use series::Series;
+pub use verdicts::Verdict;
 
+use crate::bed::CoresError;
+use crate::demo::root;
 use crate::network::{MICROSECOND, MILLISECOND};
+use crate::stages::{self, StagesError};
 use crate::summary::Summary;
 use lcs_dataplane::cycles::tsc_hz;
 use lcs_dataplane::worker::Nanos;
+use lcs_pipelines::snapshot::Forward;
+use seen::Taken;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// How connections are bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Series {
-    /// By address and port, with the SYN: layer-4 NAT without any rule. The tutorial's first series.
-    Forward,
-    /// As [`Series::Forward`], with the rules evaluated on the first request and nothing made of what they say: every rule names all servers, so that
-    /// the one that a hash of the client's address and port has chosen is right whatever rule takes the request. The tutorial's second series.
-    Matching,
-    /// By the request: delayed binding and splice.
-    Delayed,
-    /// By a guess at the SYN that is right in so many of a hundred connections. All and none are the tutorial's third and fourth series.
-    Preallocate(u8),
-    /// By the request, onto a connection that is open already.
-    Pooled,
-    /// By the request, which goes to a filter on the server's host; that one answers the client directly.
-    Filter,
-}
-
-impl Series {
-    /// Those that every point is measured with.
-    pub const MAIN: [Series; 7] = [
-        Series::Forward,
-        Series::Matching,
-        Series::Pooled,
-        Series::Preallocate(100),
-        Series::Delayed,
-        Series::Filter,
-        Series::Preallocate(0),
-    ];
-}
-
-impl fmt::Display for Series {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Series::Forward => f.pad("forward"),
-            Series::Matching => f.pad("forward, rules matched"),
-            Series::Delayed => f.pad("delayed"),
-            Series::Pooled => f.pad("pooled"),
-            Series::Filter => f.pad("filter"),
-            Series::Preallocate(100) => f.pad("preallocate, all hits"),
-            Series::Preallocate(0) => f.pad("preallocate, all misses"),
-            Series::Preallocate(percent) => f.pad(&format!("preallocate, {percent} % hits")),
-        }
-    }
+/// Where the director stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Port {
+    /// Between simulated hosts, in this process's memory.
+    #[default]
+    Memory,
+    /// Between kernels, in network namespaces, on AF_XDP.
+    AfXdp,
 }
 
 /// What a series is measured with.
@@ -83,6 +61,9 @@ pub struct Point {
 /// What to measure. Of sizes, rules and requests, each is varied while the others stand at [`Options::base`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Options {
+    /// Where the director stands.
+    #[serde(default)]
+    pub port: Port,
     /// Bytes of documents.
     pub sizes: Vec<usize>,
     /// Right guesses of a hundred connections.
@@ -91,9 +72,9 @@ pub struct Options {
     pub rules: Vec<usize>,
     /// Requests of a connection.
     pub keepalives: Vec<usize>,
-    /// Between client and director, there and back, ns.
+    /// Between client and director, there and back, ns; 0 over real kernels, whose links take the time that they take.
     pub rtt: Nanos,
-    /// Between director and server, there and back, ns.
+    /// Between director and server, there and back, ns; 0 over real kernels.
     pub server_rtt: Nanos,
     /// Share of frames that the clients' links lose, 0 to 1.
     pub loss: f64,
@@ -107,11 +88,15 @@ pub struct Options {
     pub rounds: usize,
     /// Decides every draw.
     pub seed: u64,
+    /// Over real kernels: the director's core; the last one where none is named.
+    #[serde(default)]
+    pub core: Option<usize>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Options {
+            port: Port::Memory,
             sizes: vec![100, 1_000, 10_000, 100_000, 1_000_000],
             hit_rates: vec![0, 25, 50, 75, 100],
             rules: vec![1, 10, 100, 1000],
@@ -124,6 +109,7 @@ impl Default for Options {
             clients: 16,
             rounds: 5,
             seed: 1,
+            core: None,
         }
     }
 }
@@ -175,6 +161,23 @@ pub enum SchemesError {
     /// Two rounds of the same simulation differ.
     #[error("{0}: two rounds of the same seed differ in simulated figures; that is a defect, please report it")]
     Unrepeatable(Series),
+    /// Over real kernels: a link's delay or loss, which is not ours to set.
+    #[error(
+        "{0} is for the modelled links of --port memory: over --port af_xdp the links are the kernel's own, and take the time that they take"
+    )]
+    Modelled(&'static str),
+    /// Not root.
+    #[error("network namespaces, AF_XDP and pinned kernel threads need root: `sudo lcs perf schemes --port af_xdp`")]
+    NotRoot,
+    /// Over real kernels: cores.
+    #[error(transparent)]
+    Cores(#[from] CoresError),
+    /// Over real kernels: the network, a server, the director or a filter.
+    #[error(transparent)]
+    Real(root::Error),
+    /// Established connections could not be measured.
+    #[error("established connections: {0}")]
+    Established(#[from] StagesError),
     /// The filters and the director of the bench do not find each other.
     #[error(
         "no filter was heard of within 100 simulated seconds: with so much loss (--server-loss) its heartbeats do not arrive"
@@ -193,10 +196,12 @@ pub struct Row {
     /// With what.
     #[serde(flatten)]
     pub point: Point,
-    /// In simulated time, and counted: the same for the same seed.
-    pub simulated: Simulated,
+    /// Seen and counted. On the memory port the same for the same seed.
+    pub seen: Seen,
     /// What it cost the processor: not the same twice.
     pub cycles: Cycles,
+    /// Over real kernels: time of the director's core.
+    pub cpu: Option<CpuTime>,
 }
 
 /// TSC cycles of the director's worker.
@@ -206,14 +211,21 @@ pub struct Cycles {
     pub per_connection: Summary,
     /// The same, a request.
     pub per_request: Summary,
-    /// The simulated mean response time and, on top, the time of these cycles, ns: what the simulated director does in no
-    /// time. It is a bound from above, as the work for the connection's end is in it.
+    /// Response times with the director's work in them, ns. On the memory port: the simulated mean and, on top, the time of these cycles,
+    /// which the simulated director takes none for; a bound from above, as the work for the connection's end is in it. Over real kernels:
+    /// the median response time of each round.
     pub response_with_work: Summary,
     /// A connection's by stage, in the packet's order.
     pub stages: Vec<StageCycles>,
 }
 
 impl Options {
+    /// The same over real kernels, whose links have no delay and loss of ours.
+    #[must_use]
+    pub fn over_kernels(self) -> Self {
+        Options { port: Port::AfXdp, rtt: 0, server_rtt: 0, loss: 0.0, server_loss: 0.0, ..self }
+    }
+
     /// Where the dimensions meet: 10,000 B, 10 rules and 1 request, each where it is among those to measure, else the first.
     pub fn base(&self) -> Point {
         let pick = |all: &[usize], wanted| all.iter().copied().find(|&n| n == wanted).or(all.first().copied());
@@ -232,7 +244,9 @@ impl Options {
         let keepalives = self.keepalives.iter().map(|&keepalive| Point { keepalive, ..base });
         let points = sizes.chain(rules).chain(keepalives);
         let mut cells: Vec<_> = points.flat_map(|point| Series::MAIN.map(|series| (series, point))).collect();
-        cells.extend(self.hit_rates.iter().map(|&percent| (Series::Preallocate(percent), base)));
+        let rates = self.hit_rates.iter().copied();
+        cells.extend(rates.clone().map(|percent| (Series::Preallocate(percent), base)));
+        cells.extend(rates.map(|percent| (Series::PreallocateDirect(percent), base)));
         let mut seen = std::collections::BTreeSet::new();
         cells.retain(|cell| seen.insert(*cell));
         cells
@@ -262,9 +276,17 @@ impl Options {
         range("--hit-rate", &self.hit_rates, 0, 100, ToString::to_string)?;
         range("--rules", &self.rules, 1, 10_000, ToString::to_string)?;
         range("--keepalive", &self.keepalives, 1, 1_000, ToString::to_string)?;
-        // Below this, the modelled links inside each site alone take longer.
-        range("--rtt", &[self.rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
-        range("--server-rtt", &[self.server_rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
+        if self.port == Port::AfXdp {
+            let set = [("--rtt", self.rtt > 0), ("--server-rtt", self.server_rtt > 0)];
+            let set = set.into_iter().chain([("--loss", self.loss != 0.0), ("--server-loss", self.server_loss != 0.0)]);
+            if let Some((what, _)) = set.into_iter().find(|(_, set)| *set) {
+                return Err(SchemesError::Modelled(what));
+            }
+        } else {
+            // Below this, the modelled links inside each site alone take longer.
+            range("--rtt", &[self.rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
+            range("--server-rtt", &[self.server_rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
+        }
         range("--loss", &[self.loss], 0.0, 0.3, ToString::to_string)?;
         range("--server-loss", &[self.server_loss], 0.0, 0.3, ToString::to_string)?;
         range("--connections", &[self.connections], 1, 100_000, ToString::to_string)?;
@@ -273,58 +295,99 @@ impl Options {
     }
 }
 
+/// What the rounds have taken, by cell, and of the whole.
+struct Measured {
+    /// By cell, a round each.
+    taken: Vec<Vec<Taken>>,
+    /// Between director and server, there and back, ns.
+    server_rtt: f64,
+    notes: Vec<String>,
+}
+
 /// Measures. `progress` is told what is being done.
 ///
 /// # Errors
-/// Options out of range, or connections that were not answered as they should be.
+/// Options out of range, connections that were not answered as they should be; over real kernels whatever keeps their network from being
+/// built.
 pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, SchemesError> {
     options.check()?;
     let hz = tsc_hz();
     let cells = options.cells();
-    let mut taken: Vec<Vec<cell::Taken>> = cells.iter().map(|_| vec![]).collect();
+    let measured = match options.port {
+        Port::Memory => simulate(options, &cells, &mut progress)?,
+        Port::AfXdp => real::measure(options, &cells, &mut progress)?,
+    };
+    let rows = cells.iter().zip(measured.taken);
+    let rows =
+        rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
+    progress("established connections, guessed rightly and plainly forwarded");
+    let established = [Forward::Nat, Forward::Dr].map(|forward| {
+        // A second or two in all, however much of the rest was asked for. Rounds are many and short, so that whoever else wants the
+        // core spoils few of them.
+        let (flows, rounds) = ((50 * options.connections).clamp(500, 10_000), (20 * options.rounds).min(400));
+        let o = stages::Options { forward, flows, packets: 5_000, rounds, ..stages::Options::default() };
+        stages::against_forwarding(&o)
+    });
+    let established = established.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(Figures::new(options.clone(), hz, rows, established, (measured.server_rtt, measured.notes)))
+}
+
+fn saying(what: &str, at: usize, cells: &[(Series, Point)]) -> String {
+    let (series, Point { size, rules, keepalive }) = cells[at];
+    format!("{what}, {} of {}: {series}, {size} B, {rules} rules, {keepalive} requests", at + 1, cells.len())
+}
+
+/// On the memory port.
+fn simulate(
+    options: &Options,
+    cells: &[(Series, Point)],
+    progress: &mut dyn FnMut(&str),
+) -> Result<Measured, SchemesError> {
+    let mut taken: Vec<Vec<Taken>> = cells.iter().map(|_| vec![]).collect();
     // The first round is simulated like the others, but its cycles are those of a cold start.
     for round in 0..=options.rounds {
-        for (n, ((series, point), taken)) in cells.iter().zip(&mut taken).enumerate() {
+        for (at, ((series, point), taken)) in cells.iter().zip(&mut taken).enumerate() {
             let what =
                 if round == 0 { "warming up".to_owned() } else { format!("round {round} of {}", options.rounds) };
-            let Point { size, rules, keepalive } = point;
-            progress(&format!(
-                "{what}, {} of {}: {series}, {size} B, {rules} rules, {keepalive} requests",
-                n + 1,
-                cells.len()
-            ));
+            progress(&saying(&what, at, cells));
             taken.push(cell::run(options, *series, *point)?);
         }
     }
-    let rows = cells.iter().zip(taken);
-    let rows = rows.map(|(&(series, point), taken)| row(series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Figures::new(options.clone(), hz, rows))
+    for ((series, _), taken) in cells.iter().zip(&mut taken) {
+        if taken.windows(2).any(|two| two[0].seen != two[1].seen) {
+            return Err(SchemesError::Unrepeatable(*series));
+        }
+        taken.remove(0);
+    }
+    Ok(Measured { taken, server_rtt: options.server_rtt as f64, notes: vec![] })
 }
 
 /// What a cell's rounds come to.
-fn row(series: Series, point: Point, taken: Vec<cell::Taken>, tsc_hz: u64) -> Result<Row, SchemesError> {
-    let mut rounds = taken.into_iter();
-    let Some(first) = rounds.next() else { return Err(SchemesError::Empty("--rounds")) };
-    let (mut whole, mut stages) = (vec![], vec![vec![]; first.stages.len()]);
-    let connections = first.simulated.connections as f64;
-    for round in rounds {
-        if round.simulated != first.simulated {
-            return Err(SchemesError::Unrepeatable(series));
-        }
-        whole.push(round.cycles as f64 / connections);
-        for (all, (_, cycles)) in stages.iter_mut().zip(&round.stages) {
-            all.push(*cycles as f64 / connections);
-        }
-    }
-    let mean = first.simulated.response.mean;
-    let with_work = whole.iter().map(|cycles| mean + cycles * 1e9 / tsc_hz as f64).collect();
+fn row(options: &Options, series: Series, point: Point, taken: Vec<Taken>, tsc_hz: u64) -> Result<Row, SchemesError> {
+    let Some(first) = taken.first() else { return Err(SchemesError::Empty("--rounds")) };
+    let real = options.port == Port::AfXdp;
+    let seen = if real { Seen::merge(&taken) } else { first.seen.clone() };
+    let each = |cycles: u64, round: &Taken| cycles as f64 / round.seen.connections.max(1) as f64;
+    let whole: Vec<f64> = taken.iter().map(|round| each(round.cycles, round)).collect();
+    let response = |(round, cycles): (&Taken, &f64)| {
+        if real { round.seen.response.p50 as f64 } else { seen.response.mean + cycles * 1e9 / tsc_hz as f64 }
+    };
+    let response_with_work = Summary::of(taken.iter().zip(&whole).map(response).collect());
+    let stage = |at: usize| {
+        let of = |round: &Taken| round.stages.get(at).map_or(0.0, |(_, cycles)| each(*cycles, round));
+        Summary::of(taken.iter().map(of).collect())
+    };
+    let stages = first.stages.iter().enumerate();
+    let stages = stages.map(|(at, (name, _))| StageCycles { name: name.clone(), per_connection: stage(at) }).collect();
+    let cpu: Vec<[f64; 2]> = taken.iter().filter_map(|round| round.cpu).collect();
+    let cpu = (!cpu.is_empty()).then(|| {
+        let [process_us, kernel_us] = [0, 1].map(|at| Summary::of(cpu.iter().map(|both| both[at]).collect()));
+        CpuTime { process_us, kernel_us }
+    });
     let per_connection = Summary::of(whole);
-    let stages = first.stages.into_iter().zip(stages);
-    let stages = stages.map(|((name, _), all)| StageCycles { name, per_connection: Summary::of(all) }).collect();
     let per_request = per_connection.scaled(1.0 / point.keepalive as f64);
-    let response_with_work = Summary::of(with_work);
     let cycles = Cycles { per_connection, per_request, response_with_work, stages };
-    Ok(Row { series, point, simulated: first.simulated, cycles })
+    Ok(Row { series, point, seen, cycles, cpu })
 }
 
 #[cfg(test)]
@@ -344,9 +407,9 @@ mod tests {
         }
     }
 
-    fn simulated(options: &Options) -> Vec<(Series, Point, Simulated)> {
+    fn simulated(options: &Options) -> Vec<(Series, Point, Seen)> {
         let figures = measure(options, |_| {}).unwrap();
-        figures.rows.into_iter().map(|r| (r.series, r.point, r.simulated)).collect()
+        figures.rows.into_iter().map(|r| (r.series, r.point, r.seen)).collect()
     }
 
     #[test]
@@ -360,7 +423,7 @@ mod tests {
     /// Mean simulated response times at the base, ns.
     fn responses(figures: &Figures) -> [f64; 4] {
         [Series::Forward, Series::Preallocate(100), Series::Delayed, Series::Preallocate(0)]
-            .map(|s| figures.row(s, figures.options.base()).unwrap().simulated.response.mean)
+            .map(|s| figures.row(s, figures.options.base()).unwrap().seen.response.mean)
     }
 
     #[test]
@@ -370,9 +433,9 @@ mod tests {
         assert!((delayed - forward).abs() < 10_000.0, "{forward} ns and {delayed} ns");
         // Two round trips, to the server and back.
         assert!(forward > 2.0 * (figures.options.rtt + figures.options.server_rtt) as f64);
-        let of = |series| &figures.row(series, figures.options.base()).unwrap().simulated;
+        let of = |series| &figures.row(series, figures.options.base()).unwrap().seen;
         let (forward, delayed) = (of(Series::Forward), of(Series::Delayed));
-        assert!(delayed.buffered_at_most > 0 && forward.buffered_at_most == 0);
+        assert!(delayed.buffered_at_most > Some(0) && forward.buffered_at_most == Some(0));
         assert!(delayed.segments() > forward.segments());
     }
 
@@ -380,7 +443,7 @@ mod tests {
     fn filters_take_the_replies_off_the_director() {
         let figures = measure(&small(), |_| {}).unwrap();
         let point = Point { size: 20_000, ..figures.options.base() };
-        let of = |series| &figures.row(series, point).unwrap().simulated;
+        let of = |series| &figures.row(series, point).unwrap().seen;
         let (forward, filter) = (of(Series::Forward), of(Series::Filter));
         // A reply passes the forwarding director twice: in and out.
         assert!(forward.bytes_per_request > 2.0 * 20_000.0, "{forward:?}");
@@ -388,14 +451,49 @@ mod tests {
         assert_eq!((filter.failed, filter.requests), (0, forward.requests));
     }
 
+    /// Over direct routing a right guess leaves the server to its client; of a wrong one the response passes the director.
+    #[test]
+    fn a_right_guess_over_direct_routing_answers_its_client_directly() {
+        // As many clients as by default: each has a server that knows it.
+        let many = Options { connections: 32, clients: 16, ..small() };
+        let figures = measure(&many, |_| {}).unwrap();
+        let point = Point { size: 20_000, ..figures.options.base() };
+        let of = |series| &figures.row(series, point).unwrap().seen;
+        let (forward, hits, misses) =
+            (of(Series::ForwardDirect), of(Series::PreallocateDirect(100)), of(Series::PreallocateDirect(0)));
+        assert_eq!((forward.to_clients_per_request, hits.to_clients_per_request), (0.0, 0.0));
+        assert!(misses.to_clients_per_request > 20_000.0, "{misses:?}");
+        assert_eq!([forward.strays, hits.strays, misses.strays], [0, 0, 0]);
+        // A hit has no segment that forwarding has not (its handshake's acknowledgement goes with the request); over NAT the
+        // response would come twice.
+        assert!((0.0..1.5).contains(&(forward.segments() - hits.segments())), "{forward:?}, {hits:?}");
+        assert!(hits.bytes_per_request < 0.1 * of(Series::Preallocate(100)).bytes_per_request, "{hits:?}");
+        assert!((hits.response.mean - forward.response.mean).abs() < 0.005 * forward.response.mean);
+    }
+
+    #[test]
+    fn what_is_the_kernels_own_is_not_set() {
+        let real = small().over_kernels();
+        real.check().unwrap();
+        for (wrong, named) in [
+            (Options { rtt: 5, ..real.clone() }, "--rtt"),
+            (Options { server_rtt: 5, ..real.clone() }, "--server-rtt"),
+            (Options { loss: 0.1, ..real.clone() }, "--loss"),
+            (Options { server_loss: f64::NAN, ..real.clone() }, "--server-loss"),
+        ] {
+            let said = measure(&wrong, |_| {}).unwrap_err().to_string();
+            assert!(said.starts_with(named) && said.contains("--port memory"), "{said}");
+        }
+    }
+
     #[test]
     fn inserted_rules_change_neither_the_binding_nor_a_round_trip() {
         let figures = measure(&small(), |_| {}).unwrap();
         let of = |series| figures.row(series, figures.options.base()).unwrap();
         let (forward, matching) = (of(Series::Forward), of(Series::Matching));
-        let [f, m] = [forward, matching].map(|row| row.simulated.response.mean);
+        let [f, m] = [forward, matching].map(|row| row.seen.response.mean);
         assert!((m - f).abs() < 0.005 * f, "{f} ns and {m} ns");
-        assert!((matching.simulated.segments() - forward.simulated.segments()).abs() < 0.5);
+        assert!((matching.seen.segments() - forward.seen.segments()).abs() < 0.5);
     }
 
     #[test]
@@ -406,11 +504,11 @@ mod tests {
         assert!((hits - forward).abs() < 0.005 * forward, "{forward} ns and {hits} ns");
         assert!(hits <= delayed + 5_000.0, "{hits} ns and {delayed} ns");
         assert!((0.95 * rtt..1.1 * rtt).contains(&(misses - delayed)), "{delayed} ns and {misses} ns");
-        let of = |series| &figures.row(series, figures.options.base()).unwrap().simulated;
+        let of = |series| &figures.row(series, figures.options.base()).unwrap().seen;
         let (hits, misses) = (of(Series::Preallocate(100)), of(Series::Preallocate(0)));
         // A right guess has nothing held and no segment made; a wrong one has a handshake more.
-        assert_eq!((hits.buffered_at_most, hits.segments()), (0, of(Series::Forward).segments()));
-        assert!(misses.segments() > of(Series::Delayed).segments() && misses.buffered_at_most > 0);
+        assert_eq!((hits.buffered_at_most, hits.segments()), (Some(0), of(Series::Forward).segments()));
+        assert!(misses.segments() > of(Series::Delayed).segments() && misses.buffered_at_most > Some(0));
         let half = of(Series::Preallocate(50)).response.mean;
         let between = (hits.response.mean + misses.response.mean) / 2.0;
         assert!((half - between).abs() < 0.01 * between, "{half} ns of {between} ns");
@@ -419,7 +517,7 @@ mod tests {
     #[test]
     fn a_pooled_connection_saves_a_server_round_trip_and_its_handshake() {
         let figures = measure(&small(), |_| {}).unwrap();
-        let of = |series| &figures.row(series, figures.options.base()).unwrap().simulated;
+        let of = |series| &figures.row(series, figures.options.base()).unwrap().seen;
         let (pooled, delayed) = (of(Series::Pooled), of(Series::Delayed));
         let rtt = figures.options.server_rtt as f64;
         let saved = delayed.response.mean - pooled.response.mean;
@@ -440,8 +538,8 @@ mod tests {
         let cells = Options::default().cells();
         let all: std::collections::BTreeSet<_> = cells.iter().collect();
         assert_eq!(all.len(), cells.len());
-        // Five sizes, three more numbers of rules, two more of requests, seven series each; three more hit rates.
-        assert_eq!(cells.len(), (5 + 3 + 2) * 7 + 3);
+        // Five sizes, three more numbers of rules, two more of requests, ten series each; three more hit rates, both ways.
+        assert_eq!(cells.len(), (5 + 3 + 2) * 10 + 2 * 3);
         assert_eq!(Options { sizes: vec![7], ..Options::default() }.base().size, 7);
     }
 }

@@ -15,15 +15,14 @@ fn colour(series: Series) -> &'static str {
         Series::Filter => "#56b4e9",
         Series::Preallocate(0) => "#d55e00",
         Series::Preallocate(_) => "#0072b2",
+        Series::ForwardDirect => "#999999",
+        Series::PreallocateDirect(0) => "#8b4513",
+        Series::PreallocateDirect(_) => "#332288",
     }
 }
 
 const STAGES: [&str; 9] =
     ["#999999", "#56b4e9", "#0072b2", "#e69f00", "#cc79a7", "#009e73", "#d55e00", "#444444", "#f0e442"];
-
-fn mean_ms(row: &Row) -> f64 {
-    row.simulated.response.mean / MILLISECOND as f64
-}
 
 fn cycles(row: &Row) -> f64 {
     row.cycles.per_connection.median
@@ -36,6 +35,8 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
         points.iter().map(|(n, _)| (*n as f64, label(*n))).collect()
     };
     let mut plots = vec![];
+    let typical = |row: &Row| figures.typical(row) / MILLISECOND as f64;
+    let real = figures.is_real();
     let mut add = |name, caption: &str, chart: Chart| {
         plots.push(Plot { name, caption: caption.to_owned(), svg: chart.svg() });
     };
@@ -43,14 +44,20 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
         let chart = Chart {
             title: "Response time by document size".into(),
             x_label: "document (logarithmic)",
-            y_label: "mean response time, simulated ms (logarithmic)",
+            y_label: if real {
+                "median response time, real ms (logarithmic)"
+            } else {
+                "mean response time, simulated ms (logarithmic)"
+            },
             x_scale: Scale::Log,
             y_scale: Scale::Log,
             x_ticks: labelled(&sizes, report::bytes),
-            lines: lines(figures, &sizes, mean_ms),
+            lines: lines(figures, &sizes, typical),
             mark: None,
         };
-        add("response-by-size", "From the client's SYN to the last byte of the response, in simulated time.", chart);
+        let time = if real { "in real time, between kernels" } else { "in simulated time" };
+        let caption = format!("From the client's SYN to the last byte of the response, {time}.");
+        add("response-by-size", &caption, chart);
     }
     let mut by_rate = |name, title, y_label, value: fn(&Row) -> f64, pays| {
         if let Some(chart) = by_hit_rate(figures, title, y_label, value, pays) {
@@ -60,7 +67,11 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
     by_rate(
         "response-by-hit-rate",
         "Response time by hit rate of the guess",
-        "mean response time with the director's work, ms; not from 0",
+        if real {
+            "median response time, real ms; not from 0"
+        } else {
+            "mean response time with the director's work, ms; not from 0"
+        },
         |row| row.cycles.response_with_work.median / MILLISECOND as f64,
         figures.break_even.response_with_work,
     );
@@ -88,11 +99,15 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
         let chart = Chart {
             title: "Response time of a request by requests of a connection".into(),
             x_label: "requests of a connection (logarithmic)",
-            y_label: "mean response time / requests, simulated ms",
+            y_label: if real {
+                "median response time / requests, real ms"
+            } else {
+                "mean response time / requests, simulated ms"
+            },
             x_scale: Scale::Log,
             y_scale: Scale::Linear,
             x_ticks: labelled(&keepalives, |n| n.to_string()),
-            lines: lines(figures, &keepalives, |row| mean_ms(row) / row.point.keepalive as f64),
+            lines: lines(figures, &keepalives, |row| typical(row) / row.point.keepalive as f64),
             mark: None,
         };
         add("response-by-keepalive", "The handshake and the guess are shared by all requests of a connection.", chart);
@@ -102,7 +117,7 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
 }
 
 /// A line for each of the main series over a dimension.
-fn lines(figures: &Figures, points: &[(usize, Point)], value: fn(&Row) -> f64) -> Vec<Line> {
+fn lines(figures: &Figures, points: &[(usize, Point)], value: impl Fn(&Row) -> f64) -> Vec<Line> {
     let line = |series: Series| {
         let of = |(n, point): &(usize, Point)| Some((*n as f64, value(figures.row(series, *point)?)));
         let points = points.iter().filter_map(of).collect();

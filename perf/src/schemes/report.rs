@@ -1,7 +1,8 @@
 //! The figures: what the rows say of guessing, as a table and for programs.
 
-use super::{Options, Point, Row, Series};
+use super::{Options, Point, Port, Row, Series, Verdict, verdicts};
 use crate::network::MILLISECOND;
+use crate::stages::Against;
 use crate::summary::Summary;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -28,6 +29,12 @@ pub struct Figures {
     pub rows: Vec<Row>,
     /// From which hit rate on preallocation pays against delayed binding, at the base.
     pub break_even: BreakEven,
+    /// Between director and server, there and back, ns: as modelled, or over real kernels what a TCP handshake took.
+    pub server_rtt: f64,
+    /// Established connections of right guesses against forwarded ones, over NAT and direct routing; always over the memory port.
+    pub established: Vec<Against>,
+    /// What the schemes were to reach, and whether they did.
+    pub verdicts: Vec<Verdict>,
     /// What stands out, in sentences.
     pub notes: Vec<String>,
 }
@@ -35,9 +42,9 @@ pub struct Figures {
 /// From which hit rate on preallocation pays.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BreakEven {
-    /// By the mean response time that the network alone makes; simulated.
+    /// By the mean response time: on the memory port the one that the network alone makes.
     pub response_time: Pays,
-    /// By the same with the director's work on top.
+    /// By [`super::Cycles::response_with_work`].
     pub response_with_work: Pays,
     /// By the director's cycles; real.
     pub cycles: Pays,
@@ -77,23 +84,42 @@ impl Pays {
 }
 
 impl Figures {
-    pub(super) fn new(options: Options, tsc_hz: u64, rows: Vec<Row>) -> Self {
+    pub(super) fn new(
+        options: Options,
+        tsc_hz: u64,
+        rows: Vec<Row>,
+        established: Vec<Against>,
+        (server_rtt, notes): (f64, Vec<String>),
+    ) -> Self {
         let base = options.base();
         let never = Pays::Never;
         let break_even = BreakEven { response_time: never, response_with_work: never, cycles: never };
-        let mut figures = Figures { options, base, tsc_hz, rows, break_even, notes: vec![] };
+        let verdicts = vec![];
+        let mut figures = Figures { options, base, tsc_hz, rows, break_even, server_rtt, established, verdicts, notes };
         let pays = |value: fn(&Row) -> f64| {
             let level = figures.row(Series::Delayed, base).map_or(0.0, value);
             let curve: Vec<_> = figures.by_hit_rate().map(|(rate, row)| (rate, value(row))).collect();
             Pays::find(&curve, level)
         };
         figures.break_even = BreakEven {
-            response_time: pays(|row| row.simulated.response.mean),
+            response_time: pays(|row| row.seen.response.mean),
             response_with_work: pays(|row| row.cycles.response_with_work.median),
             cycles: pays(|row| row.cycles.per_connection.median),
         };
-        figures.notes = figures.remarks();
+        figures.verdicts = verdicts::all(&figures);
+        let remarks = figures.remarks();
+        figures.notes.extend(remarks);
         figures
+    }
+
+    /// Whether times are real.
+    pub fn is_real(&self) -> bool {
+        self.options.port == Port::AfXdp
+    }
+
+    /// A row's response time as it is plotted, ns: simulated means, real medians.
+    pub fn typical(&self, row: &Row) -> f64 {
+        if self.is_real() { row.cycles.response_with_work.median } else { row.seen.response.mean }
     }
 
     /// A series at a point, if it was measured there.
@@ -101,12 +127,18 @@ impl Figures {
         self.rows.iter().find(|r| r.series == series && r.point == point)
     }
 
-    /// Preallocation at the base by its hit rate, percent, ascending.
+    /// Preallocation over NAT at the base by its hit rate, percent, ascending.
     pub fn by_hit_rate(&self) -> impl Iterator<Item = (f64, &Row)> {
-        let percent = |row: &Row| match row.series {
-            Series::Preallocate(percent) if row.point == self.base => Some(percent),
-            _ => None,
-        };
+        self.by_hit_rate_of(|series| if let Series::Preallocate(percent) = series { Some(percent) } else { None })
+    }
+
+    /// The same over direct routing.
+    pub fn by_hit_rate_directly(&self) -> impl Iterator<Item = (f64, &Row)> {
+        self.by_hit_rate_of(|series| if let Series::PreallocateDirect(percent) = series { Some(percent) } else { None })
+    }
+
+    fn by_hit_rate_of(&self, of: fn(Series) -> Option<u8>) -> impl Iterator<Item = (f64, &Row)> {
+        let percent = |row: &Row| of(row.series).filter(|_| row.point == self.base);
         let mut found: Vec<_> = self.rows.iter().filter_map(|r| Some((percent(r)?, r))).collect();
         found.sort_by_key(|(percent, _)| *percent);
         found.into_iter().map(|(percent, row)| (f64::from(percent), row))
@@ -132,60 +164,41 @@ impl Figures {
         let mut notes = vec![];
         let base = [Series::Forward, Series::Preallocate(100), Series::Delayed, Series::Preallocate(0)]
             .map(|series| self.row(series, self.base));
-        if let [Some(forward), Some(hits), Some(delayed), Some(misses)] = base {
-            let rows = [forward, hits, delayed, misses];
-            let shown = |value: fn(&Row) -> f64| {
-                let [f, h, d, m] = rows.map(|r| format!("{:.4} ms", value(r) / MILLISECOND as f64));
-                format!("forward {f}, preallocate all hits {h}, delayed {d}, preallocate all misses {m}")
-            };
-            let simulated: fn(&Row) -> f64 = |row| row.simulated.response.mean;
-            let work: fn(&Row) -> f64 = |row| row.cycles.response_with_work.median;
-            notes.push(format!("Mean response times by the network alone: {}.", shown(simulated)));
-            if (simulated(delayed) - simulated(forward)).abs() < 0.1 * self.options.server_rtt as f64 {
+        if let ([Some(forward), Some(hits), Some(delayed), Some(misses)], false) = (base, self.is_real()) {
+            let [f, h, d, m] = [forward, hits, delayed, misses].map(|row| row.seen.response.mean);
+            let ms = |ns: f64| format!("{:.4} ms", ns / MILLISECOND as f64);
+            notes.push(format!(
+                "Mean response times by the network alone: forward {}, preallocate all hits {}, delayed {}, preallocate all misses {}.",
+                ms(f),
+                ms(h),
+                ms(d),
+                ms(m)
+            ));
+            if (d - f).abs() < 0.1 * self.server_rtt {
                 notes.push(
                     "Delayed binding takes as many round trips as forwarding: the server's handshake comes behind the \
                      request instead of before it. What it costs is the director's work."
                         .to_owned(),
                 );
             }
-            let [f, h, d, m] = rows.map(work);
-            // A hit does what forwarding does and reads a request besides; at most noise can turn them around.
-            let ordered = f <= h * 1.001 && h < d && d < m;
-            let order =
-                if ordered { "in the order of the tutorial's plot" } else { "NOT in the order of the tutorial's plot" };
-            notes.push(format!("With the director's work on top, they come {order}: {}.", shown(work)));
-            if hits.simulated.response == misses.simulated.response
-                && hits.simulated.segments() == misses.simulated.segments()
-            {
+            if hits.seen.response == misses.seen.response && hits.seen.segments() == misses.seen.segments() {
                 notes.push("Right and wrong guesses cannot be told apart: this director does not guess.".to_owned());
             }
         }
-        if let (Some(pooled), Some(delayed)) =
-            (self.row(Series::Pooled, self.base), self.row(Series::Delayed, self.base))
-        {
-            let [pooled, delayed] = [pooled, delayed].map(|row| row.simulated.response.mean);
-            let ms = |ns: f64| ns / MILLISECOND as f64;
+        for row in self.rows.iter().filter(|row| row.seen.strays > 0) {
             notes.push(format!(
-                "Pooled binding answers {:.4} ms earlier than delayed binding; a server's round trip is {} ms.",
-                ms(delayed - pooled),
-                ms(self.options.server_rtt as f64)
+                "{}, {}, {} rules, {} requests: {} of {} connections were bound otherwise than the series says.",
+                row.series,
+                bytes(row.point.size),
+                row.point.rules,
+                row.point.keepalive,
+                row.seen.strays,
+                row.seen.connections
             ));
         }
-        if let (Some(filter), Some(forward)) =
-            (self.row(Series::Filter, self.base), self.row(Series::Forward, self.base))
-        {
-            notes.push(format!(
-                "Filters take the replies off the director: of a request for {} it carries {:.0} bytes, in and out, where forwarding carries {:.0}; heartbeats are among them.",
-                bytes(self.base.size),
-                filter.simulated.bytes_per_request,
-                forward.simulated.bytes_per_request
-            ));
-        }
-        let failed: u64 = self.rows.iter().map(|r| r.simulated.failed).sum();
+        let failed: u64 = self.rows.iter().map(|r| r.seen.failed).sum();
         if failed > 0 {
-            notes.push(format!(
-                "{failed} requests were given up where frames were lost; their connections are not in the times."
-            ));
+            notes.push(format!("{failed} requests were given up; their connections are not in the times."));
         }
         if let (Some(forward), Some(matching)) =
             (self.row(Series::Forward, self.base), self.row(Series::Matching, self.base))
@@ -215,31 +228,47 @@ pub(super) fn bytes(n: usize) -> String {
     }
 }
 
-/// The columns of a table: five simulated or counted, three real.
-pub(super) const COLUMNS: [&str; 9] = [
-    "p50 ms",
-    "p99 ms",
-    "requests/s",
-    "segments",
-    "bytes/request",
-    "held B",
-    "mean+work ms",
-    "cycles (quartiles)",
-    "cycles/request",
-];
+/// The columns of a table.
+pub(super) fn columns(port: Port) -> [&'static str; 10] {
+    let [seventh, eighth] = match port {
+        Port::Memory => ["held B", "mean+work ms"],
+        Port::AfXdp => ["CPU µs/request", "p50 by round ms (quartiles)"],
+    };
+    [
+        "p50 ms",
+        "p99 ms",
+        "requests/s",
+        "segments",
+        "bytes/request",
+        "to clients B",
+        seventh,
+        eighth,
+        "cycles (quartiles)",
+        "cycles/request",
+    ]
+}
 
-/// A row's cells, in the order of [`COLUMNS`].
-pub(super) fn cells(row: &Row) -> [String; 9] {
-    let s = &row.simulated;
+/// A row's cells, in the order of [`columns`].
+pub(super) fn cells(row: &Row, port: Port) -> [String; 10] {
+    let s = &row.seen;
     let ms = |ns: f64| format!("{:.3}", ns / MILLISECOND as f64);
+    let response = &row.cycles.response_with_work;
+    let [seventh, eighth] = match port {
+        Port::Memory => [s.buffered_at_most.map_or(String::new(), |n| n.to_string()), ms(response.median)],
+        Port::AfXdp => [
+            row.cpu.map_or(String::new(), |cpu| format!("{:.1}", cpu.process_us.median + cpu.kernel_us.median)),
+            format!("{} ({} – {})", ms(response.median), ms(response.quartiles.0), ms(response.quartiles.1)),
+        ],
+    };
     [
         ms(s.response.p50 as f64),
         ms(s.response.p99 as f64),
         format!("{:.0}", s.requests_per_second),
         format!("{:.1}", s.segments()),
         format!("{:.0}", s.bytes_per_request),
-        s.buffered_at_most.to_string(),
-        ms(row.cycles.response_with_work.median),
+        format!("{:.0}", s.to_clients_per_request),
+        seventh,
+        eighth,
         spread(&row.cycles.per_connection),
         format!("{:.0}", row.cycles.per_request.median),
     ]
@@ -248,6 +277,38 @@ pub(super) fn cells(row: &Row) -> [String; 9] {
 impl Figures {
     /// What the run is of, in sentences.
     pub(super) fn setting(&self) -> [String; 3] {
+        if self.is_real() { self.setting_of_kernels() } else { self.setting_of_memory() }
+    }
+
+    fn base_setting(&self) -> String {
+        format!(
+            "where something else is varied: {}, {} rules, {} request(s) of a connection; over NAT every request is decided, over direct routing (DR) and with filters the first of a connection is",
+            bytes(self.base.size),
+            self.base.rules,
+            self.base.keepalive
+        )
+    }
+
+    fn setting_of_kernels(&self) -> [String; 3] {
+        let o = &self.options;
+        [
+            format!(
+                "real kernels: TCP clients and servers of Linux in network namespaces, veths and a bridge, the director on AF_XDP with a core alone, two servers, switch and client (and filters) on the others; {} connections of {} clients a round, one at a time each; no delay or loss of ours; TCP timestamps off at all ends; a TCP handshake of director and server takes {:.3} ms; seed {}",
+                o.connections,
+                o.clients,
+                self.server_rtt / MILLISECOND as f64,
+                o.seed
+            ),
+            format!(
+                "all times are real: p50 and p99 of the response times of all rounds (a connection's SYN to the last byte of its last response), requests/s of all clients, medians of {} rounds with all series in turns; frames that the kernel counted at the director's interface a connection, their bytes a request (in and out), bytes of IP packets to clients a request by the director's own count; CPU: what the scheduler charged to the director's threads and to the kernel's receiving ones on its core, µs a request, looking for frames included; TSC cycles ({:.3} GHz) of the director's busy turns a connection and a request, the rest of the machine in the same caches",
+                o.rounds,
+                self.tsc_hz as f64 / 1e9
+            ),
+            self.base_setting(),
+        ]
+    }
+
+    fn setting_of_memory(&self) -> [String; 3] {
         let o = &self.options;
         let ms = |ns: u64| ns as f64 / MILLISECOND as f64;
         [
@@ -266,18 +327,13 @@ impl Figures {
             format!(
                 "simulated or counted, the same for the same seed: p50 and p99 of response times (a connection's SYN to the last \
                  byte of its last response), requests/s of all clients, frames through the director a connection and bytes a \
-                 request (in and out), bytes of requests held at most; real, of this processor: TSC cycles ({:.3} GHz) of the \
+                 request (in and out), bytes of IP packets to clients a request, bytes of requests held at most; real, of this processor: TSC cycles ({:.3} GHz) of the \
                  director's worker a connection and a request, medians of {} rounds with all series in turns, beside the \
                  simulated hosts in the same caches, readings more than 0.1 ms apart (interruptions) left out; mean+work is the mean response time with those cycles on top",
                 self.tsc_hz as f64 / 1e9,
                 o.rounds
             ),
-            format!(
-                "where something else is varied: {}, {} rules, {} request(s) of a connection",
-                bytes(self.base.size),
-                self.base.rules,
-                self.base.keepalive
-            ),
+            self.base_setting(),
         ]
     }
 
@@ -285,31 +341,44 @@ impl Figures {
     pub(super) fn pays(&self) -> [String; 3] {
         let b = &self.break_even;
         [
-            format!("preallocate takes less time than delayed, the director's work included, {}", b.response_with_work),
-            format!("preallocate takes less time than delayed, by the network alone, {}", b.response_time),
+            if self.is_real() {
+                format!("preallocate takes less time than delayed, by medians, {}", b.response_with_work)
+            } else {
+                format!(
+                    "preallocate takes less time than delayed, the director's work included, {}",
+                    b.response_with_work
+                )
+            },
+            if self.is_real() {
+                format!("preallocate takes less time than delayed, by means, {}", b.response_time)
+            } else {
+                format!("preallocate takes less time than delayed, by the network alone, {}", b.response_time)
+            },
             format!("preallocate takes fewer of the director's cycles than delayed {}", b.cycles),
         ]
     }
 
     fn table(&self, f: &mut fmt::Formatter<'_>, rows: &[(String, &Row)]) -> fmt::Result {
+        let port = self.options.port;
+        let columns = columns(port);
         let width = |at: usize| {
-            let widest = rows.iter().map(|(_, row)| cells(row)[at].chars().count()).max();
-            widest.unwrap_or(0).max(COLUMNS[at].chars().count())
+            let widest = rows.iter().map(|(_, row)| cells(row, port)[at].chars().count()).max();
+            widest.unwrap_or(0).max(columns[at].chars().count())
         };
-        let widths: Vec<usize> = (0..COLUMNS.len()).map(width).collect();
+        let widths: Vec<usize> = (0..columns.len()).map(width).collect();
         let mut line = |first: &str, series: &str, cells: &[String]| {
-            write!(f, "{first:>8}  {series:<24}")?;
+            write!(f, "{first:>8}  {series:<32}")?;
             for (cell, width) in cells.iter().zip(&widths) {
                 write!(f, "  {cell:>width$}")?;
             }
             writeln!(f)
         };
-        line("", "", &COLUMNS.map(str::to_owned))?;
+        line("", "", &columns.map(str::to_owned))?;
         let mut before = "";
         for (first, row) in rows {
             let shown = if first == before { "" } else { first };
             before = first;
-            line(shown, &row.series.to_string(), &cells(row))?;
+            line(shown, &row.series.to_string(), &cells(row, port))?;
         }
         writeln!(f)
     }
@@ -338,7 +407,12 @@ impl fmt::Display for Figures {
         writeln!(f, "by hit rate of the guess")?;
         let rates = self.by_hit_rate().map(|(rate, row)| (format!("{rate} %"), row));
         let delayed = self.row(Series::Delayed, self.base).map(|row| (String::new(), row));
-        self.table(f, &rates.chain(delayed).collect::<Vec<_>>())?;
+        let directly = self.by_hit_rate_directly().map(|(rate, row)| (format!("{rate} %"), row));
+        self.table(f, &rates.chain(delayed).chain(directly).collect::<Vec<_>>())?;
+        for verdict in &self.verdicts {
+            writeln!(f, "{verdict}")?;
+        }
+        writeln!(f)?;
         for line in self.pays() {
             writeln!(f, "{line}")?;
         }
@@ -347,14 +421,14 @@ impl fmt::Display for Figures {
         let main: Vec<_> = Series::MAIN.iter().filter_map(|s| self.row(*s, self.base)).collect();
         write!(f, "{:<12}", "")?;
         for row in &main {
-            write!(f, "{:>26}", row.series)?;
+            write!(f, "{:>34}", row.series)?;
         }
         writeln!(f)?;
         for (at, stage) in main.first().map(|r| r.cycles.stages.as_slice()).unwrap_or_default().iter().enumerate() {
             write!(f, "{:<12}", stage.name)?;
             for row in &main {
                 let summary = row.cycles.stages.get(at).map(|s| spread(&s.per_connection)).unwrap_or_default();
-                write!(f, "{summary:>26}")?;
+                write!(f, "{summary:>34}")?;
             }
             writeln!(f)?;
         }

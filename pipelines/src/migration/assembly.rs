@@ -60,6 +60,10 @@ impl Assemblies {
             self.open.insert(id, a);
         }
         let Some(a) = self.open.get_mut(&id) else { return Put::Full };
+        if a.missing == 0 && m.offset != 0 {
+            // Kept: the first piece asks for it, and the others, sent again beside it, not once more each.
+            return if a.like == (m.total, m.piece) { Put::More } else { Put::Strange };
+        }
         let index = (m.offset / u32::from(m.piece)) as usize;
         let at = m.offset as usize..m.offset as usize + m.bytes.len();
         let (Some(word), Some(place)) = (a.had.get_mut(index / 64), a.bytes.get_mut(at)) else { return Put::Strange };
@@ -76,6 +80,18 @@ impl Assemblies {
         }
         self.bytes -= total;
         self.open.remove(&id).map_or(Put::Strange, |a| Put::Whole(a.bytes))
+    }
+
+    /// Keeps a request that was whole and cannot be taken yet, if there is room: its first piece makes it whole again.
+    pub(crate) fn keep(&mut self, ticket: Ticket, m: &Migrate<'_>, bytes: &[u8], now: Nanos) {
+        if bytes.len() != m.total as usize || self.open.len() >= REQUESTS || self.bytes + bytes.len() > BYTES {
+            return;
+        }
+        let had = vec![u64::MAX; m.pieces().div_ceil(64)];
+        let a = Assembly { like: (m.total, m.piece), bytes: bytes.to_vec(), had, missing: 0, until: now + PATIENCE };
+        if self.open.insert((ticket.session, ticket.number), a).is_none() {
+            self.bytes += bytes.len();
+        }
     }
 
     /// Forgets what there is of a request that nobody waits for any more.
@@ -104,6 +120,25 @@ mod tests {
     use super::*;
     use lcs_dataplane::splice::Offer;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_is_kept_comes_once_and_counts_for_as_long() {
+        let all = vec![7; 2_000];
+        let (mut a, ticket) = (Assemblies::default(), Ticket { session: 1, token: 0, number: 2 });
+        a.keep(ticket, &piece(&all, 500, 3), &all, 0);
+        assert_eq!(a.bytes, all.len());
+        for n in [3, 1, 2] {
+            assert_eq!(a.put(ticket, &piece(&all, 500, n), 1), Put::More);
+        }
+        assert_eq!(a.put(ticket, &piece(&all, 500, 0), 1), Put::Whole(all.clone()));
+        assert_eq!((a.bytes, a.open.len()), (0, 0));
+        // As a new one: all of it is needed.
+        assert_eq!(a.put(ticket, &piece(&all, 500, 0), 2), Put::More);
+        // What is not all of it is not kept.
+        let other = Ticket { number: 3, ..ticket };
+        a.keep(other, &piece(&all, 500, 0), &all[..500], 2);
+        assert_eq!(a.open.len(), 1);
+    }
 
     fn piece(all: &[u8], piece: u16, index: usize) -> Migrate<'_> {
         let from = (index * usize::from(piece)).min(all.len());

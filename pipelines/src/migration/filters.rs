@@ -38,6 +38,11 @@ impl Filter {
         self.heard.is_some_and(|heard| now.saturating_sub(heard) < self.timeout)
     }
 
+    /// When it will count as gone if nothing more is heard of it.
+    pub(crate) fn live_until(&self) -> Option<Nanos> {
+        self.heard.map(|heard| heard.saturating_add(self.timeout))
+    }
+
     /// The header of a message of its own.
     pub(crate) fn header(&mut self) -> Header {
         self.number += 1;

@@ -120,10 +120,12 @@ pub enum Why {
     Stays,
     /// It is a tunnel from its last request on, not HTTP any more.
     Tunnel,
+    /// The client is on its own link, and does not answer there.
+    NoWay,
 }
 
 impl Why {
-    const ALL: [Why; 8] = [
+    const ALL: [Why; 9] = [
         Why::UnknownService,
         Why::ServerRefused,
         Why::ServerSilent,
@@ -132,6 +134,7 @@ impl Why {
         Why::NotYet,
         Why::Stays,
         Why::Tunnel,
+        Why::NoWay,
     ];
 }
 

@@ -10,11 +10,13 @@ mod datagram;
 mod filters;
 pub mod message;
 mod sessions;
+mod silent;
 
 pub(crate) use assembly::{Assemblies, Put};
 pub(crate) use datagram::write;
 pub(crate) use filters::Filters;
 pub(crate) use sessions::{Freshness, Sessions};
+pub(crate) use silent::SilentClients;
 
 use crate::content::Scheme;
 use crate::snapshot::{Forward, Snapshot};
@@ -73,6 +75,8 @@ pub(crate) struct Migrations {
     pub(crate) filters: Filters,
     pub(crate) sessions: Sessions,
     pub(crate) assemblies: Assemblies,
+    /// At a filter: clients of which the kernel was asked.
+    pub(crate) silent: SilentClients,
     /// At a filter, by entry: what has brought the connection. Empty elsewhere.
     taken: Vec<Ticket>,
     /// Where messages are written before they are framed.

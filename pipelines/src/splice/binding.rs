@@ -237,6 +237,8 @@ pub(crate) struct Binding {
     pub(crate) rto: Nanos,
     /// When to send again; when to give up.
     pub(crate) resend_at: Nanos,
+    /// A later request that a filter has all of, and cannot take yet: one message of it asks again.
+    pub(crate) known_whole: bool,
     pub(crate) give_up_at: Nanos,
     pub(crate) extraction: Option<Box<Extraction>>,
     /// The errand on which the request is with a content worker, and `extraction` with it; 0 for none.
@@ -303,6 +305,7 @@ impl Default for Binding {
             timed: None,
             rto: RTO_FIRST,
             resend_at: NEVER,
+            known_whole: false,
             give_up_at: NEVER,
             extraction: None,
             errand: 0,

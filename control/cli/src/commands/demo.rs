@@ -22,8 +22,8 @@ use std::io::{self, Write};
 What happens is told on standard error, the result on standard output. Exit code 1 when a check was not passed.")]
 pub struct Args {
     /// Play one scenario only: nat, fullnat, dr, tun, content-url, content-xml, keepalive, sni, smtp,
-    /// preallocate-hit, preallocate-miss, preallocate-hit-dr, preallocate-miss-dr, pooled, filter-dr or filter-tun (the last two
-    /// in namespaces only).
+    /// preallocate-hit, preallocate-miss, preallocate-hit-dr, preallocate-miss-dr, preallocate-hit-tun, preallocate-miss-tun,
+    /// pooled, filter-dr, filter-tun, filter-keepalive or filter-fallback (the last four in namespaces only).
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
     /// The director's port: auto, af_xdp (needs root) or memory.

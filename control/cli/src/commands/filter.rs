@@ -13,6 +13,8 @@ use std::path::PathBuf;
 ///
 /// It stands between the host's interface and a second arm, a veth pair, behind which the host's own stack serves the virtual
 /// service. Where the arm is missing, the error shows the commands that make it.
+///
+/// It has one worker, and so forwards what one core can; an interface with several receive queues has to be set to one.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
   sudo lcs filter --interface eth0 --service 198.51.100.1:80 --key-file /etc/lcs/filter.key

@@ -112,6 +112,10 @@ enum Pipeline {
     Tun,
     /// Switched by content and spliced: NAT with numbers moved; measured against NAT in the same run.
     Splice,
+    /// Connections whose server was guessed rightly, over NAT; measured against NAT in the same run.
+    Preallocate,
+    /// The same over direct routing, against direct routing.
+    PreallocateDr,
 }
 
 /// What whole client connections cost: handshake, requests, responses, close, over the memory port.
@@ -290,9 +294,9 @@ fn connections(common: &Common, args: &ConnectionsArgs) -> Outcome {
 fn stages(common: &Common, args: &StagesArgs) -> Outcome {
     let options = stages::Options {
         forward: match args.pipeline {
-            Pipeline::Nat | Pipeline::Splice => Forward::Nat,
+            Pipeline::Nat | Pipeline::Splice | Pipeline::Preallocate => Forward::Nat,
             Pipeline::Fullnat => Forward::FullNat,
-            Pipeline::Dr => Forward::Dr,
+            Pipeline::Dr | Pipeline::PreallocateDr => Forward::Dr,
             Pipeline::Tun => Forward::Tunnel,
         },
         flows: args.flows,
@@ -304,6 +308,7 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         ipv6: args.ipv6,
         capacity: args.capacity,
         splice: matches!(args.pipeline, Pipeline::Splice),
+        preallocate: matches!(args.pipeline, Pipeline::Preallocate | Pipeline::PreallocateDr),
         accounting: args.accounting,
     };
     if matches!(args.port, PortArg::Dpdk) {

@@ -3,14 +3,18 @@
 //! Both ways of playing them share this: [`root`] over kernel TCP, [`memory`] over the in-process network.
 
 mod clock;
+mod ear;
+mod fallback;
 pub mod memory;
 pub mod root;
+mod rule_file;
 pub mod session;
+mod stage;
 
-use std::collections::VecDeque;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use ear::Ear;
+pub use rule_file::RuleFile;
 
 use crate::network::content::{Class, Closing, Exchange, Method};
 use lcs_control::protocol::ServiceReport;
@@ -37,12 +41,20 @@ pub enum Content {
     PreallocateHitDr,
     /// As `PreallocateMiss`, over direct routing: a wrong guess is mended by full NAT.
     PreallocateMissDr,
+    /// As `PreallocateHitDr`, through tunnels.
+    PreallocateHitTun,
+    /// As `PreallocateMissDr`, through tunnels.
+    PreallocateMissTun,
     /// Requests of one client after another go out on servers' connections that were opened ahead.
     Pooled,
     /// A filter on each server's host answers clients directly: direct routing.
     FilterDr,
     /// The same through tunnels.
     FilterTun,
+    /// One connection whose requests go to one server's filter after another: it is asked back between them.
+    FilterKeepalive,
+    /// A filter is killed while requests come, and started again: its server is reached over full NAT meanwhile.
+    FilterFallback,
 }
 
 /// What is to come in answer to what was sent.
@@ -72,6 +84,18 @@ pub struct Conversation {
     pub server_closes: bool,
 }
 
+impl Conversation {
+    /// The servers that may answer, in order.
+    pub fn servers(&self) -> impl Iterator<Item = &str> {
+        let replies = self.steps.iter().flat_map(|step| &step.replies);
+        let of = replies.flat_map(|reply| match reply {
+            Reply::Of(servers) => &servers[..],
+            Reply::Line(_) => &[],
+        });
+        of.map(|(name, _)| name.as_str())
+    }
+}
+
 /// What is checked of guesses and of pools.
 const GUESSES: &str = "guesses are right and wrong where they must be";
 const SHARED: &str = "clients share the connections to servers";
@@ -81,7 +105,7 @@ pub const GROUPS: [&str; 3] = ["ace", "wait", "web"];
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 12] = [
+    pub const ALL: [Content; 16] = [
         Content::Url,
         Content::Xml,
         Content::Keepalive,
@@ -91,9 +115,13 @@ impl Content {
         Content::PreallocateMiss,
         Content::PreallocateHitDr,
         Content::PreallocateMissDr,
+        Content::PreallocateHitTun,
+        Content::PreallocateMissTun,
         Content::Pooled,
         Content::FilterDr,
         Content::FilterTun,
+        Content::FilterKeepalive,
+        Content::FilterFallback,
     ];
 
     /// The scenario's name.
@@ -108,9 +136,13 @@ impl Content {
             Content::PreallocateMiss => "preallocate-miss",
             Content::PreallocateHitDr => "preallocate-hit-dr",
             Content::PreallocateMissDr => "preallocate-miss-dr",
+            Content::PreallocateHitTun => "preallocate-hit-tun",
+            Content::PreallocateMissTun => "preallocate-miss-tun",
             Content::Pooled => "pooled",
             Content::FilterDr => "filter-dr",
             Content::FilterTun => "filter-tun",
+            Content::FilterKeepalive => "filter-keepalive",
+            Content::FilterFallback => "filter-fallback",
         }
     }
 
@@ -131,9 +163,12 @@ impl Content {
             | Content::PreallocateMiss
             | Content::PreallocateHitDr
             | Content::PreallocateMissDr
+            | Content::PreallocateHitTun
+            | Content::PreallocateMissTun
             | Content::Pooled
             | Content::FilterDr
-            | Content::FilterTun => {
+            | Content::FilterTun
+            | Content::FilterFallback => {
                 "R10: if (contains(url, \"lcs1\")) routeTo(ace, NON_STICKY)\n\
                  R11: if (contains(url, \"lcs2\")) routeTo(wait, NON_STICKY)\n\
                  default: routeTo(web)\n"
@@ -143,7 +178,7 @@ impl Content {
                  R5: if (xml.purchase/item[2]/subTotal > 0 && xml.purchase/item[2]/subTotal < 50000) routeTo(wait, NON_STICKY)\n\
                  default: routeTo(web)\n"
             }
-            Content::Keepalive => {
+            Content::Keepalive | Content::FilterKeepalive => {
                 "images: if (suffix(path, \".gif\") || suffix(path, \".jpg\")) routeTo(ace)\n\
                  pages: if (prefix(path, \"/shop\")) routeTo(wait)\n\
                  default: routeTo(web)\n"
@@ -163,12 +198,33 @@ impl Content {
 
     /// Whether filters on the servers' hosts answer the clients.
     pub fn is_filtered(self) -> bool {
-        matches!(self, Content::FilterDr | Content::FilterTun)
+        matches!(self, Content::FilterDr | Content::FilterTun | Content::FilterKeepalive | Content::FilterFallback)
+    }
+
+    /// Whether a connection goes from filter to filter.
+    pub fn is_led(self) -> bool {
+        self == Content::FilterKeepalive
     }
 
     /// Whether servers are guessed that answer the clients directly.
     pub fn is_direct_guess(self) -> bool {
-        matches!(self, Content::PreallocateHitDr | Content::PreallocateMissDr)
+        matches!(
+            self,
+            Content::PreallocateHitDr
+                | Content::PreallocateMissDr
+                | Content::PreallocateHitTun
+                | Content::PreallocateMissTun
+        )
+    }
+
+    /// Whether clients' packets come to servers in tunnels.
+    pub fn is_tunnelled(self) -> bool {
+        self.forward() == Forward::Tunnel
+    }
+
+    /// Whether the director itself asks servers at their own addresses, when it can't do otherwise.
+    pub fn needs_sources(self) -> bool {
+        self.forward() == Forward::FullNat || self.is_direct_guess() || self == Content::FilterFallback
     }
 
     /// Whether servers' answers do not pass the director.
@@ -178,8 +234,10 @@ impl Content {
 
     /// The classes of requests that the server of a group must get, and no others.
     fn classes(self, group: usize) -> &'static [Class] {
-        if self.answers_directly() {
-            return Content::Url.classes(group);
+        match self {
+            Content::FilterKeepalive => return Content::Keepalive.classes(group),
+            _ if self.answers_directly() => return Content::Url.classes(group),
+            _ => {}
         }
         match (self, group) {
             (Content::Url | Content::PreallocateHit | Content::PreallocateMiss | Content::Pooled, 0) => &[Class::Lcs1],
@@ -196,7 +254,7 @@ impl Content {
     /// What clients say, with the names of the three servers.
     pub fn conversations(self, names: &[String]) -> Vec<Conversation> {
         match self {
-            Content::Url | Content::Pooled | Content::FilterDr | Content::FilterTun => {
+            Content::Url | Content::Pooled | Content::FilterDr | Content::FilterTun | Content::FilterFallback => {
                 let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize % 3], Method::Get, 0), true)
             }
@@ -216,11 +274,22 @@ impl Content {
                 let of = |n: u64| (if n.is_multiple_of(2) { Class::Images } else { Class::Web }, Method::Get, 0);
                 self.http(names, 120, of, false)
             }
-            Content::PreallocateHit | Content::PreallocateHitDr => {
+            Content::FilterKeepalive => {
+                // Now and then two for the same server, and bodies that are longer than a segment.
+                let of = |n: u64| match n % 8 {
+                    0 | 1 | 5 => (Class::Images, Method::Get, 0),
+                    3 => (Class::Web, Method::Post, 3_000),
+                    2 => (Class::Web, Method::Get, 0),
+                    7 => (Class::Web, Method::Chunked, 20_000),
+                    _ => (Class::Lcs1, Method::Get, 0),
+                };
+                self.http(names, 64, of, false)
+            }
+            Content::PreallocateHit | Content::PreallocateHitDr | Content::PreallocateHitTun => {
                 let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize / 20 % 3], Method::Get, 0), true)
             }
-            Content::PreallocateMiss | Content::PreallocateMissDr => {
+            Content::PreallocateMiss | Content::PreallocateMissDr | Content::PreallocateMissTun => {
                 let classes = [Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize % 2], Method::Get, 0), true)
             }
@@ -258,7 +327,9 @@ impl Content {
             return all.iter().map(alone).collect();
         }
         let one = Conversation { steps: all.iter().map(|e| step(&[*e])).collect(), server_closes: false };
-        let bursts = all.chunks(5).map(step).collect();
+        // Between two of a burst a filter waits for the client's acknowledgement, which kernels delay.
+        let most = if self.is_filtered() { 3 } else { usize::MAX };
+        let bursts = all.chunks(5).take(most).map(step).collect();
         vec![one, Conversation { steps: bursts, server_closes: false }]
     }
 
@@ -310,23 +381,29 @@ impl Content {
 
     /// The keys of the service that switch it by content.
     pub fn keys(self, rules: &RuleFile, names: &[String]) -> String {
-        let file = rules.0.display();
+        let file = rules.path().display();
         let mut text = format!("rules = \"{file}\"\napplication = \"{}\"\n", self.application());
         let groups: Vec<String> = GROUPS.iter().zip(names).map(|(g, n)| format!("{g} = [\"{n}\"]")).collect();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "groups = {{ {} }}", groups.join(", "));
         text += match self {
-            Content::PreallocateHit | Content::PreallocateHitDr => "binding = \"preallocate\"\nguess = \"client\"\n",
-            Content::PreallocateMiss | Content::PreallocateMissDr => "binding = \"preallocate\"\nguess = \"server\"\n",
+            Content::PreallocateHit | Content::PreallocateHitDr | Content::PreallocateHitTun => {
+                "binding = \"preallocate\"\nguess = \"client\"\n"
+            }
+            Content::PreallocateMiss | Content::PreallocateMissDr | Content::PreallocateMissTun => {
+                "binding = \"preallocate\"\nguess = \"server\"\n"
+            }
             Content::Pooled => "binding = \"pooled\"\npool = { idle = 4 }\ntimestamps = true\n",
             Content::Keepalive | Content::Smtp => "timestamps = true\n",
             Content::FilterDr | Content::FilterTun => "binding = \"filter\"\n",
+            Content::FilterKeepalive => "binding = \"filter\"\nswitching = \"request\"\n",
+            Content::FilterFallback => "binding = \"filter\"\nfallback = \"fullnat\"\n",
             _ => "",
         };
         if self.is_direct_guess() {
             text += "switching = \"connection\"\n";
         }
-        if matches!(self, Content::PreallocateMiss | Content::PreallocateMissDr) {
+        if matches!(self, Content::PreallocateMiss | Content::PreallocateMissDr | Content::PreallocateMissTun) {
             let _ = writeln!(text, "guess-server = \"{}\"", names[0]);
         }
         text
@@ -340,7 +417,10 @@ impl Content {
     /// Servers that must be sent something.
     fn least_servers(self) -> usize {
         match self {
-            Content::Keepalive | Content::PreallocateMiss | Content::PreallocateMissDr => 2,
+            Content::Keepalive
+            | Content::PreallocateMiss
+            | Content::PreallocateMissDr
+            | Content::PreallocateMissTun => 2,
             _ => 3,
         }
     }
@@ -349,8 +429,12 @@ impl Content {
     fn forward(self) -> Forward {
         match self {
             Content::Pooled => Forward::FullNat,
-            Content::FilterDr | Content::PreallocateHitDr | Content::PreallocateMissDr => Forward::Dr,
-            Content::FilterTun => Forward::Tunnel,
+            Content::FilterDr
+            | Content::FilterKeepalive
+            | Content::FilterFallback
+            | Content::PreallocateHitDr
+            | Content::PreallocateMissDr => Forward::Dr,
+            Content::FilterTun | Content::PreallocateHitTun | Content::PreallocateMissTun => Forward::Tunnel,
             _ => Forward::Nat,
         }
     }
@@ -378,122 +462,16 @@ impl Content {
         let ok = match self {
             Content::PreallocateHit => n.none == 1 && n.right == 57 && n.wrong == 2,
             // Who answers a client directly looks for its link-layer address first, and some stacks lose the answer meanwhile.
-            Content::PreallocateHitDr => {
+            Content::PreallocateHitDr | Content::PreallocateHitTun => {
                 n.none == 1 && n.wrong == 2 && n.right + n.unanswered == 57 && n.unanswered <= 3
             }
             // The first connection proves the client's address.
-            Content::PreallocateMissDr => {
+            Content::PreallocateMissDr | Content::PreallocateMissTun => {
                 n.none == 1 && n.right == 0 && n.wrong + n.unanswered == 59 && n.unanswered <= 3
             }
             _ => n.right == 0 && n.wrong == 60,
         };
         Some((ok, format!("{} guessed right, {} wrong, {} not guessed", n.right, n.wrong, n.none + n.unanswered)))
-    }
-}
-
-/// A rule file for as long as it is needed.
-#[derive(Debug)]
-pub struct RuleFile(PathBuf);
-
-impl RuleFile {
-    /// Writes one.
-    ///
-    /// # Errors
-    /// When there is no room for it among the temporary files.
-    pub fn write(text: &str) -> std::io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("lcs-demo-{}-{}.rules", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        std::fs::write(&path, text)?;
-        Ok(RuleFile(path))
-    }
-
-    /// Writes a secret, which nobody else may read.
-    ///
-    /// # Errors
-    /// As [`RuleFile::write`].
-    pub fn write_secret(text: &str) -> std::io::Result<Self> {
-        use std::os::unix::fs::PermissionsExt;
-        let file = RuleFile::write("")?;
-        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(0o600))?;
-        std::fs::write(file.path(), text)?;
-        Ok(file)
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for RuleFile {
-    fn drop(&mut self) {
-        // Gone already is gone.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
-
-/// Compares what comes with what is to come.
-#[derive(Debug, Default)]
-pub struct Ear {
-    waits: VecDeque<Reply>,
-    input: Vec<u8>,
-    /// Servers that have answered, in order; empty for a line from anyone.
-    pub answered: Vec<String>,
-    /// Bytes compared.
-    pub bytes: u64,
-}
-
-impl Ear {
-    /// Waits for these too.
-    pub fn expect(&mut self, replies: &[Reply]) {
-        self.waits.extend(replies.iter().cloned());
-    }
-
-    /// Whether nothing more is to come.
-    pub fn is_content(&self) -> bool {
-        self.waits.is_empty() && self.input.is_empty()
-    }
-
-    /// Takes in what has come.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn hear(&mut self, bytes: &[u8]) -> Result<(), String> {
-        self.input.extend_from_slice(bytes);
-        while !self.input.is_empty() {
-            let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(160)]).into_owned();
-            let (length, server) = match self.waits.front() {
-                None => return Err(format!("bytes that no one asked for: {:?}", shown(&self.input))),
-                Some(Reply::Line(start)) => {
-                    let Some(end) = self.input.iter().position(|b| *b == b'\n') else { return Ok(()) };
-                    if !self.input.starts_with(start.as_bytes()) {
-                        return Err(format!("{:?} where a line with {start} was to come", shown(&self.input)));
-                    }
-                    (end + 1, String::new())
-                }
-                Some(Reply::Of(candidates)) => {
-                    let input = &self.input;
-                    let agrees = |c: &&(String, Vec<u8>)| {
-                        let n = c.1.len().min(input.len());
-                        c.1[..n] == input[..n]
-                    };
-                    let Some((server, bytes)) = candidates.iter().find(agrees) else {
-                        let names: Vec<&str> = candidates.iter().map(|c| c.0.as_str()).collect();
-                        return Err(format!("not what {} answers: {:?}", names.join(" or "), shown(input)));
-                    };
-                    if input.len() < bytes.len() {
-                        return Ok(());
-                    }
-                    (bytes.len(), server.clone())
-                }
-            };
-            self.input.drain(..length);
-            self.waits.pop_front();
-            self.answered.push(server);
-            self.bytes += length as u64;
-        }
-        Ok(())
     }
 }
 
@@ -545,15 +523,18 @@ mod tests {
 
     #[test]
     fn every_conversation_is_what_one_server_answers_and_no_other() {
-        for scenario in Content::ALL.into_iter().filter(|c| *c != Content::Keepalive) {
+        let one_by_one = [Content::Keepalive, Content::FilterKeepalive];
+        for scenario in Content::ALL.into_iter().filter(|c| !one_by_one.contains(c)) {
             for c in scenario.conversations(&names()) {
                 let fits = (0..3).filter(|&g| play(scenario, g, &c).is_ok()).count();
                 assert_eq!(fits, 1, "{scenario:?} {:?}", c.steps[0]);
             }
         }
         // On one connection no single server can answer all.
-        for c in Content::Keepalive.conversations(&names()) {
-            assert!((0..3).all(|g| play(Content::Keepalive, g, &c).is_err()));
+        for scenario in one_by_one {
+            for c in scenario.conversations(&names()) {
+                assert!((0..3).all(|g| play(scenario, g, &c).is_err()));
+            }
         }
     }
 

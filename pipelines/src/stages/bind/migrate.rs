@@ -146,8 +146,17 @@ impl<P: Port> Desk<'_, P> {
         b.retries = 0;
         b.timed = None;
         b.sent = 0;
+        b.known_whole = false;
         self.send_migration(flow, b, &header);
         b.arm(now);
+        self.see_to_it(b, server);
+    }
+
+    /// Looks no later than when the filter counts as gone, so that its silence is waited for once and not twice.
+    fn see_to_it(&self, b: &mut Binding, server: u16) {
+        if let Some(end) = self.c.splices.migrations.filters.get(server).and_then(|f| f.live_until()) {
+            b.resend_at = b.resend_at.min(end);
+        }
     }
 
     /// Has what the client sends go to a server as it is.
@@ -171,6 +180,15 @@ impl<P: Port> Desk<'_, P> {
 
     /// Sends the connection, in as many messages as the link needs.
     pub(super) fn send_migration(&mut self, flow: u32, b: &Binding, header: &Header) {
+        self.send_pieces(flow, b, header, usize::MAX);
+    }
+
+    /// Sends the first message only: the filter has said that it has all of them.
+    fn send_front(&mut self, flow: u32, b: &Binding, header: &Header) {
+        self.send_pieces(flow, b, header, 1);
+    }
+
+    fn send_pieces(&mut self, flow: u32, b: &Binding, header: &Header, most: usize) {
         let Some(ends) = self.ends(flow) else { return };
         let f = self.c.table.get(flow);
         let server = f.server;
@@ -196,7 +214,7 @@ impl<P: Port> Desk<'_, P> {
             bytes: &[],
         };
         let (mut messages, mut sent) = (0, 0);
-        for n in 0..whole.pieces() {
+        for n in 0..whole.pieces().min(most) {
             let from = n * usize::from(whole.piece);
             let to = (from + usize::from(whole.piece)).min(b.sendable());
             let bytes = b.buffer.get(from..to).unwrap_or(&[]);
@@ -266,10 +284,14 @@ impl<P: Port> Desk<'_, P> {
         let service = self.c.table.get(flow).service;
         let most = self.content(service).map_or(3, |c| c.binding.syn_retries);
         let server = self.c.table.get(flow).server;
-        let header = b.migration.and_then(|t| self.c.splices.migrations.filters.get(server)?.again(&t));
-        if let Some(header) = header.filter(|_| b.retries < most) {
+        let filter = self.c.splices.migrations.filters.get(server);
+        let header = b.migration.and_then(|t| filter?.again(&t));
+        let gone = filter.is_none_or(|f| !f.is_live(self.now));
+        if let Some(header) = header.filter(|_| b.retries < most && !gone) {
             b.back_off(self.now);
-            return self.send_migration(flow, b, &header);
+            self.see_to_it(b, server);
+            let known = std::mem::take(&mut b.known_whole);
+            return if known { self.send_front(flow, b, &header) } else { self.send_migration(flow, b, &header) };
         }
         if !b.settled {
             return self.lost(flow, b);

@@ -221,6 +221,7 @@ impl<P: Port> Desk<'_, P> {
         b.rto = RTO_FILTER;
         b.retries = 0;
         b.sent = 0;
+        b.known_whole = false;
         b.timed = Some(self.now);
         b.arm(self.now);
     }
@@ -421,6 +422,8 @@ impl<P: Port> Desk<'_, P> {
                 b.rto = (b.rto * 2).min(SELDOM);
                 b.retries = 0;
                 b.arm(self.now);
+                // Said of a request when all of it was there: it stays there.
+                b.known_whole = b.phase == Phase::Migrate;
                 if b.phase == Phase::Recall {
                     self.renew_ticket(flow, b);
                 }

@@ -175,14 +175,21 @@ impl<P: Port> Desk<'_, P> {
         // Whoever gives it sends it again, and by then the way to its client may be known.
         let row = match snapshot.routes.lookup(client.ip()) {
             Some(Via::NextHop(row)) if self.c.hops[usize::from(row)].resolved => row,
-            Some(Via::NextHop(row)) => {
-                self.c.say((1, row), self.tick, Event::NeedNextHop(row));
-                return Verdict::Drop(DropReason::NextHopUnresolved);
-            }
-            Some(Via::OnLink) | None => {
-                let subject = crate::splice::sticky::hash_address(client.ip()) as u16;
-                self.c.say((3, subject), self.tick, Event::NeedNeighbour(client.ip()));
-                return Verdict::Drop(DropReason::NextHopUnresolved);
+            way => {
+                let hash = crate::splice::sticky::hash_address(client.ip());
+                if let Some(Via::NextHop(row)) = way {
+                    self.c.say((1, row), self.tick, Event::NeedNextHop(row));
+                } else {
+                    self.c.say((3, hash as u16), self.tick, Event::NeedNeighbour(client.ip()));
+                }
+                if !self.c.splices.migrations.silent.is_silent(hash, self.now) {
+                    return Verdict::Drop(DropReason::NextHopUnresolved);
+                }
+                // Had, like every other that was refused: the director gives it to somebody else.
+                self.c.splices.migrations.sessions.mark(header, self.now);
+                self.count_at(slot, |n| n.refused += 1);
+                self.say_to_director(ticket, &Body::Refused(m.ends, Why::NoWay));
+                return Verdict::Consume;
             }
         };
         self.c.splices.migrations.sessions.mark(header, self.now);

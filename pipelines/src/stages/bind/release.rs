@@ -82,13 +82,13 @@ impl<P: Port> Desk<'_, P> {
         let e = *self.c.splices.get(entry);
         if let Some(why) = self.keeps(flow, (m.start, m.next)) {
             if why == Why::NotYet {
-                return self.not_yet(ticket, m);
+                return self.not_yet(ticket, m, bytes);
             }
             self.refuse_turn(header, m, why);
             return Verdict::Consume;
         }
         if !self.c.splices.has_room(bytes.len()) {
-            return self.not_yet(ticket, m);
+            return self.not_yet(ticket, m, bytes);
         }
         let mut b = match self.c.splices.take(entry) {
             Some(b) => {
@@ -97,17 +97,17 @@ impl<P: Port> Desk<'_, P> {
                 let room = self.room(self.c.table.get(flow).service) > b.buffer.len() + bytes.len();
                 if !(collects && follows && room) || b.fin || b.next() != m.start {
                     self.c.splices.put(b);
-                    return self.not_yet(ticket, m);
+                    return self.not_yet(ticket, m, bytes);
                 }
                 b
             }
             None => {
                 let in_body = self.c.splices.follower(entry).is_some_and(|(_, f)| !f.request.is_done());
                 if in_body || e.offsets.limit[Place::CLIENT] != m.start {
-                    return self.not_yet(ticket, m);
+                    return self.not_yet(ticket, m, bytes);
                 }
                 let Some(mut b) = self.c.splices.bind(entry, self.c.table.get(flow).service) else {
-                    return self.not_yet(ticket, m);
+                    return self.not_yet(ticket, m, bytes);
                 };
                 b.start = m.start;
                 (b.client_ack, b.client_window) = (m.next, m.window);
@@ -185,8 +185,12 @@ impl<P: Port> Desk<'_, P> {
         Some(Why::Over)
     }
 
-    /// What is before a request is still on its way, or there is no room for it yet: it counts as new when it comes again.
-    fn not_yet(&mut self, ticket: Ticket, m: &Migrate<'_>) -> Verdict {
+    /// What is before a request is still on its way, or there is no room for it yet: it counts as new when it comes again. What came in
+    /// several messages is kept, so that one of them is enough.
+    fn not_yet(&mut self, ticket: Ticket, m: &Migrate<'_>, bytes: &[u8]) -> Verdict {
+        if m.pieces() > 1 {
+            self.c.splices.migrations.assemblies.keep(ticket, m, bytes, self.now);
+        }
         self.say_to_director(ticket, &Body::Refused(m.ends, Why::NotYet));
         Verdict::Consume
     }

@@ -336,13 +336,13 @@ fn rules(panels: &mut Vec<Panel>, service: &str, c: &Content, order: Order) {
     if let Some(g) = &c.guesses {
         let right = g.right.map_or("none decided".to_owned(), |share| format!("{} right", percent(share)));
         panel.say(format!(
-            "guesses by {}: {}/s made, {right}, {}/s wrong, {}/s unanswered, {}/s had nothing to go by",
+            "guesses by {}: {}/s made, {right}, {}/s wrong, {}/s unanswered",
             g.by,
             rate(g.made),
             rate(g.wrong),
-            rate(g.unanswered),
-            rate(g.none)
+            rate(g.unanswered)
         ));
+        panel.say(format!("  {}/s undecided, {}/s had nothing to go by", rate(g.undecided), rate(g.none)));
     }
     if let Some(p) = &c.pool {
         let open =
@@ -354,6 +354,21 @@ fn rules(panels: &mut Vec<Panel>, service: &str, c: &Content, order: Order) {
             rate(p.fresh),
             rate(p.repeated),
             rate(p.lost)
+        ));
+    }
+    if let Some(m) = &c.migrations {
+        panel.say(format!(
+            "filters: {} live; {}/s took a connection, {}/s refused, {}/s unanswered",
+            number(m.live),
+            rate(m.accepted),
+            rate(m.refused),
+            rate(m.unanswered)
+        ));
+        panel.say(format!(
+            "  {}/s over full NAT; later requests: {}/s on the same, {}/s after a recall",
+            rate(m.fallback),
+            rate(m.continued),
+            rate(m.recalled)
         ));
     }
     for (what, n) in c.unserved.iter().filter(|(_, n)| *n > 0.0) {

@@ -185,6 +185,28 @@ pub struct Content {
     pub guesses: Option<Guesses>,
     /// Connections to servers that clients share, where they do.
     pub pool: Option<Pool>,
+    /// Connections given to filters, where they are.
+    pub migrations: Option<Migrations>,
+}
+
+/// Connections given to filters; rates are a second.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Migrations {
+    /// Filters that answer now, as each worker finds it.
+    pub live: u64,
+    /// Connections that filters took.
+    pub accepted: f64,
+    /// Those that they did not take.
+    pub refused: f64,
+    /// Those of which nothing was heard.
+    pub unanswered: f64,
+    /// Connections bound over full NAT because no filter took them.
+    pub fallback: f64,
+    /// Later requests given to the filter in turn.
+    pub continued: f64,
+    /// Connections given back for another request.
+    pub recalled: f64,
 }
 
 /// Connections to servers that clients share; rates are a second.
@@ -249,6 +271,8 @@ pub struct Guesses {
     pub wrong: f64,
     /// Guessed servers that did not answer, a second.
     pub unanswered: f64,
+    /// Guesses given up because the request came in pieces, a second.
+    pub undecided: f64,
     /// Connections for which there was nothing to go by, a second.
     pub none: f64,
 }
@@ -450,6 +474,7 @@ fn content(c: &ContentCounts, whole: Option<&ContentCounts>, over: Over) -> Cont
                 right: (n.right + n.wrong > 0).then(|| ratio(n.right, n.right + n.wrong)),
                 wrong: over.rate(n.wrong),
                 unanswered: over.rate(n.unanswered),
+                undecided: over.rate(n.undecided),
                 none: over.rate(n.none),
             }
         }),
@@ -460,6 +485,15 @@ fn content(c: &ContentCounts, whole: Option<&ContentCounts>, over: Over) -> Cont
             fresh: over.rate(n.fresh),
             repeated: over.rate(n.repeated),
             lost: over.rate(n.lost),
+        }),
+        migrations: c.migrations.as_ref().map(|n| Migrations {
+            live: n.live,
+            accepted: over.rate(n.accepted),
+            refused: over.rate(n.refused),
+            unanswered: over.rate(n.unanswered),
+            fallback: over.rate(n.fallback),
+            continued: over.rate(n.continued),
+            recalled: over.rate(n.recalled),
         }),
     }
 }

@@ -13,7 +13,7 @@ use lcs_dataplane::cycles::StageCost;
 use lcs_pipelines::command::ServerStats;
 use lcs_pipelines::content::Switching;
 use lcs_pipelines::snapshot::{Forward, Scheduler};
-use lcs_pipelines::tally::{GuessTally, QueueTally};
+use lcs_pipelines::tally::{GuessTally, MigrationTally, QueueTally};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
@@ -60,8 +60,9 @@ fn counts(n: u64) -> ContentCounts {
         }],
         guesses: Some(GuessCount {
             by: "network".into(),
-            counts: GuessTally { made: n * 20, right: n * 15, wrong: n * 5, ..Default::default() },
+            counts: GuessTally { made: n * 20, right: n * 15, wrong: n * 5, undecided: n * 3, ..Default::default() },
         }),
+        migrations: Some(MigrationTally { live: 2, accepted: n * 7, recalled: n * 4, ..Default::default() }),
         ..ContentCounts::default()
     }
 }
@@ -215,7 +216,10 @@ fn two_hundred_columns_show_two_columns_with_all_figures() {
             "web by content: 40 decisions/s; 7 connections spliced, 2 parked, 1 requests in hand",
             "R2                30  75.0 %  ███████████████",
             "default            0   0.0 %",
-            "guesses by network: 20/s made, 75.0 % right, 5.0/s wrong",
+            "guesses by network: 20/s made, 75.0 % right, 5.0/s wrong, 0/s unanswered",
+            "3.0/s undecided, 0/s had nothing to go by",
+            "filters: 2 live; 7.0/s took a connection",
+            "0/s on the same, 4.0/s after a recall",
             "not to a server: 403 by a rule, 4.0/s",
             "slow         6       9.0          0     2.5 ms",
         ],
