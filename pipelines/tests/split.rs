@@ -1,5 +1,8 @@
 //! Other files' tests once more, with content workers: the same segments in, the same segments out.
 
+// Each of these files has its own view of the director's; they share nothing else.
+#![allow(clippy::duplicate_mod)]
+
 #[path = "binding.rs"]
 mod binding;
 #[path = "direct.rs"]
