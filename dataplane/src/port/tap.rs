@@ -72,6 +72,20 @@ impl TapCounts {
         self.over_rate + self.behind + self.too_long + self.refused + self.unsent
     }
 
+    /// What has passed since `earlier`.
+    #[must_use]
+    pub fn since(&self, earlier: &TapCounts) -> TapCounts {
+        TapCounts {
+            to_kernel: self.to_kernel.saturating_sub(earlier.to_kernel),
+            from_kernel: self.from_kernel.saturating_sub(earlier.from_kernel),
+            over_rate: self.over_rate.saturating_sub(earlier.over_rate),
+            behind: self.behind.saturating_sub(earlier.behind),
+            too_long: self.too_long.saturating_sub(earlier.too_long),
+            refused: self.refused.saturating_sub(earlier.refused),
+            unsent: self.unsent.saturating_sub(earlier.unsent),
+        }
+    }
+
     /// The reasons for drops with their counts, in words.
     pub fn reasons(&self) -> [(&'static str, u64); 5] {
         [
