@@ -267,18 +267,16 @@ impl Placed<'_> {
         let service: SocketAddrV4 = v4(site.service)?;
         let balancer = XdpBalancer::load(service, &servers, mac(bed.client())?).map_err(|e| failed(e.to_string()))?;
         let other_end = bed.director().name();
-        let receives = bed.switch().run(|| {
+        let receives: Result<AttachedProgram, PeersError> = bed.switch().run(|| {
             let interface = links::interface(other_end)?;
-            Ok(balancer::attach_pass(&interface).map_err(|e| failed(e.to_string()))?)
-        });
-        let receives: Result<AttachedProgram, PeersError> = receives?;
-        let receives = receives?;
+            balancer::attach_pass(&interface).map_err(|e| failed(e.to_string()))
+        })?;
         let sends: Result<AttachedProgram, PeersError> = bed.director().run(|| {
             let interface = links::interface(ETH0)?;
             balancer.attach(&interface, ModePreference::Native).map_err(|e| failed(e.to_string()))
         })?;
         self.inside =
-            Inside::Xdp(Box::new(Xdp { balancer, seen: BalancerCounts::default(), _attached: [sends?, receives] }));
+            Inside::Xdp(Box::new(Xdp { balancer, seen: BalancerCounts::default(), _attached: [sends?, receives?] }));
         // As for our director: the program runs in NAPI, which a veth runs on the sender's core. And the other end's NAPI,
         // which would run here, is the switch's work.
         let rest = self.bench.others[0];
