@@ -6,12 +6,12 @@
 
 mod support;
 
+use lcs_dataplane::headers::build::fill_icmp_checksum;
 use lcs_hwconf::testbed::{ETH0, Host};
 use lcs_perf::demo::load::{Load, LoadPlan};
 use lcs_perf::demo::root::director::Director;
 use lcs_perf::demo::root::scene::{Scene, Setup};
 use lcs_pipelines::snapshot::Forward;
-use lcs_dataplane::headers::build::fill_icmp_checksum;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -97,7 +97,8 @@ fn ping(from: &Host, to: Ipv4Addr, payload: &[u8]) -> bool {
         // The first may go while the client does not know the link-layer address yet.
         let _ = socket.send_to(&request, &SockAddr::from(SocketAddr::from((to, 0))));
         while let Ok(n) = socket.read(&mut packet) {
-            if n == 20 + request.len() && packet[12..16] == to.octets() && packet[20] == 0 && &packet[28..n] == payload {
+            if n == 20 + request.len() && packet[12..16] == to.octets() && packet[20] == 0 && &packet[28..n] == payload
+            {
                 return true;
             }
         }

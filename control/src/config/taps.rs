@@ -71,7 +71,11 @@ fn addresses(tap: &Section<'_, '_>, others: &[TapDevice]) -> Vec<IpNet> {
         if let Some(why) = unusable(net.addr()) {
             tap.problem(text.span, format!("{} is {why}", net.addr()), "give an address of this machine");
         } else if is_network && net.addr().is_ipv4() {
-            tap.problem(text.span, format!("{net} is a network, not an address in it"), "give an address of this machine");
+            tap.problem(
+                text.span,
+                format!("{net} is a network, not an address in it"),
+                "give an address of this machine",
+            );
         } else if addresses.iter().chain(others.iter().flat_map(|t| &t.addresses)).any(|a| a.addr() == net.addr()) {
             tap.problem(text.span, format!("{} is given twice", net.addr()), "remove one");
         } else {

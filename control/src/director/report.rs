@@ -4,8 +4,7 @@ use crate::config::{Content, Group, Service, Word, needs};
 use crate::model::{Model, ServiceView};
 use crate::protocol::PersistenceReport;
 use crate::protocol::{
-    ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, TapReport,
-    WorkerStats,
+    ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, TapReport, WorkerStats,
 };
 use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{StageCost, tsc_hz};

@@ -93,7 +93,9 @@ pub fn is_answer(frame: &[u8]) -> bool {
         ethertype::ARP => frame.get(HEADER + 6..HEADER + 8) == Some(&[0, 2]),
         ethertype::IPV6 => {
             let advertisement = frame.get(HEADER + ipv6::HEADER) == Some(&icmp::v6::NEIGHBOUR_ADVERTISEMENT);
-            advertisement && frame.get(HEADER + 6) == Some(&protocol::ICMPV6) && !ethernet::destination(frame).is_group()
+            advertisement
+                && frame.get(HEADER + 6) == Some(&protocol::ICMPV6)
+                && !ethernet::destination(frame).is_group()
         }
         _ => false,
     }

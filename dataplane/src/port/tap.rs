@@ -309,7 +309,12 @@ impl TapThread {
     ///
     /// # Errors
     /// When the operating system has no thread or no socket for it.
-    pub fn start(device: Tap, options: &TapOptions, workers: usize, avoid: &[usize]) -> io::Result<(Self, Vec<TapEnd>)> {
+    pub fn start(
+        device: Tap,
+        options: &TapOptions,
+        workers: usize,
+        avoid: &[usize],
+    ) -> io::Result<(Self, Vec<TapEnd>)> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;

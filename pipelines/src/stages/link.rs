@@ -61,8 +61,8 @@ pub(crate) fn refuse(c: &Connections, batch: &mut Batch, out: &mut Classified, f
                 ours.push(i);
             } else {
                 // A kernel with an interface of its own (bridge, capture) sees all; one that is handed what concerns it does not.
-                let concerns_kernel = c.settings.capabilities.kernel_answers
-                    || ethernet::destination(batch.frames[i].bytes()).is_group();
+                let concerns_kernel =
+                    c.settings.capabilities.kernel_answers || ethernet::destination(batch.frames[i].bytes()).is_group();
                 let not_ours = Verdict::Drop(DropReason::NotForUs);
                 batch.verdict[i] = if concerns_kernel { kernel_or(c, DropReason::NotForUs) } else { not_ours };
             }

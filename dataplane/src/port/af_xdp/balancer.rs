@@ -131,7 +131,8 @@ impl XdpBalancer {
         let ring = map(MapKind::Array, "xlb_ring", 4, 4, RING)?;
         let reals = map(MapKind::Array, "xlb_servers", 4, 12, SERVERS_MAX as u32)?;
         let counters = map(MapKind::PerCpuArray, "xlb_counters", 4, 8, 2)?;
-        let put = |map: &Map, name, key: &[u8], value: &[u8]| map.update(key, value).map_err(|e| AfXdpError::map(name, e));
+        let put =
+            |map: &Map, name, key: &[u8], value: &[u8]| map.update(key, value).map_err(|e| AfXdpError::map(name, e));
         put(&services, "xlb_services", &endpoint(service), &1u32.to_ne_bytes())?;
         let back = Target { endpoint: service, mac: clients };
         for (at, server) in (0u32..).zip(servers) {
