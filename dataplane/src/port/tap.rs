@@ -430,15 +430,15 @@ enum Pause {
 impl Mover {
     fn run(mut self) {
         while !self.shared.stop.load(Ordering::SeqCst) {
-            let moved = self.to_kernel();
-            let pause = self.from_kernel();
+            let moved = self.feed_kernel();
+            let pause = self.hear_kernel();
             if moved < TURN && pause != Pause::None {
                 self.sleep(pause == Pause::Empty);
             }
         }
     }
 
-    fn to_kernel(&mut self) -> usize {
+    fn feed_kernel(&mut self) -> usize {
         let mut moved = 0;
         for slot in self.filled.try_iter().take(TURN) {
             if !slot.bytes.is_empty() {
@@ -454,7 +454,7 @@ impl Mover {
         moved
     }
 
-    fn from_kernel(&mut self) -> Pause {
+    fn hear_kernel(&mut self) -> Pause {
         for _ in 0..TURN {
             if self.deaf {
                 return Pause::Full;
