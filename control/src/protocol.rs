@@ -20,6 +20,7 @@ use crate::model::{Change, Counts};
 use ipnet::IpNet;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::TcpState;
+use lcs_dataplane::port::tap::TapCounts;
 use lcs_pipelines::command::{RequestState, ServerStats, TraceFilter, TraceRecord};
 use lcs_pipelines::placement::{Decided, Handed};
 use lcs_pipelines::snapshot::{Forward, Scheduler};
@@ -375,6 +376,19 @@ pub struct Stats {
     pub content_workers: Vec<Decided>,
     /// Services and servers.
     pub services: Vec<ServiceReport>,
+    /// The kernel's TAP devices, where the port has such.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taps: Vec<TapReport>,
+}
+
+/// What has passed a TAP device of the kernel's.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct TapReport {
+    /// The device's name.
+    pub name: String,
+    /// Frames in both directions, and drops by reason.
+    #[serde(flatten)]
+    pub counts: TapCounts,
 }
 
 /// What a worker, or all of them, has counted.

@@ -40,6 +40,8 @@ drop_reasons! {
     TtlExpired = "ttl-expired",
     /// Not for a virtual service, and no kernel behind this port to hand it to.
     NotForUs = "not-for-us",
+    /// It is the kernel's, which was given more such frames than may be at once or a second, or has no device to take them (see `lcs stats`).
+    KernelBusy = "kernel-busy",
     /// A protocol other than TCP and UDP to a service address, and no kernel behind this port to hand it to.
     Protocol = "protocol",
     /// TCP that belongs to no known connection and opens none: the connection timed out here, or was opened elsewhere.

@@ -426,7 +426,8 @@ fn end<P: Port>(
                 return;
             }
             Err(frame) => {
-                counters.dropped[DropReason::NotForUs as usize] += 1;
+                let reason = no_kernel(port);
+                counters.dropped[reason as usize] += 1;
                 port.release(frame);
                 return;
             }
@@ -441,6 +442,11 @@ fn end<P: Port>(
         }
     }
     port.release(frame);
+}
+
+/// Why a port did not take a frame for the kernel.
+fn no_kernel<P: Port>(port: &P) -> DropReason {
+    if port.capabilities().exception_path { DropReason::KernelBusy } else { DropReason::NotForUs }
 }
 
 /// Nanoseconds from the time-stamp counter: one reading and one multiplication, no system call.

@@ -23,6 +23,7 @@ pub mod rtnl;
 pub mod stack_arm;
 pub mod steering;
 mod sys;
+pub mod tap;
 pub mod testbed;
 pub mod tun;
 pub mod xdp;

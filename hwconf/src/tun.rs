@@ -81,7 +81,8 @@ impl AsFd for Tun {
     }
 }
 
-fn no_tun(error: io::Error) -> Error {
+/// Why `/dev/net/tun` can't be opened.
+pub(crate) fn no_tun(error: io::Error) -> Error {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Error::system_mend(
             "open /dev/net/tun",

@@ -6,12 +6,17 @@
 
 mod support;
 
+use lcs_dataplane::headers::build::fill_icmp_checksum;
 use lcs_hwconf::testbed::{ETH0, Host};
 use lcs_perf::demo::load::{Load, LoadPlan};
 use lcs_perf::demo::root::director::Director;
 use lcs_perf::demo::root::scene::{Scene, Setup};
 use lcs_pipelines::snapshot::Forward;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::time::{Duration, Instant};
 use support::{PATIENCE, root};
 
 const CHILD: &str = "LCS_DPDK_TEST";
@@ -75,6 +80,100 @@ fn play(forward: Forward, ipv6: bool) {
     let log = director.log();
     assert!(log.iter().any(|l| l.contains("net_af_packet0: DPDK, driver net_af_packet")), "{log:?}");
     director.stop().expect("an end without an error");
+}
+
+/// A ping from outside, and its answer: the payload that came back.
+fn ping(from: &Host, to: Ipv4Addr, payload: &[u8]) -> bool {
+    let socket = from.run(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).expect("a raw socket"));
+    let mut socket = socket.expect("the client's namespace");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a time-out");
+    let mut request = vec![0; 8 + payload.len()];
+    request[0] = 8;
+    request[8..].copy_from_slice(payload);
+    fill_icmp_checksum(&mut request, None);
+    let deadline = Instant::now() + PATIENCE;
+    let mut packet = [0; 2048];
+    while Instant::now() < deadline {
+        // The first may go while the client does not know the link-layer address yet.
+        let _ = socket.send_to(&request, &SockAddr::from(SocketAddr::from((to, 0))));
+        while let Ok(n) = socket.read(&mut packet) {
+            if n == 20 + request.len() && packet[12..16] == to.octets() && packet[20] == 0 && &packet[28..n] == payload
+            {
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// The machine behind the director stays reachable: its kernel answers ping and TCP at an address that is no service's, and checks
+/// the servers' health from there, while the service goes on.
+#[test]
+fn the_kernel_behind_the_port_is_reached_through_its_tap_device() {
+    const NAME: &str = "the_kernel_behind_the_port_is_reached_through_its_tap_device";
+    if !root(NAME) {
+        return;
+    }
+    alone(NAME, || {
+        let setup = Setup { forward: Forward::Nat, ipv6: false, server_ipv6: false };
+        let scene = Scene::build(setup, setup.plan()).expect("a scene").with_keys("check = \"tcp\"\n");
+        let bed = scene.bed();
+        silence(bed.director());
+        // One address in each of the networks; neither is the director's own.
+        let outer = Ipv4Addr::new(10, 80, 0, 2);
+        let taps = format!(
+            "kind = \"dpdk\"\ninterfaces = [\"net_af_packet0,iface={ETH0}\"]\n\
+             eal = [\"--no-huge\", \"--no-shconf\", \"--no-telemetry\", \"-m\", \"128\"]\n\
+             [[port.taps]]\nname = \"lcs7\"\naddresses = [\"{outer}/24\", \"10.80.1.2/24\"]\nrate = 5000\n"
+        );
+        let mut director = Director::start_on(bed.director(), |socket| {
+            let from = format!("kind = \"af-xdp\"\ninterfaces = [\"{ETH0}\"]");
+            let text = scene.configuration(socket);
+            assert!(text.contains(&from), "{text}");
+            text.replace(&from, &taps)
+        })
+        .unwrap_or_else(|e| panic!("{e}"));
+        let tap = bed.director().rtnl().link("lcs7").expect("the TAP device");
+        assert_eq!(tap.mac, bed.director().rtnl().link(ETH0).expect("the leg").mac);
+        // The kernel answers, by the device's own path: to the director these are strangers.
+        assert!(ping(bed.client(), outer, &[7; 1200]), "{:?}", director.stats());
+        let listener = bed.director().run(|| TcpListener::bind((outer, 2222)).expect("a listener")).expect("inside");
+        let greet = std::thread::spawn(move || listener.accept().map(|(mut s, _)| s.write_all(b"hello")));
+        let said = bed.client().run(|| {
+            let mut stream = TcpStream::connect_timeout(&(outer, 2222).into(), PATIENCE).expect("a connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+            let mut said = String::new();
+            stream.read_to_string(&mut said).map(|_| said)
+        });
+        assert_eq!(said.expect("inside").expect("what it says"), "hello");
+        greet.join().expect("a thread").expect("accepted").expect("written");
+        // A closed port is refused by the kernel, as on any machine.
+        let refused = bed.client().run(|| TcpStream::connect_timeout(&(outer, 2223).into(), PATIENCE)).expect("inside");
+        assert_eq!(refused.expect_err("nobody listens").kind(), std::io::ErrorKind::ConnectionRefused);
+        // The director still answers for its own: the kernel does not even have that address.
+        let IpAddr::V4(own) = scene.service().ip() else { panic!("IPv4 was asked for") };
+        assert!(ping(bed.client(), own, &[9; 64]), "{:?}", director.stats());
+        let plan = LoadPlan {
+            to: scene.service(),
+            parallel: 4,
+            requests: 2,
+            sizes: vec![0, 10_000],
+            most: 20,
+            patience: PATIENCE,
+        };
+        let load = bed.client().run(|| Load::start(plan)).expect("the client").expect("a load");
+        assert!(load.wait(20, PATIENCE, || false), "{:?}", director.stats());
+        let tally = load.stop().remove(0);
+        let stats = director.stats().expect("counters");
+        assert_eq!((tally.requests, tally.failed), (40, 0), "{tally:?} {stats:?}");
+        assert!(stats.services[0].servers.iter().all(|s| s.down.is_none()), "{stats:?}");
+        let [tap] = stats.taps.as_slice() else { panic!("{stats:?}") };
+        assert_eq!((tap.name.as_str(), tap.counts.refused), ("lcs7", 0), "{tap:?}");
+        assert!(tap.counts.to_kernel >= 8 && tap.counts.from_kernel >= 8, "{tap:?}");
+        assert!(stats.total.to_kernel >= tap.counts.to_kernel, "{stats:?}");
+        director.stop().expect("an end without an error");
+        assert!(bed.director().rtnl().link("lcs7").is_err(), "the device goes with the director");
+    });
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod sections;
 pub use sections::COALESCE;
 mod services;
 mod switching;
+mod taps;
 
 pub(crate) use content::forwards;
 pub use content::{
@@ -127,6 +128,8 @@ pub struct Port {
     pub interfaces: Vec<String>,
     /// DPDK: the same as devices, with their arguments. Empty for other kinds.
     pub devices: Vec<Device>,
+    /// DPDK: the kernel's TAP devices for what is not the director's, one for each interface and in their order; or none.
+    pub taps: Vec<TapDevice>,
     /// DPDK: arguments of its environment; its own where there are none.
     pub eal: Option<Vec<String>>,
     /// Where the XDP program runs.
@@ -137,6 +140,24 @@ pub struct Port {
     pub buffers: u32,
     /// AF_XDP: for how long frames may gather while a worker sleeps under load; at most 10 ms, zero for never.
     pub coalesce: Duration,
+}
+
+impl Port {
+    /// Whether a kernel stands behind the port: it can be asked to connect to servers there.
+    pub fn has_kernel(&self) -> bool {
+        self.kind == PortKind::AfXdp || !self.taps.is_empty()
+    }
+}
+
+/// One of `[[port.taps]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TapDevice {
+    /// Its name.
+    pub name: String,
+    /// The kernel's addresses on it, with the length of the network's prefix.
+    pub addresses: Vec<IpNet>,
+    /// Frames that each worker hands to the kernel a second at most, and that the kernel sends at most.
+    pub rate: u32,
 }
 
 macro_rules! words {

@@ -5,7 +5,7 @@ use super::problem::{Collector, Invalid};
 use super::read::{Problems, Section};
 use super::{
     Configuration, ContentWorkers, Copy, Director, FLOWS_MAX, Neighbour, Placement, Port, PortKind, Route, WORKERS_MAX,
-    Word, Workers, XdpMode, default_socket, services,
+    Word, Workers, XdpMode, default_socket, services, taps,
 };
 use ipnet::IpNet;
 use lcs_dataplane::flow::TcpState;
@@ -187,6 +187,7 @@ fn port(root: &Section<'_, '_>) -> Port {
         interfaces: Vec::new(),
         devices: Vec::new(),
         eal: None,
+        taps: Vec::new(),
         mode: XdpMode::Auto,
         copy: Copy::Auto,
         buffers: BUFFERS,
@@ -239,6 +240,7 @@ fn port(root: &Section<'_, '_>) -> Port {
         }
         port.eal = Some(list.value.into_iter().map(|argument| argument.value).collect());
     }
+    port.taps = taps::read(&section, &port);
     if let Some(mode) = section.word::<XdpMode>("mode") {
         port.mode = mode.value;
     }
@@ -364,13 +366,13 @@ fn routes(root: &Section<'_, '_>) -> Vec<Route> {
     routes
 }
 
-/// Health checks are asked by the kernel, which only an AF_XDP port leaves at the director's side.
+/// Health checks are asked by the kernel, which must be behind the port.
 fn checkers(root: &Section<'_, '_>, port: &Port, services: &[super::Service]) {
     let checked = services.iter().find(|s| s.check.is_some());
-    if let Some(service) = checked.filter(|_| port.kind != PortKind::AfXdp) {
+    if let Some(service) = checked.filter(|_| !port.has_kernel()) {
         let what =
             format!("service {} has a `check`, and the port has no kernel that could ask its servers", service.name);
-        root.problem(0..1, what, "remove the check, or use [port] kind = \"af-xdp\"");
+        root.problem(0..1, what, "remove the check, use [port] kind = \"af-xdp\", or with DPDK give it [[port.taps]]");
     }
 }
 

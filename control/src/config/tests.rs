@@ -28,6 +28,25 @@ fn the_example_is_valid_and_means_what_its_comments_say() {
     assert_eq!((c.workers.count(), c.workers.flows), (1, 1_000_000));
 }
 
+/// A DPDK port of so many interfaces with a TAP device, whose text is in line 5.
+fn taps(interfaces: usize, keys: &str) -> String {
+    let names: Vec<String> = (0..interfaces).map(|n| format!("\"net_ring{n}\"")).collect();
+    format!("[port]\nkind = \"dpdk\"\ninterfaces = [{}]\n[[port.taps]]\n{keys}\n", names.join(", "))
+}
+
+#[test]
+fn taps_have_names_by_default_and_give_the_port_a_kernel_that_checks_servers() {
+    let read = |text: &str| Configuration::parse("f", text).unwrap_or_else(|e| panic!("{e}"));
+    let c = read(&taps(2, "[[port.taps]]\naddresses = [\"192.0.2.10/24\", \"2001:db8::10/64\"]\nrate = 5"));
+    let seen: Vec<_> = c.port.taps.iter().map(|t| (t.name.as_str(), t.addresses.len(), t.rate)).collect();
+    assert_eq!(seen, [("lcs0", 0, 20_000), ("lcs1", 2, 5)]);
+    let service = "[[services]]\nname = \"web\"\naddress = \"192.0.2.1\"\nport = 80\ncheck = \"tcp\"\n";
+    assert!(read(&(taps(1, "") + service)).port.has_kernel());
+    let without = taps(1, "").replace("[[port.taps]]", "") + service;
+    let invalid = wrong(&without);
+    assert!(invalid.problems[0].mend.contains("[[port.taps]]"), "{invalid}");
+}
+
 /// A service with a check, whose text is in line 4.
 fn check(keys: &str) -> String {
     service(&format!("{keys}\nname = \"web\"\naddress = \"192.0.2.1\"\nport = 80"))
@@ -77,6 +96,22 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         ("[port]\ninterfaces = [\"eth0\"]\nmode = \"nativ\"", (3, 8), "is none of", "did you mean \"native\"?"),
         ("[port]\ninterfaces = [\"eth0\"]\nbuffers = 1000", (3, 11), "power of two", "write 1024"),
         ("[port]\nkind = \"memory\"\ninterfaces = [\"a\"]\ncoalesce-us = 50", (4, 15), "receive queues", "af-xdp"),
+        (
+            "[port]\ninterfaces = [\"eth0\"]\n[[port.taps]]\nname = \"lcs0\"",
+            (3, 1),
+            "on AF_XDP the kernel keeps its interfaces",
+            "kind = \"dpdk\"",
+        ),
+        (&taps(2, "name = \"lcs0\""), (4, 1), "1 TAP devices, and 2 interfaces", "for each of `interfaces`"),
+        (&taps(1, "name = \"lcs/0\""), (5, 8), "no name for an interface", "1 to 15 bytes"),
+        (&taps(1, "name = \"lcs%d\""), (5, 8), "no name for an interface", "'%'"),
+        (&taps(1, "rate = 0"), (5, 8), "out of range", "from 1"),
+        (&taps(1, "addresses = [\"192.0.2.10\"]"), (5, 14), "length of its network's prefix", "192.0.2.10/24"),
+        (&taps(1, "addresses = [\"192.0.2.0/24\"]"), (5, 14), "is a network", "an address of this machine"),
+        (&taps(1, "addresses = [\"127.0.0.1/8\"]"), (5, 14), "loopback", "an address of this machine"),
+        (&taps(1, "addresses = [\"10.0.0.1/8\", \"10.0.0.1/24\"]"), (5, 28), "given twice", "remove one"),
+        (&taps(1, "mac = \"02:00:00:00:00:01\""), (5, 1), "unknown key `mac`", "known here"),
+        (&taps(2, "name = \"a\"\n[[port.taps]]\nname = \"a\""), (7, 8), "two TAP devices", "of its own"),
         ("[workers]\nflows = 1\n", (1, 1), "has no `port`", "add [port]"),
         (
             "[workers]\ncores = [1, 1]\n[port]\ninterfaces = [\"eth0\"]",

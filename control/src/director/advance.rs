@@ -147,7 +147,10 @@ impl<W: Workers, S: Steering> Control<W, S> {
 
     fn gathered(&mut self, ticket: Ticket, purpose: Purpose, reports: Vec<report::Boxed>) {
         let response = match purpose {
-            Purpose::Stats => Some(Response::Stats(Box::new(report::stats(&self.model, &reports, self.now)))),
+            Purpose::Stats => {
+                let taps = report::taps(&self.taps);
+                Some(Response::Stats(Box::new(report::stats(&self.model, &reports, taps, self.now))))
+            }
             Purpose::Services => {
                 Some(Response::Services(Services { services: report::services(&self.model, &reports) }))
             }

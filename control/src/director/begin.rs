@@ -2,7 +2,6 @@
 
 use super::operation::{Listing, Operation, Purpose, Sent};
 use super::{Control, Steering, TRACE_AGAIN, Ticket, Workers, requests};
-use crate::config::PortKind;
 use crate::model::{Change, Kind};
 use crate::protocol::{CONNECTIONS_MAX, Failure, FailureCode, Request, TRACE_MAX};
 use lcs_pipelines::command::{Command, RequestState, TraceFilter};
@@ -28,7 +27,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             Request::Weight { service, server, weight } => return self.begin_weight(ticket, &service, &server, weight),
             Request::Reload => return self.begin_reload(ticket),
             Request::AddService { service, content } => {
-                let kernel = self.running.as_ref().is_none_or(|c| c.port.kind == PortKind::AfXdp);
+                let kernel = self.running.as_ref().is_none_or(|c| c.port.has_kernel());
                 requests::add_service(model, *service, content, kernel)?
             }
             Request::SetService { service, set } => requests::set_service(model, &service, &set)?,

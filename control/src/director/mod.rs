@@ -26,6 +26,7 @@ use crate::model::{Change, Environment, Learned, Model};
 use crate::netlink::Target;
 use crate::protocol::{Failure, FailureCode, Notice, Request, Response};
 use ipnet::IpNet;
+use lcs_dataplane::port::tap::TapWatch;
 use lcs_pipelines::command::Command;
 use lcs_pipelines::snapshot::Interface;
 use operation::{Operation, Pending, Purpose, Sent};
@@ -94,6 +95,7 @@ pub struct Control<W, S> {
     steering: S,
     about: About,
     source: Option<Source>,
+    taps: Vec<TapWatch>,
     running: Option<Configuration>,
     progress: Vec<Progress>,
     steered: u64,
@@ -130,6 +132,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             steering,
             about,
             source: None,
+            taps: Vec::new(),
             running: None,
             progress: vec![Progress::default(); count],
             steered: 0,
@@ -157,6 +160,13 @@ impl<W: Workers, S: Steering> Control<W, S> {
     #[must_use]
     pub fn with_source(mut self, source: Source) -> Self {
         self.source = Some(source);
+        self
+    }
+
+    /// Tells in [`Request::Stats`] what has passed these TAP devices.
+    #[must_use]
+    pub fn with_taps(mut self, taps: Vec<TapWatch>) -> Self {
+        self.taps = taps;
         self
     }
 

@@ -4,11 +4,12 @@ use crate::config::{Content, Group, Service, Word, needs};
 use crate::model::{Model, ServiceView};
 use crate::protocol::PersistenceReport;
 use crate::protocol::{
-    ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, WorkerStats,
+    ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, TapReport, WorkerStats,
 };
 use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{StageCost, tsc_hz};
 use lcs_dataplane::flow::TcpState;
+use lcs_dataplane::port::tap::TapWatch;
 use lcs_pipelines::command::{Report, ServerStats};
 use std::time::Duration;
 
@@ -133,7 +134,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 /// Everything that was counted.
-pub(super) fn stats(model: &Model, reports: &[Boxed], uptime: Duration) -> Stats {
+pub(super) fn stats(model: &Model, reports: &[Boxed], taps: Vec<TapReport>, uptime: Duration) -> Stats {
     let all: Vec<&Report> = reports.iter().filter(|r| r.decided.is_none()).map(|r| &**r).collect();
     Stats {
         uptime: uptime.as_secs_f64(),
@@ -142,7 +143,13 @@ pub(super) fn stats(model: &Model, reports: &[Boxed], uptime: Duration) -> Stats
         workers: all.iter().map(|r| worker_stats(&[*r])).collect(),
         content_workers: reports.iter().filter_map(|r| r.decided.as_deref().cloned()).collect(),
         services: model.view().iter().map(|view| service(view, reports, content::counts(view, reports))).collect(),
+        taps,
     }
+}
+
+/// What has passed the kernel's TAP devices.
+pub(super) fn taps(taps: &[TapWatch]) -> Vec<TapReport> {
+    taps.iter().map(|tap| TapReport { name: tap.name().to_owned(), counts: tap.counts() }).collect()
 }
 
 /// The services and what was counted for them.

@@ -51,7 +51,10 @@ pub(super) fn add_service(
         return Err(Refused::ServiceExists(new.name).into());
     }
     if new.check.is_some() && !kernel {
-        let text = format!("service {} has a check, and the port has no kernel that could ask its servers", new.name);
+        let text = format!(
+            "service {} has a check, and the port has no kernel that could ask its servers (with DPDK, [[port.taps]] gives it one)",
+            new.name
+        );
         return Err(Failure::new(FailureCode::Refused, text));
     }
     new.content = content.map(|content| new_content(&new, content)).transpose()?;

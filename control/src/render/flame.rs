@@ -319,6 +319,7 @@ mod tests {
             workers: vec![busy, idle],
             content_workers: vec![],
             services: vec![],
+            taps: vec![],
         }
     }
 

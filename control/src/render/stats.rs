@@ -2,7 +2,7 @@
 
 use super::content;
 use super::table::{Table, bytes, duration, number, percent, scaled};
-use crate::protocol::{Drops, Stats, WorkerStats};
+use crate::protocol::{Drops, Stats, TapReport, WorkerStats};
 use std::fmt::Write;
 
 /// What has happened since `earlier`, which is of the same director. Counts of what is there now stay as they are.
@@ -21,6 +21,11 @@ pub fn since(now: &Stats, earlier: &Stats) -> Stats {
         let counts = service.content.as_mut().and_then(|content| content.counts.as_mut());
         if let (Some(counts), Some(before)) = (counts, before.and_then(|content| content.counts.as_ref())) {
             content::subtract(counts, before);
+        }
+    }
+    for tap in &mut s.taps {
+        if let Some(before) = earlier.taps.iter().find(|b| b.name == tap.name) {
+            tap.counts = tap.counts.since(&before.counts);
         }
     }
     s
@@ -83,6 +88,7 @@ pub fn stats(s: &Stats, over: Option<f64>) -> String {
     frames(&mut out, t, over);
     stages(&mut out, t, s.tsc_hz);
     drops(&mut out, &t.drops, over);
+    taps(&mut out, &s.taps, over);
     flows(&mut out, t);
     s.services.iter().for_each(|service| out += &content::counts(service, over));
     for service in &s.services {
@@ -118,6 +124,27 @@ fn frames(out: &mut String, t: &WorkerStats, over: Option<f64>) {
             table.row([name.to_owned(), number(packets), of.map_or(String::new(), bytes), rate(packets, over)]);
         }
     }
+    *out += &table.show();
+}
+
+/// The kernel's TAP devices: what has passed, and what was dropped and why.
+fn taps(out: &mut String, taps: &[TapReport], over: Option<f64>) {
+    if taps.is_empty() {
+        return;
+    }
+    let mut table = Table::new(&["TAP device", "", ">frames", if over.is_some() { ">rate" } else { "" }]);
+    for tap in taps {
+        let c = &tap.counts;
+        let passed = [("to the kernel", c.to_kernel), ("from the kernel", c.from_kernel)];
+        let dropped = c.reasons().into_iter().filter(|(_, n)| *n > 0);
+        let rows = passed.map(|(what, n)| (what.to_owned(), n)).into_iter();
+        let rows = rows.chain(dropped.map(|(why, n)| (format!("dropped: {why}"), n)));
+        for (i, (what, n)) in rows.enumerate() {
+            let name = if i == 0 { tap.name.clone() } else { String::new() };
+            table.row([name, what, number(n), rate(n, over)]);
+        }
+    }
+    out.push('\n');
     *out += &table.show();
 }
 
@@ -260,6 +287,7 @@ mod tests {
     use super::*;
     use crate::protocol::Stage;
     use lcs_dataplane::cycles::StageCost;
+    use lcs_dataplane::port::tap::TapCounts;
 
     fn at(uptime: f64, n: u64) -> Stats {
         let mut cost = StageCost::default();
@@ -281,7 +309,28 @@ mod tests {
             total,
             content_workers: vec![],
             services: vec![],
+            taps: vec![tap(n)],
         }
+    }
+
+    fn tap(n: u64) -> TapReport {
+        let counts = TapCounts { to_kernel: n, from_kernel: n + 1, over_rate: n * 2, ..TapCounts::default() };
+        TapReport { name: "lcs0".into(), counts }
+    }
+
+    #[test]
+    fn what_passed_the_kernels_devices_is_shown_with_what_did_not() {
+        let d = since(&at(12.0, 300), &at(10.0, 100));
+        assert_eq!((d.taps[0].counts.to_kernel, d.taps[0].counts.dropped()), (200, 400));
+        let shown = stats(&d, Some(d.uptime));
+        assert!(shown.contains("lcs0") && shown.contains("dropped: over the rate"), "{shown}");
+        assert!(!shown.contains("no room in the port"), "{shown}");
+        let none = Stats { taps: vec![], ..d };
+        assert!(!stats(&none, None).contains("TAP"));
+        // An older director says nothing of them.
+        let mut text = serde_json::to_value(&none).unwrap();
+        text.as_object_mut().unwrap().remove("taps");
+        assert_eq!(serde_json::from_value::<Stats>(text).unwrap().taps, []);
     }
 
     #[test]

@@ -118,6 +118,7 @@ impl Filter {
                 interfaces: vec![self.interface.clone(), self.stack.clone()],
                 devices: Vec::new(),
                 eal: None,
+                taps: Vec::new(),
                 mode: self.mode,
                 copy: Copy::Auto,
                 buffers: 4096,

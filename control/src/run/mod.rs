@@ -17,6 +17,7 @@ use follow::Follower;
 use lcs_dataplane::cycles::Tsc;
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
+use lcs_dataplane::port::tap::TapWatch;
 pub use ports::WITHOUT_DPDK;
 use resolver::Resolver;
 use std::collections::HashMap;
@@ -145,6 +146,7 @@ impl Director {
                     words: opened.words,
                     follower: Some(follower),
                     resolver: None,
+                    taps: vec![],
                 };
                 let result = self.direct(ports, rest).await;
                 drop(opened.attached); // from here on every frame is the kernel's again
@@ -167,8 +169,10 @@ impl Director {
                     words: opened.words,
                     follower: None,
                     resolver: Some(resolver),
+                    taps: opened.taps.iter().map(|tap| tap.watch().clone()).collect(),
                 };
                 let result = self.direct(ports, rest).await;
+                drop(opened.taps); // nothing passes any more
                 drop(opened.dpdk); // after the ports, which are gone with the workers
                 result
             }
@@ -182,6 +186,7 @@ impl Director {
                     words: vec!["memory: no frame comes from outside".to_owned()],
                     follower: None,
                     resolver: None,
+                    taps: vec![],
                 };
                 self.direct(ports, rest).await
             }
@@ -208,7 +213,7 @@ impl Director {
             cores: [placed(&cores, count), placed(&content_cores, content.len())].concat(),
         };
         let socket = configuration.director.socket.display().to_string();
-        let mut control = Control::new(rings, opened.steering, opened.environment, about);
+        let mut control = Control::new(rings, opened.steering, opened.environment, about).with_taps(opened.taps);
         if let Some(source) = self.source.take() {
             control = control.with_source(source);
         }
@@ -306,6 +311,7 @@ struct Opened<P, S> {
     words: Vec<String>,
     follower: Option<Follower>,
     resolver: Option<Resolver>,
+    taps: Vec<TapWatch>,
 }
 
 /// What the control thread waits for besides its workers.

@@ -4,7 +4,11 @@ use crate::config::{Configuration, Copy, XdpMode};
 use crate::model::Environment;
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::port::af_xdp::{AfXdpPort, Attached, CopyPreference, ModePreference, PortOptions, XdpFilter};
+#[cfg(feature = "dpdk")]
+use lcs_dataplane::port::tap::{TapEnd, TapOptions, TapThread};
 use lcs_hwconf::rtnl::Rtnl;
+#[cfg(feature = "dpdk")]
+use lcs_hwconf::tap::{Tap, TapPlan};
 use lcs_pipelines::snapshot::Interface;
 
 /// AF_XDP ports, one for each worker.
@@ -81,6 +85,8 @@ pub(super) struct Dpdk {
     pub(super) lanes: Vec<lcs_dataplane::port::neighbours::NeighbourLane>,
     pub(super) environment: Environment,
     pub(super) words: Vec<String>,
+    /// The kernel's devices; they are gone when these are dropped.
+    pub(super) taps: Vec<TapThread>,
 }
 
 /// Starts DPDK, and opens them.
@@ -106,10 +112,51 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
             if d.verifies_ip_checksum { "the device checks IPv4 headers" } else { "IPv4 headers are checked here" };
         format!("{}: DPDK, driver {}, {}, MTU {}, {} queues; {checks}", d.name, d.driver, d.mac, d.mtu, ports.len())
     });
-    let words = words.collect();
+    let mut words: Vec<String> = words.collect();
+    let taps = open_taps(configuration, &interfaces, &mut ports, &mut words)?;
     let lanes = ports.iter_mut().map(DpdkPort::neighbour_lane).collect();
     let environment = Environment { interfaces, addresses, given };
-    Ok(Dpdk { ports, dpdk, lanes, environment, words })
+    Ok(Dpdk { ports, dpdk, lanes, environment, words, taps })
+}
+
+/// Opens the kernel's TAP devices, and gives every port its ends of them.
+#[cfg(feature = "dpdk")]
+fn open_taps(
+    configuration: &Configuration,
+    interfaces: &[Interface],
+    ports: &mut [lcs_dataplane::port::dpdk::DpdkPort],
+    words: &mut Vec<String>,
+) -> Result<Vec<TapThread>, String> {
+    let mut threads = vec![];
+    let mut ends: Vec<Vec<TapEnd>> = ports.iter().map(|_| vec![]).collect();
+    for (tap, interface) in configuration.port.taps.iter().zip(interfaces) {
+        let Interface { name: behind, mac, mtu } = interface;
+        // The interface's own address: the card takes no frames for another.
+        let plan = TapPlan {
+            name: tap.name.clone(),
+            mac: (!mac.is_zero()).then_some(mac.0),
+            mtu: u32::from(*mtu),
+            addresses: tap.addresses.clone(),
+        };
+        let device = Tap::open(&plan).map_err(|e| e.to_string())?;
+        let options = TapOptions { mac: *mac, mtu: *mtu, rate: tap.rate };
+        let (thread, of_workers) = TapThread::start(device, &options, ports.len(), &configuration.workers.cores)
+            .map_err(|e| format!("the thread of the TAP device {} cannot be started: {e}", tap.name))?;
+        threads.push(thread);
+        for (of_worker, end) in ends.iter_mut().zip(of_workers) {
+            of_worker.push(end);
+        }
+        let addresses: Vec<String> = tap.addresses.iter().map(ToString::to_string).collect();
+        let addresses = if addresses.is_empty() { "no address given".to_owned() } else { addresses.join(", ") };
+        let what = format!("TAP device of the kernel for {behind}: {addresses}; at most {} frames/s", tap.rate);
+        words.push(format!("{}: {what}", tap.name));
+    }
+    if !threads.is_empty() {
+        for (port, ends) in ports.iter_mut().zip(ends) {
+            port.join_kernel(ends);
+        }
+    }
+    Ok(threads)
 }
 
 /// Frames on a queue that no worker polls would go past the director.

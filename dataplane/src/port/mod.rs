@@ -12,6 +12,8 @@ pub mod dpdk;
 pub mod memory;
 pub mod neighbours;
 pub mod pcap;
+#[cfg(target_os = "linux")]
+pub mod tap;
 
 use crate::batch::BURST;
 use crate::frame::Frame;

@@ -1,6 +1,8 @@
 //! A lane between the control thread and a port that has no kernel behind it: what is asked of neighbours goes out through
 //! the port, and their answers come back. Bounded in both directions; what does not fit is dropped, and asked again.
 
+use crate::headers::ethernet::{self, HEADER, ethertype};
+use crate::headers::{icmp, ipv6, protocol};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 /// Frames that wait in one direction at most.
@@ -80,6 +82,22 @@ impl NeighbourEnd {
     /// Takes a frame to the control thread; `false` when the lane is full.
     pub fn hear(&self, interface: u8, frame: &[u8]) -> bool {
         self.hear.try_send(NeighbourFrame::new(interface, frame)).is_ok()
+    }
+}
+
+/// Whether a frame may be an answer that the control thread waits for: an ARP answer, or a neighbour advertisement that is
+/// for the director alone. A look only: what it says is checked by whoever reads it.
+pub fn is_answer(frame: &[u8]) -> bool {
+    let Some(&kind) = frame.get(12..).and_then(<[u8]>::first_chunk::<2>) else { return false };
+    match u16::from_be_bytes(kind) {
+        ethertype::ARP => frame.get(HEADER + 6..HEADER + 8) == Some(&[0, 2]),
+        ethertype::IPV6 => {
+            let advertisement = frame.get(HEADER + ipv6::HEADER) == Some(&icmp::v6::NEIGHBOUR_ADVERTISEMENT);
+            advertisement
+                && frame.get(HEADER + 6) == Some(&protocol::ICMPV6)
+                && !ethernet::destination(frame).is_group()
+        }
+        _ => false,
     }
 }
 

@@ -1,14 +1,17 @@
 //! The network that all subjects stand in, and how each is put in place and taken away again.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use lcs_control::protocol::WorkerStats;
+use lcs_dataplane::port::af_xdp::ModePreference;
+use lcs_dataplane::port::af_xdp::balancer::{self, AttachedProgram, BalancerCounts, Target, XdpBalancer};
 use lcs_hwconf::ethtool::Offload;
-use lcs_hwconf::testbed::{ETH0, Plan, Testbed};
+use lcs_hwconf::testbed::{ETH0, Host, Plan, Testbed};
+use lcs_hwconf::{links, steering};
 
 use super::configure::{self, Site};
 use super::program::{self, Folder, Program};
@@ -120,7 +123,7 @@ impl Bench {
     /// Puts a subject in place and waits until it serves.
     pub fn place(&self, subject: Subject, traffic: &Traffic, interrupt: &Interrupt) -> Result<Placed<'_>, PeersError> {
         let site = self.site(subject.peer);
-        let frames = subject.peer == Peer::Ours || !self.best_offloads;
+        let frames = matches!(subject.peer, Peer::Ours | Peer::Xdp) || !self.best_offloads;
         self.set_offloads(!frames)?;
         self.bed.set_kernel_forwarding(matches!(subject.peer, Peer::Forward | Peer::Nftables | Peer::Ipvs))?;
         let folder = Folder::create().map_err(PeersError::Folder)?;
@@ -154,6 +157,7 @@ impl Bench {
                     ["-e".into(), "stderr".into(), "-p".into(), in_folder(""), "-c".into(), in_folder("nginx.conf")];
                 placed.run("nginx", &arguments, folder, site.service, interrupt)?;
             }
+            Peer::Xdp => placed.balance(&site)?,
             Peer::Ours => {
                 write(&[("rules", configure::rules(&traffic.rules))])?;
                 placed.direct(&site, &folder.path().join("rules"))?;
@@ -180,6 +184,17 @@ enum Inside<'a> {
     // The folder goes behind the program that has its files open.
     Program(Program, #[allow(dead_code)] Folder),
     Director(Box<Alone<'a>>),
+    Xdp(Box<Xdp>),
+}
+
+/// The XDP balancer in place.
+#[derive(Debug)]
+struct Xdp {
+    balancer: XdpBalancer,
+    /// What it had sent on when it was last looked at.
+    seen: BalancerCounts,
+    /// It on the director's leg, and what has the leg's other end take what it sends.
+    _attached: [AttachedProgram; 2],
 }
 
 /// A subject in place; it's taken away when this is dropped.
@@ -234,6 +249,49 @@ impl Placed<'_> {
         Ok(())
     }
 
+    /// Puts the XDP balancer on the director's leg, in its driver.
+    fn balance(&mut self, site: &Site) -> Result<(), PeersError> {
+        let (bed, core) = (&self.bench.bed, self.bench.core);
+        let failed = |what: String| PeersError::Program { program: "the XDP balancer".into(), what };
+        let v4 = |endpoint: SocketAddr| match endpoint {
+            SocketAddr::V4(endpoint) => Ok(endpoint),
+            SocketAddr::V6(_) => Err(failed("it knows IPv4 only".into())),
+        };
+        let mac = |host: &Host| -> Result<[u8; 6], PeersError> {
+            let link = host.rtnl().link(ETH0)?;
+            link.mac.ok_or_else(|| failed(format!("{ETH0} of {} has no link-layer address", host.name())))
+        };
+        let servers = site.servers.iter().zip(bed.servers());
+        let servers = servers.map(|(at, host)| Ok(Target { endpoint: v4(*at)?, mac: mac(host)? }));
+        let servers: Vec<Target> = servers.collect::<Result<_, PeersError>>()?;
+        let service: SocketAddrV4 = v4(site.service)?;
+        let balancer = XdpBalancer::load(service, &servers, mac(bed.client())?).map_err(|e| failed(e.to_string()))?;
+        let other_end = bed.director().name();
+        let receives: Result<AttachedProgram, PeersError> = bed.switch().run(|| {
+            let interface = links::interface(other_end)?;
+            balancer::attach_pass(&interface).map_err(|e| failed(e.to_string()))
+        })?;
+        let sends: Result<AttachedProgram, PeersError> = bed.director().run(|| {
+            let interface = links::interface(ETH0)?;
+            balancer.attach(&interface, ModePreference::Native).map_err(|e| failed(e.to_string()))
+        })?;
+        self.inside =
+            Inside::Xdp(Box::new(Xdp { balancer, seen: BalancerCounts::default(), _attached: [sends?, receives?] }));
+        // As for our director: the program runs in NAPI, which a veth runs on the sender's core. And the other end's NAPI,
+        // which would run here, is the switch's work.
+        let rest = self.bench.others[0];
+        let threads = steering::poll_in_thread(bed.director().namespace(), ETH0, core);
+        let threads = threads.and_then(|ids| {
+            steering::poll_in_thread(bed.switch().namespace(), other_end, rest)?;
+            Ok(ids)
+        });
+        match threads {
+            Ok(ids) => self.watched.kernel.extend(ids.into_iter().map(|id| (id, id))),
+            Err(e) => self.notes.push(format!("xdp: its work ran on the senders' core and isn't counted: {e}")),
+        }
+        Ok(())
+    }
+
     /// What our director has counted, and cycles in a second.
     pub fn stats(&mut self) -> Result<Option<(WorkerStats, u64)>, PeersError> {
         let Inside::Director(director) = &mut self.inside else { return Ok(None) };
@@ -243,7 +301,21 @@ impl Placed<'_> {
 
     /// Why the subject is no longer there, if it isn't.
     pub fn ended(&mut self) -> Option<String> {
-        if let Inside::Program(program, _) = &mut self.inside { program.ended() } else { None }
+        match &mut self.inside {
+            Inside::Program(program, _) => program.ended(),
+            Inside::Xdp(xdp) => match xdp.balancer.counts() {
+                // What went past it was not its doing.
+                Ok(counts) if counts.to_servers == xdp.seen.to_servers || counts.to_clients == xdp.seen.to_clients => {
+                    Some("no packet passed the XDP program".into())
+                }
+                Ok(counts) => {
+                    xdp.seen = counts;
+                    None
+                }
+                Err(e) => Some(e.to_string()),
+            },
+            _ => None,
+        }
     }
 }
 
@@ -257,6 +329,11 @@ impl Drop for Placed<'_> {
                 program::run(director, "nft", &words)
             }
             Inside::Ipvs => program::run(director, "ipvsadm", &["-C".to_owned()]),
+            Inside::Xdp(_) => {
+                let _ = steering::poll_in_place(self.bench.bed.switch().namespace(), director.name());
+                let _ = steering::poll_in_place(director.namespace(), ETH0);
+                Ok(())
+            }
             _ => Ok(()),
         };
     }

@@ -4,7 +4,9 @@
 //! with its receive work; client, servers and switch share the others. Every round puts each subject in place, loads it and
 //! takes it away, so that a slow spell of the machine does not fall on one of them alone.
 //!
-//! From here, processes of others are started (HAProxy, nginx, `nft`), in the director's namespace and nowhere else.
+//! From here, processes of others are started (HAProxy, nginx, `nft`), in the director's namespace and nowhere else. The XDP
+//! balancer is ours ([`lcs_dataplane::port::af_xdp::balancer`]): Debian has none to install (Katran, Cilium's and the like are not
+//! packaged, and would bring tunnels and agents of their own).
 
 mod bench;
 mod configure;

@@ -21,6 +21,8 @@ pub enum Peer {
     Nftables,
     /// The kernel's IPVS, masquerading: the same.
     Ipvs,
+    /// A balancer of our own making that is an XDP program and no more: the same, without conntrack and before the kernel's stack.
+    Xdp,
     /// HAProxy.
     Haproxy,
     /// nginx.
@@ -29,7 +31,8 @@ pub enum Peer {
 
 impl Peer {
     /// All of them, in the order of the table.
-    pub const ALL: [Peer; 6] = [Peer::Ours, Peer::Forward, Peer::Nftables, Peer::Ipvs, Peer::Haproxy, Peer::Nginx];
+    pub const ALL: [Peer; 7] =
+        [Peer::Ours, Peer::Forward, Peer::Nftables, Peer::Ipvs, Peer::Xdp, Peer::Haproxy, Peer::Nginx];
 
     /// Its name as an option.
     pub fn name(self) -> &'static str {
@@ -38,6 +41,7 @@ impl Peer {
             Peer::Forward => "forward",
             Peer::Nftables => "nftables",
             Peer::Ipvs => "ipvs",
+            Peer::Xdp => "xdp",
             Peer::Haproxy => "haproxy",
             Peer::Nginx => "nginx",
         }
@@ -55,7 +59,7 @@ impl Peer {
             find(program).is_none().then_some(text)
         };
         match self {
-            Peer::Ours | Peer::Forward => None,
+            Peer::Ours | Peer::Forward | Peer::Xdp => None,
             Peer::Nftables => no_program("nft", "nftables"),
             Peer::Haproxy => no_program("haproxy", "haproxy"),
             Peer::Nginx => no_program("nginx", "nginx"),
@@ -162,7 +166,7 @@ mod tests {
             let (subjects, not) = Subject::of(&Peer::ALL, workload, mode);
             (subjects.iter().map(Subject::to_string).collect::<Vec<_>>().join("|"), not.len())
         };
-        let all = "ours|forward|nftables|ipvs|haproxy";
+        let all = "ours|forward|nftables|ipvs|xdp|haproxy";
         assert_eq!(names(Workload::Urls, Mode::KeepAlive), (format!("{all}|nginx"), 0));
         assert_eq!(names(Workload::Rules, Mode::Close), (format!("{all}|haproxy, map|haproxy, reuse|nginx"), 0));
         assert_eq!(names(Workload::Xml, Mode::KeepAlive), (all.into(), 1));

@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::flow::Place;
 use lcs_dataplane::headers::{Kind, MacAddr, ethernet, icmp};
-use lcs_dataplane::{BURST, DropReason};
+use lcs_dataplane::{BURST, DropReason, Verdict};
 
 /// Full batches of which one is looked at for clients that have moved.
 const SAMPLE: u32 = 16;
@@ -60,7 +60,11 @@ pub(crate) fn refuse(c: &Connections, batch: &mut Batch, out: &mut Classified, f
             if foreign >> i & 1 == 0 || may_be_ours(batch, i) {
                 ours.push(i);
             } else {
-                batch.verdict[i] = kernel_or(c, DropReason::NotForUs);
+                // A kernel with an interface of its own (bridge, capture) sees all; one that is handed what concerns it does not.
+                let concerns_kernel =
+                    c.settings.capabilities.kernel_answers || ethernet::destination(batch.frames[i].bytes()).is_group();
+                let not_ours = Verdict::Drop(DropReason::NotForUs);
+                batch.verdict[i] = if concerns_kernel { kernel_or(c, DropReason::NotForUs) } else { not_ours };
             }
         }
         *list = ours;

@@ -7,7 +7,7 @@ use lcs_perf::demo::interrupt::Interrupt;
 use lcs_perf::peers::{self, Mode, Options, Peer, PeersError, Workload};
 use std::io::{self, Write};
 
-/// This director beside what is installed: kernel forwarding, nftables, IPVS, HAProxy, nginx. Needs root.
+/// This director beside what is installed: kernel forwarding, nftables, IPVS, an XDP balancer, HAProxy, nginx. Needs root.
 ///
 /// One client, one director and three servers in network namespaces; every subject gets the same requests in turns, and every
 /// byte of every answer is compared. The director has a core alone. Nothing is left behind.
@@ -18,11 +18,14 @@ use std::io::{self, Write};
   sudo lcs perf peers --peers ours,haproxy --connections 1          latency, one request at a time
   sudo lcs perf peers --workload xml --body 100k --offloads best --json
 
-What reads no requests (forward, nftables, ipvs) is sent the same traffic as a bar. HAProxy is measured with a map of prefixes
+What reads no requests (forward, nftables, ipvs, xdp) is sent the same traffic as a bar. xdp is a balancer of our own making that is
+an XDP program and no more: a hash of the client's endpoint chooses the server, addresses are translated in both directions, in
+the driver (native mode). It has no table of connections, no health checks and no fragments, so it is the least that a
+layer-4 balancer in the kernel can cost, and not what Katran or Cilium cost with all that they do. HAProxy is measured with a map of prefixes
 and with reused server connections as well, where that matters. With the pinned core busy with other work, core times are
 doubtful, and the output says so. Exit code 1 when an answer through this director was wrong or missing.")]
 pub struct Args {
-    /// Who, with commas between: ours, forward, nftables, ipvs, haproxy, nginx [default: all that are there].
+    /// Who, with commas between: ours, forward, nftables, ipvs, xdp, haproxy, nginx [default: all that are there].
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     peers: Vec<Peer>,
     /// What rules are about; may be given several times [default: all].

@@ -1,4 +1,4 @@
-//! A small assembler for eBPF: just the instructions that [`super::program`] is written in.
+//! A small assembler for eBPF: just the instructions that [`super::program`] and [`super::balancer`] are written in.
 //!
 //! The program's source is Rust, so building needs no other compiler; [`Program::listing`] prints what was
 //! assembled, for people and for the test that compares it with the listing kept in the tree.
@@ -24,6 +24,7 @@ pub(super) enum Reg {
     R1,
     R2,
     R3,
+    R4,
     R6 = 6,
     R7,
     R8,
@@ -56,9 +57,12 @@ pub(super) enum If {
 #[repr(u8)]
 pub(super) enum Op {
     Add = 0x00,
+    Sub = 0x10,
+    Mul = 0x20,
     And = 0x50,
     Lsh = 0x60,
     Rsh = 0x70,
+    Xor = 0xa0,
     Mov = 0xb0,
 }
 
@@ -296,9 +300,12 @@ impl fmt::Display for Instruction {
             CLASS_ALU64 => {
                 let operator = match self.code & 0xf0 {
                     0x00 => "+=",
+                    0x10 => "-=",
+                    0x20 => "*=",
                     0x50 => "&=",
                     0x60 => "<<=",
                     0x70 => ">>=",
+                    0xa0 => "^=",
                     _ => "=",
                 };
                 write!(f, "r{dst} {operator} ")?;

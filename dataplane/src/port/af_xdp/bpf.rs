@@ -41,6 +41,7 @@ const LOG_BYTES: usize = 1 << 20;
 #[repr(u32)]
 pub(super) enum MapKind {
     Hash = 1,
+    Array = 2,
     PerCpuArray = 6,
     XskMap = 17,
 }
@@ -190,7 +191,7 @@ impl Map {
         let fd = owned(fd?);
         let lookup_size = match kind {
             MapKind::PerCpuArray => (value_size as usize).next_multiple_of(8) * possible_cpus()?,
-            MapKind::Hash | MapKind::XskMap => value_size as usize,
+            MapKind::Hash | MapKind::Array | MapKind::XskMap => value_size as usize,
         };
         Ok(Map { fd, key_size: key_size as usize, lookup_size, value_size: value_size as usize })
     }
@@ -321,6 +322,24 @@ pub(super) fn test_run(program: &OwnedFd, frame: &[u8]) -> io::Result<u32> {
     };
     bpf(PROG_TEST_RUN, &mut attr)?;
     Ok(attr.retval)
+}
+
+/// The same, with the frame as the program leaves it.
+pub(super) fn test_run_on(program: &OwnedFd, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    // A program may grow the frame by what its headroom holds.
+    let mut out = vec![0u8; frame.len() + 256];
+    let mut attr = TestRun {
+        prog_fd: program.as_raw_fd() as u32,
+        data_size_in: frame.len() as u32,
+        data_in: address(frame),
+        data_size_out: out.len() as u32,
+        data_out: out.as_mut_ptr().expose_provenance() as u64,
+        repeat: 1,
+        ..TestRun::default()
+    };
+    bpf(PROG_TEST_RUN, &mut attr)?;
+    out.truncate(attr.data_size_out as usize);
+    Ok((attr.retval, out))
 }
 
 /// Runs a program on a frame as if a queue of an interface had just received it, and does what it says with

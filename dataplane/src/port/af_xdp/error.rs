@@ -147,6 +147,14 @@ pub enum AfXdpError {
         /// The kernel's error.
         error: io::Error,
     },
+    /// A balancer without servers, or with too many.
+    #[error("an XDP balancer has 1 to {most} servers, not {servers}")]
+    Balancer {
+        /// How many were given.
+        servers: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// A queue has a socket already.
     #[error(
         "queue {queue} of {interface} is taken by another AF_XDP socket: stop the program that has it, or use another queue"

@@ -271,32 +271,7 @@ impl XdpFilter {
     /// process may not: the error says which and what to do.
     pub fn attach(&self, interface: &Interface, preference: ModePreference) -> Result<Attached, AfXdpError> {
         let (program, sockets) = self.instance()?;
-        let native = || bpf::attach_xdp(&program, interface.link.index, bpf::XDP_FLAGS_NATIVE);
-        let generic = || bpf::attach_xdp(&program, interface.link.index, bpf::XDP_FLAGS_GENERIC);
-        let fatal = |error: &io::Error| {
-            matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES | libc::ENODEV))
-        };
-        let failed =
-            |mode, error, native_refusal| AfXdpError::attach(&interface.link.name, mode, error, native_refusal);
-        let (link, mode, native_refusal) = match preference {
-            ModePreference::Native => {
-                (native().map_err(|error| failed(XdpMode::Native, error, None))?, XdpMode::Native, None)
-            }
-            ModePreference::Generic => {
-                (generic().map_err(|error| failed(XdpMode::Generic, error, None))?, XdpMode::Generic, None)
-            }
-            ModePreference::Auto => match native() {
-                Ok(link) => (link, XdpMode::Native, None),
-                Err(error) if fatal(&error) => return Err(failed(XdpMode::Native, error, None)),
-                Err(refusal) => {
-                    let refusal = Refusal::new(&refusal);
-                    match generic() {
-                        Ok(link) => (link, XdpMode::Generic, Some(refusal)),
-                        Err(error) => return Err(failed(XdpMode::Generic, error, Some(refusal))),
-                    }
-                }
-            },
-        };
+        let (link, mode, native_refusal) = attach_program(&program, interface, preference)?;
         Ok(Attached { interface: interface.clone(), mode, native_refusal, sockets, _program: program, _link: link })
     }
 
@@ -336,6 +311,40 @@ impl XdpFilter {
         let program = bpf::load_program("lcs_filter", &code).map_err(AfXdpError::load)?;
         Ok((program, sockets))
     }
+}
+
+/// Attaches a program to an interface of the calling thread's network namespace: the link, where the program runs, and why the
+/// driver did not take it where it was asked and refused.
+pub(super) fn attach_program(
+    program: &OwnedFd,
+    interface: &Interface,
+    preference: ModePreference,
+) -> Result<(OwnedFd, XdpMode, Option<Refusal>), AfXdpError> {
+    let native = || bpf::attach_xdp(program, interface.link.index, bpf::XDP_FLAGS_NATIVE);
+    let generic = || bpf::attach_xdp(program, interface.link.index, bpf::XDP_FLAGS_GENERIC);
+    let fatal = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::EACCES | libc::ENODEV))
+    };
+    let failed = |mode, error, native_refusal| AfXdpError::attach(&interface.link.name, mode, error, native_refusal);
+    Ok(match preference {
+        ModePreference::Native => {
+            (native().map_err(|error| failed(XdpMode::Native, error, None))?, XdpMode::Native, None)
+        }
+        ModePreference::Generic => {
+            (generic().map_err(|error| failed(XdpMode::Generic, error, None))?, XdpMode::Generic, None)
+        }
+        ModePreference::Auto => match native() {
+            Ok(link) => (link, XdpMode::Native, None),
+            Err(error) if fatal(&error) => return Err(failed(XdpMode::Native, error, None)),
+            Err(refusal) => {
+                let refusal = Refusal::new(&refusal);
+                match generic() {
+                    Ok(link) => (link, XdpMode::Generic, Some(refusal)),
+                    Err(error) => return Err(failed(XdpMode::Generic, error, Some(refusal))),
+                }
+            }
+        },
+    })
 }
 
 /// The program attached to one interface; dropping it detaches the program.

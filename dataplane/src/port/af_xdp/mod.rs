@@ -32,6 +32,7 @@
 //! in `exception.rs`, the bounded way back to the kernel, which works in the network namespace of the thread that flushes.
 
 mod asm;
+pub mod balancer;
 mod bpf;
 mod coalesce;
 mod error;

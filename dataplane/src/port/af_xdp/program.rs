@@ -68,7 +68,7 @@ const PORT: i16 = 16;
 const PROTOCOL: i16 = 18;
 
 /// A 16-bit number in network byte order, as a load of the machine's byte order sees it.
-fn be16(value: u16) -> i32 {
+pub(super) fn be16(value: u16) -> i32 {
     value.to_be().into()
 }
 

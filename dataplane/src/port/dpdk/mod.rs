@@ -3,7 +3,8 @@
 //! `capsule` initialises the EAL and sets up packet pools and devices ([`environment`]); the bursts go straight to DPDK,
 //! because capsule's allocate a vector each ([`burst`]). One port a worker: queue `i` of every device. No kernel stands
 //! behind a device, so ARP and neighbour discovery are the director's own: requests are answered by the pipeline, and what
-//! answers ours reaches the control thread by a [`NeighbourLane`].
+//! answers ours reaches the control thread by a [`NeighbourLane`]. What is not the director's can be handed to a kernel by TAP
+//! devices ([`crate::port::tap`]), and then the answers to neighbour discovery are for both: each takes what it has asked for.
 //!
 //! What devices, drivers and hugepages need is told in `hwconf/DPDK.md`.
 
@@ -16,10 +17,13 @@ pub use crate::port::device::Device;
 pub use environment::{DEFAULT_ARGUMENTS, DeviceState, Environment, Options};
 pub use error::DpdkError;
 
-use super::neighbours::{self, NeighbourEnd, NeighbourLane};
+use super::neighbours::{self, NeighbourEnd, NeighbourLane, is_answer};
+use super::tap::TapEnd;
 use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::Frame;
+use crate::headers::parse;
+use crate::headers::parse::{checksum_is_partial, fill_transport_checksum};
 use burst::{Pool, Queue};
 use std::time::Duration;
 
@@ -39,6 +43,8 @@ pub struct DpdkPort {
     held: usize,
     registered: bool,
     neighbours: Option<NeighbourEnd>,
+    /// The ways to the kernel, one for each interface; or none at all.
+    taps: Vec<TapEnd>,
 }
 
 /// Starts DPDK, and opens a port for each worker. Once for each process.
@@ -63,6 +69,7 @@ pub fn open(options: &Options) -> Result<(Environment, Vec<DpdkPort>), DpdkError
         held: 0,
         registered: false,
         neighbours: None,
+        taps: vec![],
     });
     let ports = ports.collect();
     Ok((environment, ports))
@@ -76,6 +83,17 @@ impl DpdkPort {
         self.neighbours = Some(end);
         self.capabilities.neighbour_answers = true;
         lane
+    }
+
+    /// Gives the port a kernel for what is not the director's: this worker's end of a TAP device for each interface, in order.
+    /// The kernel's frames leave by the port whose ends they come out of, the first worker's.
+    ///
+    /// # Panics
+    /// When there are not as many ends as interfaces: a mistake of the caller.
+    pub fn join_kernel(&mut self, ends: Vec<TapEnd>) {
+        assert_eq!(ends.len(), self.queues.len(), "one TAP device for each interface");
+        self.taps = ends;
+        self.capabilities.exception_path = true;
     }
 
     /// Packets that devices brought and that were freed at once: with a wrong IPv4 header checksum, and in a shape that is
@@ -103,15 +121,34 @@ impl DpdkPort {
     /// Sends what the control thread has to say.
     fn speak(&mut self) {
         while let Some(said) = self.neighbours.as_ref().and_then(NeighbourEnd::said) {
-            let Some(mut frame) = self.allocate() else { return };
-            let bytes = said.bytes();
-            if frame.set_len(bytes.len() as u16) {
-                frame.bytes_mut().copy_from_slice(bytes);
-                if let Err(frame) = self.transmit(said.interface, frame) {
-                    self.release(frame);
-                }
-            } else {
+            // What finds no room is asked again.
+            let _ = self.send_copy(said.interface, said.bytes());
+        }
+    }
+
+    /// Sends what the kernel has sent.
+    #[inline(never)]
+    fn send_for_kernel(&mut self) {
+        let mut taps = std::mem::take(&mut self.taps);
+        for (interface, tap) in taps.iter_mut().enumerate() {
+            tap.take(|bytes| self.send_copy(interface as u8, bytes));
+        }
+        self.taps = taps;
+    }
+
+    /// Queues a copy of a frame; `false` where there is no room for it.
+    fn send_copy(&mut self, interface: u8, bytes: &[u8]) -> bool {
+        let Some(mut frame) = self.allocate() else { return false };
+        if !u16::try_from(bytes.len()).is_ok_and(|len| frame.set_len(len)) {
+            self.release(frame);
+            return false;
+        }
+        frame.bytes_mut().copy_from_slice(bytes);
+        match self.transmit(interface, frame) {
+            Ok(()) => true,
+            Err(frame) => {
                 self.release(frame);
+                false
             }
         }
     }
@@ -155,20 +192,33 @@ impl Port for DpdkPort {
         Ok(())
     }
 
-    fn to_kernel(&mut self, interface: u8, frame: Frame) -> Result<(), Frame> {
-        match &self.neighbours {
-            Some(end) if end.hear(interface, frame.bytes()) => {
-                self.release(frame);
-                Ok(())
+    fn to_kernel(&mut self, interface: u8, mut frame: Frame) -> Result<(), Frame> {
+        let answer = is_answer(frame.bytes());
+        let heard = answer && self.neighbours.as_ref().is_some_and(|end| end.hear(interface, frame.bytes()));
+        let tap = self.taps.get_mut(usize::from(interface)).filter(|tap| tap.is_for_kernel(frame.bytes()));
+        let taken = tap.is_some_and(|tap| {
+            if self.capabilities.partial_checksums {
+                complete(&mut frame);
             }
-            _ => Err(frame),
+            tap.push(frame.bytes())
+        });
+        if !heard && !taken {
+            return Err(frame);
         }
+        self.release(frame);
+        Ok(())
     }
 
     #[inline]
     fn flush(&mut self) {
         if self.neighbours.as_ref().is_some_and(NeighbourEnd::has_something_to_say) {
             self.speak();
+        }
+        if !self.taps.is_empty() {
+            if self.taps.iter().any(TapEnd::has_frames) {
+                self.send_for_kernel();
+            }
+            self.taps.iter_mut().for_each(TapEnd::flush);
         }
         for queue in &mut self.queues {
             queue.flush();
@@ -202,6 +252,15 @@ impl Port for DpdkPort {
         let transmitting: usize = self.queues.iter().map(Queue::staged).sum();
         let receiving = total.saturating_sub(free + transmitting + self.held);
         PoolCounts { total, free, receiving, transmitting, held: self.held }
+    }
+}
+
+/// Completes a transport checksum that its sender has left to an offload (the other end of a veth or TAP): the kernel would drop it.
+fn complete(frame: &mut Frame) {
+    if let Ok(parsed) = parse(frame.bytes(), false)
+        && checksum_is_partial(frame.bytes(), &parsed)
+    {
+        fill_transport_checksum(frame.bytes_mut(), &parsed);
     }
 }
 

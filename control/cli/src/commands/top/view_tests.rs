@@ -143,6 +143,7 @@ fn sample(seconds: u64) -> Sample {
             workers: vec![worker(500_000), worker(1_900_000)],
             content_workers: vec![],
             services: vec![web, dns],
+            taps: vec![],
         },
     }
 }
