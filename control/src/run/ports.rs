@@ -127,6 +127,9 @@ fn open_taps(
     ports: &mut [lcs_dataplane::port::dpdk::DpdkPort],
     words: &mut Vec<String>,
 ) -> Result<Vec<TapThread>, String> {
+    let workers = &configuration.workers;
+    let mut busy = workers.cores.clone();
+    busy.extend(workers.content.iter().flat_map(|content| &content.cores));
     let mut threads = vec![];
     let mut ends: Vec<Vec<TapEnd>> = ports.iter().map(|_| vec![]).collect();
     for (tap, interface) in configuration.port.taps.iter().zip(interfaces) {
@@ -140,7 +143,7 @@ fn open_taps(
         };
         let device = Tap::open(&plan).map_err(|e| e.to_string())?;
         let options = TapOptions { mac: *mac, mtu: *mtu, rate: tap.rate };
-        let (thread, of_workers) = TapThread::start(device, &options, ports.len(), &configuration.workers.cores)
+        let (thread, of_workers) = TapThread::start(device, &options, ports.len(), &busy)
             .map_err(|e| format!("the thread of the TAP device {} cannot be started: {e}", tap.name))?;
         threads.push(thread);
         for (of_worker, end) in ends.iter_mut().zip(of_workers) {
