@@ -87,6 +87,7 @@ pub struct Node {
     pub worker: Worker<MemoryPort, Layer4, NoMeter>,
     /// Decides requests, in `split` placement.
     content: Option<ContentWorker<NoMeter>>,
+    snapshot: Arc<Snapshot>,
 }
 
 /// `split.rs` runs these tests with content workers.
@@ -171,8 +172,19 @@ impl Node {
             content = Some(worker);
         }
         let mut worker = Worker::new(port, pipeline, NoMeter);
-        worker.command(Command::Install(snapshot), now);
-        Node { worker, content }
+        worker.command(Command::Install(Arc::clone(&snapshot)), now);
+        Node { worker, content, snapshot }
+    }
+
+    /// Installs the snapshot once more, changed.
+    pub fn reinstall(&mut self, now: u64, change: impl FnOnce(&mut Snapshot)) {
+        let snapshot = Arc::make_mut(&mut self.snapshot);
+        change(snapshot);
+        snapshot.generation += 1;
+        self.worker.command(Command::Install(Arc::clone(&self.snapshot)), now);
+        if let Some(content) = &mut self.content {
+            content.command(Command::Install(Arc::clone(&self.snapshot)));
+        }
     }
 
     /// A turn, until nothing is left to do.
@@ -186,6 +198,11 @@ impl Node {
     }
 
     pub fn director(forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
+        Node::director_asking(Duration::from_secs(1), forward, fallback, each, now)
+    }
+
+    /// One that asks its filters once an interval, and takes one for gone that is silent for three and a half.
+    pub fn director_asking(interval: Duration, forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
         let server = |n: u8| Server {
             name: format!("s{n}"),
             service: 0,
@@ -198,7 +215,7 @@ impl Node {
             tunnel_source: Some([10, 0, 0, 100].into()),
         };
         let hops = [wire(0), wire(1), ROUTER].map(|mac| NextHop::new(mac, DIRECTOR, 0, 1500));
-        let (interval, timeout) = (Duration::from_secs(1), Duration::from_millis(3500));
+        let timeout = interval * 7 / 2;
         let channel = Channel { key: key(), port: 7411, interval, timeout, fallback };
         Node::new(&[DIRECTOR], vec![server(0), server(1)], hops.to_vec(), (Scheme::Filter(channel), each), 7, now)
     }
@@ -550,4 +567,12 @@ pub fn admits(segments: &[Segment]) -> bool {
 pub fn numbers(w: &World, of: u8) -> Vec<u64> {
     let of = w.messages.iter().filter(|m| kind(m) == Some(of));
     of.map(|m| Body::read(&m[42..], &key()).unwrap().0.number).collect()
+}
+
+/// A filter's answer to a message.
+pub fn answer(frame: &[u8], body: &Body<'_>) -> Vec<u8> {
+    let (header, _) = Body::read(&frame[42..], &key()).unwrap();
+    let mut out = vec![];
+    body.write(&header, &key(), &mut out);
+    reflected(&[&frame[..42], &out].concat())
 }
