@@ -60,6 +60,11 @@ impl Filter {
         (self.session == ticket.session && self.token == ticket.token).then(|| self.header_of(ticket.number))
     }
 
+    /// Numbers used after a message's.
+    pub(crate) fn used_since(&self, ticket: &super::Ticket) -> u64 {
+        self.number.saturating_sub(ticket.number)
+    }
+
     /// It has not answered: it counts as gone until it answers a ping, unless it has just answered one. Then what is missing is
     /// not the filter, but its way to the client or its host's server.
     pub(crate) fn missed(&mut self, now: Nanos) {

@@ -7,7 +7,7 @@
 //! ```text
 //! offset  header
 //!      0  "LCSM"
-//!      4  version (2)
+//!      4  version (3)
 //!      5  kind: 1 ping, 2 pong, 3 migrate, 4 accepted, 5 refused, 6 abort, 7 recall, 8 released
 //!      8  session: of the director's worker with this filter, a number of the director's that nobody can guess
 //!     16  token: chosen by the filter for the session; 0 in a ping of who does not know it yet
@@ -43,7 +43,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// The format that this program speaks.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Bytes of a migration around its piece of the request.
 pub const MIGRATE_OVERHEAD: usize = MIGRATE + TAG;
 /// Bytes of a request that may be migrated at most: what a service may hold of one (head and body at their limits).
@@ -114,18 +114,21 @@ pub enum Why {
     Full,
     /// The connection is over, and the message an old one.
     Over,
-    /// Recall: the request or the response in turn is not complete, or the client has not acknowledged all of it.
+    /// Recall: the request or the response in turn is not complete, or the client has not acknowledged all of it. A later request:
+    /// what is before it is still on its way, or there is no room for it.
     NotYet,
     /// Its response ends with the connection: no other request follows.
     Stays,
     /// It is a tunnel from its last request on, not HTTP any more.
     Tunnel,
-    /// The client is on its own link, and does not answer there.
+    /// The way to the client is not known: the client, on the filter's own link, or the router toward it does not answer there.
     NoWay,
+    /// A later request: as [`Why::NotYet`], and the filter keeps all of it. Its first message alone asks for it again.
+    Kept,
 }
 
 impl Why {
-    const ALL: [Why; 9] = [
+    const ALL: [Why; 10] = [
         Why::UnknownService,
         Why::ServerRefused,
         Why::ServerSilent,
@@ -135,6 +138,7 @@ impl Why {
         Why::Stays,
         Why::Tunnel,
         Why::NoWay,
+        Why::Kept,
     ];
 }
 
@@ -504,7 +508,7 @@ mod tests {
         };
         Body::Migrate(m).write(&Header { session: 1, token: 2, number: 3 }, &key(), &mut out);
         assert_eq!(out.len(), 100 + 3 + 32);
-        assert_eq!(&out[..8], b"LCSM\x02\x03\0\0");
+        assert_eq!(&out[..8], b"LCSM\x03\x03\0\0");
         assert_eq!((out[15], out[23], out[31]), (1, 2, 3));
         assert_eq!(out[44..48], [192, 0, 2, 1]);
         assert_eq!(out[60..72], [198, 51, 100, 7, 0x12, 0x34, 0, 80, 4, 0, 0, 0]);

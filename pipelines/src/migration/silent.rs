@@ -1,4 +1,4 @@
-//! Clients on a filter's own link whose link-layer address is not known, however often the kernel is asked.
+//! Clients to which a filter does not know the way, however often the kernel is asked: on its own link, or behind a router there.
 
 use lcs_dataplane::worker::Nanos;
 
@@ -30,6 +30,13 @@ impl SilentClients {
         }
         waited >= PATIENCE
     }
+
+    /// The way to this client is known. When it is lost again, there is time again.
+    pub(crate) fn answered(&mut self, client: u64) {
+        if let Some(place) = self.0.get_mut(client as usize % PLACES).filter(|place| place.0 == client) {
+            *place = (0, 0);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -43,7 +50,13 @@ mod tests {
         assert!(!s.is_silent(7, start) && !s.is_silent(7, start + PATIENCE - 1));
         assert!(s.is_silent(7, start + PATIENCE) && s.is_silent(7, start + FORGET - 1));
         assert!(!s.is_silent(7, start + FORGET) && s.is_silent(7, start + FORGET + PATIENCE));
+        // It has answered, and its way is lost again.
+        s.answered(7);
+        assert!(!s.is_silent(7, start + FORGET + PATIENCE) && !s.is_silent(7, start + FORGET + 2 * PATIENCE - 1));
+        assert!(s.is_silent(7, start + FORGET + 2 * PATIENCE));
         // Another of the same place.
+        s.answered(7 + PLACES as u64);
+        assert!(s.is_silent(7, start + FORGET + 2 * PATIENCE));
         assert!(!s.is_silent(7 + PLACES as u64, start + FORGET + PATIENCE));
     }
 }

@@ -1,8 +1,11 @@
 //! Bodies that come behind their heads, and what is behind them.
 
 use super::site::*;
+use lcs_dataplane::headers::build::Packet;
 use lcs_dataplane::headers::tcp::flags::{ACK, PSH, RST, SYN};
+use lcs_pipelines::migration::message::{Body, Header, Migrate};
 use lcs_pipelines::snapshot::*;
+use std::time::Duration;
 
 #[test]
 fn a_body_that_comes_behind_goes_to_the_filter_and_what_comes_behind_it_does_not() {
@@ -196,4 +199,107 @@ fn what_a_server_lacks_of_a_request_comes_again_whatever_else_is_in_the_segment(
     w.says(ACK | PSH, body, next, b"5\r\nabcde");
     let given = payloads(&w.take_stack(0));
     assert!(given.starts_with(CHUNKED) && given.ends_with(b"5\r\nabcde"), "{given:?}");
+}
+
+/// A connection whose filter lacks the end of the body before: where that body ends, the next number toward the client.
+fn lacking(w: &mut World) -> (u32, u32) {
+    let (end, next) = begun(w, REPLY);
+    w.says(ACK | PSH, end, next, CHUNKED);
+    w.take_stack(0);
+    let at = end.wrapping_add(CHUNKED.len() as u32);
+    w.stack_says(0, ACK, SSEQ.wrapping_add(44), at, b"");
+    w.lose = Box::new(|frame| !is_message(frame) && frame[..6] == wire(0).0);
+    w.says(ACK | PSH, at, next, b"0\r\n\r\n");
+    w.lose = Box::new(|_| false);
+    (at.wrapping_add(5), next)
+}
+
+/// It comes, and then the request behind it is taken.
+fn made_up(w: &mut World, (after, next): (u32, u32), waits: &[u8]) {
+    assert!(w.client.iter().all(|s| s.flags & RST == 0), "{:?}", w.client);
+    assert!(payloads(&w.take_stack(0)).is_empty());
+    w.says(ACK | PSH, after.wrapping_sub(5), next, b"0\r\n\r\n");
+    w.stack_says(0, ACK | PSH, SSEQ.wrapping_add(44), after, REPLY);
+    w.says(ACK, after, next.wrapping_add(43), b"");
+    w.passes(4_100);
+    assert!(payloads(&w.take_stack(0)).starts_with(&[b"0\r\n\r\n", waits].concat()));
+    assert_eq!(w.director.migrations(w.now).unanswered, 0);
+}
+
+/// A request of two messages: a segment's worth, and what is around it.
+fn long() -> Vec<u8> {
+    let mut long = b"GET /a3 HTTP/1.1\r\nHost: a\r\nX: ".to_vec();
+    long.resize(1_440, b'x');
+    long.extend(b"\r\n\r\n");
+    long
+}
+
+#[test]
+fn a_request_that_waits_outlasts_a_filter_that_answers_no_ping() {
+    for waits in [b"GET /a3 HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), long()] {
+        let mut w = World::each(Forward::Dr);
+        let at = lacking(&mut w);
+        w.says(ACK | PSH, at.0, at.1, &waits);
+        w.lose = Box::new(|frame| kind(frame) == Some(2));
+        w.passes(8_000);
+        assert_eq!(w.director.migrations(w.now).live, 0);
+        w.lose = Box::new(|_| false);
+        made_up(&mut w, at, &waits);
+    }
+}
+
+#[test]
+fn a_request_that_waits_for_very_long_is_still_asked_for_with_a_number_that_counts() {
+    let mut w = World::asking(Duration::from_millis(2), Forward::Dr, false, true);
+    let (at, waits) = (lacking(&mut w), long());
+    w.says(ACK | PSH, at.0, at.1, &waits);
+    // As many messages as a filter looks back, and more.
+    for _ in 0..70_000 {
+        w.now += 2 * MILLISECOND;
+        w.messages.clear();
+        w.pump(vec![]);
+    }
+    made_up(&mut w, at, &waits);
+}
+
+#[test]
+fn a_later_request_that_finds_no_room_to_be_put_together_is_taken_when_there_is() {
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    // Requests of which a first piece came, and never another one.
+    let given = w.messages.iter().find(|m| kind(m) == Some(3)).unwrap().clone();
+    let (header, Body::Migrate(m)) = Body::read(&given[42..], &key()).unwrap() else { panic!() };
+    let (from, to) = (([10, 0, 0, 100], u16::from_be_bytes([given[34], given[35]])), ([10, 0, 0, 1], 7411));
+    for n in 1..=256 {
+        let mut out = vec![];
+        let piece = Body::Migrate(Migrate { total: 3_000, offset: 0, piece: 1_000, bytes: &[b'x'; 1_000], ..m });
+        piece.write(&Header { number: header.number + 1_000 + n, ..header }, &key(), &mut out);
+        let frame = Packet { destination_mac: wire(0), source_mac: DIRECTOR, ..Packet::udp(from.into(), to.into()) };
+        w.pump(vec![(0, frame.payload(&out).frame())]);
+    }
+    let long = long();
+    let mut heard = w.says(ACK | PSH, end, next, &long);
+    w.passes(5_000);
+    heard.append(&mut w.client);
+    assert!(heard.iter().all(|s| s.flags & RST == 0), "{heard:?}");
+    assert!(payloads(&w.take_stack(0)).is_empty());
+    let asked = numbers(&w, 5).len();
+    assert!((3..=6).contains(&asked), "{asked} answers: one for each time that it was asked");
+    // Those are forgotten.
+    w.passes(18_000);
+    assert!(payloads(&w.take_stack(0)).starts_with(&long));
+    assert_eq!(w.director.migrations(w.now).unanswered, 0);
+}
+
+#[test]
+fn a_request_that_waits_is_taken_on_a_link_whose_mtu_has_changed() {
+    let mut w = World::each(Forward::Dr);
+    let at = lacking(&mut w);
+    let waits = long();
+    w.says(ACK | PSH, at.0, at.1, &waits);
+    w.passes(1_000);
+    let now = w.now;
+    w.director.reinstall(now, |s| s.next_hops[0].mtu = 1_000);
+    w.passes(8_000);
+    made_up(&mut w, at, &waits);
 }

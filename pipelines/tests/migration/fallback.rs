@@ -2,7 +2,11 @@
 
 use super::site::*;
 use lcs_dataplane::headers::tcp::flags::{ACK, PSH, RST, SYN};
+use lcs_dataplane::worker::Pipeline;
+use lcs_pipelines::command::Event;
+use lcs_pipelines::migration::message::{Body, Why};
 use lcs_pipelines::snapshot::*;
+use std::time::Duration;
 
 #[test]
 fn a_server_that_refuses_is_passed_over_and_a_silent_filter_too() {
@@ -250,4 +254,142 @@ fn a_client_that_does_not_answer_on_a_filters_link_is_waited_for_once() {
     w.pump(vec![frame(ACK | PSH, (FIRST, ack), REQUEST)]);
     assert!(w.hosts.iter().flatten().any(|s| s.flags == SYN), "{:?}", w.hosts);
     assert_eq!(w.director.migrations(w.now).refused, 4);
+}
+
+#[test]
+fn a_live_filter_has_its_time_however_often_it_is_pinged() {
+    for interval in [100, 1_000] {
+        let mut w = World::asking(Duration::from_millis(interval), Forward::Dr, false, false);
+        let ack = w.handshake();
+        // It answers pings, and nothing else comes to it.
+        w.lose = Box::new(|frame| kind(frame) == Some(3));
+        let from = w.now;
+        w.says(ACK | PSH, FIRST, ack, REQUEST);
+        let given = |w: &World| w.messages.iter().filter(|m| kind(m) == Some(3)).count();
+        let first = w.messages.iter().rfind(|m| kind(m) == Some(3)).unwrap()[..6].to_vec();
+        w.passes(2_900);
+        let to_it = w.messages.iter().filter(|m| kind(m) == Some(3) && m[..6] == first).count();
+        assert_eq!((given(&w), to_it), (4, 4), "after 0, 0.2, 0.6 and 1.4 s");
+        w.lose = Box::new(|_| false);
+        while w.asked().is_none() && w.now < from + 4_000 * MILLISECOND {
+            w.passes(50);
+        }
+        let waited = (w.now - from) / MILLISECOND;
+        // Time goes in steps of 50 ms here, and each of the four waits ends with one.
+        assert!((3_000..=3_200).contains(&waited), "{waited} ms");
+        assert_eq!(w.director.migrations(w.now).live, 2);
+    }
+}
+
+#[test]
+fn a_filter_that_has_said_that_a_connection_is_over_is_there() {
+    let mut w = World::new();
+    w.lose = Box::new(|frame| kind(frame) == Some(2));
+    w.passes(2_900);
+    let ack = w.handshake();
+    w.lose = Box::new(|frame| matches!(kind(frame), Some(2 | 3)));
+    w.says(ACK | PSH, FIRST, ack, REQUEST);
+    let given = w.messages.iter().rfind(|m| kind(m) == Some(3)).unwrap().clone();
+    let (_, Body::Migrate(m)) = Body::read(&given[42..], &key()).unwrap() else { panic!() };
+    w.pump(vec![(0, answer(&given, &Body::Refused(m.ends, Why::Over)))]);
+    let d = w.director.migrations(w.now);
+    assert_eq!((d.unanswered, d.live), (1, 2));
+
+    // Asked back, too.
+    let mut w = World::each(Forward::Dr);
+    let (end, next) = begun(&mut w, REPLY);
+    w.lose = Box::new(|frame| kind(frame) == Some(2));
+    w.passes(2_900);
+    w.lose = Box::new(|frame| matches!(kind(frame), Some(2 | 7)));
+    w.says(ACK | PSH, end, next, B);
+    let asked = w.messages.iter().rfind(|m| kind(m) == Some(7)).unwrap().clone();
+    let (_, Body::Recall(turn)) = Body::read(&asked[42..], &key()).unwrap() else { panic!() };
+    w.pump(vec![(0, answer(&asked, &Body::Refused(turn.ends, Why::Over)))]);
+    assert!(w.client.iter().any(|s| s.flags & RST != 0));
+    let d = w.director.migrations(w.now);
+    assert_eq!((d.unanswered, d.live), (1, 2));
+}
+
+#[test]
+fn a_message_is_sent_a_second_time_even_if_its_filter_is_about_to_count_as_gone() {
+    for left in [10, 100] {
+        let mut w = World::new();
+        w.lose = Box::new(|frame| kind(frame) == Some(2));
+        w.now += (3_500 - left) * MILLISECOND;
+        let ack = w.handshake();
+        let mut lost = false;
+        w.lose = Box::new(move |frame| {
+            let first = kind(frame) == Some(3) && !lost;
+            lost |= first;
+            first || kind(frame) == Some(2)
+        });
+        w.says(ACK | PSH, FIRST, ack, REQUEST);
+        let first = usize::from(w.messages.iter().find(|m| kind(m) == Some(3)).expect("given")[5]);
+        w.passes(150);
+        assert_eq!((w.asked(), w.director.migrations(w.now).live), (None, 0));
+        w.passes(100);
+        assert_eq!(w.asked(), Some(first));
+        serve(&mut w, first, ack);
+        w.passes(1_000);
+        let d = w.director.migrations(w.now);
+        assert_eq!((d.accepted, d.unanswered), (1, 0));
+    }
+}
+
+/// A client's connection from this port, up to its request.
+fn calls(w: &mut World, port: u16) {
+    let from = format!("192.0.2.1:{port}");
+    w.client.clear();
+    w.pump(vec![(0, World::frame(DIRECTOR, &from, SERVICE, SYN, (ISN, 0), b""))]);
+    let ack = w.client.pop().unwrap().seq.wrapping_add(1);
+    w.pump(vec![(0, World::frame(DIRECTOR, &from, SERVICE, ACK | PSH, (FIRST, ack), REQUEST))]);
+}
+
+#[test]
+fn a_client_that_has_answered_has_its_time_again_when_its_way_is_lost() {
+    // Behind a router, and on the filters' own link, where what is known of a client is a route of its own.
+    for on_link in [false, true] {
+        let mut w = World::with(Forward::Dr, true);
+        let now = w.now;
+        let way = |w: &mut World, n: usize, known: bool| {
+            let now = w.now;
+            w.filters[n].reinstall(now, |s| {
+                let hop = NextHop::new(ROUTER, wire(n), 0, 1500);
+                s.next_hops[1] = if known { hop } else { NextHop::default() };
+                if on_link {
+                    s.routes.insert("0.0.0.0".parse().unwrap(), 0, Via::OnLink);
+                    let via = if known { Via::NextHop(1) } else { Via::OnLink };
+                    s.routes.insert("192.0.2.1".parse().unwrap(), 32, via);
+                }
+            });
+        };
+        w.filters = [0, 1].map(|n| Node::filter_behind(NextHop::default(), n, false, now));
+        (0..2).for_each(|n| way(&mut w, n, false));
+        w.passes(2_100);
+        // Each of the filters twice.
+        for port in 2_000..2_004 {
+            calls(&mut w, port);
+            assert_eq!(w.asked(), None);
+            let n = usize::from(w.messages.iter().rfind(|m| kind(m) == Some(3)).expect("given")[5]);
+            let said = std::iter::from_fn(|| w.filters[n].worker.pipeline_mut().event()).last();
+            let asks = match said {
+                Some(Event::NeedNeighbour(client)) => on_link && client.to_string() == "192.0.2.1",
+                Some(Event::NeedNextHop(1)) => !on_link,
+                _ => false,
+            };
+            assert!(asks, "{said:?}");
+            way(&mut w, n, true);
+            w.passes(250);
+            assert_eq!(w.asked(), Some(n), "the message that came again finds the way");
+            let answer = World::frame(arm(n), SERVICE, &format!("192.0.2.1:{port}"), SYN | ACK, (SSEQ, FIRST), b"");
+            assert!(w.filters[n].worker.port_mut().inject(1, &answer));
+            w.pump(vec![]);
+            assert!(payloads(&w.take_stack(n)).starts_with(REQUEST));
+            // Lost again, long before the filter would have forgotten that it had asked.
+            w.passes(1_500);
+            (0..2).for_each(|n| way(&mut w, n, false));
+        }
+        let now = w.now;
+        assert_eq!([0, 1].map(|n| w.filters[n].migrations(now).refused), [0, 0]);
+    }
 }

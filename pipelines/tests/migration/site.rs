@@ -87,6 +87,7 @@ pub struct Node {
     pub worker: Worker<MemoryPort, Layer4, NoMeter>,
     /// Decides requests, in `split` placement.
     content: Option<ContentWorker<NoMeter>>,
+    snapshot: Arc<Snapshot>,
 }
 
 /// `split.rs` runs these tests with content workers.
@@ -171,8 +172,19 @@ impl Node {
             content = Some(worker);
         }
         let mut worker = Worker::new(port, pipeline, NoMeter);
-        worker.command(Command::Install(snapshot), now);
-        Node { worker, content }
+        worker.command(Command::Install(Arc::clone(&snapshot)), now);
+        Node { worker, content, snapshot }
+    }
+
+    /// Installs the snapshot once more, changed.
+    pub fn reinstall(&mut self, now: u64, change: impl FnOnce(&mut Snapshot)) {
+        let snapshot = Arc::make_mut(&mut self.snapshot);
+        change(snapshot);
+        snapshot.generation += 1;
+        self.worker.command(Command::Install(Arc::clone(&self.snapshot)), now);
+        if let Some(content) = &mut self.content {
+            content.command(Command::Install(Arc::clone(&self.snapshot)));
+        }
     }
 
     /// A turn, until nothing is left to do.
@@ -185,7 +197,8 @@ impl Node {
         }
     }
 
-    pub fn director(forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
+    /// One that asks its filters once an interval, and takes one for gone that is silent for three and a half.
+    pub fn director(interval: Duration, forward: Forward, fallback: bool, each: bool, now: u64) -> Node {
         let server = |n: u8| Server {
             name: format!("s{n}"),
             service: 0,
@@ -198,7 +211,7 @@ impl Node {
             tunnel_source: Some([10, 0, 0, 100].into()),
         };
         let hops = [wire(0), wire(1), ROUTER].map(|mac| NextHop::new(mac, DIRECTOR, 0, 1500));
-        let (interval, timeout) = (Duration::from_secs(1), Duration::from_millis(3500));
+        let timeout = interval * 7 / 2;
         let channel = Channel { key: key(), port: 7411, interval, timeout, fallback };
         Node::new(&[DIRECTOR], vec![server(0), server(1)], hops.to_vec(), (Scheme::Filter(channel), each), 7, now)
     }
@@ -288,10 +301,15 @@ impl World {
     }
 
     pub fn deciding(forward: Forward, fallback: bool, each: bool) -> World {
+        World::asking(Duration::from_secs(1), forward, fallback, each)
+    }
+
+    /// One whose filters are asked once an interval whether they are there.
+    pub fn asking(interval: Duration, forward: Forward, fallback: bool, each: bool) -> World {
         let tunnels = forward == Forward::Tunnel;
         let now = 1_000 * MILLISECOND;
         let mut w = World {
-            director: Node::director(forward, fallback, each, now),
+            director: Node::director(interval, forward, fallback, each, now),
             filters: [Node::filter(0, tunnels, now), Node::filter(1, tunnels, now)],
             now,
             client: vec![],
@@ -550,4 +568,12 @@ pub fn admits(segments: &[Segment]) -> bool {
 pub fn numbers(w: &World, of: u8) -> Vec<u64> {
     let of = w.messages.iter().filter(|m| kind(m) == Some(of));
     of.map(|m| Body::read(&m[42..], &key()).unwrap().0.number).collect()
+}
+
+/// A filter's answer to a message.
+pub fn answer(frame: &[u8], body: &Body<'_>) -> Vec<u8> {
+    let (header, _) = Body::read(&frame[42..], &key()).unwrap();
+    let mut out = vec![];
+    body.write(&header, &key(), &mut out);
+    reflected(&[&frame[..42], &out].concat())
 }

@@ -144,7 +144,7 @@ impl<P: Port> Desk<'_, P> {
         b.migration = Some(Ticket::from(&header));
         b.rto = RTO_FILTER;
         b.retries = 0;
-        b.timed = None;
+        b.timed = Some(now);
         b.sent = 0;
         b.known_whole = false;
         self.send_migration(flow, b, &header);
@@ -152,10 +152,15 @@ impl<P: Port> Desk<'_, P> {
         self.see_to_it(b, server);
     }
 
-    /// Looks no later than when the filter counts as gone, so that its silence is waited for once and not twice.
+    /// Looks no later than when the filter counts as gone, so that its silence is waited for once and not twice; but not before the time
+    /// that any filter has for an answer.
     fn see_to_it(&self, b: &mut Binding, server: u16) {
+        if !b.settled {
+            // Nobody else can be asked.
+            return;
+        }
         if let Some(end) = self.c.splices.migrations.filters.get(server).and_then(|f| f.live_until()) {
-            b.resend_at = b.resend_at.min(end);
+            b.resend_at = b.resend_at.min(end.max(self.now + RTO_FILTER));
         }
     }
 
@@ -172,6 +177,7 @@ impl<P: Port> Desk<'_, P> {
     /// Takes that back.
     pub(super) fn lead_no_more(&mut self, flow: u32, b: &mut Binding) {
         b.migration = None;
+        b.timed = None;
         b.disarm();
         self.c.splices.unfollow(b.entry);
         self.c.unassign(flow);
@@ -286,25 +292,34 @@ impl<P: Port> Desk<'_, P> {
         let server = self.c.table.get(flow).server;
         let filter = self.c.splices.migrations.filters.get(server);
         let header = b.migration.and_then(|t| filter?.again(&t));
-        let gone = filter.is_none_or(|f| !f.is_live(self.now));
+        // One that is another one by now has answered: a ping.
+        let silent = header.is_some();
+        // Whatever became of its pings, each message is sent a second time. Where nobody else can be asked, all the times.
+        let gone = b.settled && b.retries > 0 && filter.is_none_or(|f| !f.is_live(self.now));
+        if let Some(sent) = b.timed.filter(|sent| silent && !gone && self.now < sent.saturating_add(b.rto)) {
+            // Looked after early, and it has answered a ping since: it has its time.
+            b.resend_at = sent.saturating_add(b.rto);
+            return self.see_to_it(b, server);
+        }
         if let Some(header) = header.filter(|_| b.retries < most && !gone) {
             b.back_off(self.now);
+            b.timed = Some(self.now);
             self.see_to_it(b, server);
             let known = std::mem::take(&mut b.known_whole);
             return if known { self.send_front(flow, b, &header) } else { self.send_migration(flow, b, &header) };
         }
         if !b.settled {
-            return self.lost(flow, b);
+            return if silent { self.lost(flow, b) } else { self.over(flow, b) };
         }
-        self.unanswered_migration(flow, b);
+        self.unanswered_migration(flow, b, silent);
     }
 
-    /// Nobody knows whether the server has had the request.
-    fn unanswered_migration(&mut self, flow: u32, b: &mut Binding) {
+    /// Nobody knows whether the server has had the request. `silent`: nothing was heard of its filter either.
+    fn unanswered_migration(&mut self, flow: u32, b: &mut Binding, silent: bool) {
         let f = self.c.table.get(flow);
         let (service, server, now) = (f.service, f.server, self.now);
         self.count(flow, |n| n.unanswered += 1);
-        if let Some(filter) = self.c.splices.migrations.filters.get_mut(server) {
+        if let Some(filter) = self.c.splices.migrations.filters.get_mut(server).filter(|_| silent) {
             filter.missed(now);
         }
         self.abort_migration(flow, b);
@@ -355,7 +370,7 @@ impl<P: Port> Desk<'_, P> {
             None if let Body::Released(turn) = body => self.released(flow, &mut b, turn),
             Some(why) if !b.settled => self.not_released(flow, &mut b, why),
             // The server may have had it, and be through with it.
-            Some(Why::Over) => self.unanswered_migration(flow, &mut b),
+            Some(Why::Over) => self.unanswered_migration(flow, &mut b, false),
             Some(why) => {
                 self.count(flow, |n| n.refused += 1);
                 self.lead_no_more(flow, &mut b);

@@ -26,6 +26,8 @@ use lcs_dataplane::{DropReason, Verdict};
 const AGAIN: Nanos = 10_000_000;
 /// From one question to the next at most, while the answer is "not yet", nanoseconds.
 const SELDOM: Nanos = 2_000_000_000;
+/// Half of the numbers within which a filter takes one for new: a message that is sent again for longer gets a new one.
+const OLD: u64 = 1 << 15;
 
 /// How far a client's segment goes.
 enum Reach {
@@ -231,7 +233,7 @@ impl<P: Port> Desk<'_, P> {
         let server = self.c.table.get(flow).server;
         b.toward = None;
         let Some(header) = self.c.splices.migrations.filters.get_mut(server).map(|f| f.header()) else {
-            return self.lost(flow, b);
+            return self.over(flow, b);
         };
         self.begin_asking(b, Phase::Recall, Ticket::from(&header));
         self.send_recall(flow, b);
@@ -261,13 +263,16 @@ impl<P: Port> Desk<'_, P> {
         if live && b.timed.is_some_and(|sent| self.now.saturating_sub(sent) < b.rto) {
             // The client's acknowledgements have given rise to a question meanwhile, or to this one: it has its time.
             if !self.send_recall(flow, b) {
-                return self.lost(flow, b);
+                return self.over(flow, b);
             }
             return b.arm(self.now);
         }
         let most = self.content(service).map_or(3, |c| c.binding.syn_retries);
-        if b.retries >= most || !self.send_recall(flow, b) {
+        if b.retries >= most {
             return self.lost(flow, b);
+        }
+        if !self.send_recall(flow, b) {
+            return self.over(flow, b);
         }
         let sent = b.timed;
         b.back_off(self.now);
@@ -417,15 +422,16 @@ impl<P: Port> Desk<'_, P> {
     /// The filter keeps a connection, or has none. What is held is for nobody then.
     pub(super) fn not_released(&mut self, flow: u32, b: &mut Binding, why: Why) {
         match why {
-            Why::NotYet => {
+            Why::NotYet | Why::Kept => {
                 // What it waits for mostly shows in what the client acknowledges; a client that does not must cost little.
                 b.rto = (b.rto * 2).min(SELDOM);
                 b.retries = 0;
                 b.arm(self.now);
-                // Said of a request when all of it was there: it stays there.
-                b.known_whole = b.phase == Phase::Migrate;
-                if b.phase == Phase::Recall {
+                b.known_whole = why == Why::Kept && b.phase == Phase::Migrate;
+                if b.phase == Phase::Recall || self.grows_old(flow, b) {
                     self.renew_ticket(flow, b);
+                    // What is kept is kept under its number.
+                    b.known_whole = false;
                 }
             }
             Why::Stays | Why::Tunnel => {
@@ -437,8 +443,14 @@ impl<P: Port> Desk<'_, P> {
                     self.give_away(flow, b);
                 }
             }
-            _ => self.lost(flow, b),
+            _ => self.over(flow, b),
         }
+    }
+
+    /// Whether the number of a message that is sent again will soon count as had: so many were used since.
+    fn grows_old(&self, flow: u32, b: &Binding) -> bool {
+        let filter = self.c.splices.migrations.filters.get(self.c.table.get(flow).server);
+        filter.zip(b.migration).is_some_and(|(filter, ticket)| filter.used_since(&ticket) > OLD)
     }
 
     /// A question that is asked for a long time is asked with new numbers: an old one would count as had.
@@ -451,13 +463,18 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    /// Nobody knows any more where the connection stands.
+    /// The filter has not answered.
     pub(super) fn lost(&mut self, flow: u32, b: &mut Binding) {
         let (server, now) = (self.c.table.get(flow).server, self.now);
-        self.count(flow, |n| n.unanswered += 1);
         if let Some(filter) = self.c.splices.migrations.filters.get_mut(server) {
             filter.missed(now);
         }
+        self.over(flow, b);
+    }
+
+    /// Nobody knows any more where the connection stands.
+    pub(super) fn over(&mut self, flow: u32, b: &mut Binding) {
+        self.count(flow, |n| n.unanswered += 1);
         self.reset_client(flow, b.client_ack, b.next());
         b.done = true;
         self.close(flow);

@@ -98,6 +98,13 @@ impl<P: Port> Desk<'_, P> {
                 Put::Whole(bytes) => self.take_whole(header, m, &bytes),
                 Put::More => Verdict::Consume,
                 Put::Strange => Verdict::Drop(DropReason::BadMigration),
+                // It is asked again as when the rest of the filter has no room; once, and not for each of its pieces.
+                Put::Full if m.continues => {
+                    if m.offset == 0 {
+                        self.say_to_director(ticket, &Body::Refused(m.ends, Why::NotYet));
+                    }
+                    Verdict::Consume
+                }
                 Put::Full => {
                     self.c.splices.migrations.sessions.mark(header, self.now);
                     self.c.splices.migrations.assemblies.forget(ticket);
@@ -173,10 +180,13 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Consume;
         };
         // Whoever gives it sends it again, and by then the way to its client may be known.
+        let hash = crate::splice::sticky::hash_address(client.ip());
         let row = match snapshot.routes.lookup(client.ip()) {
-            Some(Via::NextHop(row)) if self.c.hops[usize::from(row)].resolved => row,
+            Some(Via::NextHop(row)) if self.c.hops[usize::from(row)].resolved => {
+                self.c.splices.migrations.silent.answered(hash);
+                row
+            }
             way => {
-                let hash = crate::splice::sticky::hash_address(client.ip());
                 if let Some(Via::NextHop(row)) = way {
                     self.c.say((1, row), self.tick, Event::NeedNextHop(row));
                 } else {

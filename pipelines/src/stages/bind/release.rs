@@ -186,12 +186,10 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// What is before a request is still on its way, or there is no room for it yet: it counts as new when it comes again. What came in
-    /// several messages is kept, so that one of them is enough.
+    /// several messages is kept if there is room, so that one of them is enough: the director is told so.
     fn not_yet(&mut self, ticket: Ticket, m: &Migrate<'_>, bytes: &[u8]) -> Verdict {
-        if m.pieces() > 1 {
-            self.c.splices.migrations.assemblies.keep(ticket, m, bytes, self.now);
-        }
-        self.say_to_director(ticket, &Body::Refused(m.ends, Why::NotYet));
+        let kept = m.pieces() > 1 && self.c.splices.migrations.assemblies.keep(ticket, m, bytes, self.now);
+        self.say_to_director(ticket, &Body::Refused(m.ends, if kept { Why::Kept } else { Why::NotYet }));
         Verdict::Consume
     }
 
