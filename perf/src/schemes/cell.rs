@@ -104,7 +104,8 @@ pub(super) fn run(options: &Options, series: Series, point: Point) -> Result<Tak
     seen.bytes_per_request = per(bytes, seen.requests);
     seen.to_servers_per_request = per(counted.to_servers, seen.requests);
     seen.to_clients_per_request = per(counted.to_clients, seen.requests);
-    seen.strays = counted.strays(series, options.connections as u64, hits as u64);
+    let asked = options.connections * point.keepalive;
+    seen.strays = counted.strays(series, options.connections as u64, hits as u64, asked as u64);
     seen.buffered_at_most = Some(held);
     let stages = costs(&before).into_iter().zip(costs(&after));
     let stages = stages.map(|((name, before), (_, after))| (name, after.saturating_sub(before))).collect();

@@ -166,6 +166,9 @@ pub enum SchemesError {
         "{0} is for the modelled links of --port memory: over --port af_xdp the links are the kernel's own, and take the time that they take"
     )]
     Modelled(&'static str),
+    /// On the memory port: what is of real kernels' beds.
+    #[error("{0} is for --port af_xdp: on the memory port the director runs in this thread, which `taskset -c N` pins")]
+    OverKernels(&'static str),
     /// Not root.
     #[error("network namespaces, AF_XDP and pinned kernel threads need root: `sudo lcs perf schemes --port af_xdp`")]
     NotRoot,
@@ -200,6 +203,8 @@ pub struct Row {
     pub seen: Seen,
     /// What it cost the processor: not the same twice.
     pub cycles: Cycles,
+    /// Over real kernels: the median response time of each round, ns.
+    pub response_by_round: Option<Summary>,
     /// Over real kernels: time of the director's core.
     pub cpu: Option<CpuTime>,
 }
@@ -211,12 +216,19 @@ pub struct Cycles {
     pub per_connection: Summary,
     /// The same, a request.
     pub per_request: Summary,
-    /// Response times with the director's work in them, ns. On the memory port: the simulated mean and, on top, the time of these cycles,
-    /// which the simulated director takes none for; a bound from above, as the work for the connection's end is in it. Over real kernels:
-    /// the median response time of each round.
-    pub response_with_work: Summary,
+    /// On the memory port: response times with the director's work in them, ns: the simulated mean and, on top, the time of these cycles,
+    /// which the simulated director takes none for; a bound from above, as the work for the connection's end is in it.
+    pub response_with_work: Option<Summary>,
     /// A connection's by stage, in the packet's order.
     pub stages: Vec<StageCycles>,
+}
+
+impl Row {
+    /// Response times with the director's work in them, ns: [`Row::response_by_round`] or [`Cycles::response_with_work`].
+    pub(crate) fn timed(&self) -> Summary {
+        let time = self.response_by_round.or(self.cycles.response_with_work);
+        time.unwrap_or_else(|| Summary::of(vec![self.seen.response.mean]))
+    }
 }
 
 impl Options {
@@ -283,6 +295,9 @@ impl Options {
                 return Err(SchemesError::Modelled(what));
             }
         } else {
+            if self.core.is_some() {
+                return Err(SchemesError::OverKernels("--core"));
+            }
             // Below this, the modelled links inside each site alone take longer.
             range("--rtt", &[self.rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
             range("--server-rtt", &[self.server_rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
@@ -312,14 +327,7 @@ struct Measured {
 pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, SchemesError> {
     options.check()?;
     let hz = tsc_hz();
-    let cells = options.cells();
-    let measured = match options.port {
-        Port::Memory => simulate(options, &cells, &mut progress)?,
-        Port::AfXdp => real::measure(options, &cells, &mut progress)?,
-    };
-    let rows = cells.iter().zip(measured.taken);
-    let rows =
-        rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
+    // First, as nothing is lost then if it cannot be.
     progress("established connections, guessed rightly and plainly forwarded");
     let established = [Forward::Nat, Forward::Dr].map(|forward| {
         // A second or two in all, however much of the rest was asked for. Rounds are many and short, so that whoever else wants the
@@ -329,6 +337,14 @@ pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figu
         stages::against_forwarding(&o)
     });
     let established = established.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let cells = options.cells();
+    let measured = match options.port {
+        Port::Memory => simulate(options, &cells, &mut progress)?,
+        Port::AfXdp => real::measure(options, &cells, &mut progress)?,
+    };
+    let rows = cells.iter().zip(measured.taken);
+    let rows =
+        rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
     Ok(Figures::new(options.clone(), hz, rows, established, (measured.server_rtt, measured.notes)))
 }
 
@@ -372,7 +388,8 @@ fn row(options: &Options, series: Series, point: Point, taken: Vec<Taken>, tsc_h
     let response = |(round, cycles): (&Taken, &f64)| {
         if real { round.seen.response.p50 as f64 } else { seen.response.mean + cycles * 1e9 / tsc_hz as f64 }
     };
-    let response_with_work = Summary::of(taken.iter().zip(&whole).map(response).collect());
+    let timed = Some(Summary::of(taken.iter().zip(&whole).map(response).collect()));
+    let (response_by_round, response_with_work) = if real { (timed, None) } else { (None, timed) };
     let stage = |at: usize| {
         let of = |round: &Taken| round.stages.get(at).map_or(0.0, |(_, cycles)| each(*cycles, round));
         Summary::of(taken.iter().map(of).collect())
@@ -387,7 +404,7 @@ fn row(options: &Options, series: Series, point: Point, taken: Vec<Taken>, tsc_h
     let per_connection = Summary::of(whole);
     let per_request = per_connection.scaled(1.0 / point.keepalive as f64);
     let cycles = Cycles { per_connection, per_request, response_with_work, stages };
-    Ok(Row { series, point, seen, cycles, cpu })
+    Ok(Row { series, point, seen, cycles, response_by_round, cpu })
 }
 
 #[cfg(test)]
@@ -454,9 +471,15 @@ mod tests {
     /// Over direct routing a right guess leaves the server to its client; of a wrong one the response passes the director.
     #[test]
     fn a_right_guess_over_direct_routing_answers_its_client_directly() {
-        // As many clients as by default: each has a server that knows it.
-        let many = Options { connections: 32, clients: 16, ..small() };
-        let figures = measure(&many, |_| {}).unwrap();
+        // As many clients as by default: each has a server that knows it, wherever the longer way is; and as many as there may be.
+        let near = Options { rtt: 100 * MICROSECOND, server_rtt: MILLISECOND, ..small() };
+        for (clients, options) in [(16, small()), (16, near.clone()), (100, near)] {
+            answered_directly(&Options { connections: 2 * clients, clients, ..options });
+        }
+    }
+
+    fn answered_directly(options: &Options) {
+        let figures = measure(options, |_| {}).unwrap();
         let point = Point { size: 20_000, ..figures.options.base() };
         let of = |series| &figures.row(series, point).unwrap().seen;
         let (forward, hits, misses) =

@@ -112,7 +112,10 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
     };
     let figures = shown(|progress| schemes::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
-        SchemesError::Range { .. } | SchemesError::Empty(_) | SchemesError::Modelled(_) => Error::Usage(e.to_string()),
+        SchemesError::Range { .. }
+        | SchemesError::Empty(_)
+        | SchemesError::Modelled(_)
+        | SchemesError::OverKernels(_) => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { figures.to_string() };

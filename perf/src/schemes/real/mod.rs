@@ -113,6 +113,8 @@ impl Beds {
                     ("net/ipv4/tcp_max_tw_buckets", "4096"),
                     ("net/ipv4/tcp_max_syn_backlog", "16384"),
                     ("net/core/somaxconn", "16384"),
+                    // What a connection lost is not remembered for those of later series.
+                    ("net/ipv4/tcp_no_metrics_save", "1"),
                     // Series differ in whether they agree on them, and that is not the question.
                     ("net/ipv4/tcp_timestamps", "0"),
                 ])?;
@@ -122,7 +124,7 @@ impl Beds {
             if return_path == ReturnPath::Direct {
                 bed.servers().iter().try_for_each(|host| host.add_hidden_address(service.ip()))?;
             }
-            if let Err(e) = bed::receive_apart(&bed, core, &others) {
+            if let Err(e) = bed::receive_apart(&bed, core, &others, |_| servers_core(&others)) {
                 notes.push(format!("receive work ran on the sender's core and not on the receiver's: {e}"));
             }
             Ok(bed)
@@ -149,7 +151,7 @@ impl Beds {
     fn handshakes(&self) -> Result<Vec<u64>, SchemesError> {
         let traffic = Arc::new(Traffic::of([], 0));
         let at = SocketAddr::new(self.nat.server_address(0, false), MAPPED_PORT);
-        let _server = Server::start(&self.nat.servers()[0], &[at], bed::server_core(&self.others, 0), traffic)?;
+        let _server = Server::start(&self.nat.servers()[0], &[at], servers_core(&self.others), traffic)?;
         let one = |_| -> io::Result<u64> {
             let begun = Instant::now();
             let _connected = TcpStream::connect_timeout(&at, Duration::from_secs(5))?;
@@ -178,7 +180,7 @@ impl Beds {
         let bed = self.bed(series);
         let serve = |(at, host): (usize, &Host)| {
             let addresses = [endpoint(bed, series, at)];
-            Server::start(host, &addresses, bed::server_core(&self.others, at), Arc::clone(&traffic))
+            Server::start(host, &addresses, servers_core(&self.others), Arc::clone(&traffic))
         };
         let _servers: Vec<Server> = bed.servers().iter().enumerate().map(serve).collect::<Result<_, _>>()?;
         let filters = if series == Series::Filter { self.filters(key.path())? } else { vec![] };
@@ -198,11 +200,12 @@ impl Beds {
         let (switched, to) = (!series.is_indifferent(), service(bed));
         let warm = Work { to, traffic: &traffic, scripts: scripts(WARM_UP * options.clients), switched };
         let work = Work { to, traffic: &traffic, scripts: scripts(options.connections), switched };
-        client::run(bed.client(), self.others[0], &warm)?;
+        // What failed cannot be divided away: its frames and cycles are in the counters.
+        whole(series, point, client::run(bed.client(), self.others[0], &warm)?)?;
         settle(bed)?;
         let before = Look::at(bed, &mut alone)?;
         let first = alone.watched.look();
-        let outcome = client::run(bed.client(), self.others[0], &work)?;
+        let outcome = whole(series, point, client::run(bed.client(), self.others[0], &work)?)?;
         let used = Used::between(&first, &alone.watched.look());
         settle(bed)?;
         let after = Look::at(bed, &mut alone)?;
@@ -214,8 +217,8 @@ impl Beds {
 
     /// The filters of the servers' hosts.
     fn filters(&self, key: &Path) -> Result<Vec<Director>, SchemesError> {
-        let start = |(at, host): (usize, &Host)| {
-            let core = bed::server_core(&self.others, at);
+        let start = |host: &Host| {
+            let core = servers_core(&self.others);
             let filter = Filter {
                 interface: ETH0.into(),
                 stack: stack_arm::FILTER_END.into(),
@@ -232,7 +235,7 @@ impl Beds {
             // Its threads stay off the director's core.
             bed::pinned(core, || Director::start_filter(host, filter))
         };
-        Ok(self.filtered.servers().iter().enumerate().map(start).collect::<Result<_, _>>()?)
+        Ok(self.filtered.servers().iter().map(start).collect::<Result<_, _>>()?)
     }
 
     /// The director's configuration, as a user would write it.
@@ -293,6 +296,11 @@ impl Beds {
         text.push_str("]\n");
         text
     }
+}
+
+/// The core of all servers and filters: series differ in how many servers answer, and shall not in how many cores do.
+fn servers_core(others: &[usize]) -> usize {
+    bed::server_core(others, 0)
 }
 
 fn service(bed: &Testbed) -> SocketAddr {
@@ -381,6 +389,19 @@ fn settle(bed: &Testbed) -> Result<(), SchemesError> {
     Ok(())
 }
 
+/// What came of clients whose every request was answered, by the server that its rule names.
+fn whole(series: Series, point: Point, outcome: Outcome) -> Result<Outcome, SchemesError> {
+    if let Some((path, server)) = outcome.misrouted {
+        return Err(SchemesError::Misrouted { series, path, server });
+    }
+    if outcome.failed > 0 || outcome.times.is_empty() {
+        let (failed, asked) = (outcome.failed, outcome.answered + outcome.failed);
+        let first = outcome.first.unwrap_or_default();
+        return Err(SchemesError::Lost { series, size: point.size, failed, asked, first });
+    }
+    Ok(outcome)
+}
+
 /// What a round has taken of a cell.
 fn taken(
     (series, point): (Series, Point),
@@ -390,15 +411,7 @@ fn taken(
     used: &Used,
     (before, after): (&Look, &Look),
 ) -> Result<Taken, SchemesError> {
-    if let Some((path, server)) = outcome.misrouted {
-        return Err(SchemesError::Misrouted { series, path, server });
-    }
     let (requests, connections) = (outcome.answered, outcome.times.len() as u64);
-    if connections == 0 {
-        let asked = requests + outcome.failed;
-        let first = outcome.first.unwrap_or_default();
-        return Err(SchemesError::Lost { series, size: point.size, failed: outcome.failed, asked, first });
-    }
     let per = |n: u64, of: u64| n as f64 / of.max(1) as f64;
     let since = |side: usize, what: usize| after.frames[side][what].saturating_sub(before.frames[side][what]);
     let counted = after.counted().since(&before.counted());
@@ -408,7 +421,7 @@ fn taken(
         connections,
         requests,
         failed: outcome.failed,
-        strays: counted.strays(series, begun as u64, hits as u64),
+        strays: counted.strays(series, begun as u64, hits as u64, (begun * point.keepalive) as u64),
         response: Spread::of(outcome.times.clone()),
         requests_per_second: requests as f64 / outcome.took.as_secs_f64().max(1e-9),
         segments_in: per(since(0, 0), connections),
@@ -429,6 +442,18 @@ fn taken(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_in_which_a_request_failed_is_none() {
+        let point = Point { size: 100, rules: 1, keepalive: 1 };
+        let good = || Outcome { times: vec![5, 7], answered: 2, ..Outcome::default() };
+        assert_eq!(whole(Series::Delayed, point, good()).unwrap().answered, 2);
+        let failed = Outcome { failed: 1, first: Some("connect: timed out".into()), ..good() };
+        let said = whole(Series::Delayed, point, failed).unwrap_err().to_string();
+        assert!(said.contains("1 of 3 requests") && said.contains("timed out"), "{said}");
+        let astray = Outcome { misrouted: Some(("/x".into(), "s2".into())), ..good() };
+        assert!(whole(Series::Delayed, point, astray).unwrap_err().to_string().contains("answered by s2"));
+    }
 
     #[test]
     fn an_interfaces_counters_are_read_whatever_stands_around_them() {
