@@ -25,6 +25,7 @@ pub use series::Series;
 pub use verdicts::Verdict;
 
 use crate::bed::CoresError;
+use crate::demo::interrupt::{Interrupt, Interrupted};
 use crate::demo::root;
 use crate::network::{MICROSECOND, MILLISECOND};
 use crate::stages::{self, StagesError};
@@ -56,6 +57,12 @@ pub struct Point {
     pub rules: usize,
     /// Requests of a connection.
     pub keepalive: usize,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} B, {} rules, {} requests", self.size, self.rules, self.keepalive)
+    }
 }
 
 /// What to measure. Of sizes, rules and requests, each is varied while the others stand at [`Options::base`].
@@ -172,6 +179,9 @@ pub enum SchemesError {
     /// Not root.
     #[error("network namespaces, AF_XDP and pinned kernel threads need root: `sudo lcs perf schemes --port af_xdp`")]
     NotRoot,
+    /// It was asked to end before every series had been measured once.
+    #[error("{0} before every series had been measured once: there are no figures")]
+    Interrupted(#[from] Interrupted),
     /// Over real kernels: cores.
     #[error(transparent)]
     Cores(#[from] CoresError),
@@ -312,19 +322,50 @@ impl Options {
 
 /// What the rounds have taken, by cell, and of the whole.
 struct Measured {
-    /// By cell, a round each.
+    /// By cell, a round each; none of a cell that could not be measured.
     taken: Vec<Vec<Taken>>,
+    /// Cells that could not be measured, and why.
+    unmeasured: Vec<String>,
     /// Between director and server, there and back, ns.
     server_rtt: f64,
     notes: Vec<String>,
 }
 
+impl Measured {
+    /// Rounds that are whole, at most so many; where that is fewer than wanted it was interrupted, and says so.
+    fn cut(taken: &mut [Vec<Taken>], wanted: usize, notes: &mut Vec<String>) -> Result<(), SchemesError> {
+        // What could not be measured has none, and is not waited for.
+        let whole = taken.iter().map(Vec::len).filter(|n| *n > 0).min().unwrap_or(0);
+        if whole == 0 {
+            return Err(Interrupted.into());
+        }
+        taken.iter_mut().for_each(|rounds| rounds.truncate(whole));
+        if whole < wanted {
+            notes.push(format!("Interrupted: figures are of {whole} of {wanted} rounds."));
+        }
+        Ok(())
+    }
+}
+
 /// Measures. `progress` is told what is being done.
+///
+/// # Errors
+/// As [`measure_until`].
+pub fn measure(options: &Options, progress: impl FnMut(&str)) -> Result<Figures, SchemesError> {
+    measure_until(options, &Interrupt::default(), progress)
+}
+
+/// Measures until it is asked to end; the figures are of the rounds that are whole by then. `progress` is told what is being done. Over
+/// real kernels a series that fails at a point is left out, and stands in [`Figures::unmeasured`].
 ///
 /// # Errors
 /// Options out of range, connections that were not answered as they should be; over real kernels whatever keeps their network from being
 /// built.
-pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, SchemesError> {
+pub fn measure_until(
+    options: &Options,
+    interrupt: &Interrupt,
+    mut progress: impl FnMut(&str),
+) -> Result<Figures, SchemesError> {
     options.check()?;
     let hz = tsc_hz();
     // First, as nothing is lost then if it cannot be.
@@ -339,13 +380,16 @@ pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figu
     let established = established.into_iter().collect::<Result<Vec<_>, _>>()?;
     let cells = options.cells();
     let measured = match options.port {
-        Port::Memory => simulate(options, &cells, &mut progress)?,
-        Port::AfXdp => real::measure(options, &cells, &mut progress)?,
+        Port::Memory => simulate(options, &cells, interrupt, &mut progress)?,
+        Port::AfXdp => real::measure(options, &cells, interrupt, &mut progress)?,
     };
-    let rows = cells.iter().zip(measured.taken);
+    let rows = cells.iter().zip(measured.taken).filter(|(_, taken)| !taken.is_empty());
     let rows =
         rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Figures::new(options.clone(), hz, rows, established, (measured.server_rtt, measured.notes)))
+    let mut figures = Figures::new(options.clone(), hz, rows, established, (measured.server_rtt, measured.notes));
+    figures.notes.extend(measured.unmeasured.iter().map(|what| format!("Not measured: {what}.")));
+    figures.unmeasured = measured.unmeasured;
+    Ok(figures)
 }
 
 fn saying(what: &str, at: usize, cells: &[(Series, Point)]) -> String {
@@ -357,12 +401,16 @@ fn saying(what: &str, at: usize, cells: &[(Series, Point)]) -> String {
 fn simulate(
     options: &Options,
     cells: &[(Series, Point)],
+    interrupt: &Interrupt,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Measured, SchemesError> {
     let mut taken: Vec<Vec<Taken>> = cells.iter().map(|_| vec![]).collect();
     // The first round is simulated like the others, but its cycles are those of a cold start.
-    for round in 0..=options.rounds {
+    'rounds: for round in 0..=options.rounds {
         for (at, ((series, point), taken)) in cells.iter().zip(&mut taken).enumerate() {
+            if interrupt.is_set() {
+                break 'rounds;
+            }
             let what =
                 if round == 0 { "warming up".to_owned() } else { format!("round {round} of {}", options.rounds) };
             progress(&saying(&what, at, cells));
@@ -373,9 +421,18 @@ fn simulate(
         if taken.windows(2).any(|two| two[0].seen != two[1].seen) {
             return Err(SchemesError::Unrepeatable(*series));
         }
-        taken.remove(0);
+        if !taken.is_empty() {
+            taken.remove(0);
+        }
     }
-    Ok(Measured { taken, server_rtt: options.server_rtt as f64, notes: vec![] })
+    let mut notes: Vec<String> = taken.iter().flatten().filter_map(|taken| taken.note.clone()).collect();
+    notes.sort();
+    notes.dedup();
+    if taken.iter().any(Vec::is_empty) {
+        return Err(Interrupted.into());
+    }
+    Measured::cut(&mut taken, options.rounds, &mut notes)?;
+    Ok(Measured { taken, unmeasured: vec![], server_rtt: options.server_rtt as f64, notes })
 }
 
 /// What a cell's rounds come to.
@@ -492,6 +549,25 @@ mod tests {
         assert!((0.0..1.5).contains(&(forward.segments() - hits.segments())), "{forward:?}, {hits:?}");
         assert!(hits.bytes_per_request < 0.1 * of(Series::Preallocate(100)).bytes_per_request, "{hits:?}");
         assert!((hits.response.mean - forward.response.mean).abs() < 0.005 * forward.response.mean);
+    }
+
+    #[test]
+    fn an_interrupted_run_has_the_rounds_that_were_whole() {
+        let options = Options { sizes: vec![1_000], keepalives: vec![1], rounds: 3, ..small() };
+        let until = |last: &'static str| {
+            let interrupt = Interrupt::default();
+            let end = interrupt.clone();
+            measure_until(&options, &interrupt, move |doing| {
+                if doing.starts_with(last) {
+                    end.set();
+                }
+            })
+        };
+        let figures = until("round 3 of 3, 2 of").unwrap();
+        assert!(figures.notes.iter().any(|n| n.contains("2 of 3 rounds")), "{:?}", figures.notes);
+        assert!(figures.rows.iter().all(|row| row.cycles.per_connection.rounds == 2));
+        let said = until("round 1 of 3, 2 of").unwrap_err().to_string();
+        assert!(said.starts_with("interrupted before"), "{said}");
     }
 
     #[test]

@@ -37,6 +37,9 @@ pub struct Figures {
     pub verdicts: Vec<Verdict>,
     /// What stands out, in sentences.
     pub notes: Vec<String>,
+    /// Over real kernels: what could not be measured, and why.
+    #[serde(default)]
+    pub unmeasured: Vec<String>,
 }
 
 /// From which hit rate on preallocation pays.
@@ -72,7 +75,7 @@ impl fmt::Display for Pays {
             Pays::Always => f.write_str("at every hit rate measured"),
             Pays::Never => f.write_str("at no hit rate measured"),
             Pays::Untold => f.write_str(
-                "at a hit rate that this run can't tell: not all of its connections were bound as they should be",
+                "at a hit rate that this run can't tell: not all of its connections were measured, and bound as they should be",
             ),
             Pays::From(percent) => write!(f, "from {percent:.1} % hits on"),
         }
@@ -103,13 +106,25 @@ impl Figures {
         let break_even =
             BreakEven { response_time: never, response_with_work: None, response_by_round: None, cycles: never };
         let verdicts = vec![];
-        let mut figures = Figures { options, base, tsc_hz, rows, break_even, server_rtt, established, verdicts, notes };
+        let mut figures = Figures {
+            options,
+            base,
+            tsc_hz,
+            rows,
+            break_even,
+            server_rtt,
+            established,
+            verdicts,
+            notes,
+            unmeasured: vec![],
+        };
         let pays = |value: fn(&Row) -> f64| {
-            let level = figures.row(Series::Delayed, base);
-            if figures.by_hit_rate().map(|(_, row)| row).chain(level).any(|row| row.seen.strays + row.seen.failed > 0) {
+            let Some(level) = figures.row(Series::Delayed, base) else { return Pays::Untold };
+            if figures.by_hit_rate().map(|(_, row)| row).chain([level]).any(|row| row.seen.strays + row.seen.failed > 0)
+            {
                 return Pays::Untold;
             }
-            let level = level.map_or(0.0, value);
+            let level = value(level);
             let curve: Vec<_> = figures.by_hit_rate().map(|(rate, row)| (rate, value(row))).collect();
             Pays::find(&curve, level)
         };

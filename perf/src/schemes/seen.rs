@@ -107,6 +107,8 @@ pub(super) struct Taken {
     pub stages: Vec<(String, u64)>,
     /// Own threads and the kernel's, µs a request.
     pub cpu: Option<[f64; 2]>,
+    /// What stands out.
+    pub note: Option<String>,
 }
 
 /// What a director's counters say between two looks.

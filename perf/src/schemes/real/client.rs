@@ -2,6 +2,7 @@
 //!
 //! Threads and blocking sockets, on one core: as many as there are clients, so that each waits for its own answers only.
 
+use crate::demo::interrupt::Interrupt;
 use crate::demo::root::Error;
 use crate::peers::traffic::CHUNK;
 use crate::peers::traffic::message::Head;
@@ -21,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// What clients do: for each its connections, for each of these its requests, by their number in the traffic.
 #[derive(Debug)]
 pub struct Work<'t> {
+    /// Ends the work between two connections.
+    pub interrupt: &'t Interrupt,
     /// The service.
     pub to: SocketAddr,
     /// The requests, and what is answered.
@@ -90,6 +93,9 @@ fn client(work: &Work<'_>, connections: &[Vec<usize>], gate: &RwLock<()>) -> Out
     let mut chunk = vec![0; CHUNK];
     drop(gate.read());
     for requests in connections {
+        if work.interrupt.is_set() {
+            break;
+        }
         let mut answered = 0;
         match connection(work, requests, &mut input, &mut chunk, &mut answered, &mut outcome.misrouted) {
             Ok((begun, last)) => {
@@ -193,7 +199,8 @@ mod tests {
     fn an_answer_to_something_else_is_none() {
         let traffic = Traffic::of([("/a".to_owned(), 0)], 10);
         let to = SocketAddr::from(([127, 0, 0, 1], 1));
-        let work = Work { to, traffic: &traffic, scripts: vec![], switched: true };
+        let interrupt = Interrupt::default();
+        let work = Work { interrupt: &interrupt, to, traffic: &traffic, scripts: vec![], switched: true };
         let good = Head { status: 200, request: Some(0), body: 10, ..Head::default() };
         assert_eq!(check(&work, 0, &good), Ok(()));
         for wrong in [

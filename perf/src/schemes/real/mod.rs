@@ -13,6 +13,7 @@ use super::{Measured, Options, Point, SchemesError, Series, saying};
 use crate::bed::cpu::Used;
 use crate::bed::{self, Alone};
 use crate::demo::content::RuleFile;
+use crate::demo::interrupt::{Interrupt, Interrupted};
 use crate::demo::root::Error;
 use crate::demo::root::director::Director;
 use crate::network::random::{Random, mix};
@@ -62,27 +63,56 @@ impl From<lcs_hwconf::Error> for SchemesError {
 pub(super) fn measure(
     options: &Options,
     cells: &[(Series, Point)],
+    interrupt: &Interrupt,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Measured, SchemesError> {
     let (core, others) = bed::cores(options.core)?;
     progress("building the networks");
-    let mut beds = Beds::build(core, others)?;
+    let mut beds = Beds::build(core, others, interrupt.clone())?;
     let mut taken: Vec<Vec<Taken>> = cells.iter().map(|_| vec![]).collect();
-    let mut handshakes = vec![];
-    for round in 0..options.rounds {
+    let (mut handshakes, mut unmeasured, mut first) = (vec![], vec![], None);
+    let mut failed = vec![false; cells.len()];
+    'rounds: for round in 0..options.rounds {
         handshakes.extend(beds.handshakes()?);
         for at in 0..cells.len() {
             let at = if round % 2 == 0 { at } else { cells.len() - 1 - at };
+            // What has failed once is not tried again: it has not all of its rounds anyway.
+            if failed[at] {
+                continue;
+            }
+            if interrupt.is_set() {
+                break 'rounds;
+            }
             progress(&saying(&format!("round {} of {}", round + 1, options.rounds), at, cells));
             let (series, point) = cells[at];
-            taken[at].push(beds.run(options, series, point, round)?);
+            match beds.run(options, series, point, round) {
+                Ok(round) => taken[at].push(round),
+                Err(SchemesError::Interrupted(_)) => break 'rounds,
+                // The others' figures are none the worse for it.
+                Err(error @ (SchemesError::Lost { .. } | SchemesError::Misrouted { .. } | SchemesError::Real(_))) => {
+                    unmeasured.push(format!("{series}, {point}: {error}"));
+                    first.get_or_insert(error);
+                    failed[at] = true;
+                }
+                Err(error) => return Err(error),
+            }
         }
+    }
+    for (taken, _) in taken.iter_mut().zip(&failed).filter(|(_, failed)| **failed) {
+        taken.clear();
+    }
+    if let Some(error) = first.filter(|_| failed.iter().all(|failed| *failed)) {
+        return Err(error);
+    }
+    if taken.iter().zip(&failed).any(|(taken, failed)| taken.is_empty() && !failed) {
+        return Err(Interrupted.into());
     }
     let server_rtt = Spread::of(handshakes).p50 as f64;
     let mut notes = beds.notes;
     notes.sort();
     notes.dedup();
-    Ok(Measured { taken, server_rtt, notes })
+    Measured::cut(&mut taken, options.rounds, &mut notes)?;
+    Ok(Measured { taken, unmeasured, server_rtt, notes })
 }
 
 /// The networks, one for each way of forwarding.
@@ -98,11 +128,12 @@ struct Beds {
     others: Vec<usize>,
     /// The window scale with which servers answer.
     server_scale: u32,
+    interrupt: Interrupt,
     notes: Vec<String>,
 }
 
 impl Beds {
-    fn build(core: usize, others: Vec<usize>) -> Result<Self, SchemesError> {
+    fn build(core: usize, others: Vec<usize>, interrupt: Interrupt) -> Result<Self, SchemesError> {
         let mut notes = vec![];
         let mut build = |return_path| -> Result<Testbed, SchemesError> {
             let bed = Testbed::build(Plan { servers: 2, return_path, ..Plan::default() })?;
@@ -136,7 +167,7 @@ impl Beds {
             stack_arm::create(host.rtnl(), host.ethtool(), (stack_arm::FILTER_END, "lcs1"), &ends, 1500)?;
         }
         let server_scale = server_scale(&direct.servers()[0])?;
-        Ok(Beds { nat, direct, filtered, core, others, server_scale, notes })
+        Ok(Beds { nat, direct, filtered, core, others, server_scale, interrupt, notes })
     }
 
     fn bed(&self, series: Series) -> &Testbed {
@@ -198,14 +229,19 @@ impl Beds {
             clients.into_iter().map(|script| script.into_iter().map(one).collect()).collect()
         };
         let (switched, to) = (!series.is_indifferent(), service(bed));
-        let warm = Work { to, traffic: &traffic, scripts: scripts(WARM_UP * options.clients), switched };
-        let work = Work { to, traffic: &traffic, scripts: scripts(options.connections), switched };
+        let interrupt = &self.interrupt;
+        let warm = Work { interrupt, to, traffic: &traffic, scripts: scripts(WARM_UP * options.clients), switched };
+        let work = Work { interrupt, to, traffic: &traffic, scripts: scripts(options.connections), switched };
         // What failed cannot be divided away: its frames and cycles are in the counters.
-        whole(series, point, client::run(bed.client(), self.others[0], &warm)?)?;
+        let outcome = client::run(bed.client(), self.others[0], &warm)?;
+        interrupt.check()?;
+        whole(series, point, outcome)?;
         settle(bed)?;
         let before = Look::at(bed, &mut alone)?;
         let first = alone.watched.look();
-        let outcome = whole(series, point, client::run(bed.client(), self.others[0], &work)?)?;
+        let outcome = client::run(bed.client(), self.others[0], &work)?;
+        interrupt.check()?;
+        let outcome = whole(series, point, outcome)?;
         let used = Used::between(&first, &alone.watched.look());
         settle(bed)?;
         let after = Look::at(bed, &mut alone)?;
@@ -436,7 +472,7 @@ fn taken(
     let cycles = after.stats.total.cycles.saturating_sub(before.stats.total.cycles);
     let each = |seconds: f64| seconds.max(0.0) * 1e6 / requests.max(1) as f64;
     let cpu = Some([each(used.process), each(used.kernel)]);
-    Ok(Taken { seen, times: outcome.times, cycles, stages, cpu })
+    Ok(Taken { seen, times: outcome.times, cycles, stages, cpu, note: None })
 }
 
 #[cfg(test)]
