@@ -106,7 +106,7 @@ fn main() -> std::io::Result<()> {
             text(&small),
             text(&large),
             large.cycles_per_packet.median / small.cycles_per_packet.median,
-            large.new_flow_cycles.median,
+            large.new_flow_cycles.map_or(f64::NAN, |n| n.median),
             large.bytes_per_flow
         ));
     }

@@ -197,6 +197,9 @@ pub fn measure(
     if o.splice {
         return Err(DpdkStagesError::MemoryOnly("--pipeline splice"));
     }
+    if o.preallocate {
+        return Err(DpdkStagesError::MemoryOnly("--pipeline preallocate"));
+    }
     if o.accounting {
         return Err(DpdkStagesError::MemoryOnly("--accounting"));
     }

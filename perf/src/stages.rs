@@ -144,10 +144,10 @@ pub struct Figures {
     pub ns_per_packet: Summary,
     /// Millions of packets a second on this core.
     pub mpps: Summary,
-    /// Whole worker loop, first packets of new flows: TSC cycles each.
-    pub new_flow_cycles: Summary,
-    /// Millions of new flows a second on this core.
-    pub new_flows_mps: f64,
+    /// Whole worker loop, first packets of new flows: TSC cycles each; where flows are opened by a packet alone.
+    pub new_flow_cycles: Option<Summary>,
+    /// Millions of new flows a second on this core; the same.
+    pub new_flows_mps: Option<f64>,
     /// Turns of the loop while the table was filled.
     pub filling: Pauses,
     /// Turns of the loop while all flows expired.
@@ -275,11 +275,14 @@ impl<P: Wire, M: Meter> Bench<P, M> {
                 self.splice(n, n + group)?;
                 n += group;
             }
-            return Ok((vec![0.0], Turns::with_capacity(1)));
+            return Ok((vec![], Turns::with_capacity(1)));
         }
         if self.options.preallocate {
-            self.guess_all()?;
-            return Ok((vec![0.0], Turns::with_capacity(1)));
+            let kept = self.guess_all()?;
+            if kept > 0 {
+                return Err(StagesError::Guessed { flows, kept });
+            }
+            return Ok((vec![], Turns::with_capacity(1)));
         }
         let mut turns = Turns::with_capacity(flows / 32 + 1024);
         let mut n = 0;
@@ -452,7 +455,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     let (fill, filling) = bench.fill()?;
     let took = tsc() - started;
     // The second half: the table is as full as it will be.
-    let new_flow_cycles = Summary::of(fill[fill.len() / 2..].to_vec());
+    let new_flow_cycles = (!fill.is_empty()).then(|| Summary::of(fill[fill.len() / 2..].to_vec()));
     let mut silent = if o.accounting {
         progress("opening them again for the run without accounting");
         let mut silent = Bench::new(o, NoMeter);
@@ -532,7 +535,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         ns_per_packet: cycles.scaled(1e9 / hz as f64),
         mpps: inverse(&cycles),
         new_flow_cycles,
-        new_flows_mps: hz as f64 / new_flow_cycles.median / 1e6,
+        new_flows_mps: new_flow_cycles.map(|n| hz as f64 / n.median / 1e6),
         filling: Pauses::of(&first_filling, &filling, hz),
         expiring: Pauses::of(&first_expiring, &expiring, hz),
         bare_loop: BareLoop::run(took, hz),
@@ -581,12 +584,11 @@ impl fmt::Display for Figures {
         let quartiles = format!("{:.1} – {:.1}", s.quartiles.0, s.quartiles.1);
         writeln!(f, "{:<12} {:>14.1} {quartiles:>20} {:>7.1}%", "whole loop", s.median, 100.0)?;
         writeln!(f, "\n{:.1} ns/packet, {:.2} Mpps on one core", self.ns_per_packet.median, self.mpps.median)?;
-        let n = &self.new_flow_cycles;
-        if !o.splice {
+        if let (Some(n), Some(mps)) = (&self.new_flow_cycles, self.new_flows_mps) {
             writeln!(
                 f,
-                "new flow: {:.0} cycles ({:.0} – {:.0}), {:.2} M new flows/s",
-                n.median, n.quartiles.0, n.quartiles.1, self.new_flows_mps
+                "new flow: {:.0} cycles ({:.0} – {:.0}), {mps:.2} M new flows/s",
+                n.median, n.quartiles.0, n.quartiles.1
             )?;
         }
         writeln!(f, "turns while filling: {}", self.filling)?;

@@ -20,10 +20,11 @@ use crate::trace::Tracer;
 use lcs_dataplane::Frame;
 use lcs_dataplane::batch::{BURST, Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
-use lcs_dataplane::flow::{FlowFlags, Place};
+use lcs_dataplane::flow::{FlowFlags, Key, Place};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::timer;
 use lcs_dataplane::worker::{Counters, Nanos, Pipeline};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// Entries looked at for one page of flows, so that listing them delays packets by microseconds only.
@@ -79,6 +80,13 @@ impl Layer4 {
         table.keys(place.flow())?;
         let flow = table.get(place.flow());
         Some((flow.service, flow.server))
+    }
+
+    /// What chooses the path of a connection's established packets, as one word: protocol, state and how it is forwarded. Packets of two
+    /// connections with the same word are forwarded by the same code. `None` when there is no flow of that client at that service.
+    pub fn path(&self, client: SocketAddr, service: SocketAddr, protocol: u8) -> Option<u32> {
+        let place = self.connections.table.find(&Key::new(client, service)?, protocol)?;
+        Some(self.connections.table.summary(place) & forward::PATH)
     }
 
     fn report(&self, mut report: Box<Report>, counters: &Counters, now: Nanos) -> Box<Report> {

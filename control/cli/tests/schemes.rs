@@ -59,6 +59,7 @@ fn options_that_cannot_be_used_are_refused_with_what_to_write_instead() {
         (&["--rtt", "1us"], "between 0.02ms and 10000ms"),
         (&["--rules", "0"], "between 1 and 10000"),
         (&["--rtt", "1ms", "--port", "af_xdp"], "the links are the kernel's own"),
+        (&["--core", "1"], "is for --port af_xdp"),
         (&["--server-loss", "1%", "--port", "af_xdp"], "for the modelled links of --port memory"),
     ] {
         let output = schemes(arguments);

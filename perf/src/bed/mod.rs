@@ -43,14 +43,20 @@ pub fn server_core(others: &[usize], at: usize) -> usize {
     others[(at + 1) % others.len()]
 }
 
-/// What comes to the director is received on its core, everything else on the others'.
-pub fn receive_apart(bed: &Testbed, core: usize, others: &[usize]) -> Result<(), lcs_hwconf::Error> {
+/// What comes to the director is received on its core, what comes to a server on the one that `of_server` says for its number, everything
+/// else on the first of the others.
+pub fn receive_apart(
+    bed: &Testbed,
+    core: usize,
+    others: &[usize],
+    of_server: impl Fn(usize) -> usize,
+) -> Result<(), lcs_hwconf::Error> {
     let rest = others[0];
     steering::receive_on(bed.director().namespace(), &[ETH0], Some(core))?;
     steering::receive_on(bed.client().namespace(), &[ETH0], Some(rest))?;
     let mut ports: Vec<&str> = vec![bed.client().name(), bed.director().name()];
     for (at, server) in bed.servers().iter().enumerate() {
-        steering::receive_on(server.namespace(), &[ETH0], Some(server_core(others, at)))?;
+        steering::receive_on(server.namespace(), &[ETH0], Some(of_server(at)))?;
         ports.push(server.name());
     }
     steering::receive_on(bed.switch().namespace(), &ports, Some(rest))

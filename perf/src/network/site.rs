@@ -8,8 +8,8 @@
 //!          ┘                     └─                    D ──┘
 //! ```
 //!
-//! The service is 192.0.2.100 and 2001:db8::64, port 80. Clients are 192.0.2.1, .2, … and servers `s1`, `s2`, … are
-//! 10.0.0.11, .12, … with two arms and 192.0.2.11, .12, … with one; over IPv6 the same in 2001:db8::/64 and
+//! The service is 192.0.2.100 and 2001:db8::64, port 80. Clients are 192.0.2.1 to .10 and, from the eleventh on, .110, .111, …; servers
+//! `s1`, `s2`, … are 10.0.0.11, .12, … with two arms and 192.0.2.11, .12, … with one; over IPv6 the same in 2001:db8::/64 and
 //! 2001:db8:1::/64.
 
 use super::director::Director;
@@ -430,8 +430,10 @@ pub(crate) fn placed<M: Meter + Clone>(
 }
 
 pub(crate) fn client_settings(plan: &Plan, n: usize) -> Settings {
-    let n = n + 1;
-    let mut s = Settings::new(0x1000 + n as u32, &[&format!("192.0.2.{n}/24"), &format!("2001:db8::{n:x}/64")]);
+    // With one arm, .11 and on are the servers'; .100 is the service's. A hundred clients end at .199, below the director's own.
+    let host = if n < 10 { n + 1 } else { n + 100 };
+    let addresses = [format!("192.0.2.{host}/24"), format!("2001:db8::{host:x}/64")];
+    let mut s = Settings::new(0x1001 + n as u32, &addresses.each_ref().map(String::as_str));
     s.tcp = plan.client_tcp;
     s.seed ^= plan.seed;
     s

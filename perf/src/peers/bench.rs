@@ -68,7 +68,9 @@ impl Bench {
         for peer in Peer::ALL {
             bench.bed.give_virtual_address(bench.service(peer).ip())?;
         }
-        if let Err(e) = bed::receive_apart(&bench.bed, bench.core, &bench.others) {
+        if let Err(e) =
+            bed::receive_apart(&bench.bed, bench.core, &bench.others, |at| bed::server_core(&bench.others, at))
+        {
             bench.notes.push(format!("receive work runs on the sender's core and not on the receiver's: {e}"));
         }
         Ok(bench)

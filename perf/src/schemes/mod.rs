@@ -25,6 +25,7 @@ pub use series::Series;
 pub use verdicts::Verdict;
 
 use crate::bed::CoresError;
+use crate::demo::interrupt::{Interrupt, Interrupted};
 use crate::demo::root;
 use crate::network::{MICROSECOND, MILLISECOND};
 use crate::stages::{self, StagesError};
@@ -56,6 +57,12 @@ pub struct Point {
     pub rules: usize,
     /// Requests of a connection.
     pub keepalive: usize,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} B, {} rules, {} requests", self.size, self.rules, self.keepalive)
+    }
 }
 
 /// What to measure. Of sizes, rules and requests, each is varied while the others stand at [`Options::base`].
@@ -166,9 +173,15 @@ pub enum SchemesError {
         "{0} is for the modelled links of --port memory: over --port af_xdp the links are the kernel's own, and take the time that they take"
     )]
     Modelled(&'static str),
+    /// On the memory port: what is of real kernels' beds.
+    #[error("{0} is for --port af_xdp: on the memory port the director runs in this thread, which `taskset -c N` pins")]
+    OverKernels(&'static str),
     /// Not root.
     #[error("network namespaces, AF_XDP and pinned kernel threads need root: `sudo lcs perf schemes --port af_xdp`")]
     NotRoot,
+    /// It was asked to end before every series had been measured once.
+    #[error("{0} before every series had been measured once: there are no figures")]
+    Interrupted(#[from] Interrupted),
     /// Over real kernels: cores.
     #[error(transparent)]
     Cores(#[from] CoresError),
@@ -200,6 +213,8 @@ pub struct Row {
     pub seen: Seen,
     /// What it cost the processor: not the same twice.
     pub cycles: Cycles,
+    /// Over real kernels: the median response time of each round, ns.
+    pub response_by_round: Option<Summary>,
     /// Over real kernels: time of the director's core.
     pub cpu: Option<CpuTime>,
 }
@@ -211,12 +226,19 @@ pub struct Cycles {
     pub per_connection: Summary,
     /// The same, a request.
     pub per_request: Summary,
-    /// Response times with the director's work in them, ns. On the memory port: the simulated mean and, on top, the time of these cycles,
-    /// which the simulated director takes none for; a bound from above, as the work for the connection's end is in it. Over real kernels:
-    /// the median response time of each round.
-    pub response_with_work: Summary,
+    /// On the memory port: response times with the director's work in them, ns: the simulated mean and, on top, the time of these cycles,
+    /// which the simulated director takes none for; a bound from above, as the work for the connection's end is in it.
+    pub response_with_work: Option<Summary>,
     /// A connection's by stage, in the packet's order.
     pub stages: Vec<StageCycles>,
+}
+
+impl Row {
+    /// Response times with the director's work in them, ns: [`Row::response_by_round`] or [`Cycles::response_with_work`].
+    pub(crate) fn timed(&self) -> Summary {
+        let time = self.response_by_round.or(self.cycles.response_with_work);
+        time.unwrap_or_else(|| Summary::of(vec![self.seen.response.mean]))
+    }
 }
 
 impl Options {
@@ -283,6 +305,9 @@ impl Options {
                 return Err(SchemesError::Modelled(what));
             }
         } else {
+            if self.core.is_some() {
+                return Err(SchemesError::OverKernels("--core"));
+            }
             // Below this, the modelled links inside each site alone take longer.
             range("--rtt", &[self.rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
             range("--server-rtt", &[self.server_rtt], cell::SHORTEST, 10_000 * MILLISECOND, ms)?;
@@ -297,29 +322,53 @@ impl Options {
 
 /// What the rounds have taken, by cell, and of the whole.
 struct Measured {
-    /// By cell, a round each.
+    /// By cell, a round each; none of a cell that could not be measured.
     taken: Vec<Vec<Taken>>,
+    /// Cells that could not be measured, and why.
+    unmeasured: Vec<String>,
     /// Between director and server, there and back, ns.
     server_rtt: f64,
     notes: Vec<String>,
 }
 
+impl Measured {
+    /// Rounds that are whole, at most so many; where that is fewer than wanted it was interrupted, and says so.
+    fn cut(taken: &mut [Vec<Taken>], wanted: usize, notes: &mut Vec<String>) -> Result<(), SchemesError> {
+        // What could not be measured has none, and is not waited for.
+        let whole = taken.iter().map(Vec::len).filter(|n| *n > 0).min().unwrap_or(0);
+        if whole == 0 {
+            return Err(Interrupted.into());
+        }
+        taken.iter_mut().for_each(|rounds| rounds.truncate(whole));
+        if whole < wanted {
+            notes.push(format!("Interrupted: figures are of {whole} of {wanted} rounds."));
+        }
+        Ok(())
+    }
+}
+
 /// Measures. `progress` is told what is being done.
+///
+/// # Errors
+/// As [`measure_until`].
+pub fn measure(options: &Options, progress: impl FnMut(&str)) -> Result<Figures, SchemesError> {
+    measure_until(options, &Interrupt::default(), progress)
+}
+
+/// Measures until it is asked to end; the figures are of the rounds that are whole by then. `progress` is told what is being done. Over
+/// real kernels a series that fails at a point is left out, and stands in [`Figures::unmeasured`].
 ///
 /// # Errors
 /// Options out of range, connections that were not answered as they should be; over real kernels whatever keeps their network from being
 /// built.
-pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, SchemesError> {
+pub fn measure_until(
+    options: &Options,
+    interrupt: &Interrupt,
+    mut progress: impl FnMut(&str),
+) -> Result<Figures, SchemesError> {
     options.check()?;
     let hz = tsc_hz();
-    let cells = options.cells();
-    let measured = match options.port {
-        Port::Memory => simulate(options, &cells, &mut progress)?,
-        Port::AfXdp => real::measure(options, &cells, &mut progress)?,
-    };
-    let rows = cells.iter().zip(measured.taken);
-    let rows =
-        rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
+    // First, as nothing is lost then if it cannot be.
     progress("established connections, guessed rightly and plainly forwarded");
     let established = [Forward::Nat, Forward::Dr].map(|forward| {
         // A second or two in all, however much of the rest was asked for. Rounds are many and short, so that whoever else wants the
@@ -329,7 +378,18 @@ pub fn measure(options: &Options, mut progress: impl FnMut(&str)) -> Result<Figu
         stages::against_forwarding(&o)
     });
     let established = established.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(Figures::new(options.clone(), hz, rows, established, (measured.server_rtt, measured.notes)))
+    let cells = options.cells();
+    let measured = match options.port {
+        Port::Memory => simulate(options, &cells, interrupt, &mut progress)?,
+        Port::AfXdp => real::measure(options, &cells, interrupt, &mut progress)?,
+    };
+    let rows = cells.iter().zip(measured.taken).filter(|(_, taken)| !taken.is_empty());
+    let rows =
+        rows.map(|(&(series, point), taken)| row(options, series, point, taken, hz)).collect::<Result<Vec<_>, _>>()?;
+    let mut figures = Figures::new(options.clone(), hz, rows, established, (measured.server_rtt, measured.notes));
+    figures.notes.extend(measured.unmeasured.iter().map(|what| format!("Not measured: {what}.")));
+    figures.unmeasured = measured.unmeasured;
+    Ok(figures)
 }
 
 fn saying(what: &str, at: usize, cells: &[(Series, Point)]) -> String {
@@ -341,12 +401,16 @@ fn saying(what: &str, at: usize, cells: &[(Series, Point)]) -> String {
 fn simulate(
     options: &Options,
     cells: &[(Series, Point)],
+    interrupt: &Interrupt,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Measured, SchemesError> {
     let mut taken: Vec<Vec<Taken>> = cells.iter().map(|_| vec![]).collect();
     // The first round is simulated like the others, but its cycles are those of a cold start.
-    for round in 0..=options.rounds {
+    'rounds: for round in 0..=options.rounds {
         for (at, ((series, point), taken)) in cells.iter().zip(&mut taken).enumerate() {
+            if interrupt.is_set() {
+                break 'rounds;
+            }
             let what =
                 if round == 0 { "warming up".to_owned() } else { format!("round {round} of {}", options.rounds) };
             progress(&saying(&what, at, cells));
@@ -357,9 +421,18 @@ fn simulate(
         if taken.windows(2).any(|two| two[0].seen != two[1].seen) {
             return Err(SchemesError::Unrepeatable(*series));
         }
-        taken.remove(0);
+        if !taken.is_empty() {
+            taken.remove(0);
+        }
     }
-    Ok(Measured { taken, server_rtt: options.server_rtt as f64, notes: vec![] })
+    let mut notes: Vec<String> = taken.iter().flatten().filter_map(|taken| taken.note.clone()).collect();
+    notes.sort();
+    notes.dedup();
+    if taken.iter().any(Vec::is_empty) {
+        return Err(Interrupted.into());
+    }
+    Measured::cut(&mut taken, options.rounds, &mut notes)?;
+    Ok(Measured { taken, unmeasured: vec![], server_rtt: options.server_rtt as f64, notes })
 }
 
 /// What a cell's rounds come to.
@@ -372,7 +445,8 @@ fn row(options: &Options, series: Series, point: Point, taken: Vec<Taken>, tsc_h
     let response = |(round, cycles): (&Taken, &f64)| {
         if real { round.seen.response.p50 as f64 } else { seen.response.mean + cycles * 1e9 / tsc_hz as f64 }
     };
-    let response_with_work = Summary::of(taken.iter().zip(&whole).map(response).collect());
+    let timed = Some(Summary::of(taken.iter().zip(&whole).map(response).collect()));
+    let (response_by_round, response_with_work) = if real { (timed, None) } else { (None, timed) };
     let stage = |at: usize| {
         let of = |round: &Taken| round.stages.get(at).map_or(0.0, |(_, cycles)| each(*cycles, round));
         Summary::of(taken.iter().map(of).collect())
@@ -387,7 +461,7 @@ fn row(options: &Options, series: Series, point: Point, taken: Vec<Taken>, tsc_h
     let per_connection = Summary::of(whole);
     let per_request = per_connection.scaled(1.0 / point.keepalive as f64);
     let cycles = Cycles { per_connection, per_request, response_with_work, stages };
-    Ok(Row { series, point, seen, cycles, cpu })
+    Ok(Row { series, point, seen, cycles, response_by_round, cpu })
 }
 
 #[cfg(test)]
@@ -454,9 +528,15 @@ mod tests {
     /// Over direct routing a right guess leaves the server to its client; of a wrong one the response passes the director.
     #[test]
     fn a_right_guess_over_direct_routing_answers_its_client_directly() {
-        // As many clients as by default: each has a server that knows it.
-        let many = Options { connections: 32, clients: 16, ..small() };
-        let figures = measure(&many, |_| {}).unwrap();
+        // As many clients as by default: each has a server that knows it, wherever the longer way is; and as many as there may be.
+        let near = Options { rtt: 100 * MICROSECOND, server_rtt: MILLISECOND, ..small() };
+        for (clients, options) in [(16, small()), (16, near.clone()), (100, near)] {
+            answered_directly(&Options { connections: 2 * clients, clients, ..options });
+        }
+    }
+
+    fn answered_directly(options: &Options) {
+        let figures = measure(options, |_| {}).unwrap();
         let point = Point { size: 20_000, ..figures.options.base() };
         let of = |series| &figures.row(series, point).unwrap().seen;
         let (forward, hits, misses) =
@@ -469,6 +549,25 @@ mod tests {
         assert!((0.0..1.5).contains(&(forward.segments() - hits.segments())), "{forward:?}, {hits:?}");
         assert!(hits.bytes_per_request < 0.1 * of(Series::Preallocate(100)).bytes_per_request, "{hits:?}");
         assert!((hits.response.mean - forward.response.mean).abs() < 0.005 * forward.response.mean);
+    }
+
+    #[test]
+    fn an_interrupted_run_has_the_rounds_that_were_whole() {
+        let options = Options { sizes: vec![1_000], keepalives: vec![1], rounds: 3, ..small() };
+        let until = |last: &'static str| {
+            let interrupt = Interrupt::default();
+            let end = interrupt.clone();
+            measure_until(&options, &interrupt, move |doing| {
+                if doing.starts_with(last) {
+                    end.set();
+                }
+            })
+        };
+        let figures = until("round 3 of 3, 2 of").unwrap();
+        assert!(figures.notes.iter().any(|n| n.contains("2 of 3 rounds")), "{:?}", figures.notes);
+        assert!(figures.rows.iter().all(|row| row.cycles.per_connection.rounds == 2));
+        let said = until("round 1 of 3, 2 of").unwrap_err().to_string();
+        assert!(said.starts_with("interrupted before"), "{said}");
     }
 
     #[test]

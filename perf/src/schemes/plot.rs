@@ -72,8 +72,8 @@ pub fn all(figures: &Figures) -> Vec<Plot> {
         } else {
             "mean response time with the director's work, ms; not from 0"
         },
-        |row| row.cycles.response_with_work.median / MILLISECOND as f64,
-        figures.break_even.response_with_work,
+        |row| row.timed().median / MILLISECOND as f64,
+        figures.pays_by_time(),
     );
     by_rate(
         "cycles-by-hit-rate",

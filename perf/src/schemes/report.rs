@@ -37,6 +37,9 @@ pub struct Figures {
     pub verdicts: Vec<Verdict>,
     /// What stands out, in sentences.
     pub notes: Vec<String>,
+    /// Over real kernels: what could not be measured, and why.
+    #[serde(default)]
+    pub unmeasured: Vec<String>,
 }
 
 /// From which hit rate on preallocation pays.
@@ -44,8 +47,10 @@ pub struct Figures {
 pub struct BreakEven {
     /// By the mean response time: on the memory port the one that the network alone makes.
     pub response_time: Pays,
-    /// By [`super::Cycles::response_with_work`].
-    pub response_with_work: Pays,
+    /// By [`super::Cycles::response_with_work`]; on the memory port.
+    pub response_with_work: Option<Pays>,
+    /// By [`Row::response_by_round`]; over real kernels.
+    pub response_by_round: Option<Pays>,
     /// By the director's cycles; real.
     pub cycles: Pays,
 }
@@ -60,6 +65,8 @@ pub enum Pays {
     Never,
     /// From this one on, percent; on the straight line between the two that were measured beside it.
     From(f64),
+    /// It can't be told: of connections on either side some failed, or were bound otherwise than their series says.
+    Untold,
 }
 
 impl fmt::Display for Pays {
@@ -67,6 +74,9 @@ impl fmt::Display for Pays {
         match self {
             Pays::Always => f.write_str("at every hit rate measured"),
             Pays::Never => f.write_str("at no hit rate measured"),
+            Pays::Untold => f.write_str(
+                "at a hit rate that this run can't tell: not all of its connections were measured, and bound as they should be",
+            ),
             Pays::From(percent) => write!(f, "from {percent:.1} % hits on"),
         }
     }
@@ -93,17 +103,35 @@ impl Figures {
     ) -> Self {
         let base = options.base();
         let never = Pays::Never;
-        let break_even = BreakEven { response_time: never, response_with_work: never, cycles: never };
+        let break_even =
+            BreakEven { response_time: never, response_with_work: None, response_by_round: None, cycles: never };
         let verdicts = vec![];
-        let mut figures = Figures { options, base, tsc_hz, rows, break_even, server_rtt, established, verdicts, notes };
+        let mut figures = Figures {
+            options,
+            base,
+            tsc_hz,
+            rows,
+            break_even,
+            server_rtt,
+            established,
+            verdicts,
+            notes,
+            unmeasured: vec![],
+        };
         let pays = |value: fn(&Row) -> f64| {
-            let level = figures.row(Series::Delayed, base).map_or(0.0, value);
+            let Some(level) = figures.row(Series::Delayed, base) else { return Pays::Untold };
+            if figures.by_hit_rate().map(|(_, row)| row).chain([level]).any(|row| row.seen.strays + row.seen.failed > 0)
+            {
+                return Pays::Untold;
+            }
+            let level = value(level);
             let curve: Vec<_> = figures.by_hit_rate().map(|(rate, row)| (rate, value(row))).collect();
             Pays::find(&curve, level)
         };
         figures.break_even = BreakEven {
             response_time: pays(|row| row.seen.response.mean),
-            response_with_work: pays(|row| row.cycles.response_with_work.median),
+            response_with_work: (!figures.is_real()).then(|| pays(|row| row.timed().median)),
+            response_by_round: figures.is_real().then(|| pays(|row| row.timed().median)),
             cycles: pays(|row| row.cycles.per_connection.median),
         };
         figures.verdicts = verdicts::all(&figures);
@@ -119,7 +147,7 @@ impl Figures {
 
     /// A row's response time as it is plotted, ns: simulated means, real medians.
     pub fn typical(&self, row: &Row) -> f64 {
-        if self.is_real() { row.cycles.response_with_work.median } else { row.seen.response.mean }
+        if self.is_real() { row.timed().median } else { row.seen.response.mean }
     }
 
     /// A series at a point, if it was measured there.
@@ -252,7 +280,7 @@ pub(super) fn columns(port: Port) -> [&'static str; 10] {
 pub(super) fn cells(row: &Row, port: Port) -> [String; 10] {
     let s = &row.seen;
     let ms = |ns: f64| format!("{:.3}", ns / MILLISECOND as f64);
-    let response = &row.cycles.response_with_work;
+    let response = row.timed();
     let [seventh, eighth] = match port {
         Port::Memory => [s.buffered_at_most.map_or(String::new(), |n| n.to_string()), ms(response.median)],
         Port::AfXdp => [
@@ -300,7 +328,7 @@ impl Figures {
                 o.seed
             ),
             format!(
-                "all times are real: p50 and p99 of the response times of all rounds (a connection's SYN to the last byte of its last response), requests/s of all clients, medians of {} rounds with all series in turns; frames that the kernel counted at the director's interface a connection, their bytes a request (in and out), bytes of IP packets to clients a request by the director's own count; CPU: what the scheduler charged to the director's threads and to the kernel's receiving ones on its core, µs a request, looking for frames included; TSC cycles ({:.3} GHz) of the director's busy turns a connection and a request, the rest of the machine in the same caches",
+                "all times are real: p50 and p99 of the response times of all rounds (a connection's SYN to the last byte of its last response), requests/s of all clients, medians of {} rounds with all series in turns; frames that the kernel counted at the director's interface a connection, their bytes a request (in and out), bytes of IP packets to clients a request by the director's own count; CPU: what the scheduler charged to the director's threads and to the kernel's receiving ones on its core, µs a request, looking for frames included; TSC cycles ({:.3} GHz) of the director's busy turns a connection and a request, the rest of the machine in the same caches, what interrupted those turns on its core included; no round is left out as cold: before each, every client has had two connections",
                 o.rounds,
                 self.tsc_hz as f64 / 1e9
             ),
@@ -337,16 +365,22 @@ impl Figures {
         ]
     }
 
+    /// From which hit rate on preallocation pays by [`Row::timed`].
+    pub(super) fn pays_by_time(&self) -> Pays {
+        let b = &self.break_even;
+        b.response_by_round.or(b.response_with_work).unwrap_or(Pays::Untold)
+    }
+
     /// Where preallocation pays, in sentences.
     pub(super) fn pays(&self) -> [String; 3] {
         let b = &self.break_even;
         [
             if self.is_real() {
-                format!("preallocate takes less time than delayed, by medians, {}", b.response_with_work)
+                format!("preallocate takes less time than delayed, by medians, {}", self.pays_by_time())
             } else {
                 format!(
                     "preallocate takes less time than delayed, the director's work included, {}",
-                    b.response_with_work
+                    self.pays_by_time()
                 )
             },
             if self.is_real() {

@@ -107,6 +107,8 @@ pub(super) struct Taken {
     pub stages: Vec<(String, u64)>,
     /// Own threads and the kernel's, µs a request.
     pub cpu: Option<[f64; 2]>,
+    /// What stands out.
+    pub note: Option<String>,
 }
 
 /// What a director's counters say between two looks.
@@ -119,7 +121,7 @@ pub(super) struct Counted {
     right: u64,
     wrong: u64,
     accepted: u64,
-    fresh: u64,
+    reused: u64,
 }
 
 impl Counted {
@@ -128,7 +130,7 @@ impl Counted {
         self.right += guesses.right;
         self.wrong += guesses.wrong;
         self.accepted += migrations.accepted;
-        self.fresh += pool.fresh;
+        self.reused += pool.reused;
     }
 
     /// Since an earlier look.
@@ -139,14 +141,14 @@ impl Counted {
             right: self.right.saturating_sub(before.right),
             wrong: self.wrong.saturating_sub(before.wrong),
             accepted: self.accepted.saturating_sub(before.accepted),
-            fresh: self.fresh.saturating_sub(before.fresh),
+            reused: self.reused.saturating_sub(before.reused),
         }
     }
 
-    /// [`Seen::strays`] of so many connections, of which so many were to be guessed rightly.
-    pub fn strays(&self, series: Series, connections: u64, hits: u64) -> u64 {
+    /// [`Seen::strays`] of so many connections, of which so many were to be guessed rightly, with so many requests in all.
+    pub fn strays(&self, series: Series, connections: u64, hits: u64, requests: u64) -> u64 {
         match series {
-            Series::Pooled => self.fresh,
+            Series::Pooled => requests.saturating_sub(self.reused),
             Series::Filter => connections.saturating_sub(self.accepted),
             _ if series.hit_rate().is_some() => {
                 connections.saturating_sub(self.right.min(hits) + self.wrong.min(connections - hits))
@@ -169,8 +171,8 @@ mod tests {
 
     #[test]
     fn what_is_not_bound_as_the_series_says_is_counted() {
-        let counted = Counted { right: 7, wrong: 2, accepted: 9, fresh: 1, ..Counted::default() };
-        let strays = |series, hits| counted.strays(series, 10, hits);
+        let counted = Counted { right: 7, wrong: 2, accepted: 9, reused: 29, ..Counted::default() };
+        let strays = |series, hits| counted.strays(series, 10, hits, 30);
         assert_eq!(strays(Series::Preallocate(80), 8), 1);
         // More right guesses than were to be right are no right ones.
         assert_eq!(strays(Series::PreallocateDirect(50), 5), 3);

@@ -91,7 +91,7 @@ fn path(c: &Connections, batch: &Batch, i: usize) -> u32 {
 }
 
 /// The bits of a flow's summary that choose the path of its packets: protocol, state, and how they are forwarded.
-const PATH: u32 = 0xffff
+pub(crate) const PATH: u32 = 0xffff
     | ((FlowFlags::V6 | FlowFlags::TRANSLATED | FlowFlags::TUNNEL | FlowFlags::SPLICED | FlowFlags::POOLED) as u32)
         << 16;
 /// The bit of a path that says IPv6.

@@ -4,6 +4,7 @@ use crate::Common;
 use crate::outcome::{Error, Outcome, json};
 use crate::progress::shown;
 use lcs_dataplane::worker::Nanos;
+use lcs_perf::demo::interrupt::Interrupt;
 use lcs_perf::schemes::{self, Options, SchemesError, html, plot, read_loss, read_size, read_time};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -110,14 +111,20 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
         core: args.core,
         port: base.port,
     };
-    let figures = shown(|progress| schemes::measure(&options, progress));
+    let interrupt = Interrupt::on_signals()?;
+    let figures = shown(|progress| schemes::measure_until(&options, &interrupt, progress));
     let figures = figures.map_err(|e| match e {
-        SchemesError::Range { .. } | SchemesError::Empty(_) | SchemesError::Modelled(_) => Error::Usage(e.to_string()),
+        SchemesError::Range { .. }
+        | SchemesError::Empty(_)
+        | SchemesError::Modelled(_)
+        | SchemesError::OverKernels(_) => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { figures.to_string() };
     io::stdout().write_all(text.as_bytes())?;
-    let Some(directory) = &args.plot else { return Ok(()) };
-    let page = html::report(&figures, &super::plots::line());
-    super::plots::write(common, directory, plot::all(&figures), ("schemes.html", page))
+    if let Some(directory) = &args.plot {
+        let page = html::report(&figures, &super::plots::line());
+        super::plots::write(common, directory, plot::all(&figures), ("schemes.html", page))?;
+    }
+    if figures.unmeasured.is_empty() { Ok(()) } else { Err(Error::NotOk) }
 }

@@ -2,6 +2,7 @@
 //!
 //! Threads and blocking sockets, on one core: as many as there are clients, so that each waits for its own answers only.
 
+use crate::demo::interrupt::Interrupt;
 use crate::demo::root::Error;
 use crate::peers::traffic::CHUNK;
 use crate::peers::traffic::message::Head;
@@ -11,6 +12,7 @@ use lcs_hwconf::cores;
 use lcs_hwconf::testbed::Host;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::RwLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(8);
 /// What clients do: for each its connections, for each of these its requests, by their number in the traffic.
 #[derive(Debug)]
 pub struct Work<'t> {
+    /// Ends the work between two connections.
+    pub interrupt: &'t Interrupt,
     /// The service.
     pub to: SocketAddr,
     /// The requests, and what is answered.
@@ -43,7 +47,9 @@ pub struct Outcome {
     pub first: Option<String>,
     /// Of an answer that came from another server: what was asked, who answered.
     pub misrouted: Option<(String, String)>,
-    /// From the first SYN to the last answer.
+    /// When the last answer was whole.
+    pub last: Option<Instant>,
+    /// From the moment at which all clients may begin to the last answer.
     pub took: Duration,
 }
 
@@ -55,12 +61,16 @@ pub fn run(host: &Host, core: usize, work: &Work<'_>) -> Result<Outcome, Error> 
     host.run(|| {
         // Elsewhere it would be slower, not wrong.
         let _ = cores::pin(core);
-        let begun = Instant::now();
+        // Held while threads are started; however that ends, they are let go.
+        let gate = RwLock::new(());
         thread::scope(|scope| {
+            let (held, wait) = (gate.write(), &gate);
             let scripts = work.scripts.iter();
             let started: io::Result<Vec<_>> = scripts
-                .map(|script| thread::Builder::new().spawn_scoped(scope, move || client(work, script)))
+                .map(|script| thread::Builder::new().spawn_scoped(scope, move || client(work, script, wait)))
                 .collect();
+            let begun = Instant::now();
+            drop(held);
             let mut sum = Outcome::default();
             for one in started.map_err(Error::Client)? {
                 let one = one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -69,22 +79,30 @@ pub fn run(host: &Host, core: usize, work: &Work<'_>) -> Result<Outcome, Error> 
                 sum.failed += one.failed;
                 sum.first = sum.first.or(one.first);
                 sum.misrouted = sum.misrouted.or(one.misrouted);
+                sum.last = sum.last.max(one.last);
             }
-            sum.took = begun.elapsed();
+            sum.took = sum.last.map_or(Duration::ZERO, |last| last.saturating_duration_since(begun));
             Ok(sum)
         })
     })?
 }
 
-fn client(work: &Work<'_>, connections: &[Vec<usize>]) -> Outcome {
+fn client(work: &Work<'_>, connections: &[Vec<usize>], gate: &RwLock<()>) -> Outcome {
     let mut outcome = Outcome::default();
     let mut input = Vec::with_capacity(CHUNK);
     let mut chunk = vec![0; CHUNK];
+    drop(gate.read());
     for requests in connections {
+        if work.interrupt.is_set() {
+            break;
+        }
         let mut answered = 0;
-        let begun = Instant::now();
         match connection(work, requests, &mut input, &mut chunk, &mut answered, &mut outcome.misrouted) {
-            Ok(()) => outcome.times.push(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX)),
+            Ok((begun, last)) => {
+                let took = last.saturating_duration_since(begun);
+                outcome.times.push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+                outcome.last = Some(last);
+            }
             Err(why) => {
                 outcome.failed += requests.len() as u64 - answered;
                 outcome.first.get_or_insert(why);
@@ -95,7 +113,7 @@ fn client(work: &Work<'_>, connections: &[Vec<usize>]) -> Outcome {
     outcome
 }
 
-/// One connection, up to the last byte of its last answer; whoever drops it ends it.
+/// One connection: when it was begun, and when the last byte of its last answer was there, which is before it is closed.
 fn connection(
     work: &Work<'_>,
     requests: &[usize],
@@ -103,8 +121,9 @@ fn connection(
     chunk: &mut [u8],
     answered: &mut u64,
     misrouted: &mut Option<(String, String)>,
-) -> Result<(), String> {
+) -> Result<(Instant, Instant), String> {
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
+    let begun = Instant::now();
     let mut stream = TcpStream::connect_timeout(&work.to, PATIENCE).map_err(failed("connect"))?;
     stream.set_nodelay(true).map_err(failed("connect"))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(failed("connect"))?;
@@ -139,7 +158,7 @@ fn connection(
         }
         *answered += 1;
     }
-    Ok(())
+    Ok((begun, Instant::now()))
 }
 
 fn check(work: &Work<'_>, at: usize, head: &Head) -> Result<(), String> {
@@ -180,7 +199,8 @@ mod tests {
     fn an_answer_to_something_else_is_none() {
         let traffic = Traffic::of([("/a".to_owned(), 0)], 10);
         let to = SocketAddr::from(([127, 0, 0, 1], 1));
-        let work = Work { to, traffic: &traffic, scripts: vec![], switched: true };
+        let interrupt = Interrupt::default();
+        let work = Work { interrupt: &interrupt, to, traffic: &traffic, scripts: vec![], switched: true };
         let good = Head { status: 200, request: Some(0), body: 10, ..Head::default() };
         assert_eq!(check(&work, 0, &good), Ok(()));
         for wrong in [

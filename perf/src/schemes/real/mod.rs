@@ -13,6 +13,7 @@ use super::{Measured, Options, Point, SchemesError, Series, saying};
 use crate::bed::cpu::Used;
 use crate::bed::{self, Alone};
 use crate::demo::content::RuleFile;
+use crate::demo::interrupt::{Interrupt, Interrupted};
 use crate::demo::root::Error;
 use crate::demo::root::director::Director;
 use crate::network::random::{Random, mix};
@@ -62,27 +63,56 @@ impl From<lcs_hwconf::Error> for SchemesError {
 pub(super) fn measure(
     options: &Options,
     cells: &[(Series, Point)],
+    interrupt: &Interrupt,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Measured, SchemesError> {
     let (core, others) = bed::cores(options.core)?;
     progress("building the networks");
-    let mut beds = Beds::build(core, others)?;
+    let mut beds = Beds::build(core, others, interrupt.clone())?;
     let mut taken: Vec<Vec<Taken>> = cells.iter().map(|_| vec![]).collect();
-    let mut handshakes = vec![];
-    for round in 0..options.rounds {
+    let (mut handshakes, mut unmeasured, mut first) = (vec![], vec![], None);
+    let mut failed = vec![false; cells.len()];
+    'rounds: for round in 0..options.rounds {
         handshakes.extend(beds.handshakes()?);
         for at in 0..cells.len() {
             let at = if round % 2 == 0 { at } else { cells.len() - 1 - at };
+            // What has failed once is not tried again: it has not all of its rounds anyway.
+            if failed[at] {
+                continue;
+            }
+            if interrupt.is_set() {
+                break 'rounds;
+            }
             progress(&saying(&format!("round {} of {}", round + 1, options.rounds), at, cells));
             let (series, point) = cells[at];
-            taken[at].push(beds.run(options, series, point, round)?);
+            match beds.run(options, series, point, round) {
+                Ok(round) => taken[at].push(round),
+                Err(SchemesError::Interrupted(_)) => break 'rounds,
+                // The others' figures are none the worse for it.
+                Err(error @ (SchemesError::Lost { .. } | SchemesError::Misrouted { .. } | SchemesError::Real(_))) => {
+                    unmeasured.push(format!("{series}, {point}: {error}"));
+                    first.get_or_insert(error);
+                    failed[at] = true;
+                }
+                Err(error) => return Err(error),
+            }
         }
+    }
+    for (taken, _) in taken.iter_mut().zip(&failed).filter(|(_, failed)| **failed) {
+        taken.clear();
+    }
+    if let Some(error) = first.filter(|_| failed.iter().all(|failed| *failed)) {
+        return Err(error);
+    }
+    if taken.iter().zip(&failed).any(|(taken, failed)| taken.is_empty() && !failed) {
+        return Err(Interrupted.into());
     }
     let server_rtt = Spread::of(handshakes).p50 as f64;
     let mut notes = beds.notes;
     notes.sort();
     notes.dedup();
-    Ok(Measured { taken, server_rtt, notes })
+    Measured::cut(&mut taken, options.rounds, &mut notes)?;
+    Ok(Measured { taken, unmeasured, server_rtt, notes })
 }
 
 /// The networks, one for each way of forwarding.
@@ -98,11 +128,12 @@ struct Beds {
     others: Vec<usize>,
     /// The window scale with which servers answer.
     server_scale: u32,
+    interrupt: Interrupt,
     notes: Vec<String>,
 }
 
 impl Beds {
-    fn build(core: usize, others: Vec<usize>) -> Result<Self, SchemesError> {
+    fn build(core: usize, others: Vec<usize>, interrupt: Interrupt) -> Result<Self, SchemesError> {
         let mut notes = vec![];
         let mut build = |return_path| -> Result<Testbed, SchemesError> {
             let bed = Testbed::build(Plan { servers: 2, return_path, ..Plan::default() })?;
@@ -113,6 +144,8 @@ impl Beds {
                     ("net/ipv4/tcp_max_tw_buckets", "4096"),
                     ("net/ipv4/tcp_max_syn_backlog", "16384"),
                     ("net/core/somaxconn", "16384"),
+                    // What a connection lost is not remembered for those of later series.
+                    ("net/ipv4/tcp_no_metrics_save", "1"),
                     // Series differ in whether they agree on them, and that is not the question.
                     ("net/ipv4/tcp_timestamps", "0"),
                 ])?;
@@ -122,7 +155,7 @@ impl Beds {
             if return_path == ReturnPath::Direct {
                 bed.servers().iter().try_for_each(|host| host.add_hidden_address(service.ip()))?;
             }
-            if let Err(e) = bed::receive_apart(&bed, core, &others) {
+            if let Err(e) = bed::receive_apart(&bed, core, &others, |_| servers_core(&others)) {
                 notes.push(format!("receive work ran on the sender's core and not on the receiver's: {e}"));
             }
             Ok(bed)
@@ -134,7 +167,7 @@ impl Beds {
             stack_arm::create(host.rtnl(), host.ethtool(), (stack_arm::FILTER_END, "lcs1"), &ends, 1500)?;
         }
         let server_scale = server_scale(&direct.servers()[0])?;
-        Ok(Beds { nat, direct, filtered, core, others, server_scale, notes })
+        Ok(Beds { nat, direct, filtered, core, others, server_scale, interrupt, notes })
     }
 
     fn bed(&self, series: Series) -> &Testbed {
@@ -149,7 +182,7 @@ impl Beds {
     fn handshakes(&self) -> Result<Vec<u64>, SchemesError> {
         let traffic = Arc::new(Traffic::of([], 0));
         let at = SocketAddr::new(self.nat.server_address(0, false), MAPPED_PORT);
-        let _server = Server::start(&self.nat.servers()[0], &[at], bed::server_core(&self.others, 0), traffic)?;
+        let _server = Server::start(&self.nat.servers()[0], &[at], servers_core(&self.others), traffic)?;
         let one = |_| -> io::Result<u64> {
             let begun = Instant::now();
             let _connected = TcpStream::connect_timeout(&at, Duration::from_secs(5))?;
@@ -178,7 +211,7 @@ impl Beds {
         let bed = self.bed(series);
         let serve = |(at, host): (usize, &Host)| {
             let addresses = [endpoint(bed, series, at)];
-            Server::start(host, &addresses, bed::server_core(&self.others, at), Arc::clone(&traffic))
+            Server::start(host, &addresses, servers_core(&self.others), Arc::clone(&traffic))
         };
         let _servers: Vec<Server> = bed.servers().iter().enumerate().map(serve).collect::<Result<_, _>>()?;
         let filters = if series == Series::Filter { self.filters(key.path())? } else { vec![] };
@@ -196,13 +229,19 @@ impl Beds {
             clients.into_iter().map(|script| script.into_iter().map(one).collect()).collect()
         };
         let (switched, to) = (!series.is_indifferent(), service(bed));
-        let warm = Work { to, traffic: &traffic, scripts: scripts(WARM_UP * options.clients), switched };
-        let work = Work { to, traffic: &traffic, scripts: scripts(options.connections), switched };
-        client::run(bed.client(), self.others[0], &warm)?;
+        let interrupt = &self.interrupt;
+        let warm = Work { interrupt, to, traffic: &traffic, scripts: scripts(WARM_UP * options.clients), switched };
+        let work = Work { interrupt, to, traffic: &traffic, scripts: scripts(options.connections), switched };
+        // What failed cannot be divided away: its frames and cycles are in the counters.
+        let outcome = client::run(bed.client(), self.others[0], &warm)?;
+        interrupt.check()?;
+        whole(series, point, outcome)?;
         settle(bed)?;
         let before = Look::at(bed, &mut alone)?;
         let first = alone.watched.look();
         let outcome = client::run(bed.client(), self.others[0], &work)?;
+        interrupt.check()?;
+        let outcome = whole(series, point, outcome)?;
         let used = Used::between(&first, &alone.watched.look());
         settle(bed)?;
         let after = Look::at(bed, &mut alone)?;
@@ -214,8 +253,8 @@ impl Beds {
 
     /// The filters of the servers' hosts.
     fn filters(&self, key: &Path) -> Result<Vec<Director>, SchemesError> {
-        let start = |(at, host): (usize, &Host)| {
-            let core = bed::server_core(&self.others, at);
+        let start = |host: &Host| {
+            let core = servers_core(&self.others);
             let filter = Filter {
                 interface: ETH0.into(),
                 stack: stack_arm::FILTER_END.into(),
@@ -232,7 +271,7 @@ impl Beds {
             // Its threads stay off the director's core.
             bed::pinned(core, || Director::start_filter(host, filter))
         };
-        Ok(self.filtered.servers().iter().enumerate().map(start).collect::<Result<_, _>>()?)
+        Ok(self.filtered.servers().iter().map(start).collect::<Result<_, _>>()?)
     }
 
     /// The director's configuration, as a user would write it.
@@ -293,6 +332,11 @@ impl Beds {
         text.push_str("]\n");
         text
     }
+}
+
+/// The core of all servers and filters: series differ in how many servers answer, and shall not in how many cores do.
+fn servers_core(others: &[usize]) -> usize {
+    bed::server_core(others, 0)
 }
 
 fn service(bed: &Testbed) -> SocketAddr {
@@ -381,6 +425,19 @@ fn settle(bed: &Testbed) -> Result<(), SchemesError> {
     Ok(())
 }
 
+/// What came of clients whose every request was answered, by the server that its rule names.
+fn whole(series: Series, point: Point, outcome: Outcome) -> Result<Outcome, SchemesError> {
+    if let Some((path, server)) = outcome.misrouted {
+        return Err(SchemesError::Misrouted { series, path, server });
+    }
+    if outcome.failed > 0 || outcome.times.is_empty() {
+        let (failed, asked) = (outcome.failed, outcome.answered + outcome.failed);
+        let first = outcome.first.unwrap_or_default();
+        return Err(SchemesError::Lost { series, size: point.size, failed, asked, first });
+    }
+    Ok(outcome)
+}
+
 /// What a round has taken of a cell.
 fn taken(
     (series, point): (Series, Point),
@@ -390,15 +447,7 @@ fn taken(
     used: &Used,
     (before, after): (&Look, &Look),
 ) -> Result<Taken, SchemesError> {
-    if let Some((path, server)) = outcome.misrouted {
-        return Err(SchemesError::Misrouted { series, path, server });
-    }
     let (requests, connections) = (outcome.answered, outcome.times.len() as u64);
-    if connections == 0 {
-        let asked = requests + outcome.failed;
-        let first = outcome.first.unwrap_or_default();
-        return Err(SchemesError::Lost { series, size: point.size, failed: outcome.failed, asked, first });
-    }
     let per = |n: u64, of: u64| n as f64 / of.max(1) as f64;
     let since = |side: usize, what: usize| after.frames[side][what].saturating_sub(before.frames[side][what]);
     let counted = after.counted().since(&before.counted());
@@ -408,7 +457,7 @@ fn taken(
         connections,
         requests,
         failed: outcome.failed,
-        strays: counted.strays(series, begun as u64, hits as u64),
+        strays: counted.strays(series, begun as u64, hits as u64, (begun * point.keepalive) as u64),
         response: Spread::of(outcome.times.clone()),
         requests_per_second: requests as f64 / outcome.took.as_secs_f64().max(1e-9),
         segments_in: per(since(0, 0), connections),
@@ -423,12 +472,24 @@ fn taken(
     let cycles = after.stats.total.cycles.saturating_sub(before.stats.total.cycles);
     let each = |seconds: f64| seconds.max(0.0) * 1e6 / requests.max(1) as f64;
     let cpu = Some([each(used.process), each(used.kernel)]);
-    Ok(Taken { seen, times: outcome.times, cycles, stages, cpu })
+    Ok(Taken { seen, times: outcome.times, cycles, stages, cpu, note: None })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_in_which_a_request_failed_is_none() {
+        let point = Point { size: 100, rules: 1, keepalive: 1 };
+        let good = || Outcome { times: vec![5, 7], answered: 2, ..Outcome::default() };
+        assert_eq!(whole(Series::Delayed, point, good()).unwrap().answered, 2);
+        let failed = Outcome { failed: 1, first: Some("connect: timed out".into()), ..good() };
+        let said = whole(Series::Delayed, point, failed).unwrap_err().to_string();
+        assert!(said.contains("1 of 3 requests") && said.contains("timed out"), "{said}");
+        let astray = Outcome { misrouted: Some(("/x".into(), "s2".into())), ..good() };
+        assert!(whole(Series::Delayed, point, astray).unwrap_err().to_string().contains("answered by s2"));
+    }
 
     #[test]
     fn an_interfaces_counters_are_read_whatever_stands_around_them() {
