@@ -21,7 +21,7 @@ const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 
 fn plan(name: &str) -> TapPlan {
     let addresses = vec![format!("{KERNEL}/24").parse().expect("a network")];
-    TapPlan { name: name.to_owned(), mac: Some(OWN.0), mtu: 1500, addresses }
+    TapPlan { name: name.to_owned(), mac: Some(OWN.0), mtu: 1500, addresses, forward: false }
 }
 
 /// A TAP device `lcs0` in a namespace of this thread's own, and the ends of its workers.
@@ -115,6 +115,21 @@ fn the_kernel_answers_arp_and_ping_and_its_own_traffic_comes_out() {
     let counts = thread.watch().counts();
     assert_eq!((counts.to_kernel, counts.dropped()), (3, 0), "{counts:?}");
     assert!(counts.from_kernel >= 4, "{counts:?}");
+}
+
+#[test]
+fn the_kernel_forwards_nothing_from_it_without_being_told_to() {
+    if !root("the_kernel_forwards_nothing_from_it_without_being_told_to") {
+        return;
+    }
+    let namespace = Namespace::create().expect("a namespace");
+    namespace.sysctl("net/ipv4/ip_forward", "1").expect("a router");
+    namespace.enter().expect("inside");
+    for (forward, set) in [(false, "0"), (true, "1")] {
+        let device = Tap::open(&TapPlan { forward, ..plan("lcs0") }).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(namespace.read_sysctl("net/ipv4/conf/lcs0/forwarding").expect("a switch"), set);
+        drop(device);
+    }
 }
 
 #[test]
