@@ -426,7 +426,7 @@ fn end<P: Port>(
                 return;
             }
             Err(frame) => {
-                let reason = no_kernel(port);
+                let reason = no_kernel(port, batch.rx[i], frame.bytes());
                 counters.dropped[reason as usize] += 1;
                 port.release(frame);
                 return;
@@ -445,8 +445,8 @@ fn end<P: Port>(
 }
 
 /// Why a port did not take a frame for the kernel.
-fn no_kernel<P: Port>(port: &P) -> DropReason {
-    if port.capabilities().exception_path { DropReason::KernelBusy } else { DropReason::NotForUs }
+fn no_kernel<P: Port>(port: &P, interface: u8, frame: &[u8]) -> DropReason {
+    if port.leads_to_kernel(interface, frame) { DropReason::KernelBusy } else { DropReason::NotForUs }
 }
 
 /// Nanoseconds from the time-stamp counter: one reading and one multiplication, no system call.

@@ -21,7 +21,7 @@ const FAR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
 
 fn plan(name: &str) -> TapPlan {
     let addresses = vec![format!("{KERNEL}/24").parse().expect("a network")];
-    TapPlan { name: name.to_owned(), mac: Some(OWN.0), mtu: 1500, addresses }
+    TapPlan { name: name.to_owned(), mac: Some(OWN.0), mtu: 1500, addresses, forward: false }
 }
 
 /// A TAP device `lcs0` in a namespace of this thread's own, and the ends of its workers.
@@ -118,6 +118,21 @@ fn the_kernel_answers_arp_and_ping_and_its_own_traffic_comes_out() {
 }
 
 #[test]
+fn the_kernel_forwards_nothing_from_it_without_being_told_to() {
+    if !root("the_kernel_forwards_nothing_from_it_without_being_told_to") {
+        return;
+    }
+    let namespace = Namespace::create().expect("a namespace");
+    namespace.sysctl("net/ipv4/ip_forward", "1").expect("a router");
+    namespace.enter().expect("inside");
+    for (forward, set) in [(false, "0"), (true, "1")] {
+        let device = Tap::open(&TapPlan { forward, ..plan("lcs0") }).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(namespace.read_sysctl("net/ipv4/conf/lcs0/forwarding").expect("a switch"), set);
+        drop(device);
+    }
+}
+
+#[test]
 fn frames_of_others_are_not_for_the_kernel() {
     if !root("frames_of_others_are_not_for_the_kernel") {
         return;
@@ -127,6 +142,11 @@ fn frames_of_others_are_not_for_the_kernel() {
     assert!(ends[0].is_for_kernel(&frame));
     frame[..6].copy_from_slice(&OTHER.0);
     assert!(!ends[0].is_for_kernel(&frame) && !ends[0].is_for_kernel(&[0; 5]));
+    // A virtual router's address may be the kernel's too (keepalived).
+    frame[..6].copy_from_slice(&[0, 0, 0x5e, 0, 1, 7]);
+    assert!(ends[0].is_for_kernel(&frame));
+    frame[..6].copy_from_slice(&[0, 0, 0x5e, 0, 3, 7]);
+    assert!(!ends[0].is_for_kernel(&frame));
 }
 
 /// Waits until the thread has nothing more to do.
@@ -176,6 +196,109 @@ fn a_flood_is_cut_to_the_rate_and_every_frame_of_it_is_counted() {
         });
         found.then_some(())
     });
+}
+
+/// A server's SYN-ACK to what the kernel sent by `syn`.
+fn syn_ack(syn: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; 14 + 20 + 20];
+    frame[..6].copy_from_slice(&syn[6..12]);
+    frame[6..12].copy_from_slice(&OTHER.0);
+    frame[12..14].copy_from_slice(&[8, 0]);
+    assert!(ipv4::write(&mut frame[14..], 0, 20, 7, 0, 64, 6, FAR, KERNEL));
+    let tcp = &mut frame[34..];
+    tcp[..2].copy_from_slice(&syn[36..38]);
+    tcp[2..4].copy_from_slice(&syn[34..36]);
+    tcp[4..8].copy_from_slice(&[9, 9, 9, 9]);
+    let sequence = u32::from_be_bytes([syn[38], syn[39], syn[40], syn[41]]).wrapping_add(1);
+    tcp[8..12].copy_from_slice(&sequence.to_be_bytes());
+    tcp[12..16].copy_from_slice(&[0x50, 0x12, 0xff, 0xff]);
+    let sum = |bytes: &[u8]| -> u32 {
+        bytes.chunks(2).map(|b| u32::from(b[0]) << 8 | u32::from(b.get(1).copied().unwrap_or(0))).sum()
+    };
+    let mut total = sum(&FAR.octets()) + sum(&KERNEL.octets()) + 6 + 20 + sum(tcp);
+    while total > 0xffff {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    tcp[16..18].copy_from_slice(&(!(total as u16)).to_be_bytes());
+    frame
+}
+
+#[test]
+fn a_flood_keeps_no_answer_from_what_the_kernel_has_begun() {
+    if !root("a_flood_keeps_no_answer_from_what_the_kernel_has_begun") {
+        return;
+    }
+    let (thread, mut ends) = open(1000, 1);
+    let end = &mut ends[0];
+    let flood = |end: &mut TapEnd| {
+        let frame = ping(100);
+        // Nothing of an ordinary kind passes any more.
+        while end.push(&frame) || thread.watch().counts().over_rate == 0 {
+            end.flush();
+        }
+    };
+    flood(end);
+    // The kernel's connection begins in the middle of it: its question for the neighbour, the answer, its SYN, the answer.
+    let connect = std::thread::scope(|scope| {
+        let connect = scope.spawn(|| std::net::TcpStream::connect_timeout(&(FAR, 80).into(), DEADLINE));
+        sent(end, "the question for the server", |f| is_arp(f, 1));
+        flood(end);
+        let answer = Arp { operation: 2, sender_mac: OTHER, sender: FAR, target_mac: OWN, target: KERNEL };
+        assert!(end.push(&answer.frame(OWN)), "{:?}", thread.watch().counts());
+        let syn = sent(end, "the SYN", |f| f[12..14] == [8, 0] && f[23] == 6 && f[47] & 0x12 == 2);
+        flood(end);
+        // One that answers nothing is as little let through as a ping.
+        let mut strange = syn_ack(&syn);
+        strange[35] ^= 1;
+        assert!(!end.push(&strange));
+        assert!(end.push(&syn_ack(&syn)), "{:?}", thread.watch().counts());
+        end.flush();
+        connect.join().expect("a thread")
+    });
+    connect.expect("the kernel's connection stands");
+}
+
+#[test]
+fn what_comes_at_once_waits_and_is_not_dropped() {
+    if !root("what_comes_at_once_waits_and_is_not_dropped") {
+        return;
+    }
+    let (thread, mut ends) = open(10_000, 1);
+    let frame = ping(0);
+    assert_eq!((0..200).filter(|_| ends[0].push(&frame)).count(), 200);
+    ends[0].flush();
+    settled(thread.watch(), 200);
+    let counts = thread.watch().counts();
+    assert_eq!((counts.behind, counts.to_kernel), (0, 200), "{counts:?}");
+}
+
+#[test]
+fn a_frame_longer_than_the_card_takes_is_counted_and_not_cut() {
+    if !root("a_frame_longer_than_the_card_takes_is_counted_and_not_cut") {
+        return;
+    }
+    let (thread, mut ends) = open(10_000, 1);
+    let end = &mut ends[0];
+    Rtnl::open().expect("rtnetlink").set_mtu("lcs0", 2000).expect("a raised MTU");
+    // Who asks is known from then on.
+    assert!(end.push(&ask(KERNEL)));
+    sent(end, "the answer to ARP", |f| is_arp(f, 2));
+    let socket = UdpSocket::bind((KERNEL, 0)).expect("a socket");
+    socket.send_to(&[7; 1900], (FAR, 9)).expect("sent");
+    socket.send_to(b"short", (FAR, 9)).expect("sent");
+    let mut longest = 0;
+    let short = until("the short one", || {
+        let mut found = None;
+        end.take(|f| {
+            longest = longest.max(f.len());
+            found = f.ends_with(b"short").then(|| f.to_vec()).or(found.take());
+            true
+        });
+        found
+    });
+    assert_eq!(&short[..6], &OTHER.0);
+    assert!(longest <= 1514, "{longest}");
+    assert_eq!(thread.watch().counts().too_long, 1);
 }
 
 #[test]
@@ -231,6 +354,7 @@ fn the_device_goes_with_its_thread_and_a_device_that_goes_first_hurts_nobody() {
     ends[0].flush();
     settled(thread.watch(), 1);
     assert_eq!(thread.watch().counts().refused, 1);
+    until("the notice that it is gone", || thread.watch().gone().then_some(()));
 }
 
 fn end_is_harmless(end: &mut TapEnd) {

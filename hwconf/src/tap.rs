@@ -23,6 +23,9 @@ pub struct TapPlan {
     pub mtu: u32,
     /// Addresses that it is to have, with the length of their subnet's prefix.
     pub addresses: Vec<IpNet>,
+    /// Whether the kernel may forward IPv4 from it to other interfaces where forwarding is on at all (`ip_forward`, which
+    /// containers switch on). A kernel that does is a way round whoever stands in front of it.
+    pub forward: bool,
 }
 
 /// An open TAP device. The device is gone when this is dropped or the process ends, unless it was made persistent
@@ -59,6 +62,9 @@ impl Tap {
             rtnl.set_mac(name, mac)?;
         }
         rtnl.set_up(name, true)?;
+        if !plan.forward {
+            keep_from_forwarding(name)?;
+        }
         let present = rtnl.addresses(name)?;
         for address in plan.addresses.iter().filter(|a| !present.contains(a)) {
             rtnl.add_address(name, *address)?;
@@ -105,6 +111,19 @@ impl Tap {
         };
         waited.map_err(|e| Error::system(format!("wait for the TAP device {}", self.name), e))
     }
+}
+
+/// IPv4 only: IPv6 has no such switch for an interface (its `forwarding` there says whether it takes router advertisements).
+fn keep_from_forwarding(name: &str) -> Result<()> {
+    let file = format!("/proc/sys/net/ipv4/conf/{name}/forwarding");
+    // Where it is off already, nothing needs to be written: in containers the file is often read-only.
+    if std::fs::read_to_string(&file).is_ok_and(|text| text.trim() == "0") {
+        return Ok(());
+    }
+    std::fs::write(&file, "0").map_err(|e| {
+        let mend = "make /proc/sys writable, or allow it: `forward = true` in [[port.taps]]";
+        Error::system_mend(format!("keep the kernel from forwarding what comes from the TAP device {name}"), e, mend)
+    })
 }
 
 fn no_tap(name: &str, error: io::Error) -> Error {

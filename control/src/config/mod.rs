@@ -156,8 +156,10 @@ pub struct TapDevice {
     pub name: String,
     /// The kernel's addresses on it, with the length of the network's prefix.
     pub addresses: Vec<IpNet>,
-    /// Frames that each worker hands to the kernel a second at most, and that the kernel sends at most.
+    /// Frames that each worker hands to the kernel a second at most, and that the kernel sends at most for each worker.
     pub rate: u32,
+    /// Whether the kernel may forward IPv4 from it to other interfaces.
+    pub forward: bool,
 }
 
 macro_rules! words {

@@ -51,6 +51,7 @@ pub(super) fn parse(file: &str, text: &str) -> Result<Configuration, Invalid> {
     let services = services::read(&root, &problems, beside);
     tunnel_sources(&root, &port, &director, &services);
     checkers(&root, &port, &services);
+    tap_addresses(&root, &port, &services);
     root.finish();
     drop(root);
     let problems = problems.into_inner();
@@ -373,6 +374,24 @@ fn checkers(root: &Section<'_, '_>, port: &Port, services: &[super::Service]) {
         let what =
             format!("service {} has a `check`, and the port has no kernel that could ask its servers", service.name);
         root.problem(0..1, what, "remove the check, use [port] kind = \"af-xdp\", or with DPDK give it [[port.taps]]");
+    }
+}
+
+/// Everything to an address of full NAT is the director's: a kernel that had it on a TAP device would get no answer there.
+fn tap_addresses(root: &Section<'_, '_>, port: &Port, services: &[super::Service]) {
+    for tap in &port.taps {
+        for address in tap.addresses.iter().map(|net| net.addr()) {
+            let Some(service) = services.iter().find(|s| s.sources.contains(&address)) else { continue };
+            let what = format!(
+                "{address} is the kernel's on TAP device {}, and one of the `sources` of service {}",
+                tap.name, service.name
+            );
+            root.problem(
+                0..1,
+                what,
+                "give one of them another address: what comes to `sources` is the director's alone",
+            );
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use super::read::Section;
 use super::{Port, PortKind, TapDevice};
 use ipnet::IpNet;
 
-/// Frames a second where none are given: 240 Mbit/s of full length, and for a worker some 3 ms in a second.
+/// Frames a second where none are given: 240 Mbit/s of full length.
 const RATE: u32 = 20_000;
 /// Addresses of one device.
 const ADDRESSES_MAX: usize = 16;
@@ -47,8 +47,9 @@ pub(super) fn read(section: &Section<'_, '_>, port: &Port) -> Vec<TapDevice> {
         }
         let rate = tap.number("rate", 1..=10_000_000).map_or(RATE, |rate| rate.value as u32);
         let addresses = addresses(tap, &taps);
+        let forward = tap.flag("forward").is_some_and(|forward| forward.value);
         tap.finish();
-        taps.push(TapDevice { name, addresses, rate });
+        taps.push(TapDevice { name, addresses, rate, forward });
     }
     taps
 }

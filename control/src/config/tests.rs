@@ -47,6 +47,18 @@ fn taps_have_names_by_default_and_give_the_port_a_kernel_that_checks_servers() {
     assert!(invalid.problems[0].mend.contains("[[port.taps]]"), "{invalid}");
 }
 
+#[test]
+fn an_address_is_the_kernels_or_one_of_the_sources() {
+    let service = "[[services]]\nname = \"web\"\naddress = \"192.0.2.1\"\nport = 80\nforward = \"fullnat\"\n\
+                   sources = [\"192.0.2.10\"]\n";
+    let with = |address: &str| taps(1, &format!("addresses = [\"{address}/24\"]")) + service;
+    Configuration::parse("f", &with("192.0.2.11")).unwrap_or_else(|e| panic!("{e}"));
+    let invalid = wrong(&with("192.0.2.10"));
+    let [problem] = invalid.problems.as_slice() else { panic!("{invalid}") };
+    assert!(problem.what.contains("192.0.2.10") && problem.what.contains("lcs0"), "{invalid}");
+    assert!(problem.what.contains("service web") && problem.mend.contains("another address"), "{invalid}");
+}
+
 /// A service with a check, whose text is in line 4.
 fn check(keys: &str) -> String {
     service(&format!("{keys}\nname = \"web\"\naddress = \"192.0.2.1\"\nport = 80"))

@@ -326,6 +326,11 @@ impl<W: Workers, S: Steering> Control<W, S> {
         self.note_of((4, 0), |_| format!("servers cannot be checked and count as before: {why}"));
     }
 
+    /// The name of a TAP device that is gone: no server can be checked by it any more.
+    pub fn gone_tap(&self) -> Option<String> {
+        self.taps.iter().find(|tap| tap.gone()).map(|tap| tap.name().to_owned())
+    }
+
     /// A server's checks have come to something.
     pub fn learn_health(&mut self, finding: &Finding) {
         if let Some(change) = self.model.set_health(finding) {

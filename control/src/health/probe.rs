@@ -4,6 +4,7 @@
 use super::Target;
 use crate::config::{Check, CheckKind};
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -27,6 +28,7 @@ pub enum Failure {
 pub async fn ask(target: &Target) -> Result<(), Failure> {
     let check = &target.check;
     let silent = || Failure::Server(format!("{} does not answer within {:?}", target.endpoint, check.timeout));
+    way_to(target.endpoint)?;
     let until = Instant::now() + check.timeout;
     let stream = match timeout_at(until, TcpStream::connect(target.endpoint)).await {
         Ok(Ok(stream)) => stream,
@@ -43,6 +45,21 @@ pub async fn ask(target: &Target) -> Result<(), Failure> {
         Ok(answer) => answer.map_err(Failure::Server),
         Err(_) => Err(silent()),
     }
+}
+
+/// Asks for this machine's own route, which says nothing about the server: no packet is sent by connecting a UDP socket.
+fn way_to(endpoint: SocketAddr) -> Result<(), Failure> {
+    let any: SocketAddr = match endpoint {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    UdpSocket::bind(any).and_then(|socket| socket.connect(endpoint)).map_err(|e| {
+        let said = said(&e);
+        Failure::Here(format!(
+            "this machine has no way to {endpoint}: {said}; look at `ip route get {}`",
+            endpoint.ip()
+        ))
+    })
 }
 
 /// Whether an error is about this side's means.
@@ -157,6 +174,15 @@ mod tests {
         let target = Target { service: "web".into(), server: "a".into(), endpoint, check };
         let refused = format!("{endpoint} cannot be connected to: Connection refused");
         assert_eq!(ask(&target).await, Err(Failure::Server(refused)));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_this_machine_has_no_way_to_is_not_said_to_be_down() {
+        // The kernel connects nothing to a broadcast address without being told to, as little as to where no route leads.
+        let endpoint = "255.255.255.255:80".parse().unwrap();
+        let target = Target { service: "web".into(), server: "a".into(), endpoint, check: Check::new(CheckKind::Tcp) };
+        let Err(Failure::Here(why)) = ask(&target).await else { panic!("it was asked") };
+        assert!(why.contains("no way to 255.255.255.255:80") && why.contains("ip route get"), "{why}");
     }
 
     #[tokio::test]

@@ -43,7 +43,15 @@ impl Checker {
         if self.checks.is_empty() {
             return;
         }
+        let gone = control.gone_tap();
+        if let Some(name) = &gone {
+            control.could_not_check(&format!("TAP device {name} is gone; restart the director"));
+        }
         for target in self.checks.due(now) {
+            if gone.is_some() {
+                self.checks.unasked(&target);
+                continue;
+            }
             let (answers, at_once) = (self.answers.0.clone(), Arc::clone(&self.at_once));
             tokio::task::spawn_local(async move {
                 // It is never closed.
@@ -54,6 +62,10 @@ impl Checker {
             });
         }
         while let Ok((target, answer)) = self.answers.1.try_recv() {
+            if gone.is_some() && answer.is_err() {
+                self.checks.unasked(&target);
+                continue;
+            }
             let answer = match answer {
                 Ok(()) => Ok(()),
                 Err(Failure::Server(why)) => Err(why),

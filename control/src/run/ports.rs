@@ -140,6 +140,7 @@ fn open_taps(
             mac: (!mac.is_zero()).then_some(mac.0),
             mtu: u32::from(*mtu),
             addresses: tap.addresses.clone(),
+            forward: tap.forward,
         };
         let device = Tap::open(&plan).map_err(|e| e.to_string())?;
         let options = TapOptions { mac: *mac, mtu: *mtu, rate: tap.rate };
@@ -153,6 +154,16 @@ fn open_taps(
         let addresses = if addresses.is_empty() { "no address given".to_owned() } else { addresses.join(", ") };
         let what = format!("TAP device of the kernel for {behind}: {addresses}; at most {} frames/s", tap.rate);
         words.push(format!("{}: {what}", tap.name));
+    }
+    let taps = &configuration.port.taps;
+    if let Some(tap) = taps.first().filter(|_| taps.iter().all(|t| t.addresses.is_empty()))
+        && configuration.services.iter().any(|s| s.check.is_some())
+    {
+        words.push(format!(
+            "servers cannot be checked before a TAP device has an address: give [[port.taps]] `addresses`, or run \
+             `ip address add ADDRESS/LENGTH dev {}`",
+            tap.name
+        ));
     }
     if !threads.is_empty() {
         for (port, ends) in ports.iter_mut().zip(ends) {

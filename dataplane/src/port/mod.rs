@@ -78,6 +78,12 @@ pub trait Port {
         Err(frame)
     }
 
+    /// Whether [`Port::to_kernel`] has a way for such a frame when it is not full.
+    fn leads_to_kernel(&self, interface: u8, frame: &[u8]) -> bool {
+        let _ = (interface, frame);
+        self.capabilities().exception_path
+    }
+
     /// Makes everything queued visible to the device, wakes it if it asks for that, and reclaims sent buffers.
     fn flush(&mut self);
 

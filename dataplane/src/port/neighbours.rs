@@ -106,6 +106,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn answers_are_told_from_questions_and_from_what_is_cut() {
+        let arp = |operation: u8| {
+            let mut frame = vec![2; 42];
+            frame[12..14].copy_from_slice(&[8, 6]);
+            frame[20..22].copy_from_slice(&[0, operation]);
+            frame
+        };
+        let icmp = |to: u8, kind: u8| {
+            let mut frame = vec![2; 14 + 40 + 32];
+            frame[0] = to;
+            frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+            frame[20] = 58;
+            frame[54] = kind;
+            frame
+        };
+        let mut tagged = arp(2);
+        tagged.splice(12..12, [0x81, 0, 0, 7]);
+        let mut tcp = icmp(2, 136);
+        tcp[20] = 6;
+        let table = [
+            ("an ARP answer", arp(2), true),
+            ("an ARP question", arp(1), false),
+            ("an ARP answer that is cut", arp(2)[..21].to_vec(), false),
+            ("a tagged ARP answer", tagged, false),
+            ("an advertisement", icmp(2, 136), true),
+            ("an advertisement to a group", icmp(0x33, 136), false),
+            ("a solicitation", icmp(2, 135), false),
+            ("an advertisement that is cut", icmp(2, 136)[..54].to_vec(), false),
+            ("TCP that looks like one", tcp, false),
+            ("an address only", vec![2; 12], false),
+            ("nothing", vec![], false),
+        ];
+        for (what, frame, wanted) in table {
+            assert_eq!(is_answer(&frame), wanted, "{what}");
+        }
+    }
+
+    #[test]
     fn frames_pass_both_ways_and_what_does_not_fit_is_dropped() {
         let (lane, end) = lane();
         assert!(!end.has_something_to_say());

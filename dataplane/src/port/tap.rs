@@ -6,15 +6,18 @@
 //! system call but for one, in [`crate::port::Port::flush`], where the thread sleeps. Everything is bounded: slots are
 //! made once, a worker passes on no more than a rate, and reads back no more than what lies ready. What exceeds a bound
 //! is dropped and counted ([`TapCounts`]), so whoever floods the director with frames for its kernel takes from a worker
-//! one look at a clock for each.
+//! a look at a clock and at the frame's addresses for each. Answers to what the kernel has begun itself (health checks), and
+//! what its neighbours answer, have a rate and slots of their own, which no flood of anything else can take.
 
 use crate::cycles::{tsc, tsc_hz};
 use crate::headers::ethernet::{self, MacAddr};
+use crate::port::neighbours::is_answer;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use lcs_hwconf::cores;
 use lcs_hwconf::tap::Tap;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -23,7 +26,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Frames of one worker that may wait for the kernel, and frames of the kernel that may wait for the port.
-const SLOTS: usize = 64;
+const SLOTS: usize = 256;
+/// Of a worker's, those that only answers to the kernel may have.
+const RESERVED: usize = 32;
+/// Conversations that the kernel has begun and that are remembered.
+const BEGUN: usize = 1024;
 /// Frames that the thread moves in one direction before it looks at the other.
 const TURN: usize = 32;
 /// Frames of the kernel that a worker sends between two of its batches at most.
@@ -34,6 +41,13 @@ const LINK: usize = ethernet::HEADER + 8;
 const SLEEP: Duration = Duration::from_millis(100);
 /// The same while there is no room for what the kernel sends.
 const NAP: Duration = Duration::from_millis(1);
+/// Pause of the thread while something has come lately: for that long nobody needs to wake it.
+const DOZE: Duration = Duration::from_micros(50);
+/// Such pauses without a frame before it sleeps.
+const DOZES: u32 = 20;
+
+/// Frames a second at least that answers to what the kernel has begun may always take.
+const OWN_LEAST: u32 = 100;
 
 /// How much passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +56,8 @@ pub struct TapOptions {
     pub mac: MacAddr,
     /// The device's MTU in bytes.
     pub mtu: u16,
-    /// Frames that each worker passes to the kernel a second at most, and that the kernel's side sends at most; at least 1.
+    /// Frames that each worker passes to the kernel a second at most, and that the kernel sends at most for each worker; at
+    /// least 1. A tenth of it, at least 100, is there besides for what the kernel has begun.
     pub rate: u32,
 }
 
@@ -58,11 +73,12 @@ pub struct TapCounts {
     pub over_rate: u64,
     /// Frames for the kernel dropped because those before them had not been taken yet.
     pub behind: u64,
-    /// Frames for the kernel dropped because they are longer than the device's.
+    /// Frames of either direction dropped because they are longer than the device's MTU was at the start.
     pub too_long: u64,
     /// Frames for the kernel that it refused: its device is down or gone.
     pub refused: u64,
-    /// Frames of the kernel dropped because the port had no buffer or no room for them.
+    /// Frames of the kernel dropped because the port had no buffer or no room for them, or there were more than the rate
+    /// allows.
     pub unsent: u64,
 }
 
@@ -93,7 +109,7 @@ impl TapCounts {
             ("the kernel was behind", self.behind),
             ("longer than the MTU", self.too_long),
             ("the TAP device is down or gone", self.refused),
-            ("no room in the port", self.unsent),
+            ("no room in the port, or the kernel over the rate", self.unsent),
         ]
     }
 }
@@ -118,6 +134,15 @@ struct Shared {
     workers: Vec<WorkerCounts>,
     to_kernel: AtomicU64,
     refused: AtomicU64,
+    /// Frames of the kernel that were too long, and that were over the rate.
+    cut: AtomicU64,
+    excess: AtomicU64,
+    /// Tags of the conversations that the kernel has begun, each where its own value puts it; the later one stays.
+    begun: Vec<AtomicU64>,
+    /// Keys the tags: nobody outside can know which conversations share a place.
+    key: RandomState,
+    /// The device can be read no more.
+    gone: AtomicBool,
     /// The thread is asleep, or is about to be.
     asleep: AtomicBool,
     stop: AtomicBool,
@@ -126,6 +151,36 @@ struct Shared {
 }
 
 impl Shared {
+    /// A conversation's tag, never zero.
+    fn tag(&self, c: &Conversation<'_>) -> u64 {
+        self.key.hash_one(c) | 1 << 63
+    }
+
+    fn place(&self, tag: u64) -> Option<&AtomicU64> {
+        self.begun.get(tag as usize % BEGUN)
+    }
+
+    /// Remembers what the kernel begins by this frame.
+    fn begin(&self, frame: &[u8]) {
+        if let Some((conversation, true)) = conversation(frame, true) {
+            let tag = self.tag(&conversation);
+            if let Some(place) = self.place(tag) {
+                place.store(tag, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// What a frame for the kernel answers: something that it has begun, or its question for a neighbour.
+    fn answered(&self, frame: &[u8]) -> Option<Answers> {
+        if is_answer(frame) {
+            return Some(Answers::Neighbour);
+        }
+        let (conversation, _) = conversation(frame, false)?;
+        let tag = self.tag(&conversation);
+        let known = self.place(tag)?.load(Ordering::Relaxed) == tag;
+        known.then_some(if conversation.protocol == 6 { Answers::Tcp } else { Answers::Udp })
+    }
+
     /// Wakes the thread if it sleeps. The fence pairs with the one in [`Mover::sleep`]: either the thread sees what was
     /// put into its ring, or we see that it sleeps.
     fn wake(&self) {
@@ -134,6 +189,72 @@ impl Shared {
             // A full pipe has bytes enough in it to wake anyone.
             let _ = (&self.wake).write(&[1]);
         }
+    }
+}
+
+/// What the kernel has asked for. Each has a rate of its own: somebody who has a UDP service of the kernel answer him takes
+/// nothing from health checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    Tcp,
+    Udp,
+    Neighbour,
+}
+
+/// Who speaks with whom, in the same words for both directions.
+#[derive(Debug, Hash, PartialEq, Eq)]
+struct Conversation<'a> {
+    protocol: u8,
+    remote: &'a [u8],
+    remote_port: &'a [u8],
+    local_port: &'a [u8],
+}
+
+/// The conversation that a TCP or UDP frame of the kernel (`outwards`) or for it belongs to, and whether such a frame begins one:
+/// a SYN, or any datagram. `None` for everything else: later fragments, IPv6 with extension headers.
+fn conversation(frame: &[u8], outwards: bool) -> Option<(Conversation<'_>, bool)> {
+    let packet = ethernet_payload(frame)?;
+    let (protocol, source, destination, l4) = match packet {
+        ([8, 0], ip) => {
+            let fragment = u16::from_be_bytes([*ip.get(6)?, *ip.get(7)?]) & 0x1fff;
+            let header = usize::from(*ip.first()? & 15) * 4;
+            if fragment != 0 || header < 20 {
+                return None;
+            }
+            (*ip.get(9)?, ip.get(12..16)?, ip.get(16..20)?, ip.get(header..)?)
+        }
+        ([0x86, 0xdd], ip) => (*ip.get(6)?, ip.get(8..24)?, ip.get(24..40)?, ip.get(40..)?),
+        _ => return None,
+    };
+    let begins = match protocol {
+        6 => l4.get(13)? & 0x12 == 2,
+        17 => true,
+        _ => return None,
+    };
+    let (from, to) = (l4.get(..2)?, l4.get(2..4)?);
+    let (remote, remote_port, local_port) = if outwards { (destination, to, from) } else { (source, from, to) };
+    Some((Conversation { protocol, remote, remote_port, local_port }, begins))
+}
+
+/// The EtherType behind up to two VLAN tags, and what follows it.
+fn ethernet_payload(frame: &[u8]) -> Option<([u8; 2], &[u8])> {
+    let mut rest = frame.get(12..)?;
+    for _ in 0..3 {
+        let (kind, behind) = rest.split_first_chunk::<2>()?;
+        match kind {
+            [0x81, 0] | [0x88, 0xa8] => rest = behind.get(2..)?,
+            _ => return Some((*kind, behind)),
+        }
+    }
+    None
+}
+
+/// Whether the kernel asks for a neighbour's link-layer address: an ARP request or a neighbour solicitation.
+fn asks_for_neighbour(frame: &[u8]) -> bool {
+    match ethernet_payload(frame) {
+        Some(([8, 6], arp)) => arp.get(6..8) == Some(&[0, 1]),
+        Some(([0x86, 0xdd], ip)) => ip.get(6) == Some(&58) && ip.get(40) == Some(&135),
+        _ => false,
     }
 }
 
@@ -177,11 +298,6 @@ impl Rate {
         }
         enough
     }
-
-    /// Gives back what was taken for a frame that did not come.
-    fn give_back(&mut self) {
-        self.saved += self.cost;
-    }
 }
 
 /// A worker's end of the way to one interface's TAP device.
@@ -190,6 +306,8 @@ pub struct TapEnd {
     worker: usize,
     mac: MacAddr,
     rate: Rate,
+    /// For each of [`Answers`] when the rate is used up.
+    own: [Rate; 3],
     spare: Receiver<Slot>,
     full: Sender<Slot>,
     /// The first worker's: what the kernel sends, and where its slots go back.
@@ -200,11 +318,12 @@ pub struct TapEnd {
 }
 
 impl TapEnd {
-    /// Whether a frame could be the kernel's at all: it is for the interface's own address or a group's. A switch that
-    /// floods, or a device in promiscuous mode, brings others.
+    /// Whether a frame could be the kernel's at all: it is for the interface's own address or a group's, or for a
+    /// virtual router's (RFC 9568 §7.3), which the kernel may be. A switch that floods, or a device in promiscuous mode, brings
+    /// others.
     pub fn is_for_kernel(&self, frame: &[u8]) -> bool {
         let Some(to) = frame.first_chunk::<6>().map(|to| MacAddr(*to)) else { return false };
-        to.is_group() || self.mac.is_zero() || to == self.mac
+        to.is_group() || self.mac.is_zero() || to == self.mac || matches!(to.0, [0, 0, 0x5e, 0, 1 | 2, _])
     }
 
     /// Passes a copy of a frame on to the kernel; `false` when it was dropped, and counted.
@@ -215,7 +334,13 @@ impl TapEnd {
     fn push_at(&mut self, frame: &[u8], now: u64) -> bool {
         let Some(counts) = self.shared.workers.get(self.worker) else { return false };
         if !self.rate.take(now) {
-            count(&counts.over_rate);
+            let own = self.shared.answered(frame).and_then(|answer| self.own.get_mut(answer as usize));
+            if !own.is_some_and(|own| own.take(now)) {
+                count(&counts.over_rate);
+                return false;
+            }
+        } else if self.spare.len() <= RESERVED && self.shared.answered(frame).is_none() {
+            count(&counts.behind);
             return false;
         }
         let Ok(mut slot) = self.spare.try_recv() else {
@@ -274,9 +399,14 @@ impl TapWatch {
         &self.name
     }
 
+    /// Whether the device is gone: nothing passes it any more until the director is started again.
+    pub fn gone(&self) -> bool {
+        self.shared.gone.load(Ordering::Relaxed)
+    }
+
     /// What has passed since the start.
     pub fn counts(&self) -> TapCounts {
-        let sum = |of: fn(&WorkerCounts) -> &AtomicU64| {
+        let sum = |of: fn(&WorkerCounts) -> &AtomicU64| -> u64 {
             self.shared.workers.iter().map(|w| of(w).load(Ordering::Relaxed)).sum()
         };
         TapCounts {
@@ -284,9 +414,9 @@ impl TapWatch {
             from_kernel: sum(|w| &w.sent),
             over_rate: sum(|w| &w.over_rate),
             behind: sum(|w| &w.behind),
-            too_long: sum(|w| &w.too_long),
+            too_long: sum(|w| &w.too_long) + self.shared.cut.load(Ordering::Relaxed),
             refused: self.shared.refused.load(Ordering::Relaxed),
-            unsent: sum(|w| &w.unsent),
+            unsent: sum(|w| &w.unsent) + self.shared.excess.load(Ordering::Relaxed),
         }
     }
 }
@@ -322,12 +452,17 @@ impl TapThread {
             workers: (0..workers).map(|_| WorkerCounts::default()).collect(),
             to_kernel: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            cut: AtomicU64::new(0),
+            excess: AtomicU64::new(0),
+            begun: (0..BEGUN).map(|_| AtomicU64::new(0)).collect(),
+            key: RandomState::new(),
+            gone: AtomicBool::new(false),
             asleep: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             wake,
         });
         let size = usize::from(options.mtu) + LINK;
-        let slots = |worker| {
+        let slots = |worker, size| {
             let (put, take) = bounded(SLOTS);
             for _ in 0..SLOTS {
                 let _ = put.try_send(Slot { worker, bytes: Vec::with_capacity(size) });
@@ -335,18 +470,21 @@ impl TapThread {
             (put, take)
         };
         let (full, filled) = bounded(SLOTS * workers.max(1));
-        let (back, spare) = slots(0);
+        // One byte more than a frame may have: what fills it was cut.
+        let (back, spare) = slots(0, size + 1);
         let (say, said) = bounded(SLOTS);
         let (hz, now) = (tsc_hz(), tsc());
+        let own = Rate::new((options.rate / 10).max(OWN_LEAST), hz, now);
         let mut backs = vec![];
         let mut sent = Some((said, back));
         let ends = (0..workers).map(|worker| {
-            let (put, take) = slots(worker);
+            let (put, take) = slots(worker, size);
             backs.push(put);
             TapEnd {
                 worker,
                 mac: options.mac,
                 rate: Rate::new(options.rate, hz, now),
+                own: [own; 3],
                 spare: take,
                 full: full.clone(),
                 sent: sent.take(),
@@ -356,8 +494,9 @@ impl TapThread {
         });
         let ends = ends.collect();
         let watch = TapWatch { name: device.name().to_owned(), shared: Arc::clone(&shared) };
-        let rate = Rate::new(options.rate, hz, now);
-        let mover = Mover { device, shared, filled, backs, spare, say, rate, woken, deaf: false, size, held: None };
+        // As much as all workers pass in: answers to these find room.
+        let rate = Rate::new(options.rate.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX)), hz, now);
+        let mover = Mover { device, shared, filled, backs, spare, say, rate, own, woken, size, held: None };
         let core = quiet_core(avoid);
         let thread = std::thread::Builder::new().name(format!("tap-{}", watch.name)).spawn(move || {
             if let Some(core) = core {
@@ -407,10 +546,10 @@ struct Mover {
     say: Sender<Slot>,
     /// How many of these.
     rate: Rate,
+    /// For what the kernel begins, and its questions for neighbours, when the rate is used up.
+    own: Rate,
     woken: UnixStream,
-    /// The device is gone: there is nothing to be read any more.
-    deaf: bool,
-    /// Bytes of a slot.
+    /// Bytes of the longest frame.
     size: usize,
     /// A slot that had nothing to carry.
     held: Option<Slot>,
@@ -423,16 +562,24 @@ enum Pause {
     Empty,
     /// There may be more.
     None,
-    /// There is no room for it yet, or it is too soon.
+    /// There is no room for it yet, or the device is gone.
     Full,
 }
 
 impl Mover {
     fn run(mut self) {
+        let mut idle = 0;
         while !self.shared.stop.load(Ordering::SeqCst) {
             let moved = self.feed_kernel();
-            let pause = self.hear_kernel();
-            if moved < TURN && pause != Pause::None {
+            let (heard, pause) = self.hear_kernel();
+            idle = if moved + heard > 0 { 0 } else { u32::saturating_add(idle, 1) };
+            if moved == TURN || pause == Pause::None {
+                continue;
+            }
+            // A steady trickle would have a worker wake us for every frame: while it lasts, we wake by ourselves.
+            if idle <= DOZES {
+                std::thread::sleep(DOZE);
+            } else {
                 self.sleep(pause == Pause::Empty);
             }
         }
@@ -454,35 +601,54 @@ impl Mover {
         moved
     }
 
-    fn hear_kernel(&mut self) -> Pause {
-        for _ in 0..TURN {
-            if self.deaf {
-                return Pause::Full;
+    /// Frames that were read, and why no more.
+    fn hear_kernel(&mut self) -> (usize, Pause) {
+        for heard in 0..TURN {
+            if self.shared.gone.load(Ordering::Relaxed) {
+                return (heard, Pause::Full);
             }
-            let Some(mut slot) = self.held.take().or_else(|| self.spare.try_recv().ok()) else { return Pause::Full };
-            if !self.rate.take(tsc()) {
-                self.held = Some(slot);
-                return Pause::Full;
-            }
-            slot.bytes.resize(self.size, 0);
-            match self.device.receive(&mut slot.bytes) {
+            let Some(mut slot) = self.held.take().or_else(|| self.spare.try_recv().ok()) else {
+                return (heard, Pause::Full);
+            };
+            slot.bytes.resize(self.size + 1, 0);
+            let read = self.device.receive(&mut slot.bytes);
+            match read {
+                Ok(Some(len)) if len > self.size => {
+                    count(&self.shared.cut);
+                    self.held = Some(slot);
+                }
                 Ok(Some(len)) => {
                     slot.bytes.truncate(len);
-                    // There is a place for every slot.
-                    let _ = self.say.try_send(slot);
+                    if self.may_leave(&slot.bytes, tsc()) {
+                        self.shared.begin(&slot.bytes);
+                        // There is a place for every slot.
+                        let _ = self.say.try_send(slot);
+                    } else {
+                        count(&self.shared.excess);
+                        self.held = Some(slot);
+                    }
                 }
                 Ok(None) => {
                     self.held = Some(slot);
-                    self.rate.give_back();
-                    return Pause::Empty;
+                    return (heard, Pause::Empty);
                 }
                 Err(_) => {
                     self.held = Some(slot);
-                    self.deaf = true;
+                    self.shared.gone.store(true, Ordering::Relaxed);
                 }
             }
         }
-        Pause::None
+        (TURN, Pause::None)
+    }
+
+    /// Takes a frame of the kernel from the rate; what begins a connection, and questions for neighbours, from their own where it
+    /// is used up, so that no flood of answers keeps health checks in.
+    fn may_leave(&mut self, frame: &[u8], now: u64) -> bool {
+        let urgent = || match conversation(frame, true) {
+            Some((conversation, begins)) => begins && conversation.protocol == 6,
+            None => asks_for_neighbour(frame),
+        };
+        self.rate.take(now) || urgent() && self.own.take(now)
     }
 
     /// Sleeps until a worker has something, or (where `frames` can be taken) the kernel.
@@ -490,7 +656,8 @@ impl Mover {
         self.shared.asleep.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if self.filled.is_empty() && !self.shared.stop.load(Ordering::SeqCst) {
-            let timeout = if frames || self.deaf { SLEEP } else { NAP };
+            let gone = self.shared.gone.load(Ordering::Relaxed);
+            let timeout = if frames || gone { SLEEP } else { NAP };
             if self.device.wait(frames, &self.woken, timeout).is_err() {
                 std::thread::sleep(NAP);
             }

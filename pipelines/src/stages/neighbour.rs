@@ -65,6 +65,10 @@ pub(crate) fn solicitation(c: &Connections, batch: &mut Batch, i: usize) -> Verd
     }
     // Duplicate address detection asks from the unspecified address and is answered to all nodes (§7.2.4).
     let detecting = from.is_unspecified();
+    // The question of our own kernel that a switch or device has sent back: an answer would take the address from it.
+    if detecting && c.snapshot.interfaces.iter().any(|interface| interface.mac == ethernet::source(b)) {
+        return Verdict::Drop(DropReason::NotForUs);
+    }
     let to = if detecting { Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1) } else { from };
     let to_mac = if detecting { MacAddr([0x33, 0x33, 0, 0, 0, 1]) } else { ethernet::source(b) };
     if !frame.set_len((l4 + 32) as u16) {

@@ -209,6 +209,10 @@ impl Port for DpdkPort {
         Ok(())
     }
 
+    fn leads_to_kernel(&self, interface: u8, frame: &[u8]) -> bool {
+        self.taps.get(usize::from(interface)).is_some_and(|tap| tap.is_for_kernel(frame))
+    }
+
     #[inline]
     fn flush(&mut self) {
         if self.neighbours.as_ref().is_some_and(NeighbourEnd::has_something_to_say) {
