@@ -322,10 +322,19 @@ fn a_kernel_peer_is_reached_through_a_packet_socket() {
         assert!(lane.say(NeighbourFrame::new(0, &ethernet(8))));
         port.flush();
         assert_eq!(on_the_wire(&socket), ethernet(8));
-        socket.send(&ethernet(9)).expect("sent");
+        let mut answer = [0; 50];
+        answer[6..8].copy_from_slice(&[0, 2]);
+        let answer = wire::ethernet(0x0806, &answer);
+        socket.send(&answer).expect("sent");
         let (interface, frame) = until("a frame", || receive(&mut port).pop());
         port.to_kernel(interface, frame).expect("a lane");
-        assert_eq!(lane.heard().expect("the answer").bytes(), ethernet(9));
+        assert_eq!(lane.heard().expect("the answer").bytes(), answer);
+        // Without a TAP device there is nobody for anything else.
+        socket.send(&ethernet(9)).expect("sent");
+        let (interface, frame) = until("a frame", || receive(&mut port).pop());
+        let refused = port.to_kernel(interface, frame).expect_err("no kernel");
+        port.release(refused);
+        assert!(lane.heard().is_none());
         assert_eq!(sum(&port), 0);
     });
 }
