@@ -24,19 +24,19 @@ impl Finder<'_> {
         &self.hasher
     }
 
-    /// See [`FlowTable::prefetch`].
+    /// See [`FlowTable::prefetch`](super::FlowTable::prefetch).
     #[inline(always)]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
     }
 
-    /// See [`FlowTable::candidate`].
+    /// See [`FlowTable::candidate`](super::FlowTable::candidate).
     #[inline(always)]
     pub fn candidate(&self, hash: u64) -> Option<Place> {
         self.index.candidate(hash).map(Place)
     }
 
-    /// See [`FlowTable::prefetch_flow`].
+    /// See [`FlowTable::prefetch_flow`](super::FlowTable::prefetch_flow).
     #[inline(always)]
     pub fn prefetch_flow(&self, place: Place) {
         prefetch_at(self.flows.as_ptr().wrapping_add(place.flow() as usize));
@@ -50,7 +50,7 @@ impl Finder<'_> {
         f.addresses[s] == addresses && f.ports[s] == ports && f.summary() & FAMILY == TCP_V4
     }
 
-    /// See [`FlowTable::prefetch_addresses`].
+    /// See [`FlowTable::prefetch_addresses`](super::FlowTable::prefetch_addresses).
     #[inline(always)]
     pub fn prefetch_addresses(&self, place: Place) {
         if let Some(f) = self.flows.get(place.flow() as usize) {
