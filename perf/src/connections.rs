@@ -4,6 +4,7 @@
 //! director as a kernel would; only the worker's turns are timed, so the ends cost nothing in the figures. The pipeline
 //! is the one that `lcs run` uses.
 
+use crate::range::{OutOfRange, in_range};
 use crate::summary::Summary;
 use hashbrown::HashMap;
 use lcs_dataplane::cycles::{StageCost, Tsc, tsc, tsc_hz};
@@ -80,17 +81,8 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionsError {
     /// A number out of its range.
-    #[error("{what} is {given}; it must be between {least} and {most}")]
-    Range {
-        /// Option.
-        what: &'static str,
-        /// Its value.
-        given: usize,
-        /// Smallest that works.
-        least: usize,
-        /// Largest that works.
-        most: usize,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Connections did not come to their end.
     #[error("{done} of {asked} responses arrived ({reasons}); the figures would not be of whole connections")]
     Lost {
@@ -527,9 +519,6 @@ impl Bench {
 /// # Errors
 /// Options out of range, or connections that did not come to their end.
 pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, ConnectionsError> {
-    let in_range = |what, given: usize, least, most| {
-        if (least..=most).contains(&given) { Ok(()) } else { Err(ConnectionsError::Range { what, given, least, most }) }
-    };
     in_range("--connections", o.connections, 1, 10_000_000)?;
     in_range("--at-once", o.at_once, 1, 20_000)?;
     in_range("--requests", o.requests, 1, 100_000)?;

@@ -8,6 +8,7 @@
 
 use crate::connections::{self, ConnectionsError, Ends, Scheme, client, frame, seen};
 use crate::linerate::{Found, Histogram, Latency, Limit, Schedule, Search, Searcher, Trial, VirtualClock};
+use crate::range::in_range;
 use crate::summary::Summary;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::BURST;
@@ -338,9 +339,6 @@ impl Site {
 }
 
 fn check(o: &Options) -> Result<(), ConnectionsError> {
-    let in_range = |what, given: usize, least, most| {
-        if (least..=most).contains(&given) { Ok(()) } else { Err(ConnectionsError::Range { what, given, least, most }) }
-    };
     in_range("--request", o.request, 120, 1400)?;
     in_range("--response", o.response, 120, 1400)?;
     in_range("--concurrent", o.concurrent, 0, 10_000_000)?;
@@ -348,7 +346,8 @@ fn check(o: &Options) -> Result<(), ConnectionsError> {
     in_range("--descriptors", o.descriptors, BURST, 65_536)?;
     in_range("--delay in µs", (o.delay / 1000) as usize, 0, 100_000)?;
     in_range("--resolution in 1/10000", (o.search.resolution * 1e4) as usize, 1, 2000)?;
-    in_range("--seconds in ms", (o.search.seconds * 1e3) as usize, 10, 60_000)
+    in_range("--seconds in ms", (o.search.seconds * 1e3) as usize, 10, 60_000)?;
+    Ok(())
 }
 
 /// Measures. `progress` is told what is being done.

@@ -14,6 +14,7 @@ pub mod pauses;
 pub mod peers;
 pub mod placement;
 pub mod plot;
+pub mod range;
 pub mod replay;
 pub mod scaling;
 pub mod schemes;

@@ -9,6 +9,7 @@ pub mod plot;
 pub use guessed::{Against, against_forwarding};
 
 use crate::pauses::{BareLoop, Pauses, Turns};
+use crate::range::{OutOfRange, in_range};
 use crate::summary::Summary;
 use crate::traffic::Traffic;
 pub use crate::traffic::snapshot;
@@ -84,17 +85,8 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum StagesError {
     /// A number out of its range.
-    #[error("{what} is {given}; it must be between {least} and {most}")]
-    Range {
-        /// Option.
-        what: &'static str,
-        /// Its value.
-        given: usize,
-        /// Smallest that works.
-        least: usize,
-        /// Largest that works.
-        most: usize,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// What is switched by content is measured with what the bench can play.
     #[error("--pipeline splice and --pipeline preallocate are measured over IPv4 only: leave out --ipv6")]
     Splice,
@@ -419,9 +411,6 @@ impl<P: Wire, M: Meter> Bench<P, M> {
 }
 
 pub(crate) fn check(o: &Options) -> Result<(), StagesError> {
-    let in_range = |what, given: usize, least, most| {
-        if (least..=most).contains(&given) { Ok(()) } else { Err(StagesError::Range { what, given, least, most }) }
-    };
     let guessable = matches!(o.forward, Forward::Nat | Forward::Dr);
     if (o.splice && (o.ipv6 || o.forward != Forward::Nat)) || (o.preallocate && (o.ipv6 || !guessable)) {
         return Err(StagesError::Splice);

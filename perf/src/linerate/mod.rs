@@ -35,6 +35,7 @@ pub use trial::{QueueCounts, Trial};
 
 pub(crate) use clock::{Schedule, VirtualClock};
 
+use crate::range::{OutOfRange, in_range};
 use crate::stages::{self, Bench, StagesError};
 use crate::summary::Summary;
 use crate::traffic::Traffic;
@@ -117,17 +118,8 @@ pub const LOADS: [f64; 3] = [0.5, 0.9, 1.0];
 #[derive(Debug, thiserror::Error)]
 pub enum LinerateError {
     /// A number out of its range.
-    #[error("{what} is {given}; it must be between {least} and {most}")]
-    Range {
-        /// Option.
-        what: &'static str,
-        /// Its value.
-        given: String,
-        /// Smallest that works.
-        least: String,
-        /// Largest that works.
-        most: String,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// Options without any value.
     #[error("--sizes names no size; give at least one, such as 64 or imix")]
     NoSize,
@@ -344,32 +336,21 @@ impl Seen {
 }
 
 fn check(o: &Options) -> Result<(), LinerateError> {
-    fn range<T: PartialOrd + fmt::Display>(
-        what: &'static str,
-        given: T,
-        least: T,
-        most: T,
-    ) -> Result<(), LinerateError> {
-        if given >= least && given <= most {
-            return Ok(());
-        }
-        let (given, least, most) = (given.to_string(), least.to_string(), most.to_string());
-        Err(LinerateError::Range { what, given, least, most })
-    }
     if o.sizes.is_empty() {
         return Err(LinerateError::NoSize);
     }
     for (size, _) in o.sizes.iter().flat_map(|s| s.parts()) {
         // IPv6 and TCP alone fill 78 bytes with FCS.
-        range("--sizes", size, if o.ipv6 { 78 } else { 64 }, 1518)?;
+        in_range("--sizes", size, if o.ipv6 { 78 } else { 64 }, 1518)?;
     }
-    range("--flows", o.flows, 1, 50_000_000)?;
-    range("--loss", o.loss, 1e-6, 0.5)?;
-    range("--seconds", o.search.seconds, 0.01, 600.0)?;
-    range("--resolution", o.search.resolution, 1e-4, 0.2)?;
-    range("--budget", o.search.budget.as_secs_f64(), 1.0, 86_400.0)?;
-    range("--rounds", o.rounds, 1, 1_000)?;
-    range("--descriptors", o.descriptors, BURST, 65_536)
+    in_range("--flows", o.flows, 1, 50_000_000)?;
+    in_range("--loss", o.loss, 1e-6, 0.5)?;
+    in_range("--seconds", o.search.seconds, 0.01, 600.0)?;
+    in_range("--resolution", o.search.resolution, 1e-4, 0.2)?;
+    in_range("--budget", o.search.budget.as_secs_f64(), 1.0, 86_400.0)?;
+    in_range("--rounds", o.rounds, 1, 1_000)?;
+    in_range("--descriptors", o.descriptors, BURST, 65_536)?;
+    Ok(())
 }
 
 /// The bench of `lcs perf stages` that makes the flows.

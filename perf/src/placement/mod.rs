@@ -13,6 +13,7 @@ pub use report::{Advice, Figures};
 
 use crate::decisions::Mix;
 use crate::decisions::workload::request;
+use crate::range::{OutOfRange, in_range};
 use crate::summary::Summary;
 use arrangement::{Arrangement, Done, Pace};
 use lcs_dataplane::cycles::tsc_hz;
@@ -97,17 +98,8 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum PlacementError {
     /// A number out of its range.
-    #[error("{what} is {given}; it must be between {least} and {most}")]
-    Range {
-        /// Option.
-        what: &'static str,
-        /// Its value.
-        given: String,
-        /// Smallest that works.
-        least: String,
-        /// Largest that works.
-        most: String,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// A list without any value.
     #[error("{0} names no value; give at least one, or leave it out for the default")]
     Empty(&'static str),
@@ -191,13 +183,6 @@ pub struct Latency {
 }
 
 fn check(o: &Options) -> Result<(), PlacementError> {
-    fn range<T: PartialOrd + ToString>(what: &'static str, given: T, least: T, most: T) -> Result<(), PlacementError> {
-        if given >= least && given <= most {
-            return Ok(());
-        }
-        let (given, least, most) = (given.to_string(), least.to_string(), most.to_string());
-        Err(PlacementError::Range { what, given, least, most })
-    }
     if o.rules.is_empty() {
         return Err(PlacementError::Empty("--rules"));
     }
@@ -206,17 +191,18 @@ fn check(o: &Options) -> Result<(), PlacementError> {
     }
     for rules in &o.rules {
         if let Rules::Xml(bytes) = rules {
-            range("the size of a document", *bytes, 200, 500_000)?;
+            in_range("the size of a document", *bytes, 200, 500_000)?;
         }
     }
     for share in &o.shares {
-        range("--shares", *share, 0.001, 1.0)?;
+        in_range("--shares", *share, 0.001, 1.0)?;
     }
-    range("--requests", o.requests, 1, 1_000)?;
-    range("--connections", o.connections, 2, 512)?;
-    range("--depth", o.depth, 1, DEPTH)?;
-    range("--rounds", o.rounds, 1, 1_000)?;
-    range("--seconds", o.seconds, 0.01, 60.0)
+    in_range("--requests", o.requests, 1, 1_000)?;
+    in_range("--connections", o.connections, 2, 512)?;
+    in_range("--depth", o.depth, 1, DEPTH)?;
+    in_range("--rounds", o.rounds, 1, 1_000)?;
+    in_range("--seconds", o.seconds, 0.01, 60.0)?;
+    Ok(())
 }
 
 /// One frame in so many requests may be dropped, and so many in any case.

@@ -13,6 +13,7 @@ pub use model::{Model, Need};
 pub use report::Figures;
 
 use crate::linerate::VirtualClock;
+use crate::range::{OutOfRange, in_range};
 use crate::stages::{self, Bench, GROUP, StagesError};
 use crate::summary::Summary;
 use crate::traffic::client_pair;
@@ -69,17 +70,8 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum ScalingError {
     /// A number out of its range.
-    #[error("{what} is {given}; it must be between {least} and {most}")]
-    Range {
-        /// Option.
-        what: &'static str,
-        /// Its value.
-        given: String,
-        /// Smallest that works.
-        least: String,
-        /// Largest that works.
-        most: String,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// More workers than cores.
     #[error(
         "--workers asks for {asked}, and this process may run on {cores} core(s): a worker needs one of its own; name fewer"
@@ -352,15 +344,8 @@ impl Member {
 }
 
 fn check(o: &Options, cores: usize) -> Result<(), ScalingError> {
-    fn range<T: PartialOrd + ToString>(what: &'static str, given: T, least: T, most: T) -> Result<(), ScalingError> {
-        if given >= least && given <= most {
-            return Ok(());
-        }
-        let (given, least, most) = (given.to_string(), least.to_string(), most.to_string());
-        Err(ScalingError::Range { what, given, least, most })
-    }
     for workers in &o.workers {
-        range("--workers", *workers, 1, 64)?;
+        in_range("--workers", *workers, 1, 64)?;
         if *workers > cores {
             return Err(ScalingError::Cores { asked: *workers, cores });
         }
@@ -369,12 +354,13 @@ fn check(o: &Options, cores: usize) -> Result<(), ScalingError> {
         return Err(ScalingError::Empty("--workers"));
     }
     for share in &o.foreign {
-        range("--foreign", *share, 0.0, 1.0)?;
+        in_range("--foreign", *share, 0.0, 1.0)?;
     }
-    range("--flows", o.flows, 1, 5_000_000)?;
-    range("--rounds", o.rounds, 1, 1_000)?;
-    range("--seconds", o.seconds, 0.01, 60.0)?;
-    range("--size", o.size, if o.ipv6 { 78 } else { 64 }, 1518)
+    in_range("--flows", o.flows, 1, 5_000_000)?;
+    in_range("--rounds", o.rounds, 1, 1_000)?;
+    in_range("--seconds", o.seconds, 0.01, 60.0)?;
+    in_range("--size", o.size, if o.ipv6 { 78 } else { 64 }, 1518)?;
+    Ok(())
 }
 
 /// Measures. `progress` is told what is being done.

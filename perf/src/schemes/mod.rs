@@ -28,6 +28,7 @@ use crate::bed::CoresError;
 use crate::demo::interrupt::{Interrupt, Interrupted};
 use crate::demo::root;
 use crate::network::{MICROSECOND, MILLISECOND};
+use crate::range::OutOfRange;
 use crate::stages::{self, StagesError};
 use crate::summary::Summary;
 use lcs_dataplane::cycles::tsc_hz;
@@ -125,17 +126,8 @@ impl Default for Options {
 #[derive(Debug, thiserror::Error)]
 pub enum SchemesError {
     /// A number out of its range.
-    #[error("{what} is {given}; it must be between {least} and {most}")]
-    Range {
-        /// Option.
-        what: &'static str,
-        /// Its value.
-        given: String,
-        /// Smallest that works.
-        least: String,
-        /// Largest that works.
-        most: String,
-    },
+    #[error(transparent)]
+    Range(#[from] OutOfRange),
     /// A list without any value.
     #[error("{0} names no value; give at least one, or leave it out for the default")]
     Empty(&'static str),
@@ -289,7 +281,7 @@ impl Options {
                 None => Ok(()),
                 Some(v) => {
                     let (given, least, most) = (shown(v), shown(&least), shown(&most));
-                    Err(SchemesError::Range { what, given, least, most })
+                    Err(OutOfRange { what, given, least, most }.into())
                 }
             }
         }
