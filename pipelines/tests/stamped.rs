@@ -3,7 +3,9 @@
 
 mod director;
 
-use director::{CLIENT, Director, ISN, SERVICE, Sent};
+use director::{CLIENT, DIRECTOR, Director, ISN, SERVICE, Sent};
+use lcs_dataplane::DropReason;
+use lcs_dataplane::headers::build::{Packet, Transport};
 use lcs_dataplane::headers::options::{for_each, kind, read_timestamps, timestamps};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_pipelines::command::{Acknowledgement, Command};
@@ -565,4 +567,71 @@ fn the_end_of_a_request_may_come_after_the_beginning_of_the_next() {
     c.clock -= 1;
     let sent = c.sends(&mut d, b"456789");
     assert_eq!(hears(&mut a, &sent), b"456789", "{sent:?}");
+}
+
+/// What a segment would be whose timestamps were damaged on the way: these, and the checksum of what was said.
+fn damaged(end: &End, payload: &[u8], stamps: (u32, u32)) -> Vec<u8> {
+    let mut p = Packet {
+        destination_mac: DIRECTOR,
+        ..Packet::tcp(end.at.parse().unwrap(), end.peer.parse().unwrap(), ACK).payload(payload)
+    };
+    let options = timestamps(end.clock, end.recent).to_vec();
+    p.transport = Transport::Tcp { flags: ACK, seq: end.seq, ack: end.ack, window: 60_000, options };
+    let mut frame = p.frame();
+    frame[58..62].copy_from_slice(&stamps.0.to_be_bytes());
+    frame[62..66].copy_from_slice(&stamps.1.to_be_bytes());
+    frame
+}
+
+#[test]
+fn stamps_that_were_damaged_on_the_way_move_nothing() {
+    let pooled = Binding { scheme: Scheme::Pooled(Pool { idle: 0, ..Pool::default() }), ..stamped() };
+    for (forward, binding) in [(Forward::Nat, stamped()), (Forward::FullNat, stamped()), (Forward::FullNat, pooled)] {
+        for bit in 11..32 {
+            let mut d = Director::behind(forward, binding.clone(), &rules());
+            let mut c = End::client(&mut d, CLIENT, ISN, 5_000);
+            let sent = c.sends(&mut d, FIRST);
+            c.takes(&to(&sent, CLIENT));
+            let (mut s, asked) = End::server(&mut d, &sent, A, 5_000, 90);
+            assert_eq!(s.takes(&asked), FIRST);
+            let back = s.sends(&mut d, &RESPONSE[..20]);
+            assert_eq!(c.takes(&back), &RESPONSE[..20]);
+            let told = c.says(&mut d, ACK, b"");
+            s.takes(&told);
+            // Each clock, and the server's echo, in the middle of a response whose end is known.
+            let far = |n: u32| n.wrapping_add(1 << bit);
+            let bytes = &RESPONSE[20..24];
+            assert!(d.receives(&damaged(&c, b"", (far(c.clock), c.recent))).is_empty(), "bit {bit}");
+            assert!(d.receives(&damaged(&s, bytes, (far(s.clock), s.recent))).is_empty(), "bit {bit}");
+            assert!(d.receives(&damaged(&s, bytes, (s.clock, far(s.recent)))).is_empty(), "bit {bit}");
+            assert_eq!(d.worker.counters().dropped_for(DropReason::BadTcpChecksum), 3, "bit {bit}");
+            // All that follows is as if nothing had come: stamps, and which of them are believed.
+            (c.clock, s.clock) = (c.clock + 3, s.clock + 3);
+            let back = s.sends(&mut d, &RESPONSE[20..]);
+            assert_eq!(c.takes(&back), &RESPONSE[20..]);
+            let told = c.says(&mut d, ACK, b"");
+            s.takes(&to(&told, A));
+            c.clock += 5;
+            let sent = c.sends(&mut d, FIRST);
+            assert_eq!(s.takes(&sent), FIRST, "bit {bit}: {sent:?}");
+        }
+    }
+}
+
+#[test]
+fn a_clock_that_really_leaps_is_believed() {
+    let mut d = Director::with(stamped(), &rules());
+    let (mut c, mut a) = answered(&mut d);
+    for leap in [1 << 11, 1 << 20, 1 << 23] {
+        c.clock += leap;
+        let sent = c.sends(&mut d, FIRST);
+        let before = a.recent;
+        exchange(&mut d, &mut c, &mut a, &sent, FIRST);
+        assert_eq!(a.recent, before + leap);
+        a.clock += leap;
+        let sent = c.sends(&mut d, FIRST);
+        let before = c.recent;
+        exchange(&mut d, &mut c, &mut a, &sent, FIRST);
+        assert_eq!(c.recent, before + leap);
+    }
 }

@@ -13,4 +13,4 @@ mod stamps;
 pub use cookie::{Cookies, Offer};
 pub use offsets::{NumberSpace, Offsets};
 pub use segment::Segment;
-pub use stamps::{FARTHEST, Stamps, later};
+pub use stamps::{FARTHEST, SOON, Stamps, later};

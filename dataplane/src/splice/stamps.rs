@@ -8,6 +8,9 @@ use crate::headers::options::find_timestamps;
 /// No stamp is taken to be this much later than another: what seems to be is older, or nobody knows. Half of what RFC 7323
 /// §5.2 compares with, so that one that is within this of two others is in the same order to both.
 pub const FARTHEST: u32 = (1 << 30) - 1;
+/// No honest stamp is this much later than the last one within a second: a tick is a millisecond at least (RFC 7323 §5.4).
+/// What seems to be is looked at for damage, and what is not can't have been moved by damage for longer than a second or so.
+pub const SOON: u32 = 1 << 10;
 /// What one side may say ahead of what the other has echoed: of two such numbers, neither is believed alone.
 const NEAR: u32 = 1 << 24;
 
@@ -212,6 +215,25 @@ impl Stamps {
         self.reference = value;
     }
 
+    /// Whether what a segment of `side` says may be noted ([`Stamps::translate`]) before anybody has looked at its checksum:
+    /// nothing here moves farther by it than an honest clock goes in a second, and the server echoes what it was told.
+    #[inline(always)]
+    pub fn goes_on(&self, side: usize, stamps: &[u8; 8]) -> bool {
+        let (value, echo) = (be32(stamps, 0), be32(stamps, 4));
+        let client = side == Place::CLIENT;
+        let ahead =
+            value.wrapping_add(if client { self.up } else { self.down }).wrapping_sub(self.said[1 - (side & 1)]);
+        // Of what is behind nothing is noted.
+        (ahead <= SOON || ahead > FARTHEST)
+            && (client || self.said[Place::SERVER].wrapping_sub(echo) <= FARTHEST && !self.is_off_floor(value))
+    }
+
+    /// Whether a server's stamp is so far from the floor that this must follow.
+    #[inline(always)]
+    fn is_off_floor(&self, value: u32) -> bool {
+        (FARTHEST / 2..3 << 30).contains(&value.wrapping_sub(self.floor))
+    }
+
     /// Moves value and echo, as they stand in a segment of `side`, to the other side's. Returns what the checksum changes by.
     #[inline(always)]
     pub fn translate(&mut self, side: usize, stamps: &mut [u8; 8]) -> Difference {
@@ -221,7 +243,7 @@ impl Stamps {
             (value.wrapping_add(self.up), self.echo_to_server(echo))
         } else {
             // Far behind, it would seem to be ahead one day.
-            if (FARTHEST / 2..3 << 30).contains(&value.wrapping_sub(self.floor)) {
+            if self.is_off_floor(value) {
                 self.floor = value.wrapping_sub(NEAR);
             }
             let echo = echo.wrapping_sub(self.up);
@@ -375,6 +397,65 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Value and echo as they stand in a segment.
+    fn option(value: u32, echo: u32) -> [u8; 8] {
+        let mut b = [0; 8];
+        b[..4].copy_from_slice(&value.to_be_bytes());
+        b[4..].copy_from_slice(&echo.to_be_bytes());
+        b
+    }
+
+    proptest! {
+        /// Two clocks of any rate up to one of RFC 7323 §5.4, and segments that overtake one another: nobody needs to look.
+        /// What a flipped bit makes of one of them either is looked at, or moves nothing by more than `SOON`.
+        #[test]
+        fn honest_stamps_go_on_and_what_damage_makes_of_them_is_looked_at_or_moves_little(
+            client: u32, server: u32, clock: u32, own: Option<u32>, steps in prop::collection::vec((0..=SOON, 0..=SOON), 1..80), bit in 0usize..64,
+        ) {
+            let mut s = joined(client, server, clock, own);
+            let begun = [client, server];
+            let up = own.map_or(0, |own| own.wrapping_sub(client));
+            // What each side's clock is at, and the stamp that it has had of the other last.
+            let (mut now, mut had) = (begun, [clock, client.wrapping_add(up)]);
+            for (ticks, late) in steps {
+                now = now.map(|clock| clock.wrapping_add(ticks));
+                for side in [0, 1] {
+                    let overtaken = now[side].wrapping_sub(late.min(now[side].wrapping_sub(begun[side])));
+                    for mut b in [now[side], overtaken].map(|value| option(value, had[side])) {
+                        prop_assert!(s.goes_on(side, &b), "{:?} of {} in {:?}", b, side, s);
+                        let before = s;
+                        let mut damaged = b;
+                        damaged[bit / 8] ^= 1 << (bit % 8);
+                        if s.goes_on(side, &damaged) {
+                            s.translate(side, &mut damaged);
+                            for to in [0, 1] {
+                                prop_assert!(s.said[to].wrapping_sub(before.said[to]) <= SOON, "{:?} {:?}", before, s);
+                            }
+                            prop_assert_eq!(s.floor, before.floor);
+                            let told = before.said[Place::SERVER].wrapping_sub(up).wrapping_sub(before.reference);
+                            prop_assert!(s.reference.wrapping_sub(before.reference) <= told, "{:?} {:?}", before, s);
+                            s = before;
+                        }
+                        s.translate(side, &mut b);
+                    }
+                    had[1 - side] = s.said[1 - side];
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_leap_of_either_clock_and_an_echo_of_what_was_not_said_are_looked_at() {
+        let s = joined(100, 1_000, 50_000, None);
+        let looked_at = |side, value: u32, echo: u32| !s.goes_on(side, &option(value, echo));
+        assert!(!looked_at(Place::CLIENT, 100 + SOON, 0) && looked_at(Place::CLIENT, 101 + SOON, 0));
+        assert!(looked_at(Place::CLIENT, 100 + FARTHEST, 50_000));
+        assert!(!looked_at(Place::SERVER, 1_000 + SOON, 100) && looked_at(Place::SERVER, 1_001 + SOON, 100));
+        assert!(looked_at(Place::SERVER, 1_000, 101));
+        // Behind the floor by so much that it would be moved there.
+        assert!(!looked_at(Place::SERVER, 999, 100) && looked_at(Place::SERVER, 1_000u32.wrapping_sub(1 << 31), 100));
     }
 
     /// A connection over which nothing is read any more goes on while its clocks go round.

@@ -71,13 +71,15 @@ fn simple(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 
     }
 }
 
-/// Frames of the way `HOW`, or, where the first of them is none, of the same way with timestamps: connections that have none
-/// never get that far.
+/// Frames of the way `HOW`, or, where the first of them has a header of [`STAMPED_OFFSET`], of the same way with timestamps.
 #[inline(always)]
 fn or_stamped<const HOW: u32, const WITH: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
-    match simple_run::<HOW>(c, batch, places, now) {
-        left if left == places && !c.splices.entries().1.is_empty() => simple_run::<WITH>(c, batch, places, now),
-        left => left,
+    let at = if HOW & V6 != 0 { 66 } else { 46 };
+    let first = &batch.frames[places.trailing_zeros() as usize % BURST];
+    if first.bytes().get(at) == Some(&STAMPED_OFFSET) {
+        simple_run::<WITH>(c, batch, places, now)
+    } else {
+        simple_run::<HOW>(c, batch, places, now)
     }
 }
 
@@ -95,25 +97,50 @@ const PATH: u32 = 0xffff
 const V6: u32 = (FlowFlags::V6 as u32) << 16;
 /// And the one that says that the connection to the server is from a pool.
 const POOLED: u32 = (FlowFlags::POOLED as u32) << 16;
-/// Whether a segment with timestamps and no other option needs nobody to look at it. `pooled`: its server's connection is a pool's.
+/// Byte 12 of a TCP header without options, and of one with timestamps and no other.
+const BARE_OFFSET: u8 = 0x50;
+const STAMPED_OFFSET: u8 = 0x80;
+
+/// What its checksum changes by besides its numbers, if a spliced connection's segment may go the way `HOW` without anybody
+/// looking at it: its timestamps have been moved where it has some. `rest` and `len`: what follows the first 20 bytes.
 #[inline(always)]
-fn stamped_passes(
+fn passing<const HOW: u32>(
     e: &Entry,
-    s: &Stamps,
+    s: Option<&mut Stamps>,
     side: usize,
     tcp: &[u8; 20],
-    option: &[u8; 8],
-    seq_end: u32,
-    pooled: bool,
-) -> bool {
-    if e.binding != NIL || e.is_leg || !e.stamped || tcp[12] != 0x80 || !e.offsets.passes(side, seq_end) {
-        return false;
+    rest: &mut [u8],
+    len: u16,
+) -> Option<Difference> {
+    let stamped = HOW & STAMPED != 0;
+    let (offset, options) = if stamped { (STAMPED_OFFSET, 12) } else { (BARE_OFFSET, 0) };
+    let seq_end =
+        u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(len.wrapping_sub(options)));
+    // While it is being bound, the bind stage sees every segment, acknowledgements too; and all of a leg's.
+    // Other options (SACK) go the other way.
+    if e.binding != NIL || e.is_leg || tcp[12] != offset || !e.offsets.passes(side, seq_end) {
+        return None;
+    }
+    let pooled = HOW & POOLED != 0;
+    if pooled && !e.is_within_request(side, tcp) {
+        return None;
+    }
+    if !stamped {
+        return Some(Difference::NONE);
+    }
+    let (s, (head, rest)) = (s?, rest.split_first_chunk_mut::<4>()?);
+    let option = rest.first_chunk_mut::<8>()?;
+    if len < options || *head != STAMPED_HEAD || !e.stamped || !s.goes_on(side, option) {
+        return None;
     }
     // How far a client's stamps may go until somebody looks.
     let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
     let lent = pooled && e.main != NIL;
     let far = !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL);
-    (side != Place::CLIENT || !far) && (!pooled || e.is_within_request(side, tcp))
+    if side == Place::CLIENT && far {
+        return None;
+    }
+    Some(s.translate(side, option))
 }
 
 /// No bit of a path: segments have timestamps, and no other option.
@@ -186,112 +213,41 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let sum = u16::from_ne_bytes([b[50], b[51]]);
                 b[50..52].copy_from_slice(&directed(flow.l4_difference, side).apply(sum).to_ne_bytes());
             }
-            SPLICE_V4 | POOLED_V4 => {
-                // As NAT; and the numbers move (SPLICING, In the splice).
-                let (Some(b), Some(e)) = (frame.bytes_mut().first_chunk_mut::<54>(), splices.get(flow.extra as usize))
+            SPLICE_V4 | POOLED_V4 | STAMPED_V4 | POOLED_STAMPED_V4 => {
+                // As NAT; and the numbers move (SPLICING, In the splice), and the timestamps where there are some.
+                let (Some((b, rest)), Some(e)) =
+                    (frame.bytes_mut().split_first_chunk_mut::<54>(), splices.get(flow.extra as usize))
                 else {
                     break;
                 };
                 let (ip, tcp) = b.split_at_mut(34);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<34>(), tcp.first_chunk_mut::<20>()) else { break };
-                let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 54));
-                // While it is being bound, the bind stage sees every segment, acknowledgements too; and all of a leg's.
-                // Options (SACK) go the other way.
-                if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
-                    break;
-                }
-                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
-                    break;
-                }
+                let s = stamps.get_mut(flow.extra as usize);
+                let Some(moved) = passing::<HOW>(e, s, side, tcp, rest, end - 54) else { break };
                 ip[..12].copy_from_slice(&hop.addresses);
                 ip[22] = ip[22].wrapping_sub(1);
                 let sum = u16::from_ne_bytes([ip[24], ip[25]]);
                 ip[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
                 ip[26..34].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
                 tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
-                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side));
+                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
             }
-            SPLICE_V6 | POOLED_V6 => {
-                let (Some(b), Some(e)) = (frame.bytes_mut().first_chunk_mut::<74>(), splices.get(flow.extra as usize))
+            SPLICE_V6 | POOLED_V6 | STAMPED_V6 | POOLED_STAMPED_V6 => {
+                let (Some((b, rest)), Some(e)) =
+                    (frame.bytes_mut().split_first_chunk_mut::<74>(), splices.get(flow.extra as usize))
                 else {
                     break;
                 };
                 let (ip, tcp) = b.split_at_mut(54);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<54>(), tcp.first_chunk_mut::<20>()) else { break };
-                let seq_end = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end - 74));
-                if e.binding != NIL || e.is_leg || tcp[12] != 0x50 || !e.offsets.passes(side, seq_end) {
-                    break;
-                }
-                if HOW & POOLED != 0 && !e.is_within_request(side, tcp) {
-                    break;
-                }
+                let s = stamps.get_mut(flow.extra as usize);
+                let Some(moved) = passing::<HOW>(e, s, side, tcp, rest, end - 74) else { break };
                 let (source, destination) = v6.of(flow, 1 - side);
                 ip[..12].copy_from_slice(&hop.addresses);
                 ip[21] = ip[21].wrapping_sub(1);
                 ip[22..38].copy_from_slice(destination);
                 ip[38..54].copy_from_slice(source);
                 tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
-                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side));
-            }
-            STAMPED_V4 | POOLED_STAMPED_V4 => {
-                // As without timestamps, and these move as well.
-                let (Some(b), Some(e), Some(s)) = (
-                    frame.bytes_mut().first_chunk_mut::<66>(),
-                    splices.get(flow.extra as usize),
-                    stamps.get_mut(flow.extra as usize),
-                ) else {
-                    break;
-                };
-                let (ip, tcp) = b.split_at_mut(34);
-                let (Some(ip), Some((tcp, option))) = (ip.first_chunk_mut::<34>(), tcp.split_first_chunk_mut::<20>())
-                else {
-                    break;
-                };
-                let seq_end =
-                    u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end.wrapping_sub(66)));
-                let Some((head, option)) = option.split_first_chunk_mut::<4>() else { break };
-                let Some(option) = option.first_chunk_mut::<8>() else { break };
-                let pooled = HOW & POOLED != 0;
-                if end < 66 || *head != STAMPED_HEAD || !stamped_passes(e, s, side, tcp, option, seq_end, pooled) {
-                    break;
-                }
-                ip[..12].copy_from_slice(&hop.addresses);
-                ip[22] = ip[22].wrapping_sub(1);
-                let sum = u16::from_ne_bytes([ip[24], ip[25]]);
-                ip[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
-                ip[26..34].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
-                tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
-                let moved = s.translate(side, option);
-                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
-            }
-            STAMPED_V6 | POOLED_STAMPED_V6 => {
-                let (Some(b), Some(e), Some(s)) = (
-                    frame.bytes_mut().first_chunk_mut::<86>(),
-                    splices.get(flow.extra as usize),
-                    stamps.get_mut(flow.extra as usize),
-                ) else {
-                    break;
-                };
-                let (ip, tcp) = b.split_at_mut(54);
-                let (Some(ip), Some((tcp, option))) = (ip.first_chunk_mut::<54>(), tcp.split_first_chunk_mut::<20>())
-                else {
-                    break;
-                };
-                let seq_end =
-                    u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(end.wrapping_sub(86)));
-                let Some((head, option)) = option.split_first_chunk_mut::<4>() else { break };
-                let Some(option) = option.first_chunk_mut::<8>() else { break };
-                let pooled = HOW & POOLED != 0;
-                if end < 86 || *head != STAMPED_HEAD || !stamped_passes(e, s, side, tcp, option, seq_end, pooled) {
-                    break;
-                }
-                let (source, destination) = v6.of(flow, 1 - side);
-                ip[..12].copy_from_slice(&hop.addresses);
-                ip[21] = ip[21].wrapping_sub(1);
-                ip[22..38].copy_from_slice(destination);
-                ip[38..54].copy_from_slice(source);
-                tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
-                let moved = s.translate(side, option);
                 e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
             }
             DIRECT_V4 | DIRECT_V6 => {

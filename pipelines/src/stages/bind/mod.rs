@@ -460,16 +460,20 @@ impl<'d, P: Port> Desk<'d, P> {
             // A server may take urgent bytes out of the stream (RFC 6093 §2): it would find the end of the request elsewhere.
             return Verdict::Drop(DropReason::BadFraming);
         }
-        if place.side() == Place::CLIENT
-            && self.c.splices.get(entry).stamped
+        if self.c.splices.get(entry).stamped
             && let Some(a) = arrival(batch, i)
         {
-            let options = batch.frames[i].bytes().get(usize::from(batch.l4[i]) + 20..a.payload);
-            if options.is_none_or(repeats_timestamps) {
-                // Which of them would count?
-                return Verdict::Drop(DropReason::BadHeader);
+            if !self.stamps_go_on(place, entry, &a) && !self.is_intact(batch, i) {
+                return Verdict::Drop(DropReason::BadTcpChecksum);
             }
-            self.look_at_stamps(place.flow(), entry, &a);
+            if place.side() == Place::CLIENT {
+                let options = batch.frames[i].bytes().get(usize::from(batch.l4[i]) + 20..a.payload);
+                if options.is_none_or(repeats_timestamps) {
+                    // Which of them would count?
+                    return Verdict::Drop(DropReason::BadHeader);
+                }
+                self.look_at_stamps(place.flow(), entry, &a);
+            }
         }
         forward::forward_one(self.c, batch, i, self.tick)
     }

@@ -181,17 +181,35 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// Whether a segment that passes says nothing of its stamps that its checksum must vouch for first: that a clock has leapt
+    /// ([`Stamps::goes_on`]), or that a client's has run away.
+    pub(super) fn stamps_go_on(&mut self, place: Place, entry: u32, a: &Arrival) -> bool {
+        let runs_away = place.side() == Place::CLIENT && self.runs_away(place.flow(), entry, a);
+        let (Some((value, echo)), Some(s)) = (a.stamps, self.c.splices.stamps(entry)) else { return true };
+        let mut option = [0; 8];
+        option[..4].copy_from_slice(&value.to_be_bytes());
+        option[4..].copy_from_slice(&echo.to_be_bytes());
+        !runs_away && s.goes_on(place.side(), &option)
+    }
+
+    /// Whether a client's stamps can't be put in order any more, or would be far before those of the client that gets its
+    /// pool's connection next.
+    fn runs_away(&mut self, flow: u32, entry: u32, a: &Arrival) -> bool {
+        let lent = self.is_pooled(flow) && self.has_lent(entry);
+        let (Some((value, _)), Some(s)) = (a.stamps, self.c.splices.stamps(entry)) else { return false };
+        s.is_far(value) || lent && s.is_near_heard(value, FARTHEST) && !s.is_near_heard(value, FAR_IN_POOL)
+    }
+
     /// A client's segment passes: can what it says of its clock be put in order still?
     pub(super) fn look_at_stamps(&mut self, flow: u32, entry: u32, a: &Arrival) {
-        let lent = self.is_pooled(flow) && self.has_lent(entry);
-        let (Some((value, _)), Some(s)) = (a.stamps, self.c.splices.stamps(entry)) else { return };
-        let far = s.is_far(value);
-        s.loose |= far;
-        let runs_away = lent && s.is_near_heard(value, FARTHEST) && !s.is_near_heard(value, FAR_IN_POOL);
-        if far || runs_away {
-            // Who comes after it could not go on.
-            self.leaves_pool(entry);
+        if !self.runs_away(flow, entry, a) {
+            return;
         }
+        if let (Some((value, _)), Some(s)) = (a.stamps, self.c.splices.stamps(entry)) {
+            s.loose |= s.is_far(value);
+        }
+        // Who comes after it could not go on.
+        self.leaves_pool(entry);
     }
 
     /// Whether nobody knows what the server in turn makes of this client's stamps.
