@@ -1,6 +1,6 @@
 //! The director as a node: the product's own workers over memory ports, polled on the network's clock.
 
-use super::{MICROSECOND, MILLISECOND, Node, Outbox};
+use super::{BEGIN, MICROSECOND, MILLISECOND, Node, Outbox, SECOND};
 use lcs_dataplane::cycles::Meter;
 use lcs_dataplane::headers::{ipv4, ipv6, parse};
 use lcs_dataplane::port::memory::MemoryPort;
@@ -13,6 +13,11 @@ pub type Steering = Box<dyn FnMut(u8, &[u8]) -> usize>;
 
 /// Turns that workers take for one poll at most; what is left then is done in the next poll.
 const TURNS: usize = 4096;
+/// Where nothing has come or gone for a time, the next look at the timers is up to this part of it away: what was set
+/// when something last happened is late by no more of its own length.
+const PATIENCE: Nanos = 16;
+/// And no more than this.
+const LONGEST: Nanos = 4 * SECOND;
 
 /// A director of one or several workers, each with a memory port that has all the interfaces.
 pub struct Director<L: Pipeline, M: Meter> {
@@ -20,6 +25,8 @@ pub struct Director<L: Pipeline, M: Meter> {
     steering: Steering,
     gather: Nanos,
     period: Nanos,
+    /// When a frame last came or went, or a command came.
+    lively: Nanos,
     /// Frames lost because a worker's pool had no free buffer, or the frame was longer than one.
     pub overruns: u64,
 }
@@ -42,6 +49,7 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
             steering: Box::new(|_, _| 0),
             gather: 2 * MICROSECOND,
             period: 50 * MILLISECOND,
+            lively: BEGIN,
             overruns: 0,
         }
     }
@@ -54,7 +62,8 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
     }
 
     /// The same director with this time from the arrival of a frame to the turn that receives it, in which others may
-    /// join its burst (2 µs), and this time between turns without frames, for timers and commands (50 ms).
+    /// join its burst (2 µs), and this time between turns without frames, for timers and commands (50 ms; longer when there
+    /// have been none for long).
     #[must_use]
     pub fn timed(mut self, gather: Nanos, period: Nanos) -> Self {
         (self.gather, self.period) = (gather, period.max(1));
@@ -73,6 +82,7 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
 
     /// Carries out a command on every worker at once, without rings.
     pub fn command(&mut self, mut command: impl FnMut() -> L::Command, now: Nanos) -> Vec<L::Acknowledgement> {
+        self.lively = now;
         self.workers.iter_mut().map(|w| w.command(command(), now)).collect()
     }
 
@@ -113,29 +123,33 @@ impl<L: Pipeline + 'static, M: Meter + 'static> Node for Director<L, M> {
             self.overruns += 1;
         }
         out.recycle(frame);
+        self.lively = now;
         Some(now + self.gather)
     }
 
     fn poll(&mut self, now: Nanos, out: &mut Outbox) -> Option<Nanos> {
+        let Director { workers, lively, gather, period, .. } = self;
         let mut busy = true;
         for _ in 0..TURNS {
             busy = false;
-            for worker in &mut self.workers {
+            for worker in &mut *workers {
                 busy |= worker.poll(now) > 0;
             }
             if !busy {
                 break;
             }
         }
-        for worker in &mut self.workers {
+        for worker in workers {
             worker.between(now);
             worker.port_mut().take_sent(|interface, bytes| {
                 let mut frame = out.buffer();
                 frame.extend_from_slice(bytes);
                 out.send(usize::from(interface), frame);
+                *lively = now;
             });
         }
-        Some(now + if busy { self.gather } else { self.period })
+        let idle = ((now - *lively) / PATIENCE).min(LONGEST);
+        Some(now + if busy { *gather } else { idle.max(*period) })
     }
 }
 

@@ -26,6 +26,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// Connections that a pool may have to one server, at most.
+const POOLED: u64 = 9;
+
 /// Runs one seed with this many connections through the director.
 pub fn run(seed: u64, connections: u64, faults: bool) -> Outcome {
     Run::new(seed, connections, faults).play()
@@ -71,7 +74,7 @@ struct Direct {
 impl Direct {
     fn new(seed: u64, connections: u64, faults: bool) -> Self {
         let mut random = Random::new(seed);
-        let mut plan = plan(&mut random, seed, faults);
+        let mut plan = plan(&mut random, seed, connections, faults);
         // Client and server are on one link.
         plan.base.forward = Forward::Dr;
         let base = &plan.base;
@@ -124,7 +127,7 @@ struct Run {
 impl Run {
     fn new(seed: u64, connections: u64, faults: bool) -> Self {
         let mut random = Random::new(seed);
-        let plan = plan(&mut random, seed, faults);
+        let plan = plan(&mut random, seed, connections, faults);
         let alike = plan.binding.switching == Switching::Connection;
         let load = Load { to: plan.base.service(), classes: &Class::ALL, ends_others: true, alike };
         let roster = ContentSite::roster(&plan);
@@ -275,14 +278,16 @@ fn ends(net: &Network, clients: &[Id<Host>], servers: &[Id<Host>], repeated: usi
 }
 
 /// A site, as the seed has it.
-fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
+fn plan(random: &mut Random, seed: u64, connections: u64, faults: bool) -> ContentPlan {
     let forward = [Forward::Nat, Forward::FullNat][random.below(2) as usize];
     let mut base = Plan::new(forward, random.chance(0.5));
     base.seed = seed;
     base.scheduler = [Scheduler::Rr, Scheduler::Wrr, Scheduler::Lc, Scheduler::Wlc][random.below(4) as usize];
     base.workers = if random.chance(0.3) { 2 } else { 1 };
     base.scatter = base.workers > 1;
-    base.backlog = 80;
+    // As many as may be asked for at once: each client's connection and each of a pool's. Room for their bytes is most of what
+    // a seed costs.
+    base.backlog = connections.saturating_add(POOLED).min(80) as usize;
     base.flows = 8192;
     base.client_tcp = tcp(random);
     base.server_tcp = tcp(random);
@@ -332,7 +337,7 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
             3 => Scheme::Preallocate(Guess::Hash),
             4 | 5 if forward == Forward::FullNat => Scheme::Pooled(Pool {
                 idle: scheme.below(4) as u32,
-                most: scheme.between(1, 9) as u32,
+                most: scheme.between(1, POOLED) as u32,
                 idle_timeout: Duration::from_millis(scheme.between(1, 20_000)),
                 lifetime: Duration::from_millis(scheme.between(100, 60_000)),
                 requests: scheme.between(1, 30) as u32,
@@ -363,9 +368,7 @@ fn plan(random: &mut Random, seed: u64, faults: bool) -> ContentPlan {
         plan.binding.switching = Switching::Connection;
     }
     let may = matches!(plan.binding.scheme, Scheme::Delayed | Scheme::Pooled(_)) && plan.base.server_tcp.timestamps;
-    // A damaged stamp is read before anybody looks at the checksum, and believed (README, limits): not over links that damage.
-    let damages = plan.base.client_faults.corrupt > 0.0 || plan.base.server_faults.corrupt > 0.0;
-    plan.binding.timestamps = may && scheme.chance(0.7) && !damages;
+    plan.binding.timestamps = may && scheme.chance(0.7);
     plan
 }
 
@@ -547,7 +550,7 @@ mod tests {
     fn seeds_draw_every_way_of_guessing_and_deciding() {
         let mut seen = std::collections::BTreeSet::new();
         for seed in 0..2000 {
-            let plan = plan(&mut Random::new(seed), seed, super::super::has_faults(seed));
+            let plan = plan(&mut Random::new(seed), seed, 10, super::super::has_faults(seed));
             let (forward, binding) = (plan.base.forward, &plan.binding);
             let guess = match &binding.scheme {
                 Scheme::Preallocate(Guess::Server(_)) => "server",

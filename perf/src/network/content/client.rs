@@ -439,7 +439,10 @@ impl Connection {
         }
         let Some((server, expected)) = response else { return Ok(false) };
         let n = self.input.len().min(expected.len());
-        if let Some(at) = (0..n).find(|&i| self.input[i] != expected[i]) {
+        // As a whole first: what has come is compared again whenever more comes.
+        if self.input[..n] != expected[..n]
+            && let Some(at) = (0..n).find(|&i| self.input[i] != expected[i])
+        {
             let wrong = shown(&self.input[at..]);
             return Err(format!("wrong byte at {at} of the response of {server}: {wrong:?}"));
         }

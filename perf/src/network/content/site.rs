@@ -16,7 +16,7 @@ use crate::network::{Id, Network};
 use lcs_dataplane::cycles::NoMeter;
 use lcs_dataplane::worker::Nanos;
 use lcs_pipelines::command::{Acknowledgement, Command, Report};
-use lcs_pipelines::content::Binding;
+use lcs_pipelines::content::{Binding, Content};
 use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::snapshot::{ServerState, Snapshot};
 use std::net::IpAddr;
@@ -139,6 +139,8 @@ pub struct ContentSite {
     /// The servers, by slot.
     pub servers: Vec<Id<Host>>,
     snapshot: Snapshot,
+    /// The same rules, compiled again and again.
+    compiled: Vec<Arc<Content>>,
 }
 
 impl ContentSite {
@@ -184,7 +186,7 @@ impl ContentSite {
                 host
             })
             .collect();
-        ContentSite { net, director, clients, servers, snapshot, plan }
+        ContentSite { net, director, clients, servers, snapshot, plan, compiled: vec![] }
     }
 
     /// What clients may expect.
@@ -210,10 +212,22 @@ impl ContentSite {
         });
     }
 
-    /// Compiles the same rules anew and publishes them: requests after this are decided by the new program.
+    /// Publishes the same rules as another program: requests after this are decided by that one.
     pub fn reload(&mut self) {
-        let content = rules::compile(RULES, &self.plan.slots(), self.plan.base.scheduler, self.plan.binding.clone());
-        let Ok(content) = content.map(Arc::new) else { return };
+        // One that nobody holds any more is as good as new.
+        let unused = self.compiled.iter().position(|content| Arc::strong_count(content) == 1);
+        let content = match unused {
+            Some(at) => Arc::clone(&self.compiled[at]),
+            None => {
+                let (slots, base) = (self.plan.slots(), &self.plan.base);
+                let Ok(content) = rules::compile(RULES, &slots, base.scheduler, self.plan.binding.clone()) else {
+                    return;
+                };
+                let content = Arc::new(content);
+                self.compiled.push(Arc::clone(&content));
+                content
+            }
+        };
         self.publish(|s| {
             for service in s.services.iter_mut().flatten() {
                 service.content = Some(Arc::clone(&content));
