@@ -11,7 +11,7 @@ use smoltcp::socket::{Socket, tcp, udp};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 use std::cell::Cell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 /// How a host's TCP behaves.
@@ -112,6 +112,11 @@ fn stamp() -> u32 {
     STAMP.get()
 }
 
+/// From one look at what sockets have not sent to the next.
+const LOOK: Nanos = 20 * SECOND;
+/// Longer than any retransmission timer runs, which is 60 s.
+const SILENT: Nanos = 130 * SECOND;
+
 /// A host's interface and sockets.
 pub struct Stack {
     interface: Interface,
@@ -127,6 +132,9 @@ pub struct Stack {
     unanswered: Option<Vec<u8>>,
     open: HashSet<Pair>,
     next_port: u16,
+    /// What sockets have had to send for how long, all of it: looked at now and then.
+    unsent: HashMap<SocketHandle, (usize, Nanos)>,
+    looked: Nanos,
 }
 
 impl std::fmt::Debug for Stack {
@@ -168,6 +176,8 @@ impl Stack {
             now,
             unanswered: None,
             open: HashSet::new(),
+            unsent: HashMap::new(),
+            looked: now,
         }
     }
 
@@ -355,10 +365,49 @@ impl Stack {
     pub(super) fn egress(&mut self, now: Nanos) -> Option<Nanos> {
         STAMP.set(clock(self.settings.seed, now));
         let at = instant(now);
+        let look = now >= self.looked + LOOK;
+        if look {
+            self.looked = now;
+            self.rouse(now);
+        }
         while self.interface.poll_egress(at, &mut self.wire, &mut self.sockets) != PollResult::None {}
-        let next = self.interface.poll_at(at, &self.sockets)?.total_micros().max(0) as Nanos * MICROSECOND;
+        let next = self.interface.poll_at(at, &self.sockets).map(|at| at.total_micros().max(0) as Nanos * MICROSECOND);
         // What should have been sent now and was not waits for something; asking again at once would be in vain.
-        Some(next.max(now + 10 * MICROSECOND))
+        let next = next.map(|next| next.max(now + 10 * MICROSECOND));
+        let again = self.has_unsent().then_some(self.looked + LOOK);
+        next.into_iter().chain(again).min()
+    }
+
+    /// Whether a socket has something to send, or has had at the last look.
+    fn has_unsent(&self) -> bool {
+        let sends = |s: &Socket<'static>| matches!(s, Socket::Tcp(t) if t.send_queue() > 0);
+        !self.unsent.is_empty() || self.sockets.iter().any(|(_, s)| sends(s))
+    }
+
+    /// `smoltcp` loses its retransmission timer when a window closes over what it has in flight and opens again before it has
+    /// probed: then it says nothing any more. Whoever has said nothing for longer than any such timer runs asks its peer for
+    /// a sign; the third answer that acknowledges no more than the ones before has it send again (RFC 5681 §3.2).
+    fn rouse(&mut self, now: Nanos) {
+        let Stack { sockets, unsent, .. } = self;
+        for (handle, socket) in sockets.iter_mut() {
+            let Socket::Tcp(socket) = socket else { continue };
+            let queue = socket.send_queue();
+            let since = match unsent.get(&handle) {
+                Some(&(before, since)) if before == queue => since,
+                _ => now,
+            };
+            if queue == 0 || !socket.is_open() {
+                if unsent.remove(&handle).is_some() {
+                    socket.set_keep_alive(None);
+                }
+                continue;
+            }
+            unsent.insert(handle, (queue, since));
+            let silent = now >= since + SILENT;
+            if silent != socket.keep_alive().is_some() {
+                socket.set_keep_alive(silent.then(|| Duration::from_secs(2)));
+            }
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 use std::fmt;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 /// A connection on which nothing happens for this long, and for longer than TCP itself waits, is reset.
 const IDLE: Nanos = 60 * SECOND;
@@ -143,6 +144,10 @@ impl Application for ContentServer {
                 c.heard = now;
                 served.connections += 1;
             }
+            // Who owes nobody an answer waits for the next request: a bad wire may take longer for it than for a sign of life.
+            let owes = c.over || c.outgoing.is_some() || stack.tcp(c.socket).send_queue() > 0;
+            let patience = owes.then(|| Duration::from_nanos(stack.settings().tcp.patience).into());
+            stack.tcp(c.socket).set_timeout(patience);
             let mut turn = Turn { now, name, classes, served, random, thinks: *thinks };
             if !c.turn(stack.tcp(c.socket), &mut turn) || now >= c.heard + idle {
                 let whole = c.input.is_empty() && !c.reader.within() && c.outgoing.is_none();
