@@ -5,8 +5,8 @@
 //! takes it away, so that a slow spell of the machine does not fall on one of them alone.
 //!
 //! From here, processes of others are started (HAProxy, nginx, `nft`), in the director's namespace and nowhere else. The XDP
-//! balancer is ours ([`lcs_dataplane::port::af_xdp::balancer`]): Debian has none to install (Katran, Cilium's and the like are not
-//! packaged, and would bring tunnels and agents of their own).
+//! balancer is ours ([`lcs_dataplane::port::af_xdp::balancer`]): no other was found among Debian 12's packages (Katran and Cilium's
+//! would bring tunnels and agents of their own).
 
 mod bench;
 mod configure;
