@@ -16,6 +16,7 @@ pub mod headers;
 pub mod port;
 pub mod prefetch;
 pub mod ring;
+pub mod share;
 pub mod splice;
 pub mod timer;
 pub mod verdict;

@@ -4,6 +4,7 @@
 //! director as a kernel would; only the worker's turns are timed, so the ends cost nothing in the figures. The pipeline
 //! is the one that `lcs run` uses.
 
+use crate::neighbour::{Sharing, Watch};
 use crate::range::{OutOfRange, in_range};
 use crate::summary::Summary;
 use hashbrown::HashMap;
@@ -118,6 +119,9 @@ pub struct Figures {
     pub stages: Vec<StageFigure>,
     /// The whole worker loop, timers included: TSC cycles a connection.
     pub cycles_per_connection: Summary,
+    /// The same by whether the core was shared with another hardware thread; none where that can't be seen.
+    #[serde(default)]
+    pub sharing: Option<Sharing>,
     /// Thousands of connections a second on one core.
     pub thousand_connections_per_second: f64,
     /// Nanoseconds a request: the connection's cost over its requests.
@@ -535,12 +539,13 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, C
         std::iter::once(r.counters.receive).chain(inner).chain(std::iter::once(r.counters.transmit)).collect()
     };
     let mut whole = vec![];
+    let mut watch = Watch::default();
     let mut stages: Vec<Vec<f64>> = vec![vec![]; names.len()];
     let mut frames = (0.0, 0.0);
     for round in 0..o.rounds {
         progress(&format!("round {} of {}", round + 1, o.rounds));
         let before = bench.report();
-        whole.push(bench.round()?);
+        whole.push(watch.round(|| bench.round())?);
         let after = bench.report();
         let n = o.connections as f64;
         for ((into, b), a) in stages.iter_mut().zip(costs(&before)).zip(costs(&after)) {
@@ -555,6 +560,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, C
     let report = bench.report();
     let per_flow = report.memory.map_or(0.0, |m| (m.entries + m.index) as f64 / report.capacity as f64);
     let splice = if o.scheme == Scheme::Delayed { lcs_pipelines::SPLICE_BYTES } else { 0 };
+    let sharing = watch.sort(&whole);
     let cycles = Summary::of(whole);
     Ok(Figures {
         options: o.clone(),
@@ -567,6 +573,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, C
         thousand_connections_per_second: hz as f64 / cycles.median / 1e3,
         ns_per_request: cycles.scaled(1e9 / hz as f64 / o.requests as f64),
         cycles_per_connection: cycles,
+        sharing,
         frames_per_connection: frames,
         bytes_per_connection: per_flow + splice as f64,
     })
@@ -602,6 +609,9 @@ impl fmt::Display for Figures {
         let s = &self.cycles_per_connection;
         let quartiles = format!("{:.0} – {:.0}", s.quartiles.0, s.quartiles.1);
         writeln!(f, "{:<12} {:>17.0} {quartiles:>20} {:>7.1}%", "whole loop", s.median, 100.0)?;
+        if let Some(sharing) = &self.sharing {
+            writeln!(f, "{sharing}")?;
+        }
         let n = &self.ns_per_request;
         writeln!(f, "\n{:.0} thousand connections/s on one core", self.thousand_connections_per_second)?;
         writeln!(f, "{:.0} ns a request ({:.0} – {:.0})", n.median, n.quartiles.0, n.quartiles.1)?;

@@ -8,7 +8,9 @@ pub mod decisions;
 pub mod demo;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub(crate) mod folder;
 pub mod linerate;
+pub mod neighbour;
 pub mod network;
 pub mod pauses;
 pub mod peers;

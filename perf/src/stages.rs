@@ -3,17 +3,21 @@
 //! The pipeline is the one that `lcs run` uses, worker loop included; only the port is in memory. Frames are written between the timed
 //! parts, so their headers are warm in the cache, as after a device's direct cache access; the flows are as cold as their number makes them.
 
+mod beside;
 mod guessed;
 pub mod plot;
 
+pub use beside::{Beside, BesideError, Peer};
 pub use guessed::{Against, against_forwarding};
 
+use crate::neighbour::{Sharing, Watch};
 use crate::pauses::{BareLoop, Pauses, Turns};
 use crate::range::{OutOfRange, in_range};
 use crate::summary::Summary;
 use crate::traffic::Traffic;
 pub use crate::traffic::snapshot;
 use crate::wire::Wire;
+use beside::RteHash;
 use lcs_dataplane::cycles::{Meter, NoMeter, StageCost, Tsc, tsc, tsc_hz};
 use lcs_dataplane::flow::Memory;
 use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
@@ -60,6 +64,9 @@ pub struct Options {
     pub preallocate: bool,
     /// Measure the cost of cycle accounting as well: every round runs once with and once without it.
     pub accounting: bool,
+    /// Measure another's loop as well, in turns with ours.
+    #[serde(default)]
+    pub beside: Option<Peer>,
 }
 
 impl Default for Options {
@@ -77,6 +84,7 @@ impl Default for Options {
             splice: false,
             preallocate: false,
             accounting: false,
+            beside: None,
         }
     }
 }
@@ -87,6 +95,9 @@ pub enum StagesError {
     /// A number out of its range.
     #[error(transparent)]
     Range(#[from] OutOfRange),
+    /// What is to be measured beside us.
+    #[error(transparent)]
+    Beside(#[from] BesideError),
     /// What is switched by content is measured with what the bench can play.
     #[error("--pipeline splice and --pipeline preallocate are measured over IPv4 only: leave out --ipv6")]
     Splice,
@@ -132,6 +143,9 @@ pub struct Figures {
     pub stages: Vec<StageFigure>,
     /// Whole worker loop, established flows: TSC cycles a packet.
     pub cycles_per_packet: Summary,
+    /// The same by whether the core was shared with another hardware thread; none where that can't be seen.
+    #[serde(default)]
+    pub sharing: Option<Sharing>,
     /// The same in nanoseconds.
     pub ns_per_packet: Summary,
     /// Millions of packets a second on this core.
@@ -155,6 +169,9 @@ pub struct Figures {
     pub preallocate_ratio: Option<Summary>,
     /// Ratio of the cost with cycle accounting to that without, by round; present when asked for.
     pub accounting_ratio: Option<Summary>,
+    /// Another's loop beside ours; present when asked for.
+    #[serde(default)]
+    pub beside: Option<Beside>,
 }
 
 /// Frames put on the wire at a time: eight bursts.
@@ -411,6 +428,9 @@ impl<P: Wire, M: Meter> Bench<P, M> {
 }
 
 pub(crate) fn check(o: &Options) -> Result<(), StagesError> {
+    if o.beside.is_some() {
+        beside::check(o)?;
+    }
     let guessable = matches!(o.forward, Forward::Nat | Forward::Dr);
     if (o.splice && (o.ipv6 || o.forward != Forward::Nat)) || (o.preallocate && (o.ipv6 || !guessable)) {
         return Err(StagesError::Splice);
@@ -462,9 +482,18 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     } else {
         None
     };
+    let mut peer = if o.beside.is_some() {
+        progress("building another's loop, and opening as many flows in it");
+        let mut peer = RteHash::start(o)?;
+        peer.round()?;
+        Some((peer, vec![], vec![]))
+    } else {
+        None
+    };
     let mut ratios_to_plain = vec![];
     bench.round()?;
     let mut whole = vec![];
+    let mut watch = Watch::default();
     let mut ratios = vec![];
     let names: Vec<&str> = std::iter::once("receive").chain(STAGES).chain(std::iter::once("transmit")).collect();
     let mut stages: Vec<Vec<f64>> = vec![vec![]; names.len()];
@@ -475,7 +504,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     for round in 0..o.rounds {
         progress(&format!("round {} of {}", round + 1, o.rounds));
         let before = bench.report();
-        let cost = bench.round()?;
+        let cost = watch.round(|| bench.round())?;
         let after = bench.report();
         whole.push(cost);
         let packets = (after.counters.received - before.counters.received) as f64;
@@ -486,6 +515,11 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             // In the order measured, plain, plain, measured, so that drift cancels out.
             let (first, second) = (nat.round()?, nat.round()?);
             ratios_to_plain.push((cost + bench.round()?) / (first + second));
+        }
+        if let Some((peer, its, ratios)) = &mut peer {
+            let (first, second) = (peer.round()?, peer.round()?);
+            ratios.push((cost + bench.round()?) / (first + second));
+            its.extend([first, second]);
         }
         if let Some(silent) = &mut silent {
             // Two more, in the other order, so that drift cancels out.
@@ -504,6 +538,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         ((m.entries + m.index + v6) as f64 / report.capacity as f64)
             + if o.splice { lcs_pipelines::SPLICE_BYTES as f64 } else { 0.0 }
     });
+    let sharing = watch.sort(&whole);
     let cycles = Summary::of(whole);
     let inverse = |s: &Summary| Summary {
         median: hz as f64 / s.median / 1e6,
@@ -521,6 +556,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             .map(|(name, v)| StageFigure { name: (*name).to_owned(), cycles_per_packet: Summary::of(v) })
             .collect(),
         cycles_per_packet: cycles,
+        sharing,
         ns_per_packet: cycles.scaled(1e9 / hz as f64),
         mpps: inverse(&cycles),
         new_flow_cycles,
@@ -532,6 +568,12 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         splice_ratio: o.splice.then(|| Summary::of(ratios_to_plain.clone())),
         preallocate_ratio: o.preallocate.then(|| Summary::of(ratios_to_plain)),
         accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
+        beside: peer.map(|(peer, its, ratios)| Beside {
+            peer: Peer::RteHash,
+            hugepages: peer.hugepages,
+            cycles_per_packet: Summary::of(its),
+            ratio: Summary::of(ratios),
+        }),
     })
 }
 
@@ -572,6 +614,9 @@ impl fmt::Display for Figures {
         let s = &self.cycles_per_packet;
         let quartiles = format!("{:.1} – {:.1}", s.quartiles.0, s.quartiles.1);
         writeln!(f, "{:<12} {:>14.1} {quartiles:>20} {:>7.1}%", "whole loop", s.median, 100.0)?;
+        if let Some(sharing) = &self.sharing {
+            writeln!(f, "{sharing}")?;
+        }
         writeln!(f, "\n{:.1} ns/packet, {:.2} Mpps on one core", self.ns_per_packet.median, self.mpps.median)?;
         if let (Some(n), Some(mps)) = (&self.new_flow_cycles, self.new_flows_mps) {
             writeln!(
@@ -590,6 +635,9 @@ impl fmt::Display for Figures {
         if let Some(r) = &self.preallocate_ratio {
             let (r, low, high) = (r.median, r.quartiles.0, r.quartiles.1);
             write!(f, "\nright guess / plain forwarding, interleaved: {r:.3} ({low:.3} – {high:.3})")?;
+        }
+        if let Some(beside) = &self.beside {
+            write!(f, "\n{beside}")?;
         }
         if let Some(r) = &self.accounting_ratio {
             let percent = |v: f64| (v - 1.0) * 100.0;

@@ -14,7 +14,7 @@ use lcs_hwconf::testbed::{ETH0, Host, Plan, Testbed};
 use lcs_hwconf::{links, steering};
 
 use super::configure::{self, Site};
-use super::program::{self, Folder, Program};
+use super::program::{self, Program};
 use super::subject::{Peer, Subject};
 use super::traffic::server::Server;
 use super::workload::{GROUPS, Traffic};
@@ -22,6 +22,7 @@ use super::{Options, PeersError};
 use crate::bed::cpu::{self, Watched};
 use crate::bed::{self, Alone};
 use crate::demo::interrupt::Interrupt;
+use crate::folder::Folder;
 
 /// The service's port.
 const PORT: u16 = 80;

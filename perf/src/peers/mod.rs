@@ -33,6 +33,7 @@ use report::{Cell, Figures, Row, Skipped, Slot};
 use traffic::client::{self, Load};
 use workload::Traffic;
 
+pub(crate) use subject::find;
 pub use subject::{Peer, Subject, Variant};
 pub use workload::{Mode, Workload};
 

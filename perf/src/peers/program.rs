@@ -1,10 +1,8 @@
 //! Programs of others, run inside the director's namespace.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -13,44 +11,10 @@ use lcs_hwconf::testbed::Host;
 use lcs_hwconf::{cores, steering};
 
 use super::PeersError;
-use super::configure::File;
 use super::subject::find;
 
 /// How often it's looked whether a program still runs.
 const TURN: Duration = Duration::from_millis(20);
-
-/// A folder for configurations, gone when this is dropped.
-#[derive(Debug)]
-pub struct Folder(PathBuf);
-
-impl Folder {
-    /// Makes one among the temporary files.
-    pub fn create() -> io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!("lcs-peers-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        // Not one that was there before: someone else might own it.
-        fs::create_dir(&path)?;
-        Ok(Folder(path))
-    }
-
-    /// Its path.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// Writes files into it.
-    pub fn write(&self, files: &[File]) -> io::Result<()> {
-        files.iter().try_for_each(|(name, text)| fs::write(self.0.join(name), text))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Gone already is gone.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A running program; it's killed when this is dropped, and when this process ends in whatever way.
 #[derive(Debug)]
@@ -154,19 +118,4 @@ pub fn run(host: &Host, program: &str, arguments: &[String]) -> Result<(), Peers
     }
     let said = String::from_utf8_lossy(&output.stderr);
     Err(failed(format!("{} ({})", said.lines().take(4).collect::<Vec<_>>().join(" / "), output.status)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_goes_with_all_that_is_in_it() {
-        let folder = Folder::create().unwrap();
-        let path = folder.path().to_owned();
-        folder.write(&[("a", "1".into()), ("b", "2".into())]).unwrap();
-        assert_eq!(fs::read_to_string(path.join("b")).unwrap(), "2");
-        drop(folder);
-        assert!(!path.exists());
-    }
 }

@@ -48,6 +48,7 @@ enum What {
   lcs perf stages --pipeline tun --flows 1000 --ipv6 --size 128
   lcs perf stages --plot stages
   lcs perf stages --services 1024 --servers 8192 --json
+  taskset -c 1 lcs perf stages --beside rte-hash
 
 Cycles are those of the time-stamp counter. Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
 struct StagesArgs {
@@ -87,9 +88,19 @@ struct StagesArgs {
     /// Measure as well what the accounting of cycles costs: each round with and without it, interleaved.
     #[arg(long)]
     accounting: bool,
+    /// Measure another's loop in turns with ours, on the same core: NAT on DPDK as it is usually written (C, rte_hash). Needs cc,
+    /// pkg-config and libdpdk-dev; best with hugepages (sysctl vm.nr_hugepages=400).
+    #[arg(long, value_enum, value_name = "PEER")]
+    beside: Option<BesideArg>,
     /// Write a picture of the stages (SVG) and a report (stages.html) into this directory, which is made if it is not there.
     #[arg(long, value_name = "DIR")]
     plot: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum BesideArg {
+    /// `rte_hash_lookup_bulk_data` over the 5-tuple, an array of flows, prefetch; it reads and rewrites, and does nothing else.
+    RteHash,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -310,8 +321,12 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         splice: matches!(args.pipeline, Pipeline::Splice),
         preallocate: matches!(args.pipeline, Pipeline::Preallocate | Pipeline::PreallocateDr),
         accounting: args.accounting,
+        beside: args.beside.map(|BesideArg::RteHash| stages::Peer::RteHash),
     };
     if matches!(args.port, PortArg::Dpdk) {
+        if args.beside.is_some() {
+            return Err(Error::Usage("--beside is measured over the memory port: leave out --port dpdk".to_owned()));
+        }
         if args.plot.is_some() {
             return Err(Error::Usage("--plot shows stages over the memory port: leave out --port dpdk".to_owned()));
         }
@@ -319,7 +334,9 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
     }
     let figures = shown(|progress| stages::measure(&options, progress));
     let figures = figures.map_err(|e| match e {
-        stages::StagesError::Range { .. } | stages::StagesError::Splice => Error::Usage(e.to_string()),
+        stages::StagesError::Range { .. }
+        | stages::StagesError::Splice
+        | stages::StagesError::Beside(stages::BesideError::Other(_)) => Error::Usage(e.to_string()),
         e => Error::Failed(e.to_string()),
     })?;
     let text = if common.json { json(&figures)? } else { format!("{figures}\n") };

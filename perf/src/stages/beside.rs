@@ -1,0 +1,212 @@
+//! A director of layer 4 as it is usually written on DPDK, measured in turns with ours: on the same core, over the same number of flows, in
+//! bursts of the same size.
+//!
+//! The program is `rte_hash.c` beside this file. It is built where it runs, so that it is made for the same processor, and neither
+//! this crate nor its users need DPDK for anything else.
+
+use super::Options;
+use crate::folder::Folder;
+use crate::peers::find;
+use crate::summary::Summary;
+use lcs_hwconf::cores;
+use lcs_hwconf::machine::{Hugepages, Machine};
+use lcs_pipelines::snapshot::Forward;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// What there is to measure beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Peer {
+    /// `rte_hash` of DPDK, an array of flows and prefetch: NAT of established TCP over IPv4, and nothing else.
+    RteHash,
+}
+
+/// Why there is nothing beside.
+#[derive(Debug, thiserror::Error)]
+pub enum BesideError {
+    /// The peer does not do what is to be measured.
+    #[error("--beside rte-hash does NAT over IPv4 with 64-byte frames for one service: leave out {0}, or --beside")]
+    Other(&'static str),
+    /// A program that builds it is not there.
+    #[error(
+        "--beside rte-hash is built where it runs, and {0} is not installed: on Debian, apt-get install gcc pkg-config libdpdk-dev"
+    )]
+    Missing(&'static str),
+    /// It did not build.
+    #[error("rte_hash.c does not build here (DPDK 22.11 is what it was written for): {0}")]
+    Build(String),
+    /// It did not run.
+    #[error("the program of rte_hash.c ended: {0}")]
+    Ended(String),
+    /// Files, processes or pipes.
+    #[error("can't run the program of rte_hash.c: {0}")]
+    Run(#[from] io::Error),
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Beside {
+    /// What was measured beside.
+    pub peer: Peer,
+    /// Whether its memory was hugepages, for which enough must have been reserved (`vm.nr_hugepages`).
+    pub hugepages: bool,
+    /// TSC cycles a packet of its whole loop.
+    pub cycles_per_packet: Summary,
+    /// Our cost to its, round by round: each has both twice, in the order ours, its, its, ours.
+    pub ratio: Summary,
+}
+
+impl fmt::Display for Beside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (c, r) = (&self.cycles_per_packet, &self.ratio);
+        let pages = if self.hugepages { "hugepages" } else { "no hugepages reserved" };
+        write!(
+            f,
+            "rte_hash loop in C ({pages}): {:.1} cycles/packet ({:.1} – {:.1}); ours / its, interleaved: {:.3} ({:.3} – {:.3})",
+            c.median, c.quartiles.0, c.quartiles.1, r.median, r.quartiles.0, r.quartiles.1
+        )
+    }
+}
+
+/// Whether the peer can be given the same work.
+///
+/// # Errors
+/// [`BesideError::Other`] names the option that it does not know.
+pub(super) fn check(o: &Options) -> Result<(), BesideError> {
+    let unknown = [
+        (o.forward != Forward::Nat || o.splice || o.preallocate, "--pipeline"),
+        (o.ipv6, "--ipv6"),
+        (o.size != 64, "--size"),
+        (o.services != 1, "--services"),
+    ];
+    unknown.into_iter().find(|(other, _)| *other).map_or(Ok(()), |(_, option)| Err(BesideError::Other(option)))
+}
+
+/// The running program, with all flows open.
+pub(super) struct RteHash {
+    child: Child,
+    /// Closed first: the program ends when it can read no more.
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+    /// Of its memory.
+    pub hugepages: bool,
+    _folder: Folder,
+}
+
+impl RteHash {
+    /// Builds it and starts it on the first core that this thread may run on.
+    pub fn start(o: &Options) -> Result<Self, BesideError> {
+        check(o)?;
+        let folder = Folder::create()?;
+        let program = build(&folder)?;
+        // Keys of both sides, flows, and what the environment wants for itself.
+        let megabytes = 128 + o.flows as u64 * 500 / 1_000_000;
+        let free = |pages: &Hugepages| pages.size * pages.free;
+        // A machine that can't be looked at has none as far as can be told.
+        let reserved = Machine::here().map_or(0, |machine| machine.hugepages.iter().map(free).sum::<u64>());
+        let hugepages = reserved >= megabytes << 20;
+        let core = cores::available().ok().and_then(|cores| cores.first().map(|core| core.id)).unwrap_or(0);
+        let mut command = Command::new(program);
+        command.args([o.flows.to_string(), o.packets.to_string(), o.servers.to_string()]);
+        command.args(["--no-pci", "--no-telemetry", "--log-level", "error", "-m", &megabytes.to_string()]);
+        command.args(["--lcores", &format!("0@{core}")]);
+        command.args(if hugepages { &["--in-memory"][..] } else { &["--no-huge", "--no-shconf"] });
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let output = output.map(BufReader::new).ok_or_else(|| BesideError::Ended("it has no output".to_owned()))?;
+        let mut peer = RteHash { child, input, output, hugepages, _folder: folder };
+        match peer.line()?.as_str() {
+            "ready" => Ok(peer),
+            other => Err(peer.ended(other)),
+        }
+    }
+
+    /// One round; TSC cycles a packet.
+    pub fn round(&mut self) -> Result<f64, BesideError> {
+        if let Some(input) = &mut self.input {
+            // A program that has ended says why below.
+            let _ = input.write_all(b"\n").and_then(|()| input.flush());
+        }
+        let line = self.line()?;
+        line.parse().map_err(|_| self.ended(&line))
+    }
+
+    fn line(&mut self) -> Result<String, BesideError> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
+    /// It said something else than it should, or nothing: what it complained of.
+    fn ended(&mut self, said: &str) -> BesideError {
+        self.input = None;
+        let mut complaint = String::new();
+        if let Some(errors) = &mut self.child.stderr {
+            let _ = io::Read::read_to_string(errors, &mut complaint);
+        }
+        BesideError::Ended(format!("{said} {}", complaint.trim()).trim().to_owned())
+    }
+}
+
+impl Drop for RteHash {
+    fn drop(&mut self) {
+        self.input = None;
+        // Gone already is gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Compiles the program for this processor; its path.
+fn build(folder: &Folder) -> Result<std::path::PathBuf, BesideError> {
+    let compiler = find("cc").ok_or(BesideError::Missing("cc"))?;
+    let flags = find("pkg-config").ok_or(BesideError::Missing("pkg-config"))?;
+    let flags = Command::new(flags).args(["--cflags", "--libs", "libdpdk"]).output()?;
+    if !flags.status.success() {
+        return Err(BesideError::Missing("libdpdk"));
+    }
+    folder.write(&[("rte_hash.c", include_str!("rte_hash.c"))])?;
+    let program = folder.path().join("rte_hash");
+    let built = Command::new(compiler)
+        .current_dir(folder.path())
+        .args(["-O3", "-march=native", "-o", "rte_hash", "rte_hash.c"])
+        .args(String::from_utf8_lossy(&flags.stdout).split_whitespace())
+        .output()?;
+    if !built.status.success() || !Path::exists(&program) {
+        let said = String::from_utf8_lossy(&built.stderr);
+        return Err(BesideError::Build(said.lines().find(|line| line.contains("error")).unwrap_or(&said).to_owned()));
+    }
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_peer_does_not_do_is_named() {
+        for (o, option) in [
+            (Options { forward: Forward::Dr, ..Options::default() }, "--pipeline"),
+            (Options { ipv6: true, ..Options::default() }, "--ipv6"),
+            (Options { size: 128, ..Options::default() }, "--size"),
+        ] {
+            assert!(check(&o).unwrap_err().to_string().contains(option), "{o:?}");
+        }
+        check(&Options::default()).unwrap();
+    }
+
+    /// It verifies its own checksums before it says that it is ready.
+    #[test]
+    fn the_peer_forwards_every_frame() {
+        let o = Options { flows: 1000, packets: 2048, ..Options::default() };
+        match RteHash::start(&o) {
+            Ok(mut peer) => assert!(peer.round().unwrap() > 1.0),
+            Err(e @ BesideError::Missing(_)) => eprintln!("the_peer_forwards_every_frame: skipped: {e}"),
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
