@@ -18,6 +18,7 @@ pub mod prefetch;
 pub mod ring;
 pub mod share;
 pub mod splice;
+pub mod spread;
 pub mod timer;
 pub mod verdict;
 pub mod worker;

@@ -7,9 +7,9 @@
 
 /// Additions in a block, and in one measurement.
 const BLOCK: u32 = 64;
-const BLOCKS: u32 = 128;
+const BLOCKS: u32 = 512;
 /// Multiplications in a measurement.
-const PRODUCTS: u32 = 768;
+const PRODUCTS: u32 = 3072;
 /// Cycles of the core that a multiplication of 64 bits takes, on Intel's cores since Nehalem and on AMD's since Zen (Agner Fog,
 /// *Instruction tables*).
 const PRODUCT_LATENCY: f64 = 3.0;
@@ -19,7 +19,7 @@ const TIMES: usize = 4;
 /// Additions that a core of the last ten years ends in a cycle for a thread that has it alone: four at least.
 pub const WHOLE_CORE: f64 = 4.0;
 
-/// Additions that the core ends for this thread in one of its cycles, where none waits for another. Takes about 10 µs. [`WHOLE_CORE`]
+/// Additions that the core ends for this thread in one of its cycles, where none waits for another. Takes about 30 µs. [`WHOLE_CORE`]
 /// or more where the thread has the core to itself, about half of that where it shares it; `None` where it is not known how to measure it.
 pub fn additions_per_cycle() -> Option<f64> {
     let mut shortest = [u64::MAX; 2];
@@ -44,6 +44,7 @@ fn measure(work: fn() -> Option<()>) -> Option<u64> {
 #[cfg(target_arch = "x86_64")]
 #[inline(never)]
 fn additions() -> Option<()> {
+    let [mut a, mut b, mut c, mut d] = [0u64; 4];
     for _ in 0..BLOCKS {
         // SAFETY: adds to four registers that the compiler has given for it; no memory, no stack.
         unsafe {
@@ -54,14 +55,15 @@ fn additions() -> Option<()> {
                 "add {2}, 1",
                 "add {3}, 1",
                 ".endr",
-                inout(reg) 0u64 => _,
-                inout(reg) 0u64 => _,
-                inout(reg) 0u64 => _,
-                inout(reg) 0u64 => _,
+                inout(reg) a,
+                inout(reg) b,
+                inout(reg) c,
+                inout(reg) d,
                 options(nomem, nostack),
             );
         }
     }
+    std::hint::black_box([a, b, c, d]);
     Some(())
 }
 

@@ -13,6 +13,10 @@ const GRXFH: u32 = 0x29;
 const GRINGPARAM: u32 = 0x10;
 const GRSSH: u32 = 0x46;
 
+/// The hash key, repeated, under which cards that hash the client's endpoint alone agree on the queue, whatever position its fields have in the
+/// hash's input (the director's own function for it is in `dataplane/src/spread.rs`).
+pub const CLIENT_KEY: [u8; 2] = [0x6d, 0x5a];
+
 /// Larger than the indirection table or key of any driver; bounds what a wrong answer can make us allocate.
 const MOST_ENTRIES: u32 = 65_536;
 /// Words of `struct ethtool_rxfh` in front of the table.
@@ -37,9 +41,24 @@ pub struct Rss {
     pub function: Option<String>,
     /// Both directions of a connection have one hash, because source and destination are folded into one another.
     pub symmetric: bool,
+    /// The hash's key; empty where the driver tells none.
+    #[serde(default)]
+    pub key: Vec<u8>,
 }
 
 impl Rss {
+    /// Whether frames of an endpoint come to the queue that the director takes for its owner's, when that endpoint's fields are hashed.
+    pub fn names_owners(&self, workers: u32) -> bool {
+        let entries = self.indirection.len();
+        self.function.as_deref() == Some("toeplitz")
+            && !self.symmetric
+            && !self.key.is_empty()
+            && self.key.chunks(2).all(|pair| CLIENT_KEY.starts_with(pair))
+            && entries.is_power_of_two()
+            && entries <= usize::from(u16::MAX)
+            && (0..).zip(&self.indirection).all(|(at, queue): (u32, _)| *queue == at % workers.max(1))
+    }
+
     /// The queues that frames come to, ascending.
     pub fn queues(&self) -> Vec<u32> {
         let mut queues = self.indirection.clone();
@@ -136,7 +155,9 @@ impl Ethtool {
             _ => None,
         };
         let indirection = words[RSS_HEADER_WORDS..RSS_HEADER_WORDS + entries as usize].to_vec();
-        Ok(Some(Rss { indirection, function, symmetric: transformation != 0 }))
+        let key = words[RSS_HEADER_WORDS + entries as usize..].iter().flat_map(|word| word.to_ne_bytes());
+        let key = key.take(key_bytes as usize).collect();
+        Ok(Some(Rss { indirection, function, symmetric: transformation != 0, key }))
     }
 
     /// The fields that are hashed for each kind of packet, in `ethtool`'s letters; kinds of which the driver tells
@@ -164,6 +185,29 @@ mod tests {
         assert_eq!(letters(0b1111_0000), "sdfn");
         assert_eq!(letters(1 << 4 | 1 << 6), "sf");
         assert_eq!(letters(0), "");
+    }
+
+    #[test]
+    fn a_card_names_owners_when_its_key_repeats_itself_and_its_queues_come_in_turn() {
+        let good = Rss {
+            indirection: (0..128).map(|n| n % 3).collect(),
+            function: Some("toeplitz".into()),
+            symmetric: false,
+            key: CLIENT_KEY.repeat(20),
+        };
+        assert!(good.names_owners(3));
+        let odd = Rss { key: CLIENT_KEY.repeat(20)[..39].to_vec(), ..good.clone() };
+        assert!(odd.names_owners(3));
+        for bad in [
+            Rss { symmetric: true, ..good.clone() },
+            Rss { function: None, ..good.clone() },
+            Rss { key: vec![], ..good.clone() },
+            Rss { key: vec![0x6d; 40], ..good.clone() },
+            Rss { indirection: vec![0, 1, 2], ..good.clone() },
+        ] {
+            assert!(!bad.names_owners(3), "{bad:?}");
+        }
+        assert!(!good.names_owners(4));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Of the best rate, what a core gives to a thread that has it alone, at least.
-const ALONE: f64 = 0.92;
+const ALONE: f64 = 0.9;
 
 /// Looks at the core before and after each round.
 #[derive(Debug, Default)]

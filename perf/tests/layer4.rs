@@ -1,10 +1,13 @@
 //! Real TCP through the layer-4 pipeline in every way of forwarding, over both families, in the in-process network.
 
 use lcs_dataplane::cycles::NoMeter;
+use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::verdict::DropReason;
+use lcs_dataplane::worker::Worker;
 use lcs_perf::network::http::{Closing, HttpClient, HttpServer, Request, Script};
 use lcs_perf::network::site::{Plan, Site};
 use lcs_perf::network::{MILLISECOND, SECOND};
+use lcs_pipelines::layer4::Layer4;
 use lcs_pipelines::snapshot::{Forward, Scheduler};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -54,8 +57,8 @@ fn settles(site: &mut Site<NoMeter>, what: &str) {
 #[test]
 fn every_request_is_answered_and_servers_share_as_their_weights_say() {
     for (forward, v6, cross) in WAYS {
-        for (workers, scatter) in [(1, false), (3, true)] {
-            let what = format!("{forward:?} v6 {v6} cross {cross} workers {workers}");
+        for (workers, scatter) in [(1, false), (3, true), (3, false)] {
+            let what = format!("{forward:?} v6 {v6} cross {cross} workers {workers} scattered {scatter}");
             let plan = Plan { cross, workers, scatter, ..Plan::new(forward, v6) };
             let client = client(plan.service(), 120);
             let mut site = Site::build(plan, NoMeter, vec![client]);
@@ -72,7 +75,14 @@ fn every_request_is_answered_and_servers_share_as_their_weights_say() {
                     assert!(got.abs_diff(*n) <= 3 * 3, "{what}: {:?}", seen.connections_per_server);
                 }
                 let workers = site.net[site.director].workers();
-                assert!(workers.iter().all(|w| w.counters().handed_over > 0 && w.counters().taken_over > 0), "{what}");
+                let of = |w: &Worker<MemoryPort, Layer4, NoMeter>| (w.counters().handed_over, w.counters().taken_over);
+                // Cards that hash the client's endpoint bring every frame to its owner, sources that the director has chosen included.
+                let handed = |w: &Worker<MemoryPort, Layer4, NoMeter>| {
+                    if scatter { of(w).0 > 0 && of(w).1 > 0 } else { of(w) == (0, 0) }
+                };
+                assert!(workers.iter().all(handed), "{what}: {:?}", workers.iter().map(of).collect::<Vec<_>>());
+                let carried: Vec<u64> = workers.iter().map(|w| w.counters().forwarded).collect();
+                assert!(carried.iter().all(|n| *n > 50), "{what}: {carried:?}");
             }
             let opened: u64 = site.reports().iter().flat_map(|r| &r.servers).map(|s| s.connections).sum();
             assert_eq!(opened, 120, "{what}");

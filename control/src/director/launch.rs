@@ -97,6 +97,7 @@ fn plans_in(configuration: &Configuration, content: Option<&ContentWorkers>, see
                         partial_checksums: false,
                         kernel_answers: false,
                         exception_path: false,
+                        rss_table: 0,
                         neighbour_answers: false,
                     },
                 },
@@ -158,6 +159,7 @@ pub fn memory_environment(configuration: &Configuration) -> Environment {
         interfaces: configuration.port.interfaces.iter().enumerate().map(interface).collect(),
         given: configuration.director.addresses.clone(),
         addresses: configuration.director.addresses.clone(),
+        rss_table: 0,
     }
 }
 

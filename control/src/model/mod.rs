@@ -35,6 +35,8 @@ pub struct Environment {
     pub given: Vec<IpAddr>,
     /// All of the director's own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Entries of the devices' tables of receive queues ([`lcs_dataplane::spread`]); 0 where that is not told.
+    pub rss_table: u16,
 }
 
 /// A change that cannot be made. Nothing has been changed.

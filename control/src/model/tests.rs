@@ -9,6 +9,7 @@ pub(crate) fn environment() -> Environment {
         interfaces: vec![Interface { name: "eth0".into(), mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1500 }],
         given: vec![],
         addresses: vec!["10.0.0.254".parse().unwrap(), "2001:db8::fe".parse().unwrap()],
+        rss_table: 0,
     }
 }
 

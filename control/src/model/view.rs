@@ -2,6 +2,7 @@
 
 use super::Model;
 use crate::config::{Server, Service};
+use lcs_dataplane::spread::Spread;
 use lcs_pipelines::content::{Content, Scheme};
 use lcs_pipelines::migration::channel_port;
 use lcs_pipelines::snapshot::Endpoint;
@@ -65,7 +66,8 @@ impl Model {
                 Some(Scheme::Filter(channel)) => {
                     let Some(source) = self.tunnel_source(entry.row, entry.config.address) else { continue };
                     let workers = u8::try_from(self.workers).unwrap_or(u8::MAX);
-                    let port = |worker| channel_port(source, channel.port.saturating_add(1), worker, workers);
+                    let spread = Spread { workers, table: self.environment.rss_table };
+                    let port = |worker| channel_port(source, channel.port.saturating_add(1), worker, spread);
                     ends.extend((0..workers).filter_map(port).map(|port| (source, port, UDP)));
                 }
                 Some(Scheme::Migrated(receiver)) => {

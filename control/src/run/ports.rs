@@ -3,6 +3,7 @@
 use crate::config::{Configuration, Copy, XdpMode};
 use crate::model::Environment;
 use lcs_dataplane::headers::MacAddr;
+use lcs_dataplane::port::Port;
 use lcs_dataplane::port::af_xdp::{AfXdpPort, Attached, CopyPreference, ModePreference, PortOptions, XdpFilter};
 #[cfg(feature = "dpdk")]
 use lcs_dataplane::port::tap::{TapEnd, TapOptions, TapThread};
@@ -68,6 +69,7 @@ pub(super) fn open(configuration: &Configuration) -> Result<AfXdp, String> {
     for queue in 0..workers {
         ports.push(AfXdpPort::open(&references, queue as u32, &options).map_err(|e| e.to_string())?);
     }
+    environment.rss_table = ports.first().map_or(0, |port| port.capabilities().rss_table);
     let words = ports.first().map(|p| p.interfaces().map(|i| i.to_string()).collect()).unwrap_or_default();
     Ok(AfXdp { ports, filter, attached, environment, words })
 }
@@ -115,7 +117,8 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
     let mut words: Vec<String> = words.collect();
     let taps = open_taps(configuration, &interfaces, &mut ports, &mut words)?;
     let lanes = ports.iter_mut().map(DpdkPort::neighbour_lane).collect();
-    let environment = Environment { interfaces, addresses, given };
+    let rss_table = ports.first().map_or(0, |port| port.capabilities().rss_table);
+    let environment = Environment { interfaces, addresses, given, rss_table };
     Ok(Dpdk { ports, dpdk, lanes, environment, words, taps })
 }
 

@@ -148,6 +148,7 @@ impl Port for MemoryPort {
             partial_checksums: false,
             kernel_answers: false,
             exception_path: false,
+            rss_table: 0,
             neighbour_answers: false,
         }
     }

@@ -1,7 +1,7 @@
 //! How frames are spread over the workers.
 //!
-//! The owner of a connection goes by a hash of the client's endpoint that is computed in software, since a hash of one side's fields
-//! is not to be had from every card. A frame that another worker received is copied through a ring to its owner.
+//! The owner of a connection goes by a hash of the client's endpoint, the one that a card has which hashes the source on the clients' side and the
+//! destination on the servers', under the key that the plan gives it. A frame that another worker received is copied through a ring to its owner.
 
 use super::{Report, Severity};
 use crate::asked::{Asked, Forwarding, PortKind};
@@ -27,6 +27,11 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
     };
     let told: Vec<String> =
         asked.interfaces.iter().map(|name| format!("{name} by {}", crate::machine::told(fields(name)))).collect();
+    long_frames(machine, asked, report);
+    one_queue(machine, asked, report);
+    if asked.kind != PortKind::Dpdk && fits(machine, asked, both) {
+        return;
+    }
     let spread = match asked.kind {
         PortKind::Dpdk => "devices spread frames by addresses and ports of both sides".to_owned(),
         _ => format!("frames of tcp4 are spread on {}", told.join("; on ")),
@@ -38,12 +43,32 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
         "[workers] cores",
         format!(
             "with {workers} workers about {} of {workers} frames come to a worker that does not own their connection (the owner \
-             goes by the client's endpoint, and by no card's hash), and are copied through a ring; {spread}.{split}",
+             goes by the client's endpoint alone, under a key that repeats itself), and are copied through a ring; {spread}.{split}",
             workers - 1
         ),
-        "for what one core can do take one worker; for several, say the number of workers with the figure, and look at `hand-over` and \
+        "`lcs hw plan` says how a card that can is told to name the owners' queues; elsewhere for what one core can do take one worker; for several, say the number of workers with the figure, and look at `hand-over` and \
          `handover-full` in `lcs stats`",
     );
+}
+
+/// Whether every interface brings frames to the worker that owns their connection: the first one is the clients'.
+fn fits(machine: &Machine, asked: &Asked, both: bool) -> bool {
+    let workers = asked.workers() as u32;
+    let fits = |(at, name): (usize, &String)| {
+        let told = &machine.nic(name)?.told;
+        let rss = told.rss.as_ref().filter(|rss| rss.names_owners(workers))?;
+        let fields = if at == 0 { "sf" } else { "dn" };
+        let all = FlowType::ALL.iter().all(|kind| told.hash_fields.get(kind).is_some_and(|f| f == fields));
+        all.then_some(rss.indirection.len())
+    };
+    let tables: Vec<Option<usize>> = asked.interfaces.iter().enumerate().map(fits).collect();
+    // With one interface the clients' fields are hashed, which is right where servers do not answer through it.
+    let arms = if both { asked.interfaces.len() > 1 } else { !asked.interfaces.is_empty() };
+    arms && tables.iter().all(|table| table.is_some() && *table == tables[0])
+}
+
+/// Frames that no ring between workers takes.
+fn long_frames(machine: &Machine, asked: &Asked, report: &mut Report) {
     let links = asked.interfaces.iter().filter_map(|name| machine.nic(name)).map(|nic| &nic.told.interface.link);
     for link in links.filter(|link| link.mtu.saturating_add(LINK_HEADERS) > LONGEST) {
         report.find(
@@ -57,6 +82,11 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
             format!("ip link set {} mtu {}, or one worker", link.name, LONGEST - LINK_HEADERS),
         );
     }
+}
+
+/// Tables that leave workers without frames.
+fn one_queue(machine: &Machine, asked: &Asked, report: &mut Report) {
+    let workers = asked.workers();
     for nic in asked.interfaces.iter().filter_map(|name| machine.nic(name)) {
         let Some(rss) = nic.told.rss.as_ref().filter(|rss| !rss.indirection.is_empty()) else { continue };
         if rss.queues().len() == 1 && nic.told.interface.receive_queues > 1 {

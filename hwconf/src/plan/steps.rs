@@ -6,6 +6,7 @@ use crate::cores::format_list;
 use crate::ethtool::Offload;
 use crate::machine::{Cpu, Nic};
 use crate::profile::{Binding, HashFields, Profile, of_pci};
+use crate::receive::CLIENT_KEY;
 
 /// Longest exit from an idle state that a worker's core may have, microseconds: a frame of 64 bytes at 10 Gbit/s comes every 0.07,
 /// and a ring of 512 is full after 35.
@@ -215,11 +216,25 @@ fn spread(
             profile.map(|p| format!(" ({})", p.rss.note)).unwrap_or_default()
         ));
     }
-    if let Some(rss) = &nic.told.rss
-        && !rss.indirection.is_empty()
-        && rss.queues() != (0..workers as u32).collect::<Vec<_>>()
-    {
-        commands.push(format!("ethtool -X {name} equal {workers}"));
+    match &nic.told.rss {
+        Some(rss) if by_client && !rss.key.is_empty() && !rss.names_owners(workers as u32) => {
+            // Under this key the card's queue is the one that the director takes for the owner's.
+            let key: Vec<String> =
+                CLIENT_KEY.iter().cycle().take(rss.key.len()).map(|byte| format!("{byte:02x}")).collect();
+            let function = if rss.function.as_deref() == Some("toeplitz") { "" } else { " hfunc toeplitz" };
+            let plain = if rss.symmetric { " xfrm none" } else { "" };
+            commands.push(format!("ethtool -X {name}{function}{plain} hkey {} equal {workers}", key.join(":")));
+        }
+        Some(rss) if !rss.indirection.is_empty() && rss.queues() != (0..workers as u32).collect::<Vec<_>>() => {
+            commands.push(format!("ethtool -X {name} equal {workers}"));
+        }
+        _ => {}
+    }
+    if by_client && nic.told.rss.as_ref().is_none_or(|rss| rss.key.is_empty()) {
+        notes.push(format!(
+            "the driver of {name} tells no RSS key: unless its key is {:02x}:{:02x} over and over, frames are handed over in software",
+            CLIENT_KEY[0], CLIENT_KEY[1]
+        ));
     }
     if !two_arms && at == 0 {
         notes.push(

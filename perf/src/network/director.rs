@@ -5,6 +5,7 @@ use lcs_dataplane::cycles::Meter;
 use lcs_dataplane::headers::{ipv4, ipv6, parse};
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::port::{PoolCounts, Port};
+use lcs_dataplane::spread;
 use lcs_dataplane::worker::{Counters, Nanos, Pipeline, Worker};
 use std::net::IpAddr;
 
@@ -160,7 +161,7 @@ impl<L: Pipeline + 'static, M: Meter + 'static> Node for Director<L, M> {
 }
 
 /// Steers by the client's endpoint, as RSS does that looks at the source on the client side and at the destination on
-/// the server side: a packet to one of the `services` comes from its client, every other goes to one.
+/// the server side ([`spread`]): a packet to one of the `services` comes from its client, every other goes to one.
 /// Fragments and ICMP are steered by the client's address and no port.
 pub fn by_client(services: Vec<IpAddr>) -> Steering {
     Box::new(move |_, frame| {
@@ -183,11 +184,7 @@ pub fn by_client(services: Vec<IpAddr>) -> Steering {
         } else {
             (destination, [ports[2], ports[3]])
         };
-        let address = match client {
-            IpAddr::V4(a) => u64::from(u32::from(a)),
-            IpAddr::V6(a) => (u128::from(a) ^ (u128::from(a) >> 64)) as u64,
-        };
-        super::random::mix(address ^ u64::from(u16::from_be_bytes(port)) << 40) as usize >> 8
+        usize::from(spread::hash(client, u16::from_be_bytes(port)) & (spread::TABLE - 1))
     })
 }
 

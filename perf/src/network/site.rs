@@ -12,7 +12,7 @@
 //! `s1`, `s2`, … are 10.0.0.11, .12, … with two arms and 192.0.2.11, .12, … with one; over IPv6 the same in 2001:db8::/64 and
 //! 2001:db8:1::/64.
 
-use super::director::Director;
+use super::director::{Director, by_client};
 use super::host::Host;
 use super::http::{HttpClient, HttpServer};
 use super::link::Faults;
@@ -59,7 +59,7 @@ pub struct Plan {
     pub scheduler: Scheduler,
     /// Workers of the director.
     pub workers: u8,
-    /// Whether frames come to any worker (and are handed over to their owner), instead of all to the first.
+    /// Whether frames come to any worker (and are handed over to their owner), instead of to their owner, as by cards that hash the client's endpoint.
     pub scatter: bool,
     /// Flows of each worker's table.
     pub flows: usize,
@@ -267,7 +267,7 @@ impl<M: Meter + 'static> Site<M> {
             let mut random = Random::new(plan.seed ^ 0x5ca7_7e20);
             director.steered(Box::new(move |_, _| random.draw() as usize >> 8))
         } else {
-            director
+            director.steered(by_client(vec![plan.service().ip()]))
         };
         let director = net.add("director", director);
         let outside = net.add("switch", Switch::new());

@@ -21,9 +21,9 @@ use lcs_dataplane::cycles::{Tsc, tsc_hz};
 use lcs_dataplane::headers::tcp::flags::ACK;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::ring::{HANDOVER, Handover};
+use lcs_dataplane::spread::Spread;
 use lcs_hwconf::cores;
 use lcs_pipelines::snapshot::Forward;
-use lcs_pipelines::stages::classify::owner;
 use serde::{Deserialize, Serialize};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -188,12 +188,13 @@ impl Group {
             ipv6: o.ipv6,
             ..stages::Options::default()
         };
+        let spread = Spread { workers: workers as u8, table: 0 };
         for n in 0.. {
             if numbers.iter().all(|all| all.len() == o.flows) {
                 break;
             }
             let (client, _) = client_pair(&bench, n);
-            let of = &mut numbers[usize::from(owner(client.ip(), client.port(), workers as u8))];
+            let of = &mut numbers[usize::from(spread.owner(client))];
             if of.len() < o.flows {
                 of.push(n as u32);
             }
@@ -258,6 +259,7 @@ fn any(random: u64, of: usize) -> usize {
 impl Member {
     fn run(&mut self, time: Duration, foreign: Option<f64>, step: &Step) -> Done {
         let flows = self.bench.traffic.open();
+        let spread = Spread { workers: step.toward.len() as u8, table: 0 };
         let mut done = Done::default();
         let handed = self.bench.worker.counters().handed_over;
         let started = Instant::now();
@@ -271,8 +273,7 @@ impl Member {
                         if ((r & 0xffff) as f64) < share * 65_536.0 && !self.foreign.is_empty() {
                             let n = self.foreign[any(r, self.foreign.len())] as usize;
                             let pair = client_pair(self.bench.options(), n);
-                            let to = owner(pair.0.ip(), pair.0.port(), step.toward.len() as u8);
-                            toward[usize::from(to)] += 1;
+                            toward[usize::from(spread.owner(pair.0))] += 1;
                             pair
                         } else {
                             self.bench.traffic.client_side(any(r, flows))

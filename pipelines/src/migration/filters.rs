@@ -6,6 +6,7 @@ use super::message::{ChannelKey, Header};
 use crate::content::Scheme;
 use crate::snapshot::Snapshot;
 use hashbrown::HashMap;
+use lcs_dataplane::spread::Spread;
 use lcs_dataplane::worker::Nanos;
 use std::net::SocketAddr;
 
@@ -88,7 +89,7 @@ impl Filters {
         Filters { seed, ..Filters::default() }
     }
 
-    pub(super) fn install(&mut self, snapshot: &Snapshot, worker: u8, workers: u8) {
+    pub(super) fn install(&mut self, snapshot: &Snapshot, worker: u8, spread: Spread) {
         let Filters { seed, made, filters, by_session, next_ping } = self;
         filters.resize_with(snapshot.servers.len(), || None);
         for (place, server) in filters.iter_mut().zip(&snapshot.servers) {
@@ -97,7 +98,7 @@ impl Filters {
                 let Scheme::Filter(channel) = &service.content.as_deref()?.binding.scheme else { return None };
                 let source = server.tunnel_source?;
                 // Not the filters' own port: a filter may run beside a director.
-                let port = channel_port(source, channel.port.saturating_add(1), worker, workers)?;
+                let port = channel_port(source, channel.port.saturating_add(1), worker, spread)?;
                 let (at, from) = (SocketAddr::new(server.address, channel.port), SocketAddr::new(source, port));
                 Some((channel, at, from, server.service))
             });

@@ -22,6 +22,7 @@ use crate::content::Scheme;
 use crate::snapshot::{Forward, Snapshot};
 use hashbrown::HashSet;
 use lcs_dataplane::headers::{ipv4, ipv6};
+use lcs_dataplane::spread::Spread;
 use message::ChannelKey;
 use std::net::{IpAddr, SocketAddr};
 
@@ -32,9 +33,9 @@ const PORTS: u16 = 4096;
 
 /// The UDP port from which a director's worker speaks to filters: the first from `first` on whose answers are steered to it.
 /// `None` when there is none among some thousand.
-pub fn channel_port(address: IpAddr, first: u16, worker: u8, workers: u8) -> Option<u16> {
+pub fn channel_port(address: IpAddr, first: u16, worker: u8, spread: Spread) -> Option<u16> {
     let last = first.saturating_add(PORTS);
-    (first..=last).find(|&port| workers <= 1 || crate::stages::classify::owner(address, port, workers) == worker)
+    (first..=last).find(|&port| spread.workers < 2 || spread.owner(SocketAddr::new(address, port)) == worker)
 }
 
 /// The message of one migration, known to both ends.
@@ -90,12 +91,12 @@ impl Migrations {
     }
 
     /// Follows a new snapshot.
-    pub(crate) fn install(&mut self, snapshot: &Snapshot, worker: u8, workers: u8, flows: usize) {
+    pub(crate) fn install(&mut self, snapshot: &Snapshot, worker: u8, spread: Spread, flows: usize) {
         self.ears.clear();
         self.listens.clear();
         self.keys.clear();
         self.tunnels.clear();
-        self.filters.install(snapshot, worker, workers);
+        self.filters.install(snapshot, worker, spread);
         self.overheads.clear();
         self.overheads.resize(snapshot.services.len(), 0);
         for (slot, _) in self.filters.iter() {

@@ -5,7 +5,7 @@ use super::fragment;
 use super::link::OwnAddresses;
 use crate::command::Event;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
-use lcs_dataplane::flow::{Finder, Hasher};
+use lcs_dataplane::flow::Finder;
 use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum, plain, plain6};
 use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN, URG};
 use lcs_dataplane::headers::{Kind, parse, protocol};
@@ -199,21 +199,6 @@ fn complete_checksum(c: &mut Connections, batch: &mut Batch, i: usize, now: u32)
     c.say((2, u16::from(interface)), now, Event::PartialChecksums { interface, source });
 }
 
-/// The worker that owns a client's endpoint, the same in both directions and on every worker. `port` in host order.
-pub fn owner(address: IpAddr, port: u16, workers: u8) -> u8 {
-    // Not the table's hash: that one is keyed, and the frames of one worker must still spread over its buckets.
-    let hasher = Hasher::new(0x5eed);
-    let hash = match address {
-        IpAddr::V4(a) => hasher.v4(u64::from(u32::from(a)), u32::from(port), 0),
-        IpAddr::V6(a) => {
-            let mut b = [0; 32];
-            b[..16].copy_from_slice(&a.octets());
-            hasher.v6(&b, u32::from(port), 0)
-        }
-    };
-    (((hash >> 32) * u64::from(workers)) >> 32) as u8
-}
-
 /// Finds the frames of siblings' connections and gives them the verdict to hand over. Simple frames wait for [`steer_unknown`].
 #[inline(never)]
 fn steer(c: &mut Connections, batch: &mut Batch, out: &mut Classified, now: u32) {
@@ -296,7 +281,7 @@ fn owner_of_packet(
     let (ip, port) = (destination.ip(), destination.port());
     let from_client = by.contains_key(&(ip, port, transport)) || by.contains_key(&(ip, 0, transport));
     let client = if from_client { source } else { destination };
-    owner(client.ip(), client.port(), c.settings.workers)
+    c.settings.spread().owner(client)
 }
 
 /// Source and destination address of an IP packet, whatever it carries.

@@ -17,9 +17,10 @@ use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{FlowFlags, FlowTable, Place, TcpState};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::port::Capabilities;
+use lcs_dataplane::spread::Spread;
 use lcs_dataplane::timer::{Due, Timers};
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// Rows of the next-hop table that the control thread fills. The rest are learned from frames of on-link clients.
@@ -46,6 +47,20 @@ pub struct Settings {
     pub workers: u8,
     /// What the port offers.
     pub capabilities: Capabilities,
+}
+
+impl Settings {
+    /// How clients' endpoints are divided among the workers.
+    #[inline]
+    pub fn spread(&self) -> Spread {
+        Spread { workers: self.workers, table: self.capabilities.rss_table }
+    }
+
+    /// Whether a client's endpoint belongs to this worker.
+    #[inline]
+    pub fn is_owner(&self, client: SocketAddr) -> bool {
+        self.workers < 2 || self.spread().owner(client) == self.worker
+    }
 }
 
 /// Traffic of one server, in the hot loop: `[0]` from clients, `[1]` to clients. Half a cache line.
@@ -188,8 +203,8 @@ impl Connections {
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
         self.splices.install(&snapshot);
-        let Settings { worker, workers, flows, .. } = self.settings;
-        self.splices.migrations.install(&snapshot, worker, workers, flows);
+        let Settings { worker, flows, .. } = self.settings;
+        self.splices.migrations.install(&snapshot, worker, self.settings.spread(), flows);
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 

@@ -366,15 +366,14 @@ struct Sources<'s> {
     service: &'s Service,
     start: u64,
     next: u64,
-    worker: u8,
-    workers: u8,
+    settings: &'s Settings,
 }
 
 impl<'s> Sources<'s> {
     /// Where to start follows from the client (by its keyed hash), so that its connections spread over sources without
     /// a counter to guess. `next` is where an earlier search stopped, or 0.
-    fn new(service: &'s Service, hash: u64, settings: &Settings, next: u64) -> Self {
-        Sources { service, start: hash, next, worker: settings.worker, workers: settings.workers.max(1) }
+    fn new(service: &'s Service, hash: u64, settings: &'s Settings, next: u64) -> Self {
+        Sources { service, start: hash, next, settings }
     }
 }
 
@@ -386,12 +385,12 @@ impl Iterator for Sources<'_> {
         let ports = u64::from(last.checked_sub(first)?) + 1;
         let addresses = self.service.sources.len() as u64;
         let all = ports * addresses;
-        while self.next < all.min(PORT_TRIES as u64 * u64::from(self.workers)) {
+        while self.next < all.min(PORT_TRIES as u64 * u64::from(self.settings.workers.max(1))) {
             // The step is a prime above any `all`, so that no endpoint is tried twice before every one was tried.
             let at = (self.start % all + self.next * 4_294_967_311) % all;
             self.next += 1;
             let local = SocketAddr::new(self.service.sources[(at / ports) as usize], first + (at % ports) as u16);
-            if self.workers == 1 || super::classify::owner(local.ip(), local.port(), self.workers) == self.worker {
+            if self.settings.is_owner(local) {
                 return Some(local);
             }
         }

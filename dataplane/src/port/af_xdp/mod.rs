@@ -59,6 +59,7 @@ use crate::batch::BURST;
 use crate::frame::Frame;
 use coalesce::Coalescing;
 use exception::Exception;
+use lcs_hwconf::ethtool::Ethtool;
 use lcs_hwconf::links::Interface;
 use lcs_hwconf::napi::{Deferral, Napi};
 use socket::{CopyFlag, RingSizes, Socket};
@@ -220,6 +221,7 @@ pub struct AfXdpPort {
     coalescing: Coalescing,
     coalesce: Duration,
     opened: Instant,
+    rss_table: u16,
 }
 
 /// Drivers of virtual machines that have a PCI address, and yet hand over frames of a neighbour on the same
@@ -329,6 +331,7 @@ impl AfXdpPort {
             coalescing: Coalescing::default(),
             coalesce: options.coalesce.min(COALESCE_MAX),
             opened: Instant::now(),
+            rss_table: rss_table(interfaces),
         };
         for (link, attached) in port.links.iter_mut().zip(interfaces) {
             link.refill(&mut port.umem);
@@ -406,6 +409,17 @@ impl Drop for AfXdpPort {
     }
 }
 
+/// Entries of the drivers' tables of receive queues, where they tell of them and all have as many.
+fn rss_table(interfaces: &[&Attached]) -> u16 {
+    let Ok(ethtool) = Ethtool::open() else { return 0 };
+    let mut sizes = interfaces.iter().map(|attached| {
+        let rss = ethtool.rss(&attached.interface().link.name).ok().flatten()?;
+        u16::try_from(rss.indirection.len()).ok().filter(|entries| entries.is_power_of_two())
+    });
+    let first = sizes.next().flatten();
+    first.filter(|first| sizes.all(|size| size == Some(*first))).unwrap_or(0)
+}
+
 /// The buffer size that the largest MTU needs: 2,048 bytes or, for more than 1,774, 4,096.
 fn chunk_size(interfaces: &[&Attached]) -> Result<u32, AfXdpError> {
     let limit = |chunk: u32| chunk - RECEIVE_HEADROOM - LINK_HEADERS;
@@ -427,6 +441,7 @@ impl Port for AfXdpPort {
             partial_checksums: self.links.iter().any(|link| link.partial_checksums),
             kernel_answers: true,
             exception_path: self.links.iter().all(|link| link.exception),
+            rss_table: self.rss_table,
             neighbour_answers: false,
         }
     }

@@ -59,6 +59,7 @@ pub fn open(options: &Options) -> Result<(Environment, Vec<DpdkPort>), DpdkError
         partial_checksums: options.devices.iter().any(preflight::has_partial_checksums),
         kernel_answers: false,
         exception_path: false,
+        rss_table: 0,
         neighbour_answers: false,
     };
     let ports = queues.into_iter().map(|queues| DpdkPort {
