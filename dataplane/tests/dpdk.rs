@@ -276,6 +276,27 @@ fn a_device_that_brings_frames_for_ever_is_served_a_burst_at_a_time() {
     });
 }
 
+/// No virtual device hashes the fields of one side alone. It says why, and serves as before.
+#[test]
+fn a_device_that_cannot_spread_frames_by_the_client_says_so_and_serves() {
+    alone("a_device_that_cannot_spread_frames_by_the_client_says_so_and_serves", || {
+        let cores: Vec<usize> = lcs_hwconf::cores::available().expect("cores").iter().map(|c| c.id).take(2).collect();
+        if cores.len() < 2 {
+            return eprintln!("skipped: two cores are needed");
+        }
+        let (environment, mut ports) =
+            open(&options(&["net_null0,size=64", "net_null1,size=64"], &cores)).unwrap_or_else(|e| panic!("{e}"));
+        for device in environment.devices() {
+            let why = device.by_client.as_ref().expect("it was asked").as_ref().expect_err("it can't");
+            assert!(!why.is_empty(), "{device:?}");
+        }
+        for port in &mut ports {
+            assert_eq!(port.capabilities().rss_table, 0);
+            assert_eq!(receive(port).len(), BURST);
+        }
+    });
+}
+
 /// A veth pair in a namespace of this thread's own, a DPDK device on `p0`, and a packet socket on `w0`.
 fn veth(queues: u32) -> PacketSocket {
     let namespace = Namespace::create().expect("a namespace");

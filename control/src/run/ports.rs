@@ -112,7 +112,21 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
     let words = dpdk.devices().iter().map(|d| {
         let checks =
             if d.verifies_ip_checksum { "the device checks IPv4 headers" } else { "IPv4 headers are checked here" };
-        format!("{}: DPDK, driver {}, {}, MTU {}, {} queues; {checks}", d.name, d.driver, d.mac, d.mtu, ports.len())
+        let spread = match &d.by_client {
+            None => String::new(),
+            Some(Ok(_)) => "; frames are spread by the client's endpoint".to_owned(),
+            Some(Err(why)) => format!(
+                "; it does not spread frames by the client's endpoint ({why}): those that come to the wrong worker are handed over"
+            ),
+        };
+        format!(
+            "{}: DPDK, driver {}, {}, MTU {}, {} queues; {checks}{spread}",
+            d.name,
+            d.driver,
+            d.mac,
+            d.mtu,
+            ports.len()
+        )
     });
     let mut words: Vec<String> = words.collect();
     let taps = open_taps(configuration, &interfaces, &mut ports, &mut words)?;

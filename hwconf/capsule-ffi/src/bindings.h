@@ -3,6 +3,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_lcore.h>
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
@@ -55,3 +56,8 @@ int lcs_alloc(struct rte_mempool *pool, struct lcs_view *view);
 void lcs_free(void *head);
 /* The addresses that a pool's buffers lie in: the first, and the one behind the last. DPDK reserves what is between them. */
 void lcs_pool_range(struct rte_mempool *pool, uintptr_t *first, uintptr_t *end);
+
+/* Has a started device with several queues spread TCP and UDP by their source, or their destination, alone: by the Toeplitz hash under `pair`
+ * over and over, its table naming the queues in turn. Returns the table's entries, or a negative error number where the device can't,
+ * and then it spreads as before. */
+int lcs_spread(uint16_t port, uint16_t queues, int by_destination, const uint8_t pair[2]);

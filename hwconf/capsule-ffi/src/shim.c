@@ -113,3 +113,71 @@ void lcs_pool_range(struct rte_mempool *pool, uintptr_t *first, uintptr_t *end) 
     *first = range.first;
     *end = range.end;
 }
+
+/* Longest hash key of a driver (mlx5 has 40 bytes, ice and i40e 52), and most entries of a table. */
+#define LCS_KEY 128
+#define LCS_TABLE RTE_ETH_RSS_RETA_SIZE_512
+
+/* One rule a kind of packet: by fields of one side. 0 when the driver takes it. */
+static int lcs_spread_kind(uint16_t port, enum rte_flow_item_type ip, enum rte_flow_item_type l4, uint64_t types) {
+    struct rte_flow_attr attributes = {.ingress = 1};
+    struct rte_flow_item pattern[] = {
+        {.type = RTE_FLOW_ITEM_TYPE_ETH}, {.type = ip}, {.type = l4}, {.type = RTE_FLOW_ITEM_TYPE_END}};
+    /* No key and no queues: those that the device has. */
+    struct rte_flow_action_rss rss = {.func = RTE_ETH_HASH_FUNCTION_TOEPLITZ, .types = types};
+    struct rte_flow_action actions[] = {{.type = RTE_FLOW_ACTION_TYPE_RSS, .conf = &rss}, {.type = RTE_FLOW_ACTION_TYPE_END}};
+    struct rte_flow_error error;
+    int result = rte_flow_validate(port, &attributes, pattern, actions, &error);
+    if (result == 0 && !rte_flow_create(port, &attributes, pattern, actions, &error)) result = -rte_errno;
+    return result;
+}
+
+int lcs_spread(uint16_t port, uint16_t queues, int by_destination, const uint8_t pair[2]) {
+    const uint64_t side = by_destination ? RTE_ETH_RSS_L3_DST_ONLY | RTE_ETH_RSS_L4_DST_ONLY
+                                         : RTE_ETH_RSS_L3_SRC_ONLY | RTE_ETH_RSS_L4_SRC_ONLY;
+    const struct {
+        enum rte_flow_item_type ip, l4;
+        uint64_t types;
+    } kinds[] = {
+        {RTE_FLOW_ITEM_TYPE_IPV4, RTE_FLOW_ITEM_TYPE_TCP, RTE_ETH_RSS_NONFRAG_IPV4_TCP},
+        {RTE_FLOW_ITEM_TYPE_IPV4, RTE_FLOW_ITEM_TYPE_UDP, RTE_ETH_RSS_NONFRAG_IPV4_UDP},
+        {RTE_FLOW_ITEM_TYPE_IPV6, RTE_FLOW_ITEM_TYPE_TCP, RTE_ETH_RSS_NONFRAG_IPV6_TCP},
+        {RTE_FLOW_ITEM_TYPE_IPV6, RTE_FLOW_ITEM_TYPE_UDP, RTE_ETH_RSS_NONFRAG_IPV6_UDP},
+    };
+    const unsigned n = sizeof kinds / sizeof kinds[0];
+    struct rte_eth_rss_reta_entry64 table[LCS_TABLE / RTE_ETH_RETA_GROUP_SIZE] = {0};
+    struct rte_eth_dev_info info;
+    struct rte_flow_error error;
+    uint8_t key[LCS_KEY];
+    uint64_t all = 0;
+    int result = rte_eth_dev_info_get(port, &info);
+    if (result != 0) return result;
+    const uint16_t entries = info.reta_size;
+    /* The table's index is the hash's low bits. */
+    if (entries == 0 || entries > LCS_TABLE || (entries & (entries - 1)) != 0 || info.hash_key_size > LCS_KEY) return -ENOTSUP;
+    for (unsigned i = 0; i < LCS_KEY; i++) key[i] = pair[i & 1];
+    for (unsigned i = 0; i < n; i++) all |= kinds[i].types;
+    struct rte_eth_rss_conf conf = {
+        .rss_key = key, .rss_key_len = info.hash_key_size ? info.hash_key_size : 40, .rss_hf = all | side};
+    /* Some drivers hash one side for all frames when they are told (mlx5), others by rules (ice, i40e). */
+    result = rte_eth_dev_rss_hash_update(port, &conf);
+    if (result != 0) {
+        conf.rss_hf = all & info.flow_type_rss_offloads;
+        result = rte_eth_dev_rss_hash_update(port, &conf);
+        for (unsigned i = 0; result == 0 && i < n; i++)
+            result = lcs_spread_kind(port, kinds[i].ip, kinds[i].l4, kinds[i].types | side);
+    }
+    for (unsigned i = 0; i < entries; i++) {
+        table[i / RTE_ETH_RETA_GROUP_SIZE].mask |= UINT64_C(1) << (i % RTE_ETH_RETA_GROUP_SIZE);
+        table[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE] = i % queues;
+    }
+    if (result == 0) result = rte_eth_dev_rss_reta_update(port, table, entries);
+    if (result != 0) {
+        /* As it was: under this key a hash of both sides has 16 bits only, which is enough for any table. */
+        rte_flow_flush(port, &error);
+        conf.rss_hf = info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
+        rte_eth_dev_rss_hash_update(port, &conf);
+        return result;
+    }
+    return entries;
+}

@@ -8,6 +8,7 @@ use super::error::DpdkError;
 use super::preflight;
 use crate::headers::MacAddr;
 use crate::port::device::Device;
+use crate::spread;
 use capsule::Runtime;
 use capsule::config::RuntimeConfig;
 use capsule_ffi as ffi;
@@ -50,6 +51,9 @@ pub struct DeviceState {
     pub mtu: u16,
     /// It drops packets whose IPv4 header checksum is wrong.
     pub verifies_ip_checksum: bool,
+    /// Asked to spread frames by the client's endpoint ([`crate::spread`]): entries of its table of queues, or why it can't. None where nobody
+    /// asked: with one worker there is nothing to spread, and with one device it would be right for one direction only.
+    pub by_client: Option<Result<u16, String>>,
 }
 
 /// Something that DPDK must stay for.
@@ -276,8 +280,12 @@ fn serve(wanted: &Wanted, tell: &Sender<Result<Vec<DeviceState>, DpdkError>>, le
     };
     set_running(true);
     let mut started = Vec::new();
-    let result: Result<Vec<DeviceState>, DpdkError> =
-        wanted.devices.iter().map(|d| bring_up(d).inspect(|s| started.push(s.number))).collect();
+    let result: Result<Vec<DeviceState>, DpdkError> = wanted
+        .devices
+        .iter()
+        .enumerate()
+        .map(|(at, d)| bring_up(wanted, at, d).inspect(|s| started.push(s.number)))
+        .collect();
     let good = result.is_ok();
     if tell.send(result).is_ok() && good {
         // Nothing is ever sent: this ends when the last lease is dropped.
@@ -295,8 +303,8 @@ fn set_running(running: bool) {
     *RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = running;
 }
 
-/// Starts a device that capsule has configured, and asks what it is.
-fn bring_up(device: &Device) -> Result<DeviceState, DpdkError> {
+/// Starts the device of this place, which capsule has configured, and asks what it is. The first one is taken for the clients'.
+fn bring_up(wanted: &Wanted, at: usize, device: &Device) -> Result<DeviceState, DpdkError> {
     let refuse = |why: String| DpdkError::Device { device: device.name.clone(), why };
     let name = CString::new(device.name.as_str()).map_err(|e| refuse(e.to_string()))?;
     let mut number = 0u16;
@@ -311,6 +319,12 @@ fn bring_up(device: &Device) -> Result<DeviceState, DpdkError> {
     if result != 0 {
         return Err(refuse(std::io::Error::from_raw_os_error(-result).to_string()));
     }
+    let by_client = (wanted.cores.len() > 1 && wanted.devices.len() > 1).then(|| {
+        // SAFETY: the device is started, this is the EAL's thread, and the key is of two bytes.
+        let entries =
+            unsafe { ffi::lcs_spread(number, wanted.cores.len() as u16, i32::from(at > 0), spread::KEY.as_ptr()) };
+        u16::try_from(entries).map_err(|_| std::io::Error::from_raw_os_error(entries.wrapping_neg()).to_string())
+    });
     // SAFETY: as above, for a device that there is.
     unsafe {
         ffi::rte_eth_dev_info_get(number, &raw mut info);
@@ -331,6 +345,7 @@ fn bring_up(device: &Device) -> Result<DeviceState, DpdkError> {
         mtu,
         // capsule-ffi asks for it wherever it is offered.
         verifies_ip_checksum: info.rx_offload_capa & ffi::LCS_RX_OFFLOAD_IPV4_CKSUM != 0,
+        by_client,
     })
 }
 

@@ -59,7 +59,7 @@ pub fn open(options: &Options) -> Result<(Environment, Vec<DpdkPort>), DpdkError
         partial_checksums: options.devices.iter().any(preflight::has_partial_checksums),
         kernel_answers: false,
         exception_path: false,
-        rss_table: 0,
+        rss_table: table(environment.devices()),
         neighbour_answers: false,
     };
     let ports = queues.into_iter().map(|queues| DpdkPort {
@@ -74,6 +74,13 @@ pub fn open(options: &Options) -> Result<(Environment, Vec<DpdkPort>), DpdkError
     });
     let ports = ports.collect();
     Ok((environment, ports))
+}
+
+/// Entries of the devices' tables, where all spread frames by the client's endpoint and have as many; otherwise 0.
+fn table(devices: &[DeviceState]) -> u16 {
+    let mut tables = devices.iter().map(|device| device.by_client.as_ref()?.as_ref().ok());
+    let first = tables.next().flatten().copied();
+    first.filter(|first| tables.all(|table| table == Some(first))).unwrap_or(0)
 }
 
 impl DpdkPort {
