@@ -19,14 +19,23 @@ pub(crate) struct Watch {
     rates: Vec<f64>,
 }
 
+/// Runs a round; also says how many additions a cycle the core gave, the fewer of the looks before and after it.
+pub(crate) fn looked<T>(round: impl FnOnce() -> T) -> (T, Option<f64>) {
+    let before = additions_per_cycle();
+    let out = round();
+    (out, before.zip(additions_per_cycle()).map(|(before, after)| before.min(after)))
+}
+
+/// From which rate on a core was whole, given the best of these.
+pub(crate) fn whole(rates: impl IntoIterator<Item = f64>) -> f64 {
+    rates.into_iter().fold(WHOLE_CORE, f64::max) * ALONE
+}
+
 impl Watch {
     /// Runs a round.
     pub(crate) fn round<T>(&mut self, round: impl FnOnce() -> T) -> T {
-        let before = additions_per_cycle();
-        let out = round();
-        if let (Some(before), Some(after)) = (before, additions_per_cycle()) {
-            self.rates.push(before.min(after));
-        }
+        let (out, rate) = looked(round);
+        self.rates.extend(rate);
         out
     }
 
@@ -49,10 +58,13 @@ pub struct Sharing {
 
 impl Sharing {
     fn of(rates: &[f64], values: &[f64]) -> Option<Sharing> {
-        let best = rates.iter().copied().reduce(f64::max)?.max(WHOLE_CORE);
+        if rates.is_empty() {
+            return None;
+        }
+        let whole = whole(rates.iter().copied());
         let (mut alone, mut shared) = (vec![], vec![]);
         for (rate, value) in rates.iter().zip(values) {
-            if *rate >= best * ALONE { alone.push(*value) } else { shared.push(*value) }
+            if *rate >= whole { alone.push(*value) } else { shared.push(*value) }
         }
         let some = |values: Vec<f64>| (!values.is_empty()).then(|| Summary::of(values));
         Some(Sharing { additions_per_cycle: Summary::of(rates.to_vec()), alone: some(alone), shared: some(shared) })

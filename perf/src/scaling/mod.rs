@@ -13,6 +13,7 @@ pub use model::{Model, Need};
 pub use report::Figures;
 
 use crate::linerate::VirtualClock;
+use crate::neighbour::{self, looked};
 use crate::range::{OutOfRange, in_range};
 use crate::stages::{self, Bench, GROUP, StagesError};
 use crate::summary::Summary;
@@ -117,6 +118,9 @@ pub struct Row {
     pub cycles: Summary,
     /// Ratio to one worker, by round; absent when one was not measured.
     pub ratio: Option<Summary>,
+    /// The same of the rounds in which nobody used the cores' other hardware threads, neither this row's nor the one worker's.
+    #[serde(default)]
+    pub ratio_alone: Option<Summary>,
     /// The same of packets a second by the clock on the wall, generators included and whatever else ran on the cores.
     pub wall_ratio: Option<Summary>,
 }
@@ -155,6 +159,8 @@ struct Done {
     cycles: u64,
     handed: u64,
     elapsed: Duration,
+    /// Additions a cycle that its core gave ([`crate::neighbour`]).
+    additions: Option<f64>,
 }
 
 impl Done {
@@ -236,7 +242,8 @@ impl Group {
                 // Whoever failed must not leave the others waiting at the barrier, so that all pass it first.
                 step.barrier.wait();
                 pinned?;
-                Ok(member.run(Duration::from_secs_f64(seconds), foreign, &step))
+                let (done, additions) = looked(|| member.run(Duration::from_secs_f64(seconds), foreign, &step));
+                Ok(Done { additions, ..done })
             };
             let threads: Vec<_> = self.members.iter_mut().map(|m| scope.spawn(move || run(m))).collect();
             let joined = threads.into_iter().map(|t| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e)));
@@ -413,10 +420,16 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         done.iter().map(|d| d.cycles).sum::<u64>() as f64
             / done.iter().map(|d| d.undisturbed).sum::<u64>().max(1) as f64
     };
+    let whole = neighbour::whole(own.iter().flatten().flatten().filter_map(|done| done.additions));
+    let is_alone = |done: &[Done]| done.iter().all(|done| done.additions.is_some_and(|rate| rate >= whole));
     let rows: Vec<Row> = kinds
         .iter()
         .zip(&own)
         .map(|((workers, steered), rounds)| {
+            let pairs = || rounds.iter().zip(&own[0]).filter(|_| counts[0] == 1);
+            let undisturbed =
+                pairs().filter(|(d, one)| is_alone(d) && is_alone(one)).map(|(d, one)| rate(d) / rate(one));
+            let undisturbed: Vec<f64> = undisturbed.collect();
             let ratios = |of: &dyn Fn(&[Done]) -> f64| {
                 (counts[0] == 1)
                     .then(|| Summary::of(rounds.iter().zip(&own[0]).map(|(d, one)| of(d) / of(one)).collect()))
@@ -427,6 +440,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
                 rate: Summary::of(rounds.iter().map(|d| rate(d)).collect()),
                 cycles: Summary::of(rounds.iter().map(|d| cycles(d)).collect()),
                 ratio: ratios(&rate),
+                ratio_alone: (!undisturbed.is_empty()).then(|| Summary::of(undisturbed)),
                 wall_ratio: ratios(&wall),
             }
         })

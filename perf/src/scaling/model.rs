@@ -111,7 +111,15 @@ mod tests {
 
     fn row(workers: usize, rate: f64, ratio: f64) -> Row {
         let of = |v: f64| Summary::of(vec![v]);
-        Row { workers, steered: true, rate: of(rate), cycles: of(100.0), ratio: Some(of(ratio)), wall_ratio: None }
+        Row {
+            workers,
+            steered: true,
+            rate: of(rate),
+            cycles: of(100.0),
+            ratio: Some(of(ratio)),
+            ratio_alone: None,
+            wall_ratio: None,
+        }
     }
 
     #[test]

@@ -58,13 +58,18 @@ impl fmt::Display for Figures {
         let none = || "–".to_owned();
         writeln!(
             f,
-            "\n{:<24} {:>24} {:>24} {:>22} {:>22}",
-            "workers", "Mpps, all together", "cycles/packet", "to one worker", "by the wall clock"
+            "\n{:<20} {:>22} {:>22} {:>22} {:>30} {:>22}",
+            "workers",
+            "Mpps, all together",
+            "cycles/packet",
+            "to one worker",
+            "of these, cores not shared",
+            "by the wall clock"
         )?;
         for r in &self.rows {
             writeln!(
                 f,
-                "{:<24} {:>24} {:>24} {:>22} {:>22}",
+                "{:<20} {:>22} {:>22} {:>22} {:>30} {:>22}",
                 match (r.workers, r.steered) {
                     (1, _) => "1".to_owned(),
                     (n, true) => format!("{n} of one director"),
@@ -73,6 +78,7 @@ impl fmt::Display for Figures {
                 spread(&r.rate, 1e-6, 2),
                 spread(&r.cycles, 1.0, 1),
                 r.ratio.as_ref().map_or_else(none, |s| spread(s, 1.0, 3)),
+                r.ratio_alone.as_ref().map_or_else(none, |s| format!("{} in {}", spread(s, 1.0, 3), s.rounds)),
                 r.wall_ratio.as_ref().map_or_else(none, |s| spread(s, 1.0, 3)),
             )?;
         }
