@@ -361,6 +361,93 @@ fn a_kernel_peer_is_reached_through_a_packet_socket() {
 }
 
 #[test]
+fn a_kernel_peer_is_reached_through_dpdks_own_af_xdp_socket() {
+    if !root("a_kernel_peer_is_reached_through_dpdks_own_af_xdp_socket") {
+        return;
+    }
+    alone("a_kernel_peer_is_reached_through_dpdks_own_af_xdp_socket", || {
+        let socket = veth(1);
+        // The driver keeps 2,048 buffers for itself, and receives nothing when it finds no others.
+        let options = Options { buffers: 4096, ..options(&["net_af_xdp0,iface=p0"], &[]) };
+        let (environment, mut ports) = open(&options).unwrap_or_else(|e| panic!("{e}"));
+        let mut port = ports.remove(0);
+        assert_eq!(environment.devices()[0].driver, "net_af_xdp");
+        assert!(port.capabilities().partial_checksums && !port.capabilities().kernel_answers);
+        for n in 0..100 {
+            socket.send(&ethernet(n)).expect("sent");
+            let (_, frame) = until("a frame", || receive(&mut port).pop());
+            assert_eq!(frame.bytes(), ethernet(n));
+            port.transmit(0, frame).expect("room");
+            port.flush();
+            assert_eq!(on_the_wire(&socket), ethernet(n));
+        }
+        assert_eq!((sum(&port), port.refused()), (0, (0, 0)));
+    });
+}
+
+/// Two processes of one machine, or as here two devices of one process.
+#[test]
+fn frames_pass_from_one_end_of_a_shared_memory_to_the_other() {
+    alone("frames_pass_from_one_end_of_a_shared_memory_to_the_other", || {
+        let path = std::env::temp_dir().join(format!("lcs-memif-{}", std::process::id()));
+        let end =
+            |n: u8, role: &str| format!("net_memif{n},role={role},id=1,socket={},socket-abstract=no", path.display());
+        let (server, client) = (end(0, "server"), end(1, "client"));
+        let (environment, mut port) = one(&[&server, &client]);
+        assert!(environment.devices().iter().all(|d| d.driver == "net_memif"), "{:?}", environment.devices());
+        // What is sent before both ends have found one another is refused or lost: it is sent until it arrives.
+        let mut met = [false; 2];
+        until("both directions", || {
+            for interface in 0..2 {
+                let frame = make(&mut port, &ethernet(100 + interface));
+                if let Err(frame) = port.transmit(interface, frame) {
+                    port.release(frame);
+                }
+            }
+            port.flush();
+            for (interface, frame) in receive(&mut port) {
+                assert_eq!(frame.bytes(), ethernet(101 - interface));
+                met[usize::from(interface)] = true;
+                port.release(frame);
+            }
+            (met == [true; 2]).then_some(())
+        });
+        // What is still on its way.
+        until("an end", || {
+            let rest = receive(&mut port);
+            let none = rest.is_empty();
+            rest.into_iter().for_each(|(_, frame)| port.release(frame));
+            (none && port.pool().transmitting == 0).then_some(())
+        });
+        let mut next = 0u8;
+        while next < 100 {
+            for n in next..next + 10 {
+                let frame = make(&mut port, &ethernet(n));
+                port.transmit(n % 2, frame).expect("room");
+            }
+            port.flush();
+            let mut seen = vec![];
+            until("ten frames", || {
+                for (interface, frame) in receive(&mut port) {
+                    let n = frame.bytes()[20];
+                    assert_eq!((interface, frame.bytes()), (1 - n % 2, &ethernet(n)[..]));
+                    seen.push(n);
+                    port.release(frame);
+                }
+                (seen.len() >= 10).then_some(())
+            });
+            seen.sort_unstable();
+            assert_eq!(seen, (next..next + 10).collect::<Vec<u8>>());
+            next += 10;
+        }
+        assert_eq!(sum(&port), 0);
+        drop(port);
+        drop(environment);
+        let _ = std::fs::remove_file(path);
+    });
+}
+
+#[test]
 fn a_tap_device_joins_the_kernel() {
     if !root("a_tap_device_joins_the_kernel") {
         return;

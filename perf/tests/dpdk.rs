@@ -1,4 +1,4 @@
-//! Kernel TCP through the director on DPDK: what the demo plays on AF_XDP, on a packet socket of DPDK (`net_af_packet`). The kernel
+//! Kernel TCP through the director on DPDK: what the demo plays on AF_XDP, on sockets of DPDK (`net_af_packet`, `net_af_xdp`). The kernel
 //! has no address on the director's interface, so ARP and neighbour discovery are the director's own, in both directions.
 //!
 //! DPDK is started once for each process, so every scenario runs in a process of its own.
@@ -8,6 +8,8 @@ mod support;
 
 use lcs_dataplane::headers::build::fill_icmp_checksum;
 use lcs_hwconf::testbed::{ETH0, Host};
+use lcs_perf::demo::content::RuleFile;
+use lcs_perf::demo::http::{Connection, Failure};
 use lcs_perf::demo::load::{Load, LoadPlan};
 use lcs_perf::demo::root::director::Director;
 use lcs_perf::demo::root::scene::{Scene, Setup};
@@ -43,25 +45,30 @@ fn silence(host: &Host) {
     assert_eq!(host.rtnl().addresses(ETH0).expect("addresses"), []);
 }
 
-/// 60 connections of 3 requests each, through the director.
-fn play(forward: Forward, ipv6: bool) {
-    let setup = Setup { forward, ipv6, server_ipv6: ipv6 };
-    let scene = Scene::build(setup, setup.plan()).expect("a scene");
-    let bed = scene.bed();
-    silence(bed.director());
-    let mut director = Director::start_on(bed.director(), |socket| {
+/// A director on a device of this driver, instead of the scene's AF_XDP port.
+fn director(scene: &Scene, driver: &str) -> Director {
+    silence(scene.bed().director());
+    Director::start_on(scene.bed().director(), |socket| {
         let text = scene.configuration(socket);
         let (from, to) = (
             format!("kind = \"af-xdp\"\ninterfaces = [\"{ETH0}\"]"),
             format!(
-                "kind = \"dpdk\"\ninterfaces = [\"net_af_packet0,iface={ETH0}\"]\n\
+                "kind = \"dpdk\"\ninterfaces = [\"{driver}0,iface={ETH0}\"]\n\
                  eal = [\"--no-huge\", \"--no-shconf\", \"--no-telemetry\", \"-m\", \"128\"]"
             ),
         );
         assert!(text.contains(&from), "{text}");
         text.replace(&from, &to)
     })
-    .unwrap_or_else(|e| panic!("{e}"));
+    .unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// 60 connections of 3 requests each, through the director.
+fn play(driver: &str, forward: Forward, ipv6: bool) {
+    let setup = Setup { forward, ipv6, server_ipv6: ipv6 };
+    let scene = Scene::build(setup, setup.plan()).expect("a scene");
+    let bed = scene.bed();
+    let mut director = director(&scene, driver);
     let plan = LoadPlan {
         to: scene.service(),
         parallel: 8,
@@ -78,7 +85,7 @@ fn play(forward: Forward, ipv6: bool) {
     assert_eq!(tally.per_server.len(), 3, "{tally:?}");
     assert_eq!(tally.seen_as.get(&scene.seen_as()), Some(&60), "{tally:?}");
     let log = director.log();
-    assert!(log.iter().any(|l| l.contains("net_af_packet0: DPDK, driver net_af_packet")), "{log:?}");
+    assert!(log.iter().any(|l| l.contains(&format!("{driver}0: DPDK, driver {driver}"))), "{log:?}");
     director.stop().expect("an end without an error");
 }
 
@@ -192,35 +199,77 @@ fn the_kernel_behind_the_port_is_reached_through_its_tap_device() {
 #[test]
 fn nat_over_ipv4() {
     if root("nat_over_ipv4") {
-        alone("nat_over_ipv4", || play(Forward::Nat, false));
+        alone("nat_over_ipv4", || play("net_af_packet", Forward::Nat, false));
     }
 }
 
 #[test]
 fn nat_over_ipv6() {
     if root("nat_over_ipv6") {
-        alone("nat_over_ipv6", || play(Forward::Nat, true));
+        alone("nat_over_ipv6", || play("net_af_packet", Forward::Nat, true));
     }
 }
 
 #[test]
 fn full_nat_over_ipv4() {
     if root("full_nat_over_ipv4") {
-        alone("full_nat_over_ipv4", || play(Forward::FullNat, false));
+        alone("full_nat_over_ipv4", || play("net_af_packet", Forward::FullNat, false));
     }
 }
 
 #[test]
 fn direct_routing_over_ipv6() {
     if root("direct_routing_over_ipv6") {
-        alone("direct_routing_over_ipv6", || play(Forward::Dr, true));
+        alone("direct_routing_over_ipv6", || play("net_af_packet", Forward::Dr, true));
     }
 }
 
 #[test]
 fn tunnels_over_ipv4() {
     if root("tunnels_over_ipv4") {
-        alone("tunnels_over_ipv4", || play(Forward::Tunnel, false));
+        alone("tunnels_over_ipv4", || play("net_af_packet", Forward::Tunnel, false));
+    }
+}
+
+#[test]
+fn nat_over_ipv4_by_dpdks_own_af_xdp_sockets() {
+    if root("nat_over_ipv4_by_dpdks_own_af_xdp_sockets") {
+        alone("nat_over_ipv4_by_dpdks_own_af_xdp_sockets", || play("net_af_xdp", Forward::Nat, false));
+    }
+}
+
+/// Requests of one connection are read, and answered by two servers in turn; every byte is compared.
+fn switch_by_content(forward: Forward, ipv6: bool) {
+    let rules = "up: if (prefix(url, \"/up\")) forward(server1)\ndefault: forward(server2)\n";
+    let rules = RuleFile::write(rules).expect("a file of rules");
+    let setup = Setup { forward, ipv6, server_ipv6: ipv6 };
+    let scene = Scene::build(setup, setup.plan()).expect("a scene");
+    let scene = scene.with_keys(format!("rules = {:?}", rules.path().display().to_string()));
+    let mut director = director(&scene, "net_af_packet");
+    let answers = scene.bed().client().run(|| {
+        let mut connection = Connection::open(scene.service(), PATIENCE)?;
+        for _ in 0..20 {
+            connection.put("/up/30000")?;
+            connection.get("/down/50000", false)?;
+        }
+        Ok::<(), Failure>(())
+    });
+    let stats = director.stats().expect("counters");
+    assert!(matches!(answers, Ok(Ok(()))), "{answers:?} {stats:?}");
+    director.stop().expect("an end without an error");
+}
+
+#[test]
+fn requests_are_switched_by_content_over_ipv4() {
+    if root("requests_are_switched_by_content_over_ipv4") {
+        alone("requests_are_switched_by_content_over_ipv4", || switch_by_content(Forward::Nat, false));
+    }
+}
+
+#[test]
+fn requests_are_switched_by_content_over_ipv6() {
+    if root("requests_are_switched_by_content_over_ipv6") {
+        alone("requests_are_switched_by_content_over_ipv6", || switch_by_content(Forward::FullNat, true));
     }
 }
 
