@@ -15,9 +15,6 @@ use std::net::{IpAddr, SocketAddr};
 /// of odd weight and 16 columns has an inverse).
 pub use lcs_hwconf::receive::CLIENT_KEY as KEY;
 
-/// Entries of the table where no card says how many it has.
-pub const TABLE: u16 = 128;
-
 /// The hash of a 16-bit word by its high and its low byte.
 static HASHES: [[u16; 256]; 2] = {
     let key = u16::from_be_bytes(KEY);
@@ -55,7 +52,8 @@ pub fn hash(address: IpAddr, port: u16) -> u16 {
 pub struct Spread {
     /// Workers, at least one.
     pub workers: u8,
-    /// Entries of the cards' tables, a power of two, which name the queues in turn (`ethtool -X IF equal N`); 0 for [`TABLE`].
+    /// Entries of the cards' tables, a power of two, which name the queues in turn (`ethtool -X IF equal N`); 0 where no card has to be agreed with, and
+    /// then the whole hash is divided.
     pub table: u16,
 }
 
@@ -63,8 +61,8 @@ impl Spread {
     /// The worker that a client's endpoint belongs to.
     #[inline]
     pub fn owner(self, client: SocketAddr) -> u8 {
-        let table = if self.table == 0 { TABLE } else { self.table };
-        ((hash(client.ip(), client.port()) & (table - 1)) % u16::from(self.workers.max(1))) as u8
+        // Without a table the mask is all ones.
+        ((hash(client.ip(), client.port()) & self.table.wrapping_sub(1)) % u16::from(self.workers.max(1))) as u8
     }
 }
 

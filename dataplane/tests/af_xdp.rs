@@ -22,7 +22,8 @@ use wire::{TCP, UDP, ethernet, ip, transport};
 
 const VIP: &str = "192.0.2.1";
 const CLIENT: &str = "198.51.100.7";
-const SMALL: PortOptions = PortOptions { frames: 256, copy: CopyPreference::Auto, coalesce: Duration::ZERO };
+const SMALL: PortOptions =
+    PortOptions { frames: 256, copy: CopyPreference::Auto, coalesce: Duration::ZERO, rss_table: 0 };
 
 /// A filter for TCP port 80 and UDP port 53 of the service, attached to the ports' ends.
 fn attached(pairs: u32, preference: ModePreference) -> (XdpFilter, Vec<Attached>) {

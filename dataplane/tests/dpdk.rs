@@ -13,6 +13,7 @@ use lcs_dataplane::port::dpdk::{Device, DpdkPort, Environment, Options, open};
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::port::neighbours::NeighbourFrame;
 use lcs_dataplane::port::pcap::{Writer, read};
+use lcs_dataplane::spread;
 use lcs_hwconf::netns::Namespace;
 use lcs_hwconf::packet::{Direction, PacketSocket};
 use lcs_hwconf::rtnl::{Rtnl, VethEnd};
@@ -43,6 +44,7 @@ fn options(devices: &[&str], cores: &[usize]) -> Options {
         cores: cores.to_vec(),
         buffers: 1024,
         arguments: Some(arguments.iter().map(|a| (*a).to_owned()).collect()),
+        clients: vec![],
     }
 }
 
@@ -284,9 +286,16 @@ fn a_device_that_cannot_spread_frames_by_the_client_says_so_and_serves() {
         if cores.len() < 2 {
             return eprintln!("skipped: two cores are needed");
         }
-        let (environment, mut ports) =
-            open(&options(&["net_null0,size=64", "net_null1,size=64"], &cores)).unwrap_or_else(|e| panic!("{e}"));
+        let options = options(&["net_null0,size=64", "net_null1,size=64"], &cores);
+        let options = Options { clients: vec!["net_null0".to_owned()], ..options };
+        let (environment, mut ports) = open(&options).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(environment.devices().iter().map(|d| d.is_clients).collect::<Vec<_>>(), [true, false]);
         for device in environment.devices() {
+            let key = environment.rss_key(device).expect("a key");
+            assert!(
+                key.chunks(2).any(|pair| pair != spread::KEY),
+                "the key is not the device's own any more: {key:x?}"
+            );
             let why = device.by_client.as_ref().expect("it was asked").as_ref().expect_err("it can't");
             assert!(!why.is_empty(), "{device:?}");
         }

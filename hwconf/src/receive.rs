@@ -55,6 +55,7 @@ impl Rss {
             && !self.key.is_empty()
             && self.key.chunks(2).all(|pair| CLIENT_KEY.starts_with(pair))
             && entries.is_power_of_two()
+            && entries >= workers as usize
             && entries <= usize::from(u16::MAX)
             && (0..).zip(&self.indirection).all(|(at, queue): (u32, _)| *queue == at % workers.max(1))
     }

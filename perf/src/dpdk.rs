@@ -206,7 +206,7 @@ pub fn measure(
     const DEVICE: &str = "net_ring0";
     let eal = eal.unwrap_or_else(|| ["--no-huge", "--no-shconf", "-m", "64"].map(str::to_owned).to_vec());
     let devices = vec![Device::parse(DEVICE).map_err(DpdkError::Options)?];
-    let options = DpdkOptions { devices, cores: vec![], buffers: 2048, arguments: Some(eal) };
+    let options = DpdkOptions { devices, cores: vec![], buffers: 2048, arguments: Some(eal), clients: vec![] };
     let (environment, ports) = open(&options)?;
     let Some(port) = ports.into_iter().next() else {
         return Err(DpdkError::Options("there is no queue".to_owned()).into());

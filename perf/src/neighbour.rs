@@ -71,26 +71,33 @@ impl Sharing {
     }
 }
 
-impl fmt::Display for Sharing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |s: &Summary| format!("{:.1} ({:.1} – {:.1})", s.median, s.quartiles.0, s.quartiles.1);
+impl Sharing {
+    /// In words, with so many digits behind the point.
+    pub(crate) fn with(self, digits: usize) -> String {
+        let of =
+            |s: &Summary| format!("{:.digits$} ({:.digits$} – {:.digits$})", s.median, s.quartiles.0, s.quartiles.1);
         let rounds = self.additions_per_cycle.rounds;
         let (few, many) = (self.additions_per_cycle.min, self.additions_per_cycle.max);
         let rate = format!("{few:.1} – {many:.1} additions a cycle");
         match (&self.alone, &self.shared) {
-            (Some(alone), None) => write!(f, "the core was ours alone ({rate}): {}", of(alone)),
+            (Some(alone), None) => format!("the core was ours alone ({rate}): {}", of(alone)),
             (None, Some(shared)) => {
-                write!(f, "the core was shared with another hardware thread all the time ({rate}): {}", of(shared))
+                format!("the core was shared with another hardware thread all the time ({rate}): {}", of(shared))
             }
-            (Some(alone), Some(shared)) => write!(
-                f,
+            (Some(alone), Some(shared)) => format!(
                 "the core was ours alone in {} of {rounds} rounds ({rate}): {}; shared with another hardware thread: {}",
                 alone.rounds,
                 of(alone),
                 of(shared)
             ),
-            (None, None) => write!(f, "no round to sort"),
+            (None, None) => "no round to sort".to_owned(),
         }
+    }
+}
+
+impl fmt::Display for Sharing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.with(1))
     }
 }
 

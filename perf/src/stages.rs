@@ -493,7 +493,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     let mut ratios_to_plain = vec![];
     bench.round()?;
     let mut whole = vec![];
-    let mut watch = Watch::default();
+    let (mut watch, mut beside_us) = (Watch::default(), Watch::default());
     let mut ratios = vec![];
     let names: Vec<&str> = std::iter::once("receive").chain(STAGES).chain(std::iter::once("transmit")).collect();
     let mut stages: Vec<Vec<f64>> = vec![vec![]; names.len()];
@@ -517,8 +517,9 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             ratios_to_plain.push((cost + bench.round()?) / (first + second));
         }
         if let Some((peer, its, ratios)) = &mut peer {
-            let (first, second) = (peer.round()?, peer.round()?);
-            ratios.push((cost + bench.round()?) / (first + second));
+            let (first, second, again) =
+                beside_us.round(|| -> Result<_, StagesError> { Ok((peer.round()?, peer.round()?, bench.round()?)) })?;
+            ratios.push((cost + again) / (first + second));
             its.extend([first, second]);
         }
         if let Some(silent) = &mut silent {
@@ -568,10 +569,10 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         splice_ratio: o.splice.then(|| Summary::of(ratios_to_plain.clone())),
         preallocate_ratio: o.preallocate.then(|| Summary::of(ratios_to_plain)),
         accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
-        beside: peer.map(|(peer, its, ratios)| Beside {
+        beside: peer.map(|(_, its, ratios)| Beside {
             peer: Peer::RteHash,
-            hugepages: peer.hugepages,
             cycles_per_packet: Summary::of(its),
+            sharing: beside_us.sort(&ratios),
             ratio: Summary::of(ratios),
         }),
     })

@@ -128,6 +128,8 @@ pub struct Port {
     pub interfaces: Vec<String>,
     /// DPDK: the same as devices, with their arguments. Empty for other kinds.
     pub devices: Vec<Device>,
+    /// DPDK: names of the devices that clients are on, where the devices are to spread frames by the client's endpoint; or none.
+    pub clients: Vec<String>,
     /// DPDK: the kernel's TAP devices for what is not the director's, one for each interface and in their order; or none.
     pub taps: Vec<TapDevice>,
     /// DPDK: arguments of its environment; its own where there are none.

@@ -187,6 +187,7 @@ fn port(root: &Section<'_, '_>) -> Port {
         kind: PortKind::AfXdp,
         interfaces: Vec::new(),
         devices: Vec::new(),
+        clients: Vec::new(),
         eal: None,
         taps: Vec::new(),
         mode: XdpMode::Auto,
@@ -240,6 +241,23 @@ fn port(root: &Section<'_, '_>) -> Port {
             section.problem(list.span, "`eal` has arguments for DPDK", "set kind = \"dpdk\", or remove `eal`");
         }
         port.eal = Some(list.value.into_iter().map(|argument| argument.value).collect());
+    }
+    if let Some(list) = section.strings("clients") {
+        if port.kind != PortKind::Dpdk {
+            let mend = "remove `clients`; `lcs hw plan` says how the kernel's driver is told";
+            section.problem(list.span, "`clients` has devices of DPDK spread frames by the client's endpoint", mend);
+        }
+        for name in list.value {
+            if port.kind == PortKind::Dpdk && !port.interfaces.contains(&name.value) {
+                let what = format!("{:?} is none of `interfaces`", name.value);
+                section.problem(
+                    name.span,
+                    what,
+                    format!("name one of {}, without its arguments", port.interfaces.join(", ")),
+                );
+            }
+            port.clients.push(name.value);
+        }
     }
     port.taps = taps::read(&section, &port);
     if let Some(mode) = section.word::<XdpMode>("mode") {

@@ -107,6 +107,13 @@ fn every_mistake_is_shown_at_its_place_with_its_mend() {
         (&check("check = \"tcp\"\nprotocol = \"udp\""), (4, 9), "no handshake", "add `port`"),
         ("[port]\ninterfaces = [\"eth0\"]\nmode = \"nativ\"", (3, 8), "is none of", "did you mean \"native\"?"),
         ("[port]\ninterfaces = [\"eth0\"]\nbuffers = 1000", (3, 11), "power of two", "write 1024"),
+        ("[port]\ninterfaces = [\"eth0\"]\nclients = [\"eth0\"]", (3, 11), "devices of DPDK", "lcs hw plan"),
+        (
+            "[port]\nkind = \"dpdk\"\ninterfaces = [\"net_null0\"]\nclients = [\"net_null1\"]",
+            (4, 12),
+            "none of `interfaces`",
+            "net_null0",
+        ),
         ("[port]\nkind = \"memory\"\ninterfaces = [\"a\"]\ncoalesce-us = 50", (4, 15), "receive queues", "af-xdp"),
         (
             "[port]\ninterfaces = [\"eth0\"]\n[[port.taps]]\nname = \"lcs0\"",

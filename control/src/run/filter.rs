@@ -117,6 +117,7 @@ impl Filter {
                 kind: PortKind::AfXdp,
                 interfaces: vec![self.interface.clone(), self.stack.clone()],
                 devices: Vec::new(),
+                clients: Vec::new(),
                 eal: None,
                 taps: Vec::new(),
                 mode: self.mode,

@@ -3,10 +3,10 @@
 use crate::config::{Configuration, Copy, XdpMode};
 use crate::model::Environment;
 use lcs_dataplane::headers::MacAddr;
-use lcs_dataplane::port::Port;
 use lcs_dataplane::port::af_xdp::{AfXdpPort, Attached, CopyPreference, ModePreference, PortOptions, XdpFilter};
 #[cfg(feature = "dpdk")]
 use lcs_dataplane::port::tap::{TapEnd, TapOptions, TapThread};
+use lcs_hwconf::ethtool::Ethtool;
 use lcs_hwconf::rtnl::Rtnl;
 #[cfg(feature = "dpdk")]
 use lcs_hwconf::tap::{Tap, TapPlan};
@@ -63,15 +63,32 @@ pub(super) fn open(configuration: &Configuration) -> Result<AfXdp, String> {
         }
         attached.push(filter.attach(&interface, preference).map_err(|e| e.to_string())?);
     }
-    let options = PortOptions { frames: settings.buffers, copy, coalesce: settings.coalesce };
+    // Read once, so that all workers have the same.
+    let rss_table = table(&settings.interfaces, workers);
+    environment.rss_table = rss_table;
+    let options = PortOptions { frames: settings.buffers, copy, coalesce: settings.coalesce, rss_table };
     let references: Vec<&Attached> = attached.iter().collect();
     let mut ports = Vec::with_capacity(workers);
     for queue in 0..workers {
         ports.push(AfXdpPort::open(&references, queue as u32, &options).map_err(|e| e.to_string())?);
     }
-    environment.rss_table = ports.first().map_or(0, |port| port.capabilities().rss_table);
     let words = ports.first().map(|p| p.interfaces().map(|i| i.to_string()).collect()).unwrap_or_default();
     Ok(AfXdp { ports, filter, attached, environment, words })
+}
+
+/// Entries of the cards' tables of receive queues, where every card is set up to name the owners' queues. Tables of different sizes agree
+/// where the workers are a power of two.
+fn table(interfaces: &[String], workers: usize) -> u16 {
+    let Ok(ethtool) = Ethtool::open() else { return 0 };
+    let entries = |name: &String| {
+        let rss = ethtool.rss(name).ok().flatten()?;
+        let entries = u16::try_from(rss.indirection.len()).ok()?;
+        (rss.names_owners(workers as u32) && usize::from(entries) >= workers).then_some(entries)
+    };
+    let tables: Option<Vec<u16>> = interfaces.iter().map(entries).collect();
+    let tables = tables.unwrap_or_default();
+    let alike = workers.is_power_of_two() || tables.iter().all(|entries| Some(entries) == tables.first());
+    tables.first().copied().filter(|_| alike).unwrap_or(0)
 }
 
 /// What a program that was built without DPDK says when it is asked for it.
@@ -101,6 +118,7 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
         cores: configuration.workers.cores.clone(),
         buffers: settings.buffers,
         arguments: settings.eal.clone(),
+        clients: settings.clients.clone(),
     };
     let (dpdk, mut ports) = open(&options).map_err(|e| e.to_string())?;
     let interfaces: Vec<Interface> =
@@ -114,7 +132,8 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
             if d.verifies_ip_checksum { "the device checks IPv4 headers" } else { "IPv4 headers are checked here" };
         let spread = match &d.by_client {
             None => String::new(),
-            Some(Ok(_)) => "; frames are spread by the client's endpoint".to_owned(),
+            Some(Ok(_)) if d.is_clients => "; frames are spread by their source, which is the client".to_owned(),
+            Some(Ok(_)) => "; frames are spread by their destination, which is the client".to_owned(),
             Some(Err(why)) => format!(
                 "; it does not spread frames by the client's endpoint ({why}): those that come to the wrong worker are handed over"
             ),
@@ -131,7 +150,7 @@ pub(super) fn open_dpdk(configuration: &Configuration) -> Result<Dpdk, String> {
     let mut words: Vec<String> = words.collect();
     let taps = open_taps(configuration, &interfaces, &mut ports, &mut words)?;
     let lanes = ports.iter_mut().map(DpdkPort::neighbour_lane).collect();
-    let rss_table = ports.first().map_or(0, |port| port.capabilities().rss_table);
+    let rss_table = ports.first().map_or(0, |port| lcs_dataplane::port::Port::capabilities(port).rss_table);
     let environment = Environment { interfaces, addresses, given, rss_table };
     Ok(Dpdk { ports, dpdk, lanes, environment, words, taps })
 }

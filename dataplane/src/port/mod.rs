@@ -32,7 +32,7 @@ pub struct Capabilities {
     pub kernel_answers: bool,
     /// [`Port::to_kernel`] works: frames that are not ours can be handed on.
     pub exception_path: bool,
-    /// Entries of the devices' tables of receive queues, a power of two, where all have as many ([`crate::spread`]); 0 where that is not told.
+    /// Entries of the devices' tables of receive queues, a power of two, where these name the owners' queues ([`crate::spread`]); otherwise 0.
     pub rss_table: u16,
     /// [`Port::to_kernel`] takes what answers ARP and neighbour solicitations of the control thread (see [`neighbours`]).
     pub neighbour_answers: bool,

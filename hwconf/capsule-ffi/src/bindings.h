@@ -58,6 +58,8 @@ void lcs_free(void *head);
 void lcs_pool_range(struct rte_mempool *pool, uintptr_t *first, uintptr_t *end);
 
 /* Has a started device with several queues spread TCP and UDP by their source, or their destination, alone: by the Toeplitz hash under `pair`
- * over and over, its table naming the queues in turn. Returns the table's entries, or a negative error number where the device can't,
- * and then it spreads as before. */
+ * over and over, its table naming the queues in turn. Returns the table's entries, or a negative error number where the device can't;
+ * what was changed is put back then. */
 int lcs_spread(uint16_t port, uint16_t queues, int by_destination, const uint8_t pair[2]);
+/* The first bytes of the key that a device hashes with. 0, or a negative error number. */
+int lcs_rss_key(uint16_t port, uint8_t *key, uint8_t length);

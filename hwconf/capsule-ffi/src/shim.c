@@ -117,6 +117,7 @@ void lcs_pool_range(struct rte_mempool *pool, uintptr_t *first, uintptr_t *end) 
 /* Longest hash key of a driver (mlx5 has 40 bytes, ice and i40e 52), and most entries of a table. */
 #define LCS_KEY 128
 #define LCS_TABLE RTE_ETH_RSS_RETA_SIZE_512
+#define LCS_GROUPS (LCS_TABLE / RTE_ETH_RETA_GROUP_SIZE)
 
 /* One rule a kind of packet: by fields of one side. 0 when the driver takes it. */
 static int lcs_spread_kind(uint16_t port, enum rte_flow_item_type ip, enum rte_flow_item_type l4, uint64_t types) {
@@ -132,9 +133,8 @@ static int lcs_spread_kind(uint16_t port, enum rte_flow_item_type ip, enum rte_f
     return result;
 }
 
-int lcs_spread(uint16_t port, uint16_t queues, int by_destination, const uint8_t pair[2]) {
-    const uint64_t side = by_destination ? RTE_ETH_RSS_L3_DST_ONLY | RTE_ETH_RSS_L4_DST_ONLY
-                                         : RTE_ETH_RSS_L3_SRC_ONLY | RTE_ETH_RSS_L4_SRC_ONLY;
+/* Rules for TCP and UDP of both families. */
+static int lcs_spread_kinds(uint16_t port, uint64_t side) {
     const struct {
         enum rte_flow_item_type ip, l4;
         uint64_t types;
@@ -144,40 +144,59 @@ int lcs_spread(uint16_t port, uint16_t queues, int by_destination, const uint8_t
         {RTE_FLOW_ITEM_TYPE_IPV6, RTE_FLOW_ITEM_TYPE_TCP, RTE_ETH_RSS_NONFRAG_IPV6_TCP},
         {RTE_FLOW_ITEM_TYPE_IPV6, RTE_FLOW_ITEM_TYPE_UDP, RTE_ETH_RSS_NONFRAG_IPV6_UDP},
     };
-    const unsigned n = sizeof kinds / sizeof kinds[0];
-    struct rte_eth_rss_reta_entry64 table[LCS_TABLE / RTE_ETH_RETA_GROUP_SIZE] = {0};
+    for (unsigned i = 0; i < sizeof kinds / sizeof kinds[0]; i++) {
+        int result = lcs_spread_kind(port, kinds[i].ip, kinds[i].l4, kinds[i].types | side);
+        if (result != 0) return result;
+    }
+    return 0;
+}
+
+int lcs_spread(uint16_t port, uint16_t queues, int by_destination, const uint8_t pair[2]) {
+    const uint64_t side = by_destination ? RTE_ETH_RSS_L3_DST_ONLY | RTE_ETH_RSS_L4_DST_ONLY
+                                         : RTE_ETH_RSS_L3_SRC_ONLY | RTE_ETH_RSS_L4_SRC_ONLY;
+    struct rte_eth_rss_reta_entry64 table[LCS_GROUPS] = {0}, table_before[LCS_GROUPS] = {0};
     struct rte_eth_dev_info info;
     struct rte_flow_error error;
-    uint8_t key[LCS_KEY];
-    uint64_t all = 0;
+    uint8_t key[LCS_KEY], key_before[LCS_KEY];
     int result = rte_eth_dev_info_get(port, &info);
     if (result != 0) return result;
     const uint16_t entries = info.reta_size;
+    const uint8_t length = info.hash_key_size ? info.hash_key_size : 40;
     /* The table's index is the hash's low bits. */
-    if (entries == 0 || entries > LCS_TABLE || (entries & (entries - 1)) != 0 || info.hash_key_size > LCS_KEY) return -ENOTSUP;
+    if (queues == 0 || entries < queues || entries > LCS_TABLE || (entries & (entries - 1)) != 0 || length > LCS_KEY)
+        return -ENOTSUP;
     for (unsigned i = 0; i < LCS_KEY; i++) key[i] = pair[i & 1];
-    for (unsigned i = 0; i < n; i++) all |= kinds[i].types;
-    struct rte_eth_rss_conf conf = {
-        .rss_key = key, .rss_key_len = info.hash_key_size ? info.hash_key_size : 40, .rss_hf = all | side};
-    /* Some drivers hash one side for all frames when they are told (mlx5), others by rules (ice, i40e). */
-    result = rte_eth_dev_rss_hash_update(port, &conf);
-    if (result != 0) {
-        conf.rss_hf = all & info.flow_type_rss_offloads;
-        result = rte_eth_dev_rss_hash_update(port, &conf);
-        for (unsigned i = 0; result == 0 && i < n; i++)
-            result = lcs_spread_kind(port, kinds[i].ip, kinds[i].l4, kinds[i].types | side);
-    }
     for (unsigned i = 0; i < entries; i++) {
+        table_before[i / RTE_ETH_RETA_GROUP_SIZE].mask |= UINT64_C(1) << (i % RTE_ETH_RETA_GROUP_SIZE);
         table[i / RTE_ETH_RETA_GROUP_SIZE].mask |= UINT64_C(1) << (i % RTE_ETH_RETA_GROUP_SIZE);
         table[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE] = i % queues;
     }
-    if (result == 0) result = rte_eth_dev_rss_reta_update(port, table, entries);
-    if (result != 0) {
-        /* As it was: under this key a hash of both sides has 16 bits only, which is enough for any table. */
-        rte_flow_flush(port, &error);
-        conf.rss_hf = info.flow_type_rss_offloads & (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP);
-        rte_eth_dev_rss_hash_update(port, &conf);
-        return result;
+    struct rte_eth_rss_conf before = {.rss_key = key_before, .rss_key_len = length};
+    /* What can't be read can't be put back: such a device is left alone. */
+    if ((result = rte_eth_dev_rss_hash_conf_get(port, &before)) != 0) return result;
+    if ((result = rte_eth_dev_rss_reta_query(port, table_before, entries)) != 0) return result;
+    /* Other IP packets and fragments are spread as before, by what the device does with them. */
+    struct rte_eth_rss_conf conf = {
+        .rss_key = key,
+        .rss_key_len = length,
+        .rss_hf = (before.rss_hf | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP) & info.flow_type_rss_offloads};
+    /* Some drivers hash one side for all frames when they are told (mlx5), others by rules (ice, i40e). */
+    if ((info.flow_type_rss_offloads & side) == side) {
+        conf.rss_hf |= side;
+        result = rte_eth_dev_rss_hash_update(port, &conf);
+    } else {
+        result = rte_eth_dev_rss_hash_update(port, &conf);
+        if (result == 0) result = lcs_spread_kinds(port, side);
     }
-    return entries;
+    if (result == 0) result = rte_eth_dev_rss_reta_update(port, table, entries);
+    if (result == 0) return entries;
+    rte_flow_flush(port, &error);
+    rte_eth_dev_rss_hash_update(port, &before);
+    rte_eth_dev_rss_reta_update(port, table_before, entries);
+    return result;
+}
+
+int lcs_rss_key(uint16_t port, uint8_t *key, uint8_t length) {
+    struct rte_eth_rss_conf conf = {.rss_key = key, .rss_key_len = length};
+    return rte_eth_dev_rss_hash_conf_get(port, &conf);
 }

@@ -33,7 +33,9 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
         return;
     }
     let spread = match asked.kind {
-        PortKind::Dpdk => "devices spread frames by addresses and ports of both sides".to_owned(),
+        PortKind::Dpdk => "devices spread frames by addresses and ports of both sides, unless `clients` asks them for better and the log says that \
+                            they do it"
+            .to_owned(),
         _ => format!("frames of tcp4 are spread on {}", told.join("; on ")),
     };
     let split = if both { " The two directions of a connection come to different queues." } else { "" };
@@ -64,7 +66,9 @@ fn fits(machine: &Machine, asked: &Asked, both: bool) -> bool {
     let tables: Vec<Option<usize>> = asked.interfaces.iter().enumerate().map(fits).collect();
     // With one interface the clients' fields are hashed, which is right where servers do not answer through it.
     let arms = if both { asked.interfaces.len() > 1 } else { !asked.interfaces.is_empty() };
-    arms && tables.iter().all(|table| table.is_some() && *table == tables[0])
+    // Tables of different sizes name the same queues where these are a power of two.
+    let alike = workers.is_power_of_two() || tables.iter().all(|table| *table == tables[0]);
+    arms && alike && tables.iter().all(Option::is_some)
 }
 
 /// Frames that no ring between workers takes.

@@ -30,8 +30,13 @@ pub(super) fn measure(
     let devices: Result<Vec<Device>, String> = names.iter().map(|name| Device::parse(name)).collect();
     let devices = devices.map_err(DpdkError::Options)?;
     let core = cores::available()?.first().map(|c| c.id);
-    let options =
-        DpdkOptions { devices, cores: core.into_iter().collect(), buffers: BUFFERS, arguments: between.eal.clone() };
+    let options = DpdkOptions {
+        devices,
+        cores: core.into_iter().collect(),
+        buffers: BUFFERS,
+        arguments: between.eal.clone(),
+        clients: vec![],
+    };
     let (environment, ports) = open(&options)?;
     if let Some(core) = core {
         cores::pin(core)?;

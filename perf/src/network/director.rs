@@ -184,7 +184,7 @@ pub fn by_client(services: Vec<IpAddr>) -> Steering {
         } else {
             (destination, [ports[2], ports[3]])
         };
-        usize::from(spread::hash(client, u16::from_be_bytes(port)) & (spread::TABLE - 1))
+        spread::hash(client, u16::from_be_bytes(port)).into()
     })
 }
 

@@ -6,10 +6,10 @@
 
 use super::Options;
 use crate::folder::Folder;
+use crate::neighbour::Sharing;
 use crate::peers::find;
 use crate::summary::Summary;
 use lcs_hwconf::cores;
-use lcs_hwconf::machine::{Hugepages, Machine};
 use lcs_pipelines::snapshot::Forward;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -42,6 +42,9 @@ pub enum BesideError {
     /// It did not run.
     #[error("the program of rte_hash.c ended: {0}")]
     Ended(String),
+    /// The core that both are to run on.
+    #[error(transparent)]
+    Core(#[from] lcs_hwconf::Error),
     /// Files, processes or pipes.
     #[error("can't run the program of rte_hash.c: {0}")]
     Run(#[from] io::Error),
@@ -52,23 +55,23 @@ pub enum BesideError {
 pub struct Beside {
     /// What was measured beside.
     pub peer: Peer,
-    /// Whether its memory was hugepages, for which enough must have been reserved (`vm.nr_hugepages`).
-    pub hugepages: bool,
     /// TSC cycles a packet of its whole loop.
     pub cycles_per_packet: Summary,
     /// Our cost to its, round by round: each has both twice, in the order ours, its, its, ours.
     pub ratio: Summary,
+    /// The same by whether the core was shared with another hardware thread.
+    pub sharing: Option<Sharing>,
 }
 
 impl fmt::Display for Beside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (c, r) = (&self.cycles_per_packet, &self.ratio);
-        let pages = if self.hugepages { "hugepages" } else { "no hugepages reserved" };
         write!(
             f,
-            "rte_hash loop in C ({pages}): {:.1} cycles/packet ({:.1} – {:.1}); ours / its, interleaved: {:.3} ({:.3} – {:.3})",
+            "rte_hash loop in C: {:.1} cycles/packet ({:.1} – {:.1}); ours / its, interleaved: {:.3} ({:.3} – {:.3})",
             c.median, c.quartiles.0, c.quartiles.1, r.median, r.quartiles.0, r.quartiles.1
-        )
+        )?;
+        self.sharing.map_or(Ok(()), |sharing| write!(f, "\nours / its, {}", sharing.with(3)))
     }
 }
 
@@ -92,33 +95,26 @@ pub(super) struct RteHash {
     /// Closed first: the program ends when it can read no more.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
-    /// Of its memory.
-    pub hugepages: bool,
-    _folder: Folder,
 }
 
 impl RteHash {
-    /// Builds it and starts it on the first core that this thread may run on.
+    /// Builds it and starts it on the first core that this thread may run on, which this thread keeps to from now on.
     pub fn start(o: &Options) -> Result<Self, BesideError> {
         check(o)?;
+        // Gone when the program runs: it needs no file then, and an interrupt leaves none.
         let folder = Folder::create()?;
         let program = build(&folder)?;
-        // Keys of both sides, flows, and what the environment wants for itself.
-        let megabytes = 128 + o.flows as u64 * 500 / 1_000_000;
-        let free = |pages: &Hugepages| pages.size * pages.free;
-        // A machine that can't be looked at has none as far as can be told.
-        let reserved = Machine::here().map_or(0, |machine| machine.hugepages.iter().map(free).sum::<u64>());
-        let hugepages = reserved >= megabytes << 20;
-        let core = cores::available().ok().and_then(|cores| cores.first().map(|core| core.id)).unwrap_or(0);
+        let core = cores::available()?.first().map_or(0, |core| core.id);
+        cores::pin(core)?;
         let mut command = Command::new(program);
         command.args([o.flows.to_string(), o.packets.to_string(), o.servers.to_string()]);
-        command.args(["--no-pci", "--no-telemetry", "--log-level", "error", "-m", &megabytes.to_string()]);
+        // Its tables are in memory of its own; this is for the frames.
+        command.args(["--no-huge", "--no-shconf", "--no-pci", "--no-telemetry", "--log-level", "error", "-m", "64"]);
         command.args(["--lcores", &format!("0@{core}")]);
-        command.args(if hugepages { &["--in-memory"][..] } else { &["--no-huge", "--no-shconf"] });
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let output = output.map(BufReader::new).ok_or_else(|| BesideError::Ended("it has no output".to_owned()))?;
-        let mut peer = RteHash { child, input, output, hugepages, _folder: folder };
+        let mut peer = RteHash { child, input, output };
         match peer.line()?.as_str() {
             "ready" => Ok(peer),
             other => Err(peer.ended(other)),

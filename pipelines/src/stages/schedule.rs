@@ -357,6 +357,9 @@ pub(crate) fn server_endpoint(server: &Server, virtual_port: u16) -> SocketAddr 
 
 /// Source ports tried for a full-NAT connection before it is refused.
 const PORT_TRIES: usize = 32;
+/// Sources looked at for each of these and each worker at most: whose a source is goes by a linear hash, which may leave a worker few of a small
+/// or odd range.
+const LOOKS: u64 = 4;
 
 /// Sources of the director to try toward a server, in order, whose replies are steered to worker `worker` of `workers`.
 ///
@@ -366,6 +369,8 @@ struct Sources<'s> {
     service: &'s Service,
     start: u64,
     next: u64,
+    /// Those that were this worker's.
+    own: usize,
     settings: &'s Settings,
 }
 
@@ -373,7 +378,7 @@ impl<'s> Sources<'s> {
     /// Where to start follows from the client (by its keyed hash), so that its connections spread over sources without
     /// a counter to guess. `next` is where an earlier search stopped, or 0.
     fn new(service: &'s Service, hash: u64, settings: &'s Settings, next: u64) -> Self {
-        Sources { service, start: hash, next, settings }
+        Sources { service, start: hash, next, own: 0, settings }
     }
 }
 
@@ -385,12 +390,14 @@ impl Iterator for Sources<'_> {
         let ports = u64::from(last.checked_sub(first)?) + 1;
         let addresses = self.service.sources.len() as u64;
         let all = ports * addresses;
-        while self.next < all.min(PORT_TRIES as u64 * u64::from(self.settings.workers.max(1))) {
+        let most = LOOKS * PORT_TRIES as u64 * u64::from(self.settings.workers.max(1));
+        while self.own < PORT_TRIES && self.next < all.min(most) {
             // The step is a prime above any `all`, so that no endpoint is tried twice before every one was tried.
             let at = (self.start % all + self.next * 4_294_967_311) % all;
             self.next += 1;
             let local = SocketAddr::new(self.service.sources[(at / ports) as usize], first + (at % ports) as u16);
             if self.settings.is_owner(local) {
+                self.own += 1;
                 return Some(local);
             }
         }

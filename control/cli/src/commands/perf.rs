@@ -89,7 +89,7 @@ struct StagesArgs {
     #[arg(long)]
     accounting: bool,
     /// Measure another's loop in turns with ours, on the same core: NAT on DPDK as it is usually written (C, rte_hash). Needs cc,
-    /// pkg-config and libdpdk-dev; best with hugepages (sysctl vm.nr_hugepages=400).
+    /// pkg-config and libdpdk-dev.
     #[arg(long, value_enum, value_name = "PEER")]
     beside: Option<BesideArg>,
     /// Write a picture of the stages (SVG) and a report (stages.html) into this directory, which is made if it is not there.
@@ -99,7 +99,7 @@ struct StagesArgs {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum BesideArg {
-    /// `rte_hash_lookup_bulk_data` over the 5-tuple, an array of flows, prefetch; it reads and rewrites, and does nothing else.
+    /// `rte_hash_lookup_with_hash_bulk_data` over the 5-tuple, an array of flows, prefetch; it reads and rewrites, and does nothing else.
     RteHash,
 }
 

@@ -59,7 +59,6 @@ use crate::batch::BURST;
 use crate::frame::Frame;
 use coalesce::Coalescing;
 use exception::Exception;
-use lcs_hwconf::ethtool::Ethtool;
 use lcs_hwconf::links::Interface;
 use lcs_hwconf::napi::{Deferral, Napi};
 use socket::{CopyFlag, RingSizes, Socket};
@@ -109,11 +108,13 @@ pub struct PortOptions {
     pub copy: CopyPreference,
     /// For how long frames may gather while the worker sleeps under load; zero: never, each wakes it. At most 10 ms.
     pub coalesce: Duration,
+    /// Entries of the cards' tables of receive queues, where these name the owners' queues ([`crate::spread`]); otherwise 0.
+    pub rss_table: u16,
 }
 
 impl Default for PortOptions {
     fn default() -> Self {
-        PortOptions { frames: 4096, copy: CopyPreference::Auto, coalesce: Duration::from_micros(200) }
+        PortOptions { frames: 4096, copy: CopyPreference::Auto, coalesce: Duration::from_micros(200), rss_table: 0 }
     }
 }
 
@@ -331,7 +332,7 @@ impl AfXdpPort {
             coalescing: Coalescing::default(),
             coalesce: options.coalesce.min(COALESCE_MAX),
             opened: Instant::now(),
-            rss_table: rss_table(interfaces),
+            rss_table: options.rss_table,
         };
         for (link, attached) in port.links.iter_mut().zip(interfaces) {
             link.refill(&mut port.umem);
@@ -407,17 +408,6 @@ impl Drop for AfXdpPort {
             self.coalesce(false);
         }
     }
-}
-
-/// Entries of the drivers' tables of receive queues, where they tell of them and all have as many.
-fn rss_table(interfaces: &[&Attached]) -> u16 {
-    let Ok(ethtool) = Ethtool::open() else { return 0 };
-    let mut sizes = interfaces.iter().map(|attached| {
-        let rss = ethtool.rss(&attached.interface().link.name).ok().flatten()?;
-        u16::try_from(rss.indirection.len()).ok().filter(|entries| entries.is_power_of_two())
-    });
-    let first = sizes.next().flatten();
-    first.filter(|first| sizes.all(|size| size == Some(*first))).unwrap_or(0)
 }
 
 /// The buffer size that the largest MTU needs: 2,048 bytes or, for more than 1,774, 4,096.

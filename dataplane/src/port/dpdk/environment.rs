@@ -31,6 +31,9 @@ pub struct Options {
     pub buffers: u32,
     /// Arguments of the EAL. None: [`DEFAULT_ARGUMENTS`].
     pub arguments: Option<Vec<String>>,
+    /// Names of the devices that clients are on, which are asked to spread frames by their source, and all others by their destination. None: all
+    /// spread by both ends.
+    pub clients: Vec<String>,
 }
 
 /// Arguments of the EAL where none are given: nothing is left behind in a file system, and programs do not meet there.
@@ -52,8 +55,10 @@ pub struct DeviceState {
     /// It drops packets whose IPv4 header checksum is wrong.
     pub verifies_ip_checksum: bool,
     /// Asked to spread frames by the client's endpoint ([`crate::spread`]): entries of its table of queues, or why it can't. None where nobody
-    /// asked: with one worker there is nothing to spread, and with one device it would be right for one direction only.
+    /// asked ([`Options::clients`]), or there is one worker and nothing to spread.
     pub by_client: Option<Result<u16, String>>,
+    /// Whether it is one of [`Options::clients`].
+    pub is_clients: bool,
 }
 
 /// Something that DPDK must stay for.
@@ -130,6 +135,14 @@ impl Environment {
     pub fn devices(&self) -> &[DeviceState] {
         &self.devices
     }
+
+    /// The first bytes of the key that a device's RSS hashes with; `None` where it tells none.
+    pub fn rss_key(&self, device: &DeviceState) -> Option<[u8; 40]> {
+        let mut key = [0; 40];
+        // SAFETY: DPDK is up as long as this is, the device's number is its own, and there is room for so many bytes.
+        let result = unsafe { ffi::lcs_rss_key(device.number, key.as_mut_ptr(), key.len() as u8) };
+        (result == 0).then_some(key)
+    }
 }
 
 impl Drop for Environment {
@@ -156,6 +169,7 @@ struct Wanted {
     cores: Vec<usize>,
     buffers: u32,
     arguments: Vec<String>,
+    clients: Vec<String>,
 }
 
 impl Wanted {
@@ -178,7 +192,7 @@ impl Wanted {
         if !devices.iter().any(Device::is_pci) && !arguments.iter().any(chosen) {
             arguments.push("--no-pci".to_owned());
         }
-        Ok(Wanted { devices, cores, buffers: options.buffers, arguments })
+        Ok(Wanted { devices, cores, buffers: options.buffers, arguments, clients: options.clients.clone() })
     }
 
     /// What capsule is told. Its types for cores cannot be named, only read.
@@ -280,12 +294,8 @@ fn serve(wanted: &Wanted, tell: &Sender<Result<Vec<DeviceState>, DpdkError>>, le
     };
     set_running(true);
     let mut started = Vec::new();
-    let result: Result<Vec<DeviceState>, DpdkError> = wanted
-        .devices
-        .iter()
-        .enumerate()
-        .map(|(at, d)| bring_up(wanted, at, d).inspect(|s| started.push(s.number)))
-        .collect();
+    let result: Result<Vec<DeviceState>, DpdkError> =
+        wanted.devices.iter().map(|d| bring_up(wanted, d).inspect(|s| started.push(s.number))).collect();
     let good = result.is_ok();
     if tell.send(result).is_ok() && good {
         // Nothing is ever sent: this ends when the last lease is dropped.
@@ -303,8 +313,8 @@ fn set_running(running: bool) {
     *RUNNING.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = running;
 }
 
-/// Starts the device of this place, which capsule has configured, and asks what it is. The first one is taken for the clients'.
-fn bring_up(wanted: &Wanted, at: usize, device: &Device) -> Result<DeviceState, DpdkError> {
+/// Starts a device that capsule has configured, and asks what it is.
+fn bring_up(wanted: &Wanted, device: &Device) -> Result<DeviceState, DpdkError> {
     let refuse = |why: String| DpdkError::Device { device: device.name.clone(), why };
     let name = CString::new(device.name.as_str()).map_err(|e| refuse(e.to_string()))?;
     let mut number = 0u16;
@@ -319,10 +329,11 @@ fn bring_up(wanted: &Wanted, at: usize, device: &Device) -> Result<DeviceState, 
     if result != 0 {
         return Err(refuse(std::io::Error::from_raw_os_error(-result).to_string()));
     }
-    let by_client = (wanted.cores.len() > 1 && wanted.devices.len() > 1).then(|| {
+    let is_clients = wanted.clients.contains(&device.name);
+    let by_client = (wanted.cores.len() > 1 && !wanted.clients.is_empty()).then(|| {
+        let (queues, by_destination) = (wanted.cores.len() as u16, i32::from(!is_clients));
         // SAFETY: the device is started, this is the EAL's thread, and the key is of two bytes.
-        let entries =
-            unsafe { ffi::lcs_spread(number, wanted.cores.len() as u16, i32::from(at > 0), spread::KEY.as_ptr()) };
+        let entries = unsafe { ffi::lcs_spread(number, queues, by_destination, spread::KEY.as_ptr()) };
         u16::try_from(entries).map_err(|_| std::io::Error::from_raw_os_error(entries.wrapping_neg()).to_string())
     });
     // SAFETY: as above, for a device that there is.
@@ -346,6 +357,7 @@ fn bring_up(wanted: &Wanted, at: usize, device: &Device) -> Result<DeviceState, 
         // capsule-ffi asks for it wherever it is offered.
         verifies_ip_checksum: info.rx_offload_capa & ffi::LCS_RX_OFFLOAD_IPV4_CKSUM != 0,
         by_client,
+        is_clients,
     })
 }
 
