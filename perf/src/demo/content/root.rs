@@ -9,13 +9,14 @@ use lcs_pipelines::tally::MigrationTally;
 
 use super::clock::Clock;
 use super::stage::{Server, Stage, migrated};
-use super::{Content, Conversation, Ear, GROUPS};
+use super::{BAD_LINKS, Content, Conversation, Ear, GROUPS, bad};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::report::{Check, Scenario};
 use crate::demo::root::Error;
 use crate::demo::root::director::Director;
 use crate::demo::root::play::{costs, name_port};
+use crate::demo::root::relay::{Carried, Relay};
 
 /// How long an answer may keep silent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
@@ -65,8 +66,8 @@ pub fn play(
         return super::fallback::play(content, ipv6, narrator, interrupt);
     }
     let begun = Instant::now();
-    let Stage { bed, service, names, servers, mut filters, mut director, key: _key, tunnels: _tunnels } =
-        Stage::build(content, ipv6, narrator, interrupt)?;
+    let stage = Stage::build(content, ipv6, narrator, interrupt)?;
+    let Stage { bed, service, names, servers, mut filters, mut director, key: _key, tunnels: _tunnels, cables } = stage;
     let conversations = content.conversations(&names);
     let mut clock = if content.stamped() { Some(Clock::new(bed.client(), service)?) } else { None };
     narrator.step(format!("{} connections, every byte of every answer compared", conversations.len()));
@@ -131,6 +132,17 @@ pub fn play(
     if let Some((name, ok, detail)) = content.bound(&stats.services) {
         check(name, if ok { Ok(detail) } else { Err(detail) });
     }
+    if content == Content::BadLinks {
+        let mut carried = Carried::default();
+        cables.iter().flat_map(Relay::carried).for_each(|one| carried.add(&one));
+        let (ok, seen) = bad(&carried.link);
+        let detail = match carried.overload() {
+            0 => seen,
+            more => format!("{seen}; the relays were too slow for {more} more"),
+        };
+        check(BAD_LINKS, if ok { Ok(detail) } else { Err(detail) });
+        check("nothing is left at the director", emptied(&mut director)?);
+    }
     if content.is_filtered() {
         let name = if content.is_led() { RECALLS } else { MIGRATIONS };
         let (ok, detail) = migrations(content, &stats.services, &mut filters, scenario.requests)?;
@@ -147,6 +159,24 @@ pub fn play(
     name_port(&mut scenario, &port);
     scenario.seconds = begun.elapsed().as_secs_f64();
     Ok(scenario)
+}
+
+/// Waits until the director has nothing in hand for connections that are over.
+fn emptied(director: &mut Director) -> Result<Result<String, String>, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let stats = director.stats()?;
+        let counts = stats.services.iter().filter_map(|s| s.content.as_ref()?.counts.as_ref());
+        let left: u64 = counts.map(|c| c.parked + c.in_hand).sum();
+        let open: u64 = stats.total.states.iter().filter(|(s, _)| *s != "time-wait").map(|(_, flows)| flows).sum();
+        if left + open == 0 {
+            return Ok(Ok("no connection open, parked or in hand".into()));
+        }
+        if Instant::now() > deadline {
+            return Ok(Err(format!("{left} connections parked or in hand; {:?}", stats.total.states)));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// What is checked of migrations.
