@@ -74,9 +74,8 @@ pub(crate) fn wait_readable<const N: usize>(
 ) -> io::Result<[bool; N]> {
     let mut polled = descriptors.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     // What is too long for the kernel's clock is as good as for ever.
-    let limit = timeout.and_then(|t| {
-        Some(libc::timespec { tv_sec: t.as_secs().try_into().ok()?, tv_nsec: t.subsec_nanos().into() })
-    });
+    let limit = timeout
+        .and_then(|t| Some(libc::timespec { tv_sec: t.as_secs().try_into().ok()?, tv_nsec: t.subsec_nanos().into() }));
     let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
     // SAFETY: the array is exclusively ours for the call, and its length is passed with it; the time is ours too, or
     // null, and the mask of signals may be null.

@@ -84,8 +84,7 @@ struct Stage {
 
 impl Stage {
     fn build(content: Content, ipv6: bool) -> Result<Self, String> {
-        let wire =
-            Faults { rate: 1_000_000_000, queue: 1_000_000, delay: 20 * MICROSECOND, ..content.faults() };
+        let wire = Faults { rate: 1_000_000_000, queue: 1_000_000, delay: 20 * MICROSECOND, ..content.faults() };
         let mut plan_of = Plan { weights: vec![1; 3], ..Plan::new(content.forward(), ipv6) };
         plan_of.client_tcp.timestamps = content.stamped();
         plan_of.server_tcp.timestamps = content.stamped();

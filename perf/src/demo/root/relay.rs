@@ -270,8 +270,7 @@ mod tests {
 
     #[test]
     fn every_frame_arrives_but_the_lost_ones_and_again_the_doubled_ones() {
-        let faults =
-            Faults { delay: 0, loss: 0.05, duplicate: 0.03, reorder: 0.1, hold: 40_000, ..Faults::NONE };
+        let faults = Faults { delay: 0, loss: 0.05, duplicate: 0.03, reorder: 0.1, hold: 40_000, ..Faults::NONE };
         let (arrived, Carried { link, missed, .. }) = pass(faults, 10_000);
         assert!((400..600).contains(&link.lost) && (200..400).contains(&link.duplicated), "{link:?}");
         assert_eq!(arrived.len() as u64, 10_000 - link.lost + link.duplicated);
