@@ -17,6 +17,7 @@ use crate::demo::root::Error;
 use crate::demo::root::director::Director;
 use crate::demo::root::play::{costs, name_port};
 use crate::demo::root::relay::{Carried, Relay};
+use crate::network::link::Faults;
 
 /// How long an answer may keep silent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
@@ -55,7 +56,7 @@ pub fn run(contents: &[Content], narrator: &mut Narrator<'_>, interrupt: &Interr
     Ok(scenarios)
 }
 
-/// Plays a scenario to its end.
+/// Plays a scenario to its end, over the links that are its own.
 pub fn play(
     content: Content,
     ipv6: bool,
@@ -65,11 +66,24 @@ pub fn play(
     if content == Content::FilterFallback {
         return super::fallback::play(content, ipv6, narrator, interrupt);
     }
+    play_over(content.faults(), content, ipv6, narrator, interrupt)
+}
+
+/// Plays a scenario to its end over links with `faults`. Where these are bad, how often connections were bound in which
+/// way, and when timestamps came, is not looked at: it is up to the links as well.
+pub fn play_over(
+    faults: Faults,
+    content: Content,
+    ipv6: bool,
+    narrator: &mut Narrator<'_>,
+    interrupt: &Interrupt,
+) -> Result<Scenario, Error> {
     let begun = Instant::now();
-    let stage = Stage::build(content, ipv6, narrator, interrupt)?;
+    let good = !faults.any();
+    let stage = Stage::build(content, ipv6, faults, narrator, interrupt)?;
     let Stage { bed, service, names, servers, mut filters, mut director, key: _key, tunnels: _tunnels, cables } = stage;
     let conversations = content.conversations(&names);
-    let mut clock = if content.stamped() { Some(Clock::new(bed.client(), service)?) } else { None };
+    let mut clock = if content.stamped() && good { Some(Clock::new(bed.client(), service)?) } else { None };
     narrator.step(format!("{} connections, every byte of every answer compared", conversations.len()));
     let mut scenario = Scenario {
         name: content.name().into(),
@@ -129,10 +143,10 @@ pub fn play(
         check("over all servers the client sees one clock", clock.outcome());
     }
     let stats = director.stats()?;
-    if let Some((name, ok, detail)) = content.bound(&stats.services) {
+    if good && let Some((name, ok, detail)) = content.bound(&stats.services) {
         check(name, if ok { Ok(detail) } else { Err(detail) });
     }
-    if content == Content::BadLinks {
+    if !good {
         let mut carried = Carried::default();
         cables.iter().flat_map(Relay::carried).for_each(|one| carried.add(&one));
         let (ok, seen) = bad(&carried.link);
@@ -141,15 +155,19 @@ pub fn play(
             more => format!("{seen}; the relays were too slow for {more} more"),
         };
         check(BAD_LINKS, if ok { Ok(detail) } else { Err(detail) });
-        check("nothing is left at the director", emptied(&mut director)?);
+        let left = match director.wait_until_empty(PATIENCE) {
+            Err(Error::Late { log, .. }) => Err(log),
+            left => Ok(left?),
+        };
+        check("nothing is left at the director", left);
     }
-    if content.is_filtered() {
+    if content.is_filtered() && good {
         let name = if content.is_led() { RECALLS } else { MIGRATIONS };
         let (ok, detail) = migrations(content, &stats.services, &mut filters, scenario.requests)?;
         check(name, if ok { Ok(detail) } else { Err(detail) });
-        for filter in filters {
-            filter.stop()?;
-        }
+    }
+    for filter in filters {
+        filter.stop()?;
     }
     let port = director.status()?.port;
     director.stop()?;
@@ -159,24 +177,6 @@ pub fn play(
     name_port(&mut scenario, &port);
     scenario.seconds = begun.elapsed().as_secs_f64();
     Ok(scenario)
-}
-
-/// Waits until the director has nothing in hand for connections that are over.
-fn emptied(director: &mut Director) -> Result<Result<String, String>, Error> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let stats = director.stats()?;
-        let counts = stats.services.iter().filter_map(|s| s.content.as_ref()?.counts.as_ref());
-        let left: u64 = counts.map(|c| c.parked + c.in_hand).sum();
-        let open: u64 = stats.total.states.iter().filter(|(s, _)| *s != "time-wait").map(|(_, flows)| flows).sum();
-        if left + open == 0 {
-            return Ok(Ok("no connection open, parked or in hand".into()));
-        }
-        if Instant::now() > deadline {
-            return Ok(Err(format!("{left} connections parked or in hand; {:?}", stats.total.states)));
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// What is checked of migrations.

@@ -24,6 +24,7 @@ use crate::demo::root::Error;
 use crate::demo::root::director::Director;
 use crate::demo::root::relay::Relay;
 use crate::demo::root::scene::{MAPPED_PORT, SERVICE_PORT};
+use crate::network::link::Faults;
 
 /// A scenario's network, in which everything runs.
 pub(super) struct Stage {
@@ -47,6 +48,7 @@ impl Stage {
     pub(super) fn build(
         content: Content,
         ipv6: bool,
+        faults: Faults,
         narrator: &mut Narrator<'_>,
         interrupt: &Interrupt,
     ) -> Result<Self, Error> {
@@ -76,7 +78,6 @@ impl Stage {
             servers.push(started.map_err(|source| Error::Server { name: name.into(), address, source })?);
         }
         let mut cables = vec![];
-        let faults = content.faults();
         if faults.any() {
             narrator.step(format!(
                 "cutting the cables of client and servers: relays lose {} of the frames, deliver {} twice and {} late",
