@@ -253,7 +253,7 @@ fn a_cut_cable_passes_what_somebody_carries_and_nothing_by_itself() {
                     carry(far, near);
                 }
             });
-            // The second cable is cut while nobody carries at the first any more: it needs no one from here.
+            // Nobody carries at the client's cable any more when the director's is cut.
             let from = if host.name() == "client" { bed.client() } else { bed.director() };
             let answer = get(from, server, port);
             done.store(true, Ordering::Relaxed);
