@@ -73,12 +73,13 @@ pub(crate) fn wait_readable<const N: usize>(
     timeout: Option<Duration>,
 ) -> io::Result<[bool; N]> {
     let mut polled = descriptors.map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
-    // Rounded up, so that a wait of less than a millisecond doesn't become a busy loop.
-    let millis = timeout.map_or(-1, |t| {
-        i32::try_from(t.as_millis() + u128::from(t.subsec_nanos() % 1_000_000 != 0)).unwrap_or(i32::MAX)
-    });
-    // SAFETY: the array is exclusively ours for the call, and its length is passed with it.
-    let result = check(unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) });
+    // What is too long for the kernel's clock is as good as for ever.
+    let limit = timeout
+        .and_then(|t| Some(libc::timespec { tv_sec: t.as_secs().try_into().ok()?, tv_nsec: t.subsec_nanos().into() }));
+    let limit = limit.as_ref().map_or(ptr::null(), ptr::from_ref);
+    // SAFETY: the array is exclusively ours for the call, and its length is passed with it; the time is ours too, or
+    // null, and the mask of signals may be null.
+    let result = check(unsafe { libc::ppoll(polled.as_mut_ptr(), N as libc::nfds_t, limit, ptr::null()) });
     match result {
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; N]),
         Err(error) => Err(error),
@@ -141,6 +142,27 @@ fn link_address(index: i32, protocol: u16) -> SockAddr {
 /// Binds a packet socket to one interface and to all protocols.
 pub(crate) fn bind_packet(socket: &Socket, index: u32) -> io::Result<()> {
     socket.bind(&link_address(index as i32, libc::ETH_P_ALL as u16))
+}
+
+/// Lets the kernel keep up to `bytes` for a socket's receiver, beyond what it grants to everybody (needs CAP_NET_ADMIN).
+pub(crate) fn force_receive_buffer(socket: &Socket, bytes: u32) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    let (value, length) = (ptr::from_ref(&bytes).cast(), mem::size_of::<libc::c_int>() as libc::socklen_t);
+    // SAFETY: the option takes one `c_int`, which lives for the call and whose size is given.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value, length) })
+        .map(drop)
+}
+
+/// Frames that the kernel had no room for on a packet socket since this was asked last.
+pub(crate) fn packets_missed(socket: &Socket) -> io::Result<u32> {
+    let mut counts = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = mem::size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    let value = ptr::from_mut(&mut counts).cast();
+    // SAFETY: the option gives one `tpacket_stats`, which is ours for the call and whose size is given.
+    check(unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_STATISTICS, value, &mut length)
+    })?;
+    Ok(counts.tp_drops)
 }
 
 /// `sll_pkttype` of a packet socket's sender address: `PACKET_HOST`, `PACKET_OUTGOING`, …

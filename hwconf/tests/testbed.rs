@@ -3,10 +3,12 @@
 mod support;
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lcs_hwconf::ethtool::Offload;
-use lcs_hwconf::packet::{Direction, PacketSocket};
+use lcs_hwconf::packet::{self, Direction, PacketSocket};
 use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan, ReturnPath, Testbed};
 use support::{eventually, get, root, serve_http, tcp_checksum_right};
 
@@ -209,6 +211,86 @@ fn an_unhidden_address_is_answered_for() {
         bed.servers()[1].rtnl().add_address(ETH0, vip.into()).unwrap();
         assert_eq!(who_answers(&bed, vip), bed.servers()[1].rtnl().link(ETH0).unwrap().mac, "{vip}");
     }
+}
+
+/// Takes what has come to one end of a cut cable to the other.
+fn carry(from: &PacketSocket, to: &PacketSocket) {
+    let mut frame = vec![0; 1 << 16];
+    while let Some((length, direction)) = from.receive(&mut frame).unwrap() {
+        if direction == Direction::Received {
+            to.send(&frame[..length]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_cut_cable_passes_what_somebody_carries_and_nothing_by_itself() {
+    if !root("a_cut_cable_passes_what_somebody_carries_and_nothing_by_itself") {
+        return;
+    }
+    let bed = Testbed::build(Plan { arms: Arms::Two, ..Plan::default() }).unwrap();
+    bed.set_kernel_forwarding(true).unwrap();
+    for (host, link) in [(bed.client(), ETH0), (bed.director(), ETH1)] {
+        let ends = bed.cut(host, link).unwrap();
+        let again = bed.cut(host, link).unwrap_err().to_string();
+        assert!(again.contains("already"), "{again}");
+        for end in &ends {
+            assert!(!bed.switch().ethtool().offload(end, Offload::Gro).unwrap());
+        }
+        let ends = ends.map(|end| PacketSocket::open(bed.switch().namespace(), &end).unwrap());
+        if host.name() == "client" {
+            assert_eq!(who_answers(&bed, bed.director_address(false)), None);
+        }
+        let done = AtomicBool::new(false);
+        let (server, port) = (bed.server_address(0, true), if host.name() == "client" { 80 } else { 81 });
+        serve_http(&bed.servers()[0], server, port, 300_000);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let [near, far] = &ends;
+                while !done.load(Ordering::Relaxed) {
+                    packet::wait_any([near.as_fd(), far.as_fd()], Some(Duration::from_millis(5))).unwrap();
+                    carry(near, far);
+                    carry(far, near);
+                }
+            });
+            // Nobody carries at the client's cable any more when the director's is cut.
+            let from = if host.name() == "client" { bed.client() } else { bed.director() };
+            let answer = get(from, server, port);
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(answer.unwrap(), ("server1".to_owned(), 300_000));
+        });
+    }
+}
+
+/// What a packet socket had no room for is counted, so that nobody takes it for what never came.
+#[test]
+fn frames_that_nobody_takes_in_time_are_counted() {
+    if !root("frames_that_nobody_takes_in_time_are_counted") {
+        return;
+    }
+    let bed = Testbed::build(Plan::default()).unwrap();
+    let capture = PacketSocket::open(bed.switch().namespace(), "client").unwrap();
+    let sender = PacketSocket::open(bed.client().namespace(), ETH0).unwrap();
+    // To the director, of a protocol that nobody knows (IEEE Std 802: local experiments).
+    let frame = [&[2, 0x80, 0, 0, 0, 1, 2, 0x80, 0, 0, 0, 10, 0x88, 0xb5][..], &[0x5a; 1486]].concat();
+    let sent = 20_000;
+    (0..sent).for_each(|_| sender.send(&frame).unwrap());
+    let mut missed = 0;
+    eventually("the kernel's queue to be full", || {
+        missed += capture.missed().unwrap();
+        missed > 0
+    });
+    let (mut taken, mut buffer) = (0, vec![0; 1 << 16]);
+    eventually("every frame", || {
+        while let Some((length, _)) = capture.receive(&mut buffer).unwrap() {
+            taken += u64::from(buffer[..length] == frame);
+        }
+        missed += capture.missed().unwrap();
+        // The kernel's own frames may be among those that were missed.
+        taken + missed >= sent
+    });
+    assert!(taken > 1_000 && taken < sent, "{taken} of {sent}, {missed} missed");
+    assert_eq!(capture.missed().unwrap(), 0);
 }
 
 #[test]

@@ -31,7 +31,7 @@ pub use host::Host;
 
 use crate::error::{Error, Result};
 use crate::ethtool::Offload;
-use crate::rtnl::{Route, VethEnd};
+use crate::rtnl::{Link, Route, VethEnd};
 use addresses::{CLIENT_NET, Place, SERVER_NET};
 
 /// Whether clients and servers meet the director on one interface or on two.
@@ -184,7 +184,7 @@ impl Testbed {
 
     /// Joins `host` to a bridge by a veth whose end in the host is `link`.
     fn plug(&self, host: &Host, link: &str, bridge: &str, place: Place, mtu: u32) -> Result<()> {
-        let port = if link == ETH0 { host.name().to_owned() } else { format!("{}-{link}", host.name()) };
+        let port = port_of(host, link);
         // Several queues elsewhere would leave their mark on the frame, and the switch would take the mark for a
         // receive queue and not hash: all frames would meet on the director's first queue.
         let queues = if host.name() == DIRECTOR { self.plan.queues } else { 1 };
@@ -199,6 +199,33 @@ impl Testbed {
         self.switch.rtnl().set_up(&port, true)?;
         host.rtnl().set_up(link, true)?;
         host.add_addresses(link, place)
+    }
+
+    /// Cuts the cable of `host`'s interface `link`: no frame passes any more between the host and its bridge, until
+    /// somebody carries frames between the two ends that are left. They stand in the switch's namespace
+    /// ([`Self::switch`]), offloads off as everywhere: the first leads to the host, the second to the bridge.
+    pub fn cut(&self, host: &Host, link: &str) -> Result<[String; 2]> {
+        let (switch, port) = (&self.switch, port_of(host, link));
+        let Link { master, mtu, .. } = switch.rtnl().link(&port)?;
+        let bridge = switch.rtnl().links()?.into_iter().find(|link| Some(link.index) == master);
+        let Some(bridge) = bridge.map(|bridge| bridge.name) else {
+            return Err(Error::Invalid {
+                what: format!("cut the cable of {} at {link}", host.name()),
+                mend: "it has been cut already: cut each once".into(),
+            });
+        };
+        let (end, patch) = (format!("x-{port}"), format!("y-{port}"));
+        let veth = |name| VethEnd { name, namespace: None, mac: None, mtu, queues: 1 };
+        switch.rtnl().create_veth(&veth(&end), &veth(&patch))?;
+        switch.rtnl().set_master(&port, None)?;
+        switch.rtnl().set_master(&patch, Some(&bridge))?;
+        for name in [&end, &patch] {
+            switch.ethtool().set_offload(name, Offload::Gro, false)?;
+            switch.ethtool().set_offload(name, Offload::TxChecksum, false)?;
+            switch.rtnl().set_up(name, true)?;
+        }
+        switch.wait_until_running()?;
+        Ok([port, end])
     }
 
     fn set_routes(&self) -> Result<()> {
@@ -294,6 +321,11 @@ impl Testbed {
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         [&self.switch, &self.client, &self.director].into_iter().chain(&self.servers)
     }
+}
+
+/// The name of the switch's port that the interface `link` of `host` is plugged into.
+fn port_of(host: &Host, link: &str) -> String {
+    if link == ETH0 { host.name().to_owned() } else { format!("{}-{link}", host.name()) }
 }
 
 #[cfg(test)]

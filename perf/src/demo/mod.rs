@@ -24,7 +24,7 @@ use report::{Host, Report, Scenario};
 use root::scene::Setup;
 
 /// Names of the scenarios, each of which is played over IPv4 and over IPv6.
-pub const SCENARIOS: [&str; 20] = [
+pub const SCENARIOS: [&str; 21] = [
     "nat",
     "fullnat",
     "dr",
@@ -45,6 +45,7 @@ pub const SCENARIOS: [&str; 20] = [
     "filter-tun",
     "filter-keepalive",
     "filter-fallback",
+    "bad-links",
 ];
 
 /// Which port the director has.

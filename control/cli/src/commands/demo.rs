@@ -23,7 +23,7 @@ What happens is told on standard error, the result on standard output. Exit code
 pub struct Args {
     /// Play one scenario only: nat, fullnat, dr, tun, content-url, content-xml, keepalive, sni, smtp,
     /// preallocate-hit, preallocate-miss, preallocate-hit-dr, preallocate-miss-dr, preallocate-hit-tun, preallocate-miss-tun,
-    /// pooled, filter-dr, filter-tun, filter-keepalive or filter-fallback (the last four in namespaces only).
+    /// pooled, filter-dr, filter-tun, filter-keepalive, filter-fallback (these four in namespaces only) or bad-links.
     #[arg(long, value_name = "NAME")]
     scenario: Option<String>,
     /// The director's port: auto, af_xdp (needs root) or memory.

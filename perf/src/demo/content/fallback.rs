@@ -123,7 +123,7 @@ pub(super) fn play(
     interrupt: &Interrupt,
 ) -> Result<Scenario, Error> {
     let begun = Instant::now();
-    let mut stage = Stage::build(content, ipv6, narrator, interrupt)?;
+    let mut stage = Stage::build(content, ipv6, content.faults(), narrator, interrupt)?;
     let conversations = Arc::new(content.conversations(&stage.names));
     let all = stage.filters.len() as u64;
     narrator.step(format!("{CLIENTS} clients ask all the time, every byte of every answer compared"));

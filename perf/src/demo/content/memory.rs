@@ -16,14 +16,14 @@ use smoltcp::socket::tcp;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::session::Session;
-use super::{Content, Conversation, Ear, RuleFile};
+use super::{BAD_LINKS, Content, Conversation, Ear, RuleFile, bad};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::report::{Check, Scenario};
 use crate::demo::root::play::costs;
 use crate::network::director::Director;
 use crate::network::host::{Application, Host};
-use crate::network::link::Faults;
+use crate::network::link::{Faults, LinkCounts};
 use crate::network::site::{self, PORT, Plan, SERVER_PORT};
 use crate::network::stack::Stack;
 use crate::network::switch::Switch;
@@ -84,7 +84,7 @@ struct Stage {
 
 impl Stage {
     fn build(content: Content, ipv6: bool) -> Result<Self, String> {
-        let wire = Faults { rate: 1_000_000_000, queue: 1_000_000, delay: 20 * MICROSECOND, ..Faults::NONE };
+        let wire = Faults { rate: 1_000_000_000, queue: 1_000_000, delay: 20 * MICROSECOND, ..content.faults() };
         let mut plan_of = Plan { weights: vec![1; 3], ..Plan::new(content.forward(), ipv6) };
         plan_of.client_tcp.timestamps = content.stamped();
         plan_of.server_tcp.timestamps = content.stamped();
@@ -189,6 +189,15 @@ fn stage(
         }
     };
     costs(scenario, &stats.total);
+    if content == Content::BadLinks {
+        let hosts = stage.servers.iter().chain([&stage.client]);
+        let sum = hosts.flat_map(|host| stage.net.traffic(*host)).fold(LinkCounts::default(), |mut sum, one| {
+            sum.add(&one);
+            sum
+        });
+        let (ok, detail) = bad(&sum);
+        checks.push(Check { name: BAD_LINKS.into(), ok, detail });
+    }
     if let Some((name, ok, detail)) = content.bound(&stats.services) {
         checks.push(Check { name: name.into(), ok, detail });
     }

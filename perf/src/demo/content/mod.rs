@@ -16,7 +16,9 @@ use std::fmt::Write;
 pub use ear::Ear;
 pub use rule_file::RuleFile;
 
+use crate::network::MILLISECOND;
 use crate::network::content::{Class, Closing, Exchange, Method};
+use crate::network::link::{Faults, LinkCounts};
 use lcs_control::protocol::ServiceReport;
 use lcs_pipelines::snapshot::Forward;
 
@@ -55,6 +57,8 @@ pub enum Content {
     FilterKeepalive,
     /// A filter is killed while requests come, and started again: its server is reached over full NAT meanwhile.
     FilterFallback,
+    /// Long answers from three servers in turn, over links that lose, double and reorder frames.
+    BadLinks,
 }
 
 /// What is to come in answer to what was sent.
@@ -100,12 +104,25 @@ impl Conversation {
 const GUESSES: &str = "guesses are right and wrong where they must be";
 const SHARED: &str = "clients share the connections to servers";
 
+/// What is checked of bad links.
+const BAD_LINKS: &str = "the links were as bad as they should be";
+
+/// Whether that is so, and what was seen.
+fn bad(links: &LinkCounts) -> (bool, String) {
+    let LinkCounts { offered, lost, duplicated, reordered, .. } = *links;
+    let ok = lost > 0 && duplicated > 0 && reordered > 0;
+    (ok, format!("of {offered} frames {lost} were lost, {duplicated} came twice, {reordered} late"))
+}
+
+/// Bytes of a long answer.
+const LONG: u32 = 100_000;
+
 /// The names of the groups in every scenario (the first two as in the tutorial), one server each.
 pub const GROUPS: [&str; 3] = ["ace", "wait", "web"];
 
 impl Content {
     /// All of them.
-    pub const ALL: [Content; 16] = [
+    pub const ALL: [Content; 17] = [
         Content::Url,
         Content::Xml,
         Content::Keepalive,
@@ -122,6 +139,7 @@ impl Content {
         Content::FilterTun,
         Content::FilterKeepalive,
         Content::FilterFallback,
+        Content::BadLinks,
     ];
 
     /// The scenario's name.
@@ -143,6 +161,7 @@ impl Content {
             Content::FilterTun => "filter-tun",
             Content::FilterKeepalive => "filter-keepalive",
             Content::FilterFallback => "filter-fallback",
+            Content::BadLinks => "bad-links",
         }
     }
 
@@ -168,7 +187,8 @@ impl Content {
             | Content::Pooled
             | Content::FilterDr
             | Content::FilterTun
-            | Content::FilterFallback => {
+            | Content::FilterFallback
+            | Content::BadLinks => {
                 "R10: if (contains(url, \"lcs1\")) routeTo(ace, NON_STICKY)\n\
                  R11: if (contains(url, \"lcs2\")) routeTo(wait, NON_STICKY)\n\
                  default: routeTo(web)\n"
@@ -236,7 +256,7 @@ impl Content {
     fn classes(self, group: usize) -> &'static [Class] {
         match self {
             Content::FilterKeepalive => return Content::Keepalive.classes(group),
-            _ if self.answers_directly() => return Content::Url.classes(group),
+            _ if self.answers_directly() || self == Content::BadLinks => return Content::Url.classes(group),
             _ => {}
         }
         match (self, group) {
@@ -293,6 +313,16 @@ impl Content {
                 let classes = [Class::Lcs2, Class::Web];
                 self.http(names, 60, |n| (classes[n as usize % 2], Method::Get, 0), true)
             }
+            Content::BadLinks => {
+                let classes = [Class::Lcs1, Class::Lcs2, Class::Web];
+                let get = |n: u64| Exchange::get(self.number(n), classes[n as usize % 3], LONG);
+                let all: Vec<Exchange> = (0..200).map(get).collect();
+                let ten = |ten: &[Exchange]| Conversation {
+                    steps: ten.iter().map(|e| self.step(names, &[*e])).collect(),
+                    server_closes: false,
+                };
+                all.chunks(10).map(ten).collect()
+            }
             Content::Sni => (0..30).map(|n| self.hello(names, n)).collect(),
             Content::Smtp => (0..30).map(|n| self.mail(names, n)).collect(),
         }
@@ -309,18 +339,10 @@ impl Content {
         let exchange = |n: u64| {
             let (class, method, body) = of(n);
             let closing = if apart && n.is_multiple_of(2) { Closing::Asked } else { Closing::Keep };
-            let number = (self as u64 + 1) << 32 | n << 3;
             let reply = [0, 700, 1_448, 9_000, 60_000][n as usize % 5];
-            Exchange { method, body, closing, ..Exchange::get(number, class, reply) }
+            Exchange { method, body, closing, ..Exchange::get(self.number(n), class, reply) }
         };
-        let reply = |e: &Exchange| {
-            let may = (0..GROUPS.len()).filter(|&g| self.classes(g).contains(&e.class));
-            Reply::Of(may.map(|g| (names[g].clone(), e.response(&names[g]))).collect())
-        };
-        let step = |exchanges: &[Exchange]| Step {
-            send: exchanges.iter().flat_map(Exchange::request).collect(),
-            replies: exchanges.iter().map(reply).collect(),
-        };
+        let step = |exchanges: &[Exchange]| self.step(names, exchanges);
         let all: Vec<Exchange> = (0..count).map(exchange).collect();
         if apart {
             let alone = |e: &Exchange| Conversation { steps: vec![step(&[*e])], server_closes: e.server_closes() };
@@ -331,6 +353,33 @@ impl Content {
         let most = if self.is_filtered() { 3 } else { usize::MAX };
         let bursts = all.chunks(5).take(most).map(step).collect();
         vec![one, Conversation { steps: bursts, server_closes: false }]
+    }
+
+    /// The number of the scenario's exchange `n`.
+    fn number(self, n: u64) -> u64 {
+        (self as u64 + 1) << 32 | n << 3
+    }
+
+    /// Exchanges whose requests are sent in one write.
+    fn step(self, names: &[String], exchanges: &[Exchange]) -> Step {
+        let reply = |e: &Exchange| {
+            let may = (0..GROUPS.len()).filter(|&g| self.classes(g).contains(&e.class));
+            Reply::Of(may.map(|g| (names[g].clone(), e.response(&names[g]))).collect())
+        };
+        Step {
+            send: exchanges.iter().flat_map(Exchange::request).collect(),
+            replies: exchanges.iter().map(reply).collect(),
+        }
+    }
+
+    /// What the links of the clients and the servers do to frames, each way.
+    fn faults(self) -> Faults {
+        match self {
+            Content::BadLinks => {
+                Faults { delay: 0, loss: 0.005, duplicate: 0.005, reorder: 0.01, hold: 2 * MILLISECOND, ..Faults::NONE }
+            }
+            _ => Faults::NONE,
+        }
     }
 
     /// A ClientHello and a little of what follows, which the server sends back with its name in front.
@@ -523,7 +572,7 @@ mod tests {
 
     #[test]
     fn every_conversation_is_what_one_server_answers_and_no_other() {
-        let one_by_one = [Content::Keepalive, Content::FilterKeepalive];
+        let one_by_one = [Content::Keepalive, Content::FilterKeepalive, Content::BadLinks];
         for scenario in Content::ALL.into_iter().filter(|c| !one_by_one.contains(c)) {
             for c in scenario.conversations(&names()) {
                 let fits = (0..3).filter(|&g| play(scenario, g, &c).is_ok()).count();

@@ -9,13 +9,15 @@ use lcs_pipelines::tally::MigrationTally;
 
 use super::clock::Clock;
 use super::stage::{Server, Stage, migrated};
-use super::{Content, Conversation, Ear, GROUPS};
+use super::{BAD_LINKS, Content, Conversation, Ear, GROUPS, bad};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::report::{Check, Scenario};
 use crate::demo::root::Error;
 use crate::demo::root::director::Director;
 use crate::demo::root::play::{costs, name_port};
+use crate::demo::root::relay::{Carried, Relay};
+use crate::network::link::Faults;
 
 /// How long an answer may keep silent.
 pub(super) const PATIENCE: Duration = Duration::from_secs(8);
@@ -54,7 +56,7 @@ pub fn run(contents: &[Content], narrator: &mut Narrator<'_>, interrupt: &Interr
     Ok(scenarios)
 }
 
-/// Plays a scenario to its end.
+/// Plays a scenario to its end, over the links that are its own.
 pub fn play(
     content: Content,
     ipv6: bool,
@@ -64,11 +66,24 @@ pub fn play(
     if content == Content::FilterFallback {
         return super::fallback::play(content, ipv6, narrator, interrupt);
     }
+    play_over(content.faults(), content, ipv6, narrator, interrupt)
+}
+
+/// Plays a scenario to its end over links with `faults`. Where these are bad, how often connections were bound in which
+/// way, and when timestamps came, is not looked at: it is up to the links as well.
+pub fn play_over(
+    faults: Faults,
+    content: Content,
+    ipv6: bool,
+    narrator: &mut Narrator<'_>,
+    interrupt: &Interrupt,
+) -> Result<Scenario, Error> {
     let begun = Instant::now();
-    let Stage { bed, service, names, servers, mut filters, mut director, key: _key, tunnels: _tunnels } =
-        Stage::build(content, ipv6, narrator, interrupt)?;
+    let good = !faults.any();
+    let stage = Stage::build(content, ipv6, faults, narrator, interrupt)?;
+    let Stage { bed, service, names, servers, mut filters, mut director, key: _key, tunnels: _tunnels, cables } = stage;
     let conversations = content.conversations(&names);
-    let mut clock = if content.stamped() { Some(Clock::new(bed.client(), service)?) } else { None };
+    let mut clock = if content.stamped() && good { Some(Clock::new(bed.client(), service)?) } else { None };
     narrator.step(format!("{} connections, every byte of every answer compared", conversations.len()));
     let mut scenario = Scenario {
         name: content.name().into(),
@@ -128,16 +143,31 @@ pub fn play(
         check("over all servers the client sees one clock", clock.outcome());
     }
     let stats = director.stats()?;
-    if let Some((name, ok, detail)) = content.bound(&stats.services) {
+    if good && let Some((name, ok, detail)) = content.bound(&stats.services) {
         check(name, if ok { Ok(detail) } else { Err(detail) });
     }
-    if content.is_filtered() {
+    if !good {
+        let mut carried = Carried::default();
+        cables.iter().flat_map(Relay::carried).for_each(|one| carried.add(&one));
+        let (ok, seen) = bad(&carried.link);
+        let detail = match carried.overload() {
+            0 => seen,
+            more => format!("{seen}; the relays were too slow for {more} more"),
+        };
+        check(BAD_LINKS, if ok { Ok(detail) } else { Err(detail) });
+        let left = match director.wait_until_empty(PATIENCE) {
+            Err(Error::Late { log, .. }) => Err(log),
+            left => Ok(left?),
+        };
+        check("nothing is left at the director", left);
+    }
+    if content.is_filtered() && good {
         let name = if content.is_led() { RECALLS } else { MIGRATIONS };
         let (ok, detail) = migrations(content, &stats.services, &mut filters, scenario.requests)?;
         check(name, if ok { Ok(detail) } else { Err(detail) });
-        for filter in filters {
-            filter.stop()?;
-        }
+    }
+    for filter in filters {
+        filter.stop()?;
     }
     let port = director.status()?.port;
     director.stop()?;

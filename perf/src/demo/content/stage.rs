@@ -22,7 +22,9 @@ use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
 use crate::demo::root::Error;
 use crate::demo::root::director::Director;
+use crate::demo::root::relay::Relay;
 use crate::demo::root::scene::{MAPPED_PORT, SERVICE_PORT};
+use crate::network::link::Faults;
 
 /// A scenario's network, in which everything runs.
 pub(super) struct Stage {
@@ -37,6 +39,8 @@ pub(super) struct Stage {
     pub(super) key: RuleFile,
     /// The far ends of tunnels to servers that have no filter.
     pub(super) tunnels: Vec<Decapsulator>,
+    /// The cables that are bad, where some are.
+    pub(super) cables: Vec<Relay>,
     pub(super) bed: Testbed,
 }
 
@@ -44,6 +48,7 @@ impl Stage {
     pub(super) fn build(
         content: Content,
         ipv6: bool,
+        faults: Faults,
         narrator: &mut Narrator<'_>,
         interrupt: &Interrupt,
     ) -> Result<Self, Error> {
@@ -72,6 +77,18 @@ impl Stage {
             let started = host.run(|| Server::start(content, group, name, address))?;
             servers.push(started.map_err(|source| Error::Server { name: name.into(), address, source })?);
         }
+        let mut cables = vec![];
+        if faults.any() {
+            narrator.step(format!(
+                "cutting the cables of client and servers: relays lose {} of the frames, deliver {} twice and {} late",
+                share(faults.loss),
+                share(faults.duplicate),
+                share(faults.reorder)
+            ));
+            for (host, seed) in [bed.client()].into_iter().chain(bed.servers()).zip(1..) {
+                cables.push(Relay::start(&bed, host, ETH0, [faults; 2], seed)?);
+            }
+        }
         interrupt.check()?;
         narrator.step("starting the director on AF_XDP, with the rules");
         for rule in content.rules().lines() {
@@ -97,8 +114,13 @@ impl Stage {
             narrator.step("waiting until every filter has answered");
             director.wait_for_filters(bed.servers().len() as u64)?;
         }
-        Ok(Stage { service, names, director, filters, servers, key, tunnels, bed })
+        Ok(Stage { service, names, director, filters, servers, key, tunnels, cables, bed })
     }
+}
+
+/// A probability as people say it.
+fn share(probability: f64) -> String {
+    format!("{} %", probability * 100.0)
 }
 
 /// Starts the filter of a real server, which has its arm already.

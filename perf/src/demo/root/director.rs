@@ -114,6 +114,36 @@ impl Director {
         }
     }
 
+    /// Waits until no connection is open and nothing is in hand for any, and says what is kept all the same. What waits
+    /// for its time-out is over.
+    ///
+    /// # Errors
+    /// [`Error::Late`] when something is left after `patience`.
+    pub fn wait_until_empty(&mut self, patience: Duration) -> Result<String, Error> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let stats = self.stats()?;
+            // Where servers do not answer through the director, the client's end is all that it sees.
+            let is_over = |state: &str| matches!(state, "fin-wait" | "time-wait" | "close");
+            let open: u64 =
+                stats.total.states.iter().filter(|(state, _)| !is_over(state)).map(|(_, flows)| flows).sum();
+            let counts: Vec<_> = stats.services.iter().filter_map(|s| s.content.as_ref()?.counts.as_ref()).collect();
+            let kept: u64 = counts.iter().map(|c| c.parked + c.in_hand).sum::<u64>() + stats.total.held;
+            let pools = counts.iter().filter_map(|c| c.pool.as_ref());
+            let (idle, lent) = pools.fold((0, 0), |(idle, lent), pool| (idle + pool.idle, lent + pool.lent));
+            // What stands in a pool is nobody's.
+            if open == idle && kept + lent == 0 {
+                return Ok(format!("no connection open but {idle} in pools, nothing parked, in hand or held"));
+            }
+            if Instant::now() > deadline {
+                let states = &stats.total.states;
+                let log = format!("{kept} parked, in hand or held; {idle} idle and {lent} lent in pools; {states:?}");
+                return Err(Error::Late { what: "the end of every connection", log });
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until nothing stands between the director and its servers, and every worker has been told.
     fn wait_for_servers(mut self) -> Result<Self, Error> {
         let deadline = Instant::now() + PATIENCE;

@@ -2,6 +2,7 @@
 
 pub mod director;
 pub mod play;
+pub mod relay;
 pub mod scene;
 pub(crate) mod spread;
 
