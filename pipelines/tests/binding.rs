@@ -128,6 +128,7 @@ fn an_acknowledgement_passes_with_a_number_that_a_closed_window_takes() {
 fn a_server_may_keep_its_window_closed_as_long_as_it_answers() {
     let (mut d, server, _) = closed_window();
     let first = ISN.wrapping_add(1);
+    server_says(&mut d, &server, ACK, first.wrapping_add(20), 0, b"");
     let mut probes = 0;
     for _ in 0..40 {
         for sent in d.passes(17_000) {

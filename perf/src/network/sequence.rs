@@ -23,9 +23,9 @@
 //! §5.1, RFC 9293 §3.8.6.1). Whoever has said nothing for longer than any timer runs, though there is something, has lost it.
 //! Three repetitions of the last acknowledgement have it send again (RFC 5681 §3.2), as if its peer had asked.
 
+use super::SECOND;
 use super::reshape::{option, without_payload};
 use super::time_wait::Pair;
-use super::SECOND;
 use lcs_dataplane::headers::build::{Packet, Transport};
 use lcs_dataplane::headers::tcp::{Tcp, flags};
 use lcs_dataplane::headers::{Kind, MacAddr, Parsed, SeqNumber, parse, protocol};
