@@ -91,6 +91,66 @@ fn what_is_delivered_fits_the_path() {
     assert_eq!(again, request);
 }
 
+/// A server's segment with this window.
+fn server_says(d: &mut Director, server: &str, flags: u8, ack: u32, window: u16, payload: &[u8]) -> Vec<Sent> {
+    let (from, to) = (server.parse().unwrap(), CLIENT.parse().unwrap());
+    let (seq, options) = if flags & SYN != 0 { (5000, SYN_OPTIONS.to_vec()) } else { (5001, vec![]) };
+    let mut p = Packet { destination_mac: DIRECTOR, ..Packet::tcp(from, to, flags) }.payload(payload);
+    p.transport = Transport::Tcp { flags, seq, ack, window, options };
+    d.receives(&p.frame())
+}
+
+/// A connection whose server has closed its window after twenty bytes of the request; that server, and the first number of the director's.
+fn closed_window() -> (Director, String, u32) {
+    let mut d = Director::with(Binding { switching: Switching::Connection, ..Binding::default() }, &[]);
+    let ack = d.handshake();
+    let first = ISN.wrapping_add(1);
+    let server = server_asked(&d.client(ACK | PSH, first, ack, REQUEST));
+    let delivered = server_says(&mut d, &server, SYN | ACK, first, 20, b"");
+    let bytes: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(bytes, REQUEST[..20]);
+    (d, server, ack)
+}
+
+#[test]
+fn an_acknowledgement_passes_with_a_number_that_a_closed_window_takes() {
+    let (mut d, server, ack) = closed_window();
+    let (first, end) = (ISN.wrapping_add(1), ISN.wrapping_add(1 + REQUEST.len() as u32));
+    let answer = b"HTTP/1.1 200 OK\r\n";
+    let back = server_says(&mut d, &server, ACK, first.wrapping_add(20), 0, answer);
+    assert_eq!((back.len(), &back[0].payload[..], back[0].ack), (1, &answer[..], end), "the rest is the director's");
+    let told = d.client(ACK, end, ack.wrapping_add(answer.len() as u32), b"");
+    let told: Vec<_> = told.iter().filter(|s| s.to.to_string() == server).map(|s| (s.seq, s.ack)).collect();
+    assert_eq!(told, [(first.wrapping_add(20), 5001 + answer.len() as u32)]);
+}
+
+#[test]
+fn a_server_may_keep_its_window_closed_as_long_as_it_answers() {
+    let (mut d, server, _) = closed_window();
+    let first = ISN.wrapping_add(1);
+    server_says(&mut d, &server, ACK, first.wrapping_add(20), 0, b"");
+    let mut probes = 0;
+    for _ in 0..40 {
+        for sent in d.passes(17_000) {
+            assert_eq!((sent.to.to_string(), sent.flags & RST), (server.clone(), 0), "{sent:?}");
+            assert_eq!(sent.seq, first.wrapping_add(20));
+            probes += 1;
+            server_says(&mut d, &server, ACK, first.wrapping_add(20), 0, b"");
+        }
+    }
+    assert!(probes > 20, "{probes}");
+    // What it was probed with counts as sent: it is sent again when its time has come.
+    let mut rest = server_says(&mut d, &server, ACK, first.wrapping_add(20), 60_000, b"");
+    rest.extend(d.passes(17_000));
+    let bytes: Vec<u8> = rest.iter().filter(|s| s.to.to_string() == server).flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(bytes, REQUEST[20..]);
+    // Who does not answer is given up.
+    let (mut d, server, _) = closed_window();
+    let sent: Vec<Sent> = (0..20).flat_map(|_| d.passes(17_000)).collect();
+    let resets: Vec<_> = sent.iter().filter(|s| s.flags & RST != 0).map(|s| s.to.to_string()).collect();
+    assert!(resets.contains(&server) && resets.contains(&CLIENT.to_owned()), "{resets:?}");
+}
+
 #[test]
 fn a_damaged_reset_ends_nothing() {
     let mut d = Director::new();

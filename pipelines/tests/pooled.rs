@@ -285,3 +285,14 @@ fn connections_are_opened_ahead_asked_and_retired() {
     }
     assert!(closed);
 }
+
+#[test]
+fn the_next_connection_to_a_server_comes_from_elsewhere() {
+    let mut d = pooling(nothing_ahead());
+    let (mut client, mut server) = served(&mut d);
+    server.says(&mut d, FIN | ACK, b"");
+    // What is still on the way of that one must not be taken for this one's: the client's numbers just go on.
+    let syn = client.asks(&mut d, GET);
+    let (again, _) = Server::accepts(&mut d, &syn, 9_000);
+    assert_ne!(again.local, server.local);
+}

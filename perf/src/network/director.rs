@@ -77,6 +77,11 @@ impl<L: Pipeline, M: Meter> Director<L, M> {
         self
     }
 
+    /// Changes the time between turns without frames: where nothing is left but to wait for time-outs, fewer turns do.
+    pub fn set_period(&mut self, period: Nanos) {
+        self.period = period.max(1);
+    }
+
     /// The workers.
     pub fn workers(&self) -> &[Worker<MemoryPort, L, M>] {
         &self.workers

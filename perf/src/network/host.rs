@@ -5,7 +5,7 @@ use super::reshape::{self, Reshape};
 use super::sequence::Sequences;
 use super::stack::{Settings, Stack};
 use super::time_wait::Answer;
-use super::{BEGIN, Node, Outbox};
+use super::{BEGIN, Node, Outbox, SECOND};
 use lcs_dataplane::headers::arp::{self, Arp};
 use lcs_dataplane::headers::build::fill_icmp_checksum;
 use lcs_dataplane::headers::{ethernet, ethernet::ethertype, icmp, ipv4, ipv6, protocol};
@@ -19,6 +19,9 @@ pub trait Application: Any {
     fn poll(&mut self, stack: &mut Stack, now: Nanos) -> Option<Nanos>;
 }
 
+/// From one look for connections that have lost their timers to the next, while something is to be sent.
+const LOOK: Nanos = 20 * SECOND;
+
 /// A host with one network interface.
 pub struct Host {
     stack: Stack,
@@ -26,6 +29,8 @@ pub struct Host {
     sequences: Sequences,
     reshape: Option<Reshape>,
     monitor: Option<Monitor>,
+    /// When to look whether a connection has lost its timer.
+    look: Nanos,
     /// Packets taken out of a tunnel.
     pub decapsulated: u64,
 }
@@ -48,6 +53,7 @@ impl Host {
             sequences: Sequences::default(),
             reshape: None,
             monitor: None,
+            look: Nanos::MAX,
             decapsulated: 0,
         }
     }
@@ -224,9 +230,14 @@ impl Node for Host {
             reshape.received(&mut frame);
         }
         match self.stack.time_waits.receive(&frame) {
-            Answer::NotOurs if !self.sequences.received(&frame) => {}
             Answer::NotOurs => {
+                let heard = self.sequences.received(&frame, now);
+                if heard.hidden {
+                    out.recycle(frame);
+                    return None;
+                }
                 let fin = reshape::take_fin(&mut frame);
+                self.stack.wire.waiting.extend(heard.first);
                 self.stack.wire.waiting.push_back(frame);
                 self.stack.wire.waiting.extend(fin);
                 return Some(now);
@@ -239,6 +250,14 @@ impl Node for Host {
     }
 
     fn poll(&mut self, now: Nanos, out: &mut Outbox) -> Option<Nanos> {
+        if now >= self.look {
+            let unsent = self.stack.unsent();
+            self.look = if unsent.is_empty() { Nanos::MAX } else { now + LOOK };
+            for pair in unsent {
+                let frames = self.sequences.rouse(pair, self.stack.settings().mac, now);
+                self.stack.wire.waiting.extend(frames);
+            }
+        }
         self.stack.ingress(now);
         let mut next = Nanos::MAX;
         for application in &mut self.applications {
@@ -248,7 +267,7 @@ impl Node for Host {
         let services = !self.stack.settings().services.is_empty();
         for at in 0..self.stack.wire.sent.len() {
             let mut frame = std::mem::take(&mut self.stack.wire.sent[at]);
-            if !self.sequences.sent(&mut frame, &self.stack.wire.sent[at + 1..]) {
+            if !self.sequences.sent(&mut frame, &self.stack.wire.sent[at + 1..], now) {
                 out.recycle(frame);
                 continue;
             }
@@ -257,7 +276,11 @@ impl Node for Host {
             }
             self.transmit(frame, out);
         }
+        if self.look == Nanos::MAX && !self.stack.wire.sent.is_empty() && !self.stack.unsent().is_empty() {
+            self.look = now + LOOK;
+        }
         self.stack.wire.sent.clear();
+        next = next.min(self.look);
         // Received buffers serve the next frames that are sent, and the rest goes back.
         for frame in self.stack.wire.consumed.drain(..) {
             if self.stack.wire.spare.len() < 64 {

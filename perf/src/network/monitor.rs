@@ -28,6 +28,9 @@ mod kind {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     first: SeqNumber,
+    /// What its SYN acknowledged, if anything. Of two connections between the same ends a host that answers may give both the
+    /// same first number: then only this tells a new one from a SYN that is sent again.
+    answers: Option<SeqNumber>,
     /// The same of the connection between the same ends before this one: a late challenge (RFC 5961 section 4) acknowledges it.
     before: Option<SeqNumber>,
     /// One past the highest number sent.
@@ -75,7 +78,9 @@ impl Monitor {
         let stamp = stamps(&tcp).map(|s| s.0);
         let counted = len as u32 + u32::from(kind & flags::SYN != 0) + u32::from(kind & flags::FIN != 0);
         let end = SeqNumber(tcp.seq().0.wrapping_add(counted));
-        if kind & flags::SYN != 0 && self.connections.get(&pair).is_none_or(|k| k.first != tcp.seq()) {
+        let answers = (kind & flags::ACK != 0).then_some(tcp.ack());
+        let again = |k: &Known| k.first == tcp.seq() && k.answers == answers;
+        if kind & flags::SYN != 0 && !self.connections.get(&pair).is_some_and(again) {
             if self.connections.len() >= WATCHED {
                 self.connections.clear();
             }
@@ -87,6 +92,7 @@ impl Monitor {
             let recent = before.and_then(|b| b.recent);
             let known = Known {
                 first: tcp.seq(),
+                answers,
                 before: last,
                 next: end,
                 edge: None,
@@ -128,6 +134,7 @@ impl Monitor {
             let none = SeqNumber(0);
             let new = Known {
                 first: none,
+                answers: None,
                 before: None,
                 next: none,
                 edge: None,
@@ -281,6 +288,26 @@ mod tests {
         let stamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 1];
         assert!(found(flags::ACK, at(11), &stamps, b"").unwrap().contains("never sent"));
         assert!(found(flags::SYN | flags::ACK, at(1), &[1, 3, 3, 2], b"").unwrap().contains("window scale"));
+    }
+
+    #[test]
+    fn a_connection_that_begins_with_the_number_of_the_one_before_is_another() {
+        let stamps = |value: u32, echo: u32| [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat();
+        let mut m = Monitor::default();
+        // The first has no time stamps, and ends at once.
+        m.received(&frame(false, flags::SYN, (100, 0), &stamps(1, 0), b""));
+        m.sent(&frame(true, flags::SYN | flags::ACK, (ISN, 101), &[], b""));
+        m.received(&frame(false, flags::SYN, (900, 0), &stamps(2, 0), b""));
+        m.sent(&frame(true, flags::SYN | flags::ACK, (ISN, 901), &stamps(7, 2), b""));
+        m.received(&frame(false, flags::ACK, (901, ISN.wrapping_add(1)), &stamps(3, 7), b""));
+        assert_eq!(m.findings, [""; 0]);
+        // The same again is the same connection, whose clock has gone on meanwhile.
+        m.sent(&frame(true, flags::ACK, (ISN.wrapping_add(1), 901), &stamps(9, 3), b""));
+        m.sent(&frame(true, flags::SYN | flags::ACK, (ISN, 901), &stamps(12, 3), b""));
+        m.received(&frame(false, flags::ACK, (901, ISN.wrapping_add(1)), &stamps(4, 9), b""));
+        assert_eq!(m.findings, [""; 0]);
+        m.received(&frame(false, flags::ACK, (901, ISN.wrapping_add(1)), &stamps(5, 6), b""));
+        assert!(m.findings[0].contains("never sent"));
     }
 
     #[test]

@@ -160,6 +160,16 @@ pub(super) fn take_fin(frame: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(fin)
 }
 
+/// A segment's acknowledgement without its data and its FIN.
+pub(super) fn without_payload(frame: &[u8]) -> Option<Vec<u8>> {
+    let (_, _, len) = segment(frame)?;
+    let parsed = parse(frame, false).ok()?;
+    let mut bare = frame[..usize::from(parsed.end) - len].to_vec();
+    bare[usize::from(parsed.l4) + 13] &= !(flags::FIN | flags::PSH);
+    shorten(&mut bare, &parsed);
+    Some(bare)
+}
+
 /// Makes the lengths and checksums of a packet right for its bytes.
 fn shorten(frame: &mut [u8], whole: &Parsed) {
     let l3 = usize::from(whole.l3);

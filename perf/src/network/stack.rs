@@ -351,6 +351,18 @@ impl Stack {
         hidden
     }
 
+    /// The connections that have something to send, or sent, that their peers have not acknowledged.
+    pub(super) fn unsent(&self) -> Vec<Pair> {
+        let address = |e: IpEndpoint| SocketAddr::new(e.addr.into(), e.port);
+        let of = |socket: &Socket<'static>| match socket {
+            Socket::Tcp(t) if t.send_queue() > 0 && t.is_open() => {
+                Some((address(t.local_endpoint()?), address(t.remote_endpoint()?)))
+            }
+            _ => None,
+        };
+        self.sockets.iter().filter_map(|(_, socket)| of(socket)).collect()
+    }
+
     /// Sends what is due, and says when there will be more.
     pub(super) fn egress(&mut self, now: Nanos) -> Option<Nanos> {
         STAMP.set(clock(self.settings.seed, now));

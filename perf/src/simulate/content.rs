@@ -154,6 +154,8 @@ impl Run {
             // What waits for the next request is let go.
             (0..self.site.plan.servers().len()).for_each(|n| self.site.drain(n as u16, true));
         }
+        let director = self.site.director;
+        self.site.net[director].set_period(super::LEISURE);
         self.site.net.run_for(SETTLE);
         self.settled(&mut outcome);
         let healths = self.site.plan.servers();

@@ -28,6 +28,9 @@ const LIMIT: u64 = 100_000 * SECOND;
 const PATIENCE: u64 = 2_000 * SECOND;
 /// After the load: longer than a host's patience and a connection's longest time-out together.
 const SETTLE: u64 = 2_400 * SECOND;
+/// From one turn of the director without frames to the next after the load: most of a run's turns are waits for time-outs of
+/// minutes.
+const LEISURE: u64 = SECOND;
 
 /// What came of one run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -189,6 +192,8 @@ impl Run {
 
     /// Waits until the time-outs are over, and looks whether anything is left.
     fn settle(&mut self, problems: &mut Vec<String>) {
+        let director = self.site.director;
+        self.site.net[director].set_period(LEISURE);
         self.site.net.run_for(SETTLE);
         for server in &self.site.servers {
             let host = &self.site.net[*server];

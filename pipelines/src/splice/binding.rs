@@ -235,6 +235,8 @@ pub(crate) struct Binding {
     /// When a segment that is out was first sent, if it was sent once only.
     pub(crate) timed: Option<Nanos>,
     pub(crate) rto: Nanos,
+    /// When the server last took something of what is delivered to it, or the delivery began.
+    pub(crate) taken_at: Nanos,
     /// When to send again; when to give up.
     pub(crate) resend_at: Nanos,
     /// A later request that a filter has all of, and cannot take yet: one message of it asks again.
@@ -304,6 +306,7 @@ impl Default for Binding {
             retries: 0,
             timed: None,
             rto: RTO_FIRST,
+            taken_at: 0,
             resend_at: NEVER,
             known_whole: false,
             give_up_at: NEVER,
@@ -479,6 +482,12 @@ impl Binding {
     /// All that is to be sent, FIN included.
     pub(crate) fn to_send(&self) -> u64 {
         self.sendable() as u64 + u64::from(self.sends_fin())
+    }
+
+    /// How much of it has been sent as far as the server's window goes. What was sent beyond that, to see whether it is still
+    /// closed, the server has not taken.
+    pub(crate) fn sent_within_window(&self) -> u64 {
+        self.sent.min(self.delivered + u64::from(self.server_window))
     }
 
     /// What the director has still to deliver to the client.

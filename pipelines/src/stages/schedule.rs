@@ -406,15 +406,20 @@ impl Iterator for Sources<'_> {
 }
 
 /// A source of the director that is free toward the server: for who needs it before the connection is entered.
+///
+/// Each time another one, from where the client's keyed hash begins (RFC 6056 §3.3.3): what is still on the way of a connection that
+/// has just ended there, and whose numbers the same client's next one goes on with, must not meet that one.
 pub(crate) fn free_source(
-    c: &Connections,
+    c: &mut Connections,
     service: &Service,
     server: &Server,
     client: &Key,
     transport: u8,
 ) -> Option<SocketAddr> {
     let to = server_endpoint(server, client.destination().port());
-    Sources::new(service, client.hash(c.table.hasher(), transport), &c.settings, 0)
+    c.splices.pools.opened = c.splices.pools.opened.wrapping_add(1);
+    let start = client.hash(c.table.hasher(), transport).wrapping_add(c.splices.pools.opened);
+    Sources::new(service, start, &c.settings, 0)
         .take(PORT_TRIES)
         .find(|local| Key::new(to, *local).is_some_and(|key| c.table.find(&key, transport).is_none()))
 }

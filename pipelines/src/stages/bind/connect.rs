@@ -293,6 +293,7 @@ impl<P: Port> Desk<'_, P> {
         b.phase = Phase::Deliver;
         b.sent = 0;
         b.delivered = 0;
+        b.taken_at = self.now;
         let (method, body) = b.request;
         let request_end = b.start.wrapping_add(b.cut as u32);
         let e = self.c.splices.get_mut(b.entry);

@@ -4,7 +4,7 @@ use super::Desk;
 use crate::extract::ReplayProgress;
 use crate::splice::{Arrival, Binding, Phase};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::Place;
+use lcs_dataplane::flow::{Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{Offsets, Segment};
@@ -69,9 +69,15 @@ impl<P: Port> Desk<'_, P> {
         let n = (n as u64).min(b.to_send());
         if n >= b.delivered {
             b.server_window = u32::from(a.window) << b.server_scale.min(14);
+            let idle = self.snapshot.timeouts.get(TcpState::Established).as_nanos() as u64;
+            if b.server_window == 0 && self.now.saturating_sub(b.taken_at) < idle {
+                // Who answers, lives, and may keep its window closed (RFC 9293 §3.8.6.1, MUST-37), if not for ever.
+                b.retries = 0;
+            }
         }
         if n > b.delivered {
             b.delivered = n;
+            b.taken_at = self.now;
             b.sent = b.sent.max(n);
             b.measured(self.now);
             b.retries = 0;
@@ -106,7 +112,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn acknowledge_server(&mut self, flow: u32, b: &Binding) {
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
         let offsets = self.c.splices.get(b.entry).offsets;
-        let sent = if matches!(b.phase, Phase::Deliver | Phase::Replay) { b.sent } else { 0 };
+        let sent = if matches!(b.phase, Phase::Deliver | Phase::Replay) { b.sent_within_window() } else { 0 };
         let segment = Segment {
             key,
             flags: ACK,

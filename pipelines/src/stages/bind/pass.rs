@@ -80,6 +80,17 @@ impl<P: Port> Desk<'_, P> {
             let floor = offsets.seq(Place::SERVER, b.ack_floor);
             set_ack(batch, i, floor, a.window);
         }
+        if let Some(b) = b
+            && a.len == 0
+            && a.flags & (SYN | FIN) == 0
+        {
+            // The client has sent all that the director has taken from it. A server that has no room for that takes no
+            // acknowledgement with a number from beyond its window either (RFC 9293 §3.10.7.4), and would wait for it for ever.
+            let edge = b.start.wrapping_add((b.delivered + u64::from(b.server_window)) as u32);
+            if a.seq.wrapping_sub(edge) as i32 > 0 {
+                set_seq(batch, i, b.start.wrapping_add(b.sent_within_window() as u32));
+            }
+        }
         let e = self.c.splices.get(entry);
         if e.offsets.open || a.len == 0 || a.flags & SYN != 0 || limit.wrapping_sub(a.end()) as i32 >= 0 {
             return self.pass_and_look(batch, i, place, entry);
@@ -517,6 +528,18 @@ fn set_ack(batch: &mut Batch, i: usize, ack: u32, window: u16) {
     h[8..12].copy_from_slice(&ack.to_be_bytes());
     h[14..16].copy_from_slice(&window.to_be_bytes());
     let d = Difference::NONE.replacing(&old, &h[8..16]);
+    let sum = u16::from_ne_bytes([h[16], h[17]]);
+    h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
+}
+
+/// Writes a sequence number into a segment.
+fn set_seq(batch: &mut Batch, i: usize, seq: u32) {
+    let l4 = usize::from(batch.l4[i]);
+    let Some(h) = batch.frames[i].bytes_mut().get_mut(l4..l4 + 20) else { return };
+    let mut old = [0; 4];
+    old.copy_from_slice(&h[4..8]);
+    h[4..8].copy_from_slice(&seq.to_be_bytes());
+    let d = Difference::NONE.replacing(&old, &h[4..8]);
     let sum = u16::from_ne_bytes([h[16], h[17]]);
     h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
 }

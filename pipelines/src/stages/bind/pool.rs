@@ -565,9 +565,8 @@ impl<P: Port> Desk<'_, P> {
             self.c.say((1, s.next_hop), self.tick, Event::NeedNextHop(s.next_hop));
             return None;
         }
-        self.c.splices.pools.opened += 1;
+        // In the place of a client's, none of which has the same.
         let n = self.c.splices.pools.opened;
-        // In the place of a client's: other numbers give other sources.
         let client = Key::new(SocketAddr::new(of.address, n as u16), SocketAddr::new(of.address, of.port))?;
         let local = free_source(self.c, of, s, &client, TCP)?;
         let back = Key::new(server_endpoint(s, of.port), local)?;
