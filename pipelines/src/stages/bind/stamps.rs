@@ -69,12 +69,12 @@ impl<P: Port> Desk<'_, P> {
 
     /// The clock that the client of a flow sees as long as it has no server.
     fn client_clock(&self, flow: u32) -> Option<u32> {
-        Some(self.c.splices.cookies.clock(&self.c.table.keys(flow)?.client, self.now))
+        Some(self.c.splices.cookies.clock(&self.c.table.key(flow, Place::CLIENT)?, self.now))
     }
 
     /// The clock that the server of a flow sees where the director speaks for itself.
     fn server_clock(&self, flow: u32) -> Option<u32> {
-        Some(self.c.splices.cookies.clock(&self.c.table.keys(flow)?.server?, self.now))
+        Some(self.c.splices.cookies.clock(&self.c.table.key(flow, Place::SERVER)?, self.now))
     }
 
     /// A segment with the timestamps of its connection before its other options, which then stand in `room`. Not a SYN.
@@ -122,6 +122,9 @@ impl<P: Port> Desk<'_, P> {
 
     /// A server is going to be asked for a connection.
     pub(super) fn begin_stamps(&mut self, flow: u32, entry: u32, forward: Forward) {
+        if !self.c.splices.get(entry).stamped {
+            return;
+        }
         let clock = if forward == Forward::FullNat { self.server_clock(flow) } else { None };
         if let Some(s) = self.c.splices.stamps(entry) {
             s.begin(clock);
@@ -130,6 +133,9 @@ impl<P: Port> Desk<'_, P> {
 
     /// The server has answered with these. `false`: without any, although it was to.
     pub(super) fn join_stamps(&mut self, flow: u32, entry: u32, answer: Option<(u32, u32)>) -> bool {
+        if !self.c.splices.get(entry).stamped {
+            return true;
+        }
         let Some(clock) = self.client_clock(flow) else { return true };
         match (self.c.splices.stamps(entry), answer) {
             (None, _) => true,
