@@ -79,17 +79,19 @@ impl Segment<'_> {
         t[13] = self.flags;
         t[14..16].copy_from_slice(&self.window.to_be_bytes());
         t[18..].fill(0);
-        let (options, payload) = rest.split_at_mut(self.options.len());
-        options.copy_from_slice(self.options);
-        payload.copy_from_slice(self.payload);
-        let sum = sum
+        let mut sum = sum
             .word32(ports)
             .word32(self.seq.to_be())
             .word32(self.ack.to_be())
             .number(u16::from_be_bytes([offset, self.flags]))
-            .number(self.window)
-            .bytes(self.options)
-            .bytes(self.payload);
+            .number(self.window);
+        // Most segments have neither.
+        if !rest.is_empty() {
+            let (options, payload) = rest.split_at_mut(self.options.len());
+            options.copy_from_slice(self.options);
+            payload.copy_from_slice(self.payload);
+            sum = sum.bytes(self.options).bytes(self.payload);
+        }
         t[16..18].copy_from_slice(&sum.checksum().to_ne_bytes());
         true
     }

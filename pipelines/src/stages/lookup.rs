@@ -9,8 +9,8 @@ use super::connection::Connections;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place};
-use lcs_dataplane::headers::{Kind, protocol};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::{Kind, protocol};
 
 /// Notes for each frame in `places` which flow it may belong to ([`NO_FLOW`] stays where there is none), and asks for the flow's entry.
 #[inline]

@@ -44,8 +44,8 @@ use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
-use lcs_dataplane::headers::tcp::{self, Tcp};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
+use lcs_dataplane::headers::tcp::{self, Tcp};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
@@ -285,11 +285,12 @@ impl<'d, P: Port> Desk<'d, P> {
     /// buffer, no next hop or no room in the ring, a time-out sends it again.
     fn send(&mut self, flow: u32, side: usize, segment: Segment<'_>) {
         let mut room = [0; 40];
-        let segment = if segment.flags & SYN == 0 { self.with_stamps(flow, side, segment, &mut room) } else { segment };
+        let stamped = if segment.flags & SYN == 0 { self.with_stamps(flow, side, &segment, &mut room) } else { None };
+        let segment = stamped.as_ref().unwrap_or(&segment);
         let f = self.c.table.get(flow);
         let tunnel = side == Place::SERVER && f.flags.has(FlowFlags::TUNNEL);
         let (row, server) = (f.next_hop[side & 1], f.server);
-        let Some(length) = self.emit(row, tunnel.then_some(server), &segment) else { return };
+        let Some(length) = self.emit(row, tunnel.then_some(server), segment) else { return };
         // Toward the server it counts as the client's, as if it had been forwarded.
         let from = 1 - (side & 1);
         let flow = self.c.table.get_mut(flow);
@@ -352,8 +353,8 @@ impl<'d, P: Port> Desk<'d, P> {
     /// The same for the connection of a flow, with its timestamps if it has some.
     fn answer_on(&mut self, batch: &mut Batch, i: usize, place: Place, segment: Segment<'_>) -> Verdict {
         let mut room = [0; 40];
-        let segment = self.with_stamps(place.flow(), place.side(), segment, &mut room);
-        self.answer_in_place(batch, i, &segment)
+        let stamped = self.with_stamps(place.flow(), place.side(), &segment, &mut room);
+        self.answer_in_place(batch, i, stamped.as_ref().unwrap_or(&segment))
     }
 
     /// A reset for a segment that belongs to no connection (RFC 9293 §3.10.7.1), in its place.

@@ -77,20 +77,21 @@ impl<P: Port> Desk<'_, P> {
         Some(self.c.splices.cookies.clock(&self.c.table.key(flow, Place::SERVER)?, self.now))
     }
 
-    /// A segment with the timestamps of its connection before its other options, which then stand in `room`. Not a SYN.
+    /// A segment with the timestamps of its connection before its other options, which then stand in `room`; `None` where the
+    /// connection has none. Not a SYN.
     pub(super) fn with_stamps<'s>(
         &mut self,
         flow: u32,
         side: usize,
-        segment: Segment<'s>,
+        segment: &Segment<'s>,
         room: &'s mut [u8; 40],
-    ) -> Segment<'s> {
-        let Some((value, echo)) = self.own_stamps(flow, side) else { return segment };
+    ) -> Option<Segment<'s>> {
+        let (value, echo) = self.own_stamps(flow, side)?;
         let n = STAMPED + segment.options.len();
-        let Some((own, others)) = room.get_mut(..n).map(|all| all.split_at_mut(STAMPED)) else { return segment };
+        let (own, others) = room.get_mut(..n)?.split_at_mut(STAMPED);
         own.copy_from_slice(&timestamps(value, echo));
         others.copy_from_slice(segment.options);
-        Segment { options: &room[..n], ..segment }
+        Some(Segment { options: &room[..n], ..*segment })
     }
 
     /// Whether a client's segment comes later than it should (RFC 7323 §5.3, R1).
