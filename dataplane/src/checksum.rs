@@ -15,19 +15,26 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn bytes(self, data: &[u8]) -> Self {
-        let (mut sum, mut data) = (self.0, data);
-        if data.len() >= LONG {
-            let (blocks, rest) = data.as_chunks::<32>();
-            sum = fold32(sum) + sum_blocks(blocks);
-            data = rest;
+        let (blocks, rest) = data.as_chunks::<32>();
+        let mut sum = fold32(self.0);
+        if !blocks.is_empty() {
+            sum += sum_blocks(blocks);
         }
-        let (words, tail) = data.as_chunks::<4>();
+        let (words, mut tail) = rest.as_chunks::<8>();
         for word in words {
-            sum += u64::from(u32::from_ne_bytes(*word));
+            sum += fold32(u64::from_ne_bytes(*word));
         }
-        let mut last = [0u8; 4];
-        last[..tail.len()].copy_from_slice(tail);
-        Sum(fold32(sum) + u64::from(u32::from_ne_bytes(last)))
+        if let Some((word, rest)) = tail.split_first_chunk::<4>() {
+            sum += u64::from(u32::from_ne_bytes(*word));
+            tail = rest;
+        }
+        let last = match *tail {
+            [a] => [a, 0, 0, 0],
+            [a, b] => [a, b, 0, 0],
+            [a, b, c] => [a, b, c, 0],
+            _ => return Sum(sum),
+        };
+        Sum(sum + u64::from(u32::from_ne_bytes(last)))
     }
 
     /// Adds a 16-bit field as it stands in memory.
@@ -71,27 +78,32 @@ impl Sum {
     }
 }
 
-/// From so many bytes on, whole blocks are added side by side.
-const LONG: usize = 128;
-
-/// The sum of blocks. Sixteen 16-bit words at a time, each in a sum of its own: there are no carries to bring round, and the compiler
-/// makes vector instructions of it that every x86-64 has.
+/// The sum of blocks, folded to 33 bits. Four 64-bit words at a time in one chain of carries, every second block in a sum of its own, so
+/// that two chains are under way at once. (Of sums of 16-bit halves side by side the compiler made more than four times as many instructions.)
 fn sum_blocks(blocks: &[[u8; 32]]) -> u64 {
-    let mut sum = 0;
-    // So many words of 16 bits fit into 32 bits.
-    for blocks in blocks.chunks(1 << 16) {
-        let (mut even, mut odd) = ([0u32; 8], [0u32; 8]);
-        for block in blocks {
-            let (words, _) = block.as_chunks::<4>();
-            for (word, (even, odd)) in words.iter().zip(even.iter_mut().zip(&mut odd)) {
-                let word = u32::from_ne_bytes(*word);
-                *even += word & 0xffff;
-                *odd += word >> 16;
-            }
-        }
-        sum += even.iter().chain(&odd).map(|&n| u64::from(n)).sum::<u64>();
+    let (pairs, last) = blocks.as_chunks::<2>();
+    let (mut even, mut odd) = ((0, 0), (0, 0));
+    for [first, second] in pairs {
+        even = add_block(even, first);
+        odd = add_block(odd, second);
     }
-    sum
+    if let [last] = last {
+        even = add_block(even, last);
+    }
+    let ((even, over), (odd, more)) = (even, odd);
+    // 2⁶⁴ is 1 modulo 2¹⁶ − 1: a carry out of the last word counts as one.
+    fold32(fold32(even) + fold32(odd) + over + more)
+}
+
+/// Adds a block to a sum and the carries out of it.
+#[inline(always)]
+fn add_block((sum, carries): (u64, u64), block: &[u8; 32]) -> (u64, u64) {
+    let (words, _) = block.as_chunks::<8>();
+    let (mut sum, mut carry) = (sum, false);
+    for word in words {
+        (sum, carry) = sum.carrying_add(u64::from_ne_bytes(*word), carry);
+    }
+    (sum, carries + u64::from(carry))
 }
 
 #[inline(always)]

@@ -24,6 +24,7 @@ pub enum Key {
 
 impl Key {
     /// The key of packets from `source` to `destination`; `None` when their families differ.
+    #[inline]
     pub fn new(source: SocketAddr, destination: SocketAddr) -> Option<Key> {
         let mut p = [0; 4];
         p[..2].copy_from_slice(&source.port().to_be_bytes());
@@ -52,16 +53,35 @@ impl Key {
         }
     }
 
+    /// The key of packets the other way.
+    #[inline]
+    #[must_use]
+    pub fn reversed(&self) -> Key {
+        match self {
+            Key::V4 { addresses, ports } => {
+                Key::V4 { addresses: addresses.rotate_left(32), ports: ports.rotate_left(16) }
+            }
+            Key::V6 { addresses, ports } => {
+                let mut turned = *addresses;
+                turned.rotate_left(16);
+                Key::V6 { addresses: turned, ports: ports.rotate_left(16) }
+            }
+        }
+    }
+
     /// Source address and port.
+    #[inline]
     pub fn source(&self) -> SocketAddr {
         self.endpoint(0)
     }
 
     /// Destination address and port.
+    #[inline]
     pub fn destination(&self) -> SocketAddr {
         self.endpoint(1)
     }
 
+    #[inline]
     fn endpoint(&self, which: usize) -> SocketAddr {
         let p = self.ports().to_ne_bytes();
         let port = u16::from_be_bytes([p[which * 2], p[which * 2 + 1]]);
@@ -102,5 +122,20 @@ impl Addresses {
     /// Whether the server sees an address of the director in the client's place (full NAT).
     pub fn hides_client(&self) -> bool {
         self.server.is_some_and(|server| server.destination() != self.client.source())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_way_is_source_and_destination_swapped() {
+        for (s, d) in [("192.0.2.1:1000", "198.51.100.1:80"), ("[2001:db8::1]:1000", "[2001:db8::2]:80")] {
+            let (s, d) = (s.parse().unwrap(), d.parse().unwrap());
+            let key = Key::new(s, d).unwrap();
+            assert_eq!(key.reversed(), Key::new(d, s).unwrap());
+            assert_eq!((key.source(), key.destination()), (s, d));
+        }
     }
 }

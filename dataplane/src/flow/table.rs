@@ -366,7 +366,7 @@ impl FlowTable {
 
     /// Takes a flow's server's side away; packets of that side belong to no flow from now on.
     pub fn detach_server(&mut self, flow: u32) {
-        let Some(Addresses { server: Some(server), .. }) = self.keys(flow) else { return };
+        let Some(server) = self.key(flow, Place::SERVER) else { return };
         let entry = &mut self.flows[flow as usize];
         let hash = server.hash(&self.hasher, entry.protocol);
         self.index.remove(hash, Place::new(flow, Place::SERVER).0);
@@ -384,7 +384,7 @@ impl FlowTable {
     /// # Errors
     /// [`TableFull::TupleInUse`] when `from` has no server's side or `to` has one; nothing has changed then.
     pub fn move_server(&mut self, from: u32, to: u32) -> Result<(), TableFull> {
-        let Some(Addresses { server: Some(server), .. }) = self.keys(from) else { return Err(TableFull::TupleInUse) };
+        let Some(server) = self.key(from, Place::SERVER) else { return Err(TableFull::TupleInUse) };
         if self.keys(to).is_none_or(|k| k.server.is_some())
             || self.flows[to as usize].is_v6() != self.flows[from as usize].is_v6()
         {
@@ -483,19 +483,23 @@ impl FlowTable {
 
     /// The keys of both sides of a flow; `None` when the entry is free or out of range.
     pub fn keys(&self, flow: u32) -> Option<Addresses> {
+        Some(Addresses { client: self.key(flow, Place::CLIENT)?, server: self.key(flow, Place::SERVER) })
+    }
+
+    /// The key of the packets of one side of a flow; `None` when the entry is free or out of range, or has no server's side.
+    #[inline]
+    pub fn key(&self, flow: u32, side: usize) -> Option<Key> {
         let f = self.flows.get(flow as usize).filter(|f| f.protocol != 0)?;
-        let key = |side: usize| {
-            let ports = f.ports[side];
-            if f.is_v6() {
-                Key::V6 { addresses: self.addresses_v6(flow, side), ports }
-            } else {
-                Key::V4 { addresses: f.addresses[side], ports }
-            }
-        };
+        let (addresses, ports) = (f.addresses[side & 1], f.ports[side & 1]);
         // Translated flows have a server's side in the index; direct routing and tunnels do not.
-        let server =
-            f.ports[1] != 0 || f.addresses[1] != if f.is_v6() { pair(SAME_AS_CLIENT, SAME_AS_CLIENT) } else { 0 };
-        Some(Addresses { client: key(0), server: server.then(|| key(1)) })
+        let none = if f.is_v6() { pair(SAME_AS_CLIENT, SAME_AS_CLIENT) } else { 0 };
+        if side == Place::SERVER && ports == 0 && addresses == none {
+            return None;
+        }
+        Some(match f.is_v6() {
+            true => Key::V6 { addresses: self.addresses_v6(flow, side), ports },
+            false => Key::V4 { addresses, ports },
+        })
     }
 }
 

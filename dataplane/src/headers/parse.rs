@@ -2,7 +2,7 @@
 
 use super::ethernet::{self, ethertype};
 use super::{be16, ipv4, ipv6, protocol};
-use crate::checksum::Sum;
+use crate::checksum::{Sum, pseudo_header};
 use crate::verdict::DropReason;
 
 /// What a frame is, as far as the packet path must tell apart.
@@ -272,20 +272,23 @@ pub fn checksum_is_partial(frame: &[u8], parsed: &Parsed) -> bool {
 }
 
 /// The checksum field (memory order), the pseudo-header's sum, and the transport segment.
+#[inline]
 fn transport_checksum<'a>(frame: &'a [u8], parsed: &Parsed) -> Option<(u16, Sum, &'a [u8])> {
     let l3 = usize::from(parsed.l3);
-    let addresses = match parsed.kind {
-        Kind::Transport4 => frame.get(l3 + 12..l3 + 20)?,
-        Kind::Transport6 => frame.get(l3 + 8..l3 + 40)?,
+    let segment = frame.get(usize::from(parsed.l4)..usize::from(parsed.end))?;
+    let length = segment.len() as u32;
+    let pseudo = match parsed.kind {
+        Kind::Transport4 => pseudo_header(frame.get(l3 + 12..)?.first_chunk::<8>()?, parsed.protocol, length),
+        Kind::Transport6 => pseudo_header(frame.get(l3 + 8..)?.first_chunk::<32>()?, parsed.protocol, length),
         _ => return None,
     };
-    let segment = frame.get(usize::from(parsed.l4)..usize::from(parsed.end))?;
     let at = checksum_offset(parsed.protocol);
     let field = u16::from_ne_bytes(*segment.get(at..)?.first_chunk()?);
-    Some((field, crate::checksum::pseudo_header(addresses, parsed.protocol, segment.len() as u32), segment))
+    Some((field, pseudo, segment))
 }
 
 /// Whether the transport checksum is right (or absent, for UDP over IPv4).
+#[inline]
 pub fn transport_checksum_ok(frame: &[u8], parsed: &Parsed) -> bool {
     let Some((field, pseudo, segment)) = transport_checksum(frame, parsed) else { return false };
     if field == 0 && parsed.protocol == protocol::UDP && parsed.kind == Kind::Transport4 {

@@ -172,6 +172,11 @@ impl Offsets {
     ) -> bool {
         let Some(&offset) = segment.get(12) else { return false };
         let length = usize::from(offset >> 4) * 4;
+        if length == tcp::HEADER {
+            let Some(header) = segment.first_chunk_mut() else { return false };
+            self.rewrite(side, header, difference);
+            return true;
+        }
         let Some(options) = segment.get_mut(tcp::HEADER..length) else { return false };
         let mut old = [0u8; 40];
         let n = options.len().min(40);

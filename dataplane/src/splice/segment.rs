@@ -32,7 +32,8 @@ impl Segment<'_> {
     pub fn write(&self, frame: &mut Frame, link: &[u8; 12]) -> bool {
         let v6 = matches!(self.key, Key::V6 { .. });
         let ip = if v6 { ipv6::HEADER } else { ipv4::HEADER };
-        let length = tcp::HEADER + self.options.len() + self.payload.len();
+        let header = tcp::HEADER + self.options.len();
+        let length = header + self.payload.len();
         let l4 = ethernet::HEADER + ip;
         let Ok(total) = u16::try_from(l4 + length) else { return false };
         if self.options.len() > 40 || !self.options.len().is_multiple_of(4) || !frame.set_len(total) {
@@ -67,19 +68,31 @@ impl Segment<'_> {
                 (pseudo_header(&a, protocol::TCP, length as u32), ports)
             }
         };
-        let t = &mut b[l4..];
+        let Some((t, rest)) = b.get_mut(l4..).and_then(|t| t.split_first_chunk_mut::<{ tcp::HEADER }>()) else {
+            return false;
+        };
+        let offset = (header / 4) as u8 * 16;
         t[..4].copy_from_slice(&ports.to_ne_bytes());
         t[4..8].copy_from_slice(&self.seq.to_be_bytes());
         t[8..12].copy_from_slice(&self.ack.to_be_bytes());
-        t[12] = ((tcp::HEADER + self.options.len()) / 4) as u8 * 16;
+        t[12] = offset;
         t[13] = self.flags;
         t[14..16].copy_from_slice(&self.window.to_be_bytes());
-        t[16..20].fill(0);
-        let payload = tcp::HEADER + self.options.len();
-        t[tcp::HEADER..payload].copy_from_slice(self.options);
-        t[payload..].copy_from_slice(self.payload);
-        let checksum = sum.bytes(t).checksum();
-        t[16..18].copy_from_slice(&checksum.to_ne_bytes());
+        t[18..].fill(0);
+        let mut sum = sum
+            .word32(ports)
+            .word32(self.seq.to_be())
+            .word32(self.ack.to_be())
+            .number(u16::from_be_bytes([offset, self.flags]))
+            .number(self.window);
+        // Most segments have neither.
+        if !rest.is_empty() {
+            let (options, payload) = rest.split_at_mut(self.options.len());
+            options.copy_from_slice(self.options);
+            payload.copy_from_slice(self.payload);
+            sum = sum.bytes(self.options).bytes(self.payload);
+        }
+        t[16..18].copy_from_slice(&sum.checksum().to_ne_bytes());
         true
     }
 }

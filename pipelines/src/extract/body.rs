@@ -1,6 +1,7 @@
 //! Where an HTTP/1.x body ends, from its head's framing fields or from its chunks, byte by byte if need be.
 
 use super::error::ExtractError;
+use super::line::is_named;
 
 /// How a message's body ends (RFC 9112 section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,22 +27,21 @@ pub(super) struct FramingFields {
 impl FramingFields {
     /// Takes note of a field, if it is one of these.
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), ExtractError> {
-        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
         match name.len() {
-            14 if is(b"content-length") => {
+            14 if is_named(name, b"content-length") => {
                 if self.length.is_some() {
                     return Err(ExtractError::Length);
                 }
                 self.length = Some(length(value)?);
             }
-            17 if is(b"transfer-encoding") => {
+            17 if is_named(name, b"transfer-encoding") => {
                 if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(ExtractError::Encoding);
                 }
                 self.chunked = true;
             }
-            14 if is(b"content_length") => return Err(ExtractError::FramingName),
-            17 if is(b"transfer_encoding") => return Err(ExtractError::FramingName),
+            14 if name.eq_ignore_ascii_case(b"content_length") => return Err(ExtractError::FramingName),
+            17 if name.eq_ignore_ascii_case(b"transfer_encoding") => return Err(ExtractError::FramingName),
             _ => {}
         }
         Ok(())

@@ -4,7 +4,8 @@ use memchr::memchr;
 
 use super::body::{BodyFollower, Framing, FramingFields};
 use super::error::ExtractError;
-use super::head::{Method, has_control, is_token, split_field};
+use super::head::Method;
+use super::line::{has_control, is_named, is_token, plain_field, plain_line, split_field};
 
 /// Bytes of a response head, those of 1xx responses before it included.
 pub const MAX_RESPONSE_HEAD: u32 = 64 << 10;
@@ -90,6 +91,15 @@ impl ResponseFollower {
                     return Ok((at, progress));
                 }
                 State::StatusLine | State::Fields => {
+                    if self.line == 0
+                        && let Some(length) = plain_line(&bytes[at..])
+                    {
+                        let line = &bytes[at..at + length];
+                        at += length + 2;
+                        self.count(length + 1)?;
+                        self.take_plain(line)?;
+                        continue;
+                    }
                     let Some(length) = memchr(b'\n', &bytes[at..]) else {
                         self.keep(&bytes[at..])?;
                         return Ok((bytes.len(), ResponseProgress::More));
@@ -179,15 +189,37 @@ impl ResponseFollower {
             return if has_control(line) { Err(ExtractError::HeaderValue) } else { Ok(()) };
         }
         let (name, (from, to)) = split_field(line)?;
-        if name.eq_ignore_ascii_case(b"connection") {
-            let mut options = line[from..to].split(|&b| b == b',').map(<[u8]>::trim_ascii);
-            self.close |= options.any(|option| option.eq_ignore_ascii_case(b"close"));
-        }
         if !whole && matches!(name.len(), 14 | 17) {
             // The value is not all there. It cannot be a proper one, so let it not look like one.
             return self.fields.field(name, b"?");
         }
-        self.fields.field(name, &line[from..to])
+        self.field(name, &line[from..to])
+    }
+
+    /// The same for a [`plain_line`], without its CR LF.
+    fn take_plain(&mut self, line: &[u8]) -> Result<(), ExtractError> {
+        if self.state == State::StatusLine {
+            return self.status_line(line);
+        }
+        if line.is_empty() {
+            self.state = self.head_ended()?;
+            return Ok(());
+        }
+        if line.len() >= KEPT && line[..KEPT - 1].iter().all(|&b| is_token(b)) {
+            // As if it had come in pieces.
+            return Ok(());
+        }
+        let (name, (from, to)) = plain_field(line)?;
+        self.field(name, &line[from..to])
+    }
+
+    /// A field as it has come, or as far as it is remembered.
+    fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), ExtractError> {
+        if is_named(name, b"connection") {
+            let mut options = value.split(|&b| b == b',').map(<[u8]>::trim_ascii);
+            self.close |= options.any(|option| option.eq_ignore_ascii_case(b"close"));
+        }
+        self.fields.field(name, value)
     }
 
     /// RFC 9112 section 4.

@@ -3,11 +3,11 @@
 //! Strict where RFC 9112 leaves a choice: the bytes go on to a server unchanged, so whatever two readers could
 //! understand differently is refused with its own reason.
 
-use memchr::{memchr, memmem};
-use wide::u8x16;
+use memchr::{memchr, memmem, memrchr};
 
 use super::body::{Framing, FramingFields};
 use super::error::{ExtractError, MAX_HEADERS, Span};
+use super::line::{find, is_named, is_token, plain_field, plain_line, split_field};
 
 /// The methods that change how messages are framed, and the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +102,18 @@ pub fn request_line(buffer: &[u8]) -> Result<Option<RequestLine>, ExtractError> 
         Some(b'\r') if rest.len() == 1 && start < 2 * LEADING_LINES => return Ok(None),
         Some(_) => return Err(ExtractError::NotHttp),
     }
-    let Some(length) = memchr(b'\n', rest) else { return Ok(None) };
-    let line = &rest[..length];
-    let [line @ .., b'\r'] = line else { return Err(ExtractError::LineEnd) };
+    let plain = plain_line(rest);
+    let line = match plain {
+        Some(length) => &rest[..length],
+        None => {
+            let Some(length) = memchr(b'\n', rest) else { return Ok(None) };
+            let [line @ .., b'\r'] = &rest[..length] else { return Err(ExtractError::LineEnd) };
+            line
+        }
+    };
     let end = start + line.len() + 2;
     let rest = &line[method_end..];
-    let target_end = memchr(b' ', &rest[1..]).ok_or(ExtractError::NotHttp)? + 1;
+    let target_end = find(b' ', &rest[1..]).ok_or(ExtractError::NotHttp)? + 1;
     let (target, version) = (&rest[1..target_end], &rest[target_end + 1..]);
     let minor = match version {
         b"HTTP/1.1" => 1,
@@ -115,14 +121,14 @@ pub fn request_line(buffer: &[u8]) -> Result<Option<RequestLine>, ExtractError> 
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(ExtractError::Version),
         _ => return Err(ExtractError::NotHttp),
     };
-    if target.is_empty() || target.iter().any(|&b| b <= b' ' || b == 0x7f) {
+    if target.is_empty() || plain.is_none() && target.iter().any(|&b| b <= b' ' || b == 0x7f) {
         return Err(ExtractError::Target);
     }
     let target_start = start + method_end + 1;
     let (authority, url) = split_target(method, target)?;
     let shift = |(from, to): (usize, usize)| Span::new(target_start + from, target_start + to);
     let url_bytes = &target[url.0..url.1];
-    let question = memchr(b'?', url_bytes);
+    let question = find(b'?', url_bytes);
     let path_end = url.0 + question.unwrap_or(url_bytes.len());
     Ok(Some(RequestLine {
         method: Span::new(start, start + method_end),
@@ -217,11 +223,18 @@ impl HeadParser {
             return Ok(None);
         }
         loop {
-            let Some(length) = memchr(b'\n', &buffer[self.scanned..]) else {
-                self.scanned = buffer.len();
-                return if self.scanned >= limit { Err(ExtractError::HeadTooLarge) } else { Ok(None) };
+            // Of a line that is all there, and plain, nothing is looked for twice.
+            let plain = if self.scanned == self.next { plain_line(&buffer[self.next..]) } else { None };
+            let end = match plain {
+                Some(length) => self.next + length + 1,
+                None => {
+                    let Some(length) = memchr(b'\n', &buffer[self.scanned..]) else {
+                        self.scanned = buffer.len();
+                        return if self.scanned >= limit { Err(ExtractError::HeadTooLarge) } else { Ok(None) };
+                    };
+                    self.scanned + length
+                }
             };
-            let end = self.scanned + length;
             if end >= limit {
                 return Err(ExtractError::HeadTooLarge);
             }
@@ -236,7 +249,7 @@ impl HeadParser {
             if self.count > MAX_HEADERS {
                 return Err(ExtractError::TooManyHeaders);
             }
-            let (name, (from, to)) = split_field(line)?;
+            let (name, (from, to)) = if plain.is_some() { plain_field(line)? } else { split_field(line)? };
             let value = Span::new(start + from, start + to);
             self.field(name, value, &line[from..to])?;
             field(name, value);
@@ -244,24 +257,23 @@ impl HeadParser {
     }
 
     fn field(&mut self, name: &[u8], span: Span, value: &[u8]) -> Result<(), ExtractError> {
-        let is = |other: &[u8]| name.eq_ignore_ascii_case(other);
         match name.len() {
-            4 if is(b"host") => {
+            4 if is_named(name, b"host") => {
                 self.hosts = self.hosts.saturating_add(1);
                 self.host = Some(span);
             }
-            6 if is(b"expect") => self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
-            7 if is(b"upgrade") => self.upgrade = true,
-            10 if is(b"connection") => {
+            6 if is_named(name, b"expect") => self.expects_continue |= value.eq_ignore_ascii_case(b"100-continue"),
+            7 if is_named(name, b"upgrade") => self.upgrade = true,
+            10 if is_named(name, b"connection") => {
                 for option in value.split(|&b| b == b',').map(<[u8]>::trim_ascii) {
                     self.close |= option.eq_ignore_ascii_case(b"close");
                     self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
                 }
             }
-            12 if is(b"content-type") => {
+            12 if is_named(name, b"content-type") => {
                 self.content_type.get_or_insert(span);
             }
-            16 if is(b"content-encoding") => self.encoded |= !value.eq_ignore_ascii_case(b"identity"),
+            16 if is_named(name, b"content-encoding") => self.encoded |= !value.eq_ignore_ascii_case(b"identity"),
             _ => return self.fields.field(name, value),
         }
         Ok(())
@@ -299,7 +311,11 @@ fn is_repeatable(method: &[u8]) -> bool {
 /// The host of `host:port`, `[v6]:port` or `user@host`; brackets removed.
 pub(super) fn host_of(buffer: &[u8], authority: Span) -> Result<Span, ExtractError> {
     let text = authority.of(buffer);
-    let user = memchr::memrchr(b'@', text).map_or(0, |at| at + 1);
+    // Nothing but a name, as nearly always.
+    if text.iter().all(|&b| is_token(b) && b != b'#') {
+        return Ok(authority);
+    }
+    let user = memrchr(b'@', text).map_or(0, |at| at + 1);
     let (from, to, rest) = match text.get(user) {
         Some(b'[') => {
             let close = memchr(b']', text).ok_or(ExtractError::Host)?;
@@ -320,118 +336,4 @@ pub(super) fn host_of(buffer: &[u8], authority: Span) -> Result<Span, ExtractErr
         return Err(ExtractError::Host);
     }
     Ok(Span::new(authority.start as usize + from, authority.start as usize + to))
-}
-
-/// RFC 9110 section 5.6.2.
-pub(super) fn is_token(byte: u8) -> bool {
-    TOKEN[byte as usize]
-}
-
-static TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = matches!(byte as u8,
-            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
-            | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~');
-        byte += 1;
-    }
-    table
-};
-
-/// Name of a field line, and where in the line its value stands, blanks removed.
-pub(super) fn split_field(line: &[u8]) -> Result<(&[u8], (usize, usize)), ExtractError> {
-    if matches!(line[0], b' ' | b'\t') {
-        return Err(ExtractError::FoldedHeader);
-    }
-    let colon = match common_name(line) {
-        Some(colon) => colon,
-        None => line.iter().position(|&b| !is_token(b)).ok_or(ExtractError::HeaderName)?,
-    };
-    if colon == 0 || line[colon] != b':' {
-        return Err(ExtractError::HeaderName);
-    }
-    let (mut from, mut to) = (colon + 1, line.len());
-    while from < to && matches!(line[from], b' ' | b'\t') {
-        from += 1;
-    }
-    while from < to && matches!(line[to - 1], b' ' | b'\t') {
-        to -= 1;
-    }
-    if has_control(&line[from..to]) {
-        let carriage_return = memchr(b'\r', &line[from..to]).is_some();
-        return Err(if carriage_return { ExtractError::LineEnd } else { ExtractError::HeaderValue });
-    }
-    Ok((&line[..colon], (from, to)))
-}
-
-/// Length of a name that is followed by a colon, if both stand in the line's first sixteen bytes and the name is made
-/// of letters, digits and hyphens. Nearly all are.
-#[inline]
-fn common_name(line: &[u8]) -> Option<usize> {
-    let bytes = u8x16::new(*line.first_chunk()?);
-    let within = |bytes: u8x16, first: u8, last: u8| {
-        let offset = bytes - u8x16::splat(first);
-        offset.min(u8x16::splat(last - first)).simd_eq(offset)
-    };
-    let letter = within(bytes | u8x16::splat(0x20), b'a', b'z');
-    let usual = letter | within(bytes, b'0', b'9') | bytes.simd_eq(u8x16::splat(b'-'));
-    let colon = bytes.simd_eq(u8x16::splat(b':')).to_bitmask().trailing_zeros();
-    let first_unusual = (!usual.to_bitmask()).trailing_zeros();
-    (colon == first_unusual && colon < 16).then_some(colon as usize)
-}
-
-/// Whether a field value has a control character other than a tab. Nearly none has, and nearly none has a tab: those are looked at again.
-pub(super) fn has_control(value: &[u8]) -> bool {
-    let control = |b: &u8| (*b < 0x20 && *b != b'\t') || *b == 0x7f;
-    may_have_control(value) && value.iter().any(control)
-}
-
-/// Whether a value has any control character, tabs included. Sixteen bytes at a time.
-#[inline]
-fn may_have_control(value: &[u8]) -> bool {
-    let (blocks, _) = value.as_chunks::<16>();
-    let end = match value.last_chunk::<16>() {
-        // Together with bytes that are in a block already.
-        Some(end) => *end,
-        None => {
-            let mut end = [b' '; 16];
-            end[..value.len()].copy_from_slice(value);
-            end
-        }
-    };
-    let end = u8x16::new(end);
-    let delete = |bytes: u8x16| bytes.simd_eq(u8x16::splat(0x7f));
-    let (mut least, mut deletes) = (end, delete(end));
-    for block in blocks {
-        let bytes = u8x16::new(*block);
-        least = least.min(bytes);
-        deletes |= delete(bytes);
-    }
-    (least.min(u8x16::splat(0x1f)).simd_eq(least) | deletes).to_bitmask() != 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn names_are_seen_as_tokens(line in prop::collection::vec(prop::sample::select(&b"azAZ09-_:: @[`{/\x80"[..]), 1..24)) {
-            let end = line.iter().position(|&b| !is_token(b));
-            if let Some(colon) = common_name(&line) {
-                prop_assert_eq!(Some(colon), end);
-                prop_assert_eq!(line[colon], b':');
-            }
-        }
-
-        #[test]
-        fn control_characters_are_seen(value in prop::collection::vec(any::<u8>(), 0..90)) {
-            let plain = value.iter().any(|&b| b.is_ascii_control() && b != b'\t');
-            prop_assert_eq!(has_control(&value), plain);
-            let clean: Vec<u8> = value.iter().map(|b| b | 0x20).filter(|&b| b != 0x7f).collect();
-            prop_assert!(!has_control(&clean));
-        }
-    }
 }

@@ -17,6 +17,7 @@ mod follow;
 pub mod fuzz;
 mod head;
 mod json;
+mod line;
 mod packet;
 mod paths;
 mod place;

@@ -36,7 +36,7 @@ impl Farewells {
         let key = if e.is_direct() {
             (flow.server != crate::snapshot::NO_SLOT).then_some(keys.client)
         } else if attached && (unanswered || e.is_guess()) {
-            keys.server.and_then(|back| Key::new(back.destination(), back.source()))
+            keys.server.map(|back| back.reversed())
         } else {
             None
         };

@@ -228,7 +228,7 @@ pub struct Splices {
     /// Hash of a client and when it was sent a cookie.
     cookied: Vec<(u64, Nanos)>,
     /// By service slot: its rules, and room to evaluate them in.
-    scratches: Vec<Option<(Arc<Content>, Scratch)>>,
+    scratches: Vec<Option<Box<(Arc<Content>, Scratch)>>>,
     /// Flows of legs whose connection is gone.
     pub(crate) orphans: Vec<u32>,
     /// Segments that the director made.
@@ -337,12 +337,12 @@ impl Splices {
         for (slot, service) in snapshot.services.iter().enumerate() {
             let content = service.as_ref().and_then(|s| s.content.as_ref());
             let same = match (&self.scratches[slot], content) {
-                (Some((old, _)), Some(new)) => Arc::ptr_eq(old, new),
+                (Some(old), Some(new)) => Arc::ptr_eq(&old.0, new),
                 (None, None) => true,
                 _ => false,
             };
             if !same {
-                self.scratches[slot] = content.map(|c| (c.clone(), c.program.scratch()));
+                self.scratches[slot] = content.map(|c| Box::new((c.clone(), c.program.scratch())));
                 self.states[slot].rules += 1;
                 self.queues.install(slot as u16, content.map(|c| &c.binding));
                 if content.is_some_and(|content| content.learns_cookies()) {
@@ -365,12 +365,12 @@ impl Splices {
     }
 
     /// Lends out the room to evaluate a service's rules in; to be given back.
-    pub(crate) fn lend_scratch(&mut self, service: u16) -> Option<(Arc<Content>, Scratch)> {
+    pub(crate) fn lend_scratch(&mut self, service: u16) -> Option<Box<(Arc<Content>, Scratch)>> {
         self.scratches.get_mut(usize::from(service)).and_then(Option::take)
     }
 
     /// Gives it back.
-    pub(crate) fn return_scratch(&mut self, service: u16, scratch: (Arc<Content>, Scratch)) {
+    pub(crate) fn return_scratch(&mut self, service: u16, scratch: Box<(Arc<Content>, Scratch)>) {
         if let Some(place) = self.scratches.get_mut(usize::from(service)) {
             *place = Some(scratch);
         }

@@ -38,6 +38,10 @@ impl Proven {
 
     /// An address has proven itself. The one of its places that did so longest ago is forgotten.
     pub(crate) fn prove(&mut self, address: IpAddr, now: Nanos) {
+        if self.addresses.is_empty() {
+            // No service asks for proofs.
+            return;
+        }
         let places = self.places(address);
         let place = self.addresses.get_mut(places).unwrap_or_default().iter_mut();
         if let Some(place) = place.min_by_key(|place| if place.0 == address { 0 } else { place.1 }) {
@@ -47,6 +51,9 @@ impl Proven {
 
     /// An address is to prove itself again.
     pub(crate) fn forget(&mut self, address: IpAddr) {
+        if self.addresses.is_empty() {
+            return;
+        }
         let places = self.places(address);
         for place in self.addresses.get_mut(places).unwrap_or_default().iter_mut().filter(|place| place.0 == address) {
             place.1 = 0;

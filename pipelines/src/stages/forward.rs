@@ -5,6 +5,7 @@ use super::connection::Connections;
 use super::fragmentation::{Cut, may_be_cut};
 use super::hold::Awaited;
 use super::state::{followed, next_state, note, notes_of};
+use super::translate::{Translated, directed, splice_v4, translate_v4, translate_v6};
 use super::{icmp, tunnel};
 use crate::snapshot::NextHop;
 use crate::splice::{Entry, NIL};
@@ -12,12 +13,11 @@ use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::options::STAMPED_HEAD;
-use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::tcp::flags::RST;
-use lcs_dataplane::headers::{Kind, ethernet, protocol};
+use lcs_dataplane::headers::{Kind, ethernet, protocol, tcp};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::Stamps;
-use lcs_dataplane::{BURST, DropReason, Frame, Verdict};
+use lcs_dataplane::{BURST, DropReason, Verdict};
 
 /// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
 #[inline]
@@ -226,12 +226,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let s = stamps.get_mut(flow.extra as usize);
                 let Some(moved) = passing::<HOW>(e, s, side, tcp, rest, end - 54) else { break };
                 ip[..12].copy_from_slice(&hop.addresses);
-                ip[22] = ip[22].wrapping_sub(1);
-                let sum = u16::from_ne_bytes([ip[24], ip[25]]);
-                ip[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
-                ip[26..34].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
-                tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
-                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
+                splice_v4(ip, tcp, flow, side, &e.offsets, moved);
             }
             SPLICE_V6 | POOLED_V6 | STAMPED_V6 | POOLED_STAMPED_V6 => {
                 let (Some((b, rest)), Some(e)) =
@@ -366,6 +361,19 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
     let extra = flow.extra;
     let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(extra).offsets);
+    if let Some(offsets) = &spliced
+        && (batch.kind[i], l3, l4, too_long) == (Kind::Transport4, ethernet::HEADER as u8, 34, false)
+        && let Some((ip, rest)) = batch.frames[i].bytes_mut().split_first_chunk_mut()
+        && let Some(tcp) = rest.first_chunk_mut::<{ tcp::HEADER }>()
+        && ip[22] > 1
+        && tcp[12] & 0xf0 == BARE_OFFSET
+    {
+        // As on the short way: the bind stage has looked at it, and nothing about it is unusual.
+        splice_v4(ip, tcp, flow, side, offsets, Difference::NONE);
+        ip[..12].copy_from_slice(&hop.addresses);
+        batch.tx[i] = hop.interface;
+        return Verdict::Forward;
+    }
     let done = match batch.kind[i] {
         Kind::Transport4 | Kind::First4 => translate_v4(&mut batch.frames[i], l3, l4, transport, flow, side),
         _ => {
@@ -405,85 +413,6 @@ fn unresolved(c: &mut Connections, batch: &Batch, i: usize, row: u16, now: u32) 
         c.holding.ask(batch, i, Awaited::NextHop(row));
     }
     Verdict::Drop(DropReason::NextHopUnresolved)
-}
-
-/// What came of a translation.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Translated {
-    /// Rewritten.
-    Done,
-    /// The TTL would reach 0; nothing was changed.
-    TtlExpired,
-    /// The headers are not where they were said to be; nothing was changed.
-    Malformed,
-}
-
-/// The difference for packets of `side`, from the one for packets of the client.
-#[inline(always)]
-pub(crate) fn directed(bits: u16, side: usize) -> Difference {
-    // Reversing is complementing: all ones for side 1, nothing for side 0.
-    Difference::from_bits(bits ^ 0u16.wrapping_sub(side as u16))
-}
-
-/// IPv4: addresses, ports, TTL, and both checksums by RFC 1624 equation 3.
-#[inline]
-fn translate_v4(frame: &mut Frame, l3: u8, l4: u16, transport: u8, flow: &Flow, side: usize) -> Translated {
-    let addresses = flow.addresses[1 - side].rotate_left(32).to_ne_bytes();
-    let ports = flow.ports[1 - side].rotate_left(16).to_ne_bytes();
-    let (ip_difference, l4_difference) = (directed(flow.ip_difference, side), directed(flow.l4_difference, side));
-    let b = frame.bytes_mut();
-    let (l3, l4) = (usize::from(l3), usize::from(l4));
-    let at = l4 + checksum_offset(transport);
-    if b.len() < at + 2 || l4 < l3 + 20 {
-        return Translated::Malformed;
-    }
-    if b[l3 + 8] <= 1 {
-        return Translated::TtlExpired;
-    }
-    b[l3 + 8] -= 1;
-    b[l3 + 12..l3 + 20].copy_from_slice(&addresses);
-    b[l4..l4 + 4].copy_from_slice(&ports);
-    let sum = u16::from_ne_bytes([b[l3 + 10], b[l3 + 11]]);
-    b[l3 + 10..l3 + 12].copy_from_slice(&ip_difference.apply_with_ttl(sum).to_ne_bytes());
-    apply_transport(b, at, transport, l4_difference);
-    Translated::Done
-}
-
-/// IPv6: addresses, ports, hop limit, and the transport checksum.
-#[inline]
-fn translate_v6(
-    frame: &mut Frame,
-    l3: u8,
-    l4: u16,
-    transport: u8,
-    flow: &Flow,
-    side: usize,
-    other: &[u8; 32],
-) -> Translated {
-    let ports = flow.ports[1 - side].rotate_left(16).to_ne_bytes();
-    let (l3, l4) = (usize::from(l3), usize::from(l4));
-    let at = l4 + checksum_offset(transport);
-    let b = frame.bytes_mut();
-    if b.len() < at + 2 || l4 < l3 + 40 {
-        return Translated::Malformed;
-    }
-    if b[l3 + 7] <= 1 {
-        return Translated::TtlExpired;
-    }
-    b[l3 + 7] -= 1;
-    b[l3 + 8..l3 + 24].copy_from_slice(&other[16..]);
-    b[l3 + 24..l3 + 40].copy_from_slice(&other[..16]);
-    b[l4..l4 + 4].copy_from_slice(&ports);
-    apply_transport(b, at, transport, directed(flow.l4_difference, side));
-    Translated::Done
-}
-
-/// Updates the transport checksum at `at`, which is within `b`.
-#[inline(always)]
-fn apply_transport(b: &mut [u8], at: usize, transport: u8, difference: Difference) {
-    let sum = u16::from_ne_bytes([b[at], b[at + 1]]);
-    let sum = if transport == protocol::UDP { difference.apply_udp(sum) } else { difference.apply(sum) };
-    b[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
 }
 
 /// Forwards a later fragment, or an ICMP error of a connection whose packets are not translated: by the flow's next hop,

@@ -56,7 +56,7 @@ pub(crate) fn connection_key(batch: &Batch, i: usize) -> Option<(Key, u8)> {
     if matches!(e.transport, protocol::IPIP | protocol::IPV6) {
         return tunnelled_key(batch, i, &e);
     }
-    Some((Key::new(e.key.destination(), e.key.source())?, e.transport))
+    Some((e.key.reversed(), e.transport))
 }
 
 /// Key and transport protocol of the packet inside the tunnel packet that an error embeds.
@@ -205,7 +205,7 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
         return from_tunnel(c, batch, i, &e, now);
     }
     // Packets of the side that the error comes from have the embedded packet's addresses, reversed.
-    let place = Key::new(e.key.destination(), e.key.source()).and_then(|k| c.table.find(&k, e.transport));
+    let place = c.table.find(&e.key.reversed(), e.transport);
     let Some(place) = place else { return kernel_or(c, DropReason::IcmpUnrelated) };
     batch.flow[i] = place.0;
     let flow = *c.table.get(place.flow());

@@ -9,8 +9,8 @@ use super::connection::Connections;
 use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place};
-use lcs_dataplane::headers::protocol;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
+use lcs_dataplane::headers::{Kind, protocol};
 
 /// Notes for each frame in `places` which flow it may belong to ([`NO_FLOW`] stays where there is none), and asks for the flow's entry.
 #[inline]
@@ -96,11 +96,14 @@ fn lookup_other(c: &mut Connections, batch: &mut Batch, rest: Places, hits: &mut
 }
 
 /// Whether frame `i` belongs to that flow and side.
+#[inline]
 pub(crate) fn is_of(c: &Connections, batch: &Batch, i: usize, place: Place) -> bool {
+    if matches!(batch.kind[i], Kind::Transport4 | Kind::First4) {
+        return c.table.matches_v4(place, batch.addresses[i], batch.ports[i], batch.protocol[i]);
+    }
     match super::schedule::key_of(batch, i) {
-        Some(Key::V4 { addresses, ports }) => c.table.matches_v4(place, addresses, ports, batch.protocol[i]),
         Some(Key::V6 { addresses, ports }) => c.table.matches_v6(place, &addresses, ports, batch.protocol[i]),
-        None => false,
+        _ => false,
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `persistence` | which one, where a client keeps its server |
 //! | [`exceptions`] | ICMP, later fragments, ARP and neighbour discovery |
 //! | `bind` | services with rules: the handshake, the request, the server's side, and where messages end |
-//! | [`forward`] | what is rewritten, and where the frame goes |
+//! | [`forward`] | what is rewritten (`translate`), and where the frame goes |
 //! | `fragmentation` | what exceeds its next hop's MTU and may be cut |
 //! | `hold` | what waits for its next hop's address, or for its first fragment, and comes again |
 //!
@@ -30,4 +30,5 @@ pub mod neighbour;
 pub(crate) mod persistence;
 pub mod schedule;
 pub(crate) mod state;
+mod translate;
 pub mod tunnel;

@@ -8,6 +8,7 @@ use crate::migration::Filters;
 use crate::snapshot::{NO_SLOT, Scheduler};
 use crate::splice::Binding;
 use crate::splice::sticky::hash_address;
+use lcs_dataplane::flow::Place;
 use lcs_dataplane::port::Port;
 
 /// The servers that a rule allows, its group's number ([`u16::MAX`] where it names a server) and how one of them is chosen.
@@ -93,8 +94,8 @@ impl<P: Port> Desk<'_, P> {
         if let Some(leg) = self.leg_to(b.entry, &usable) {
             return Some(leg);
         }
-        if by_source && let Some(keys) = self.c.table.keys(flow) {
-            return self.rendezvous(hash_address(keys.client.source().ip()), servers, &usable);
+        if by_source && let Some(key) = self.c.table.key(flow, Place::CLIENT) {
+            return self.rendezvous(hash_address(key.source().ip()), servers, &usable);
         }
         if !schedules {
             return None;

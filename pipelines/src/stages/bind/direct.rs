@@ -17,7 +17,7 @@ use crate::extract::BodyFollower;
 use crate::snapshot::{Forward, NO_SLOT};
 use crate::splice::{Arrival, Binding};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
+use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, kind};
 use lcs_dataplane::headers::parse::{fill_transport_checksum, parse};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN, URG};
@@ -49,16 +49,16 @@ impl<P: Port> Desk<'_, P> {
 
     /// The client has acknowledged a number that the director knows: its address is its own.
     pub(super) fn address_is_proven(&mut self, flow: u32) {
-        if let Some(keys) = self.c.table.keys(flow) {
-            self.c.splices.proven.prove(keys.client.source().ip(), self.now);
+        if let Some(key) = self.c.table.key(flow, Place::CLIENT) {
+            self.c.splices.proven.prove(key.source().ip(), self.now);
         }
     }
 
     /// The address resets what a guess was made for: perhaps it never asked for it, and somebody else writes it on SYNs. It is to
     /// prove itself again.
     pub(super) fn address_denies(&mut self, flow: u32) {
-        if let Some(keys) = self.c.table.keys(flow) {
-            self.c.splices.proven.forget(keys.client.source().ip());
+        if let Some(key) = self.c.table.key(flow, Place::CLIENT) {
+            self.c.splices.proven.forget(key.source().ip());
         }
     }
 
@@ -208,7 +208,7 @@ impl<P: Port> Desk<'_, P> {
     /// The client sends its SYN again: nobody has answered, and the director does. Should the server's answer come to the client
     /// after all, it goes on with that one's number.
     fn answer_for_guess(&mut self, flow: u32, entry: u32, guessed: bool) -> Verdict {
-        let Some(key) = self.c.table.keys(flow).map(|keys| keys.client) else {
+        let Some(key) = self.c.table.key(flow, Place::CLIENT) else {
             return Verdict::Drop(DropReason::NoFlow);
         };
         if guessed {
@@ -271,7 +271,7 @@ impl<P: Port> Desk<'_, P> {
         if said || !b.uncut || !self.may_go_directly(flow) {
             return false;
         }
-        let Some(key) = self.c.table.keys(flow).map(|keys| keys.client) else { return false };
+        let Some(key) = self.c.table.key(flow, Place::CLIENT) else { return false };
         self.guessed(flow, b.entry, true);
         if let Some((group, server)) = b.toward.take()
             && let Some(tally) = self.c.splices.tally(self.c.table.get(flow).service)
@@ -343,7 +343,7 @@ impl<P: Port> Desk<'_, P> {
             // Late: its answer has been acknowledged.
             return Verdict::Drop(DropReason::OutOfWindow);
         }
-        let back = super::super::schedule::key_of(batch, i).and_then(|k| Key::new(k.destination(), k.source()));
+        let back = super::super::schedule::key_of(batch, i).map(|k| k.reversed());
         let Some(key) = back else { return Verdict::Drop(DropReason::BadHeader) };
         let ack = old.wrapping_add(1);
         self.answer_in_place(batch, i, &Segment { key, flags: ACK, seq: 0, ack, window: 0, options: &[], payload: &[] })

@@ -119,9 +119,9 @@ impl<P: Port> Desk<'_, P> {
             return;
         }
         let service = self.c.table.get(flow).service;
-        let Some(keys) = self.c.table.keys(flow) else { return };
+        let Some(key) = self.c.table.key(flow, Place::CLIENT) else { return };
         let rules = self.c.splices.rules_of(service);
-        self.c.splices.guesses.learn(hash_address(keys.client.source().ip()), service, rules, rule);
+        self.c.splices.guesses.learn(hash_address(key.source().ip()), service, rules, rule);
     }
 
     /// The director answers a SYN itself, in its place: nobody has.
@@ -269,7 +269,7 @@ impl<P: Port> Desk<'_, P> {
             // It refuses. Another one will not.
             self.unanswered(flow);
             self.detach(flow);
-            if let Some(key) = self.c.table.keys(flow).map(|keys| keys.client) {
+            if let Some(key) = self.c.table.key(flow, Place::CLIENT) {
                 let (numbers, offer) = self.own_numbers(entry, &key);
                 let ours =
                     SynOptions { mss: None, scale: offer.scale.map(|_| OWN_SCALE), sack: offer.sack, timestamps: None };

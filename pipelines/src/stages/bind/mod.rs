@@ -44,8 +44,8 @@ use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
 use lcs_dataplane::headers::parse::transport_checksum_ok;
-use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
+use lcs_dataplane::headers::tcp::{self, Tcp};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::Segment;
@@ -118,11 +118,19 @@ pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tic
 /// Reads a TCP segment out of a frame that classification has parsed.
 fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
     let (l4, end) = (usize::from(batch.l4[i]), usize::from(batch.end[i]));
-    let t = Tcp::parse(batch.frames[i].bytes().get(l4..end)?).ok()?;
-    let payload = l4 + t.header_len();
-    let (seq, ack, window) = (t.seq().0, t.ack().0, t.window());
-    let stamps = read_timestamps(t.options());
-    Some(Arrival { flags: t.flags(), seq, ack, window, payload, len: end - payload, stamps })
+    let segment = batch.frames[i].bytes().get(l4..end)?;
+    let [_, _, _, _, s, e, q, n, a, c, k, d, offset, flags, w, x, ..] = *segment.first_chunk::<{ tcp::HEADER }>()?;
+    let header = usize::from(offset >> 4) * 4;
+    let options = segment.get(tcp::HEADER..header)?;
+    Some(Arrival {
+        flags,
+        seq: u32::from_be_bytes([s, e, q, n]),
+        ack: u32::from_be_bytes([a, c, k, d]),
+        window: u16::from_be_bytes([w, x]),
+        payload: l4 + header,
+        len: segment.len() - header,
+        stamps: if options.is_empty() { None } else { read_timestamps(options) },
+    })
 }
 
 /// What a SYN, or the answer to one, says in its options.
@@ -263,27 +271,26 @@ impl<'d, P: Port> Desk<'d, P> {
     fn content_of(&self, flow: u32) -> Option<&'d Content> {
         let slot = usize::from(self.c.table.get(flow).service);
         let service = self.snapshot.services.get(slot).and_then(Option::as_ref)?;
-        let called = self.c.table.keys(flow)?.client.destination();
+        let called = self.c.table.key(flow, Place::CLIENT)?.destination();
         let same = called.ip() == service.address && called.port() == service.port;
         service.content.as_deref().filter(|_| same)
     }
 
     /// The key of packets that the director sends to the client (`side` 0) or to the server (1) of a flow.
     fn key_toward(&self, flow: u32, side: usize) -> Option<Key> {
-        let keys = self.c.table.keys(flow)?;
-        let from = if side == Place::CLIENT { keys.client } else { keys.server? };
-        Key::new(from.destination(), from.source())
+        Some(self.c.table.key(flow, side & 1)?.reversed())
     }
 
     /// Sends a segment of the director's own to one side of a flow. Like a network, it may lose it: when there is no
     /// buffer, no next hop or no room in the ring, a time-out sends it again.
     fn send(&mut self, flow: u32, side: usize, segment: Segment<'_>) {
         let mut room = [0; 40];
-        let segment = if segment.flags & SYN == 0 { self.with_stamps(flow, side, segment, &mut room) } else { segment };
+        let stamped = if segment.flags & SYN == 0 { self.with_stamps(flow, side, &segment, &mut room) } else { None };
+        let segment = stamped.as_ref().unwrap_or(&segment);
         let f = self.c.table.get(flow);
         let tunnel = side == Place::SERVER && f.flags.has(FlowFlags::TUNNEL);
         let (row, server) = (f.next_hop[side & 1], f.server);
-        let Some(length) = self.emit(row, tunnel.then_some(server), &segment) else { return };
+        let Some(length) = self.emit(row, tunnel.then_some(server), segment) else { return };
         // Toward the server it counts as the client's, as if it had been forwarded.
         let from = 1 - (side & 1);
         let flow = self.c.table.get_mut(flow);
@@ -346,8 +353,8 @@ impl<'d, P: Port> Desk<'d, P> {
     /// The same for the connection of a flow, with its timestamps if it has some.
     fn answer_on(&mut self, batch: &mut Batch, i: usize, place: Place, segment: Segment<'_>) -> Verdict {
         let mut room = [0; 40];
-        let segment = self.with_stamps(place.flow(), place.side(), segment, &mut room);
-        self.answer_in_place(batch, i, &segment)
+        let stamped = self.with_stamps(place.flow(), place.side(), &segment, &mut room);
+        self.answer_in_place(batch, i, stamped.as_ref().unwrap_or(&segment))
     }
 
     /// A reset for a segment that belongs to no connection (RFC 9293 §3.10.7.1), in its place.
@@ -355,7 +362,7 @@ impl<'d, P: Port> Desk<'d, P> {
         if a.flags & RST != 0 {
             return Verdict::Drop(DropReason::NoFlow);
         }
-        let Some(key) = super::schedule::key_of(batch, i).and_then(|k| Key::new(k.destination(), k.source())) else {
+        let Some(key) = super::schedule::key_of(batch, i).map(|k| k.reversed()) else {
             return Verdict::Drop(DropReason::BadHeader);
         };
         let counted = u32::from(a.flags & SYN != 0) + u32::from(a.flags & FIN != 0);

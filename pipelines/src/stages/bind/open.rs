@@ -117,7 +117,6 @@ impl<P: Port> Desk<'_, P> {
         offer: Offer,
         stamps: Option<(u32, u32)>,
     ) -> Verdict {
-        let Some(back) = Key::new(key.destination(), key.source()) else { return Verdict::Drop(DropReason::BadHeader) };
         let mut options = [0; 40];
         let ours = SynOptions {
             mss: Some(self.own_mss(slot, batch.rx[i], matches!(key, Key::V6 { .. }))),
@@ -129,7 +128,7 @@ impl<P: Port> Desk<'_, P> {
         // The window of a SYN is never scaled (RFC 7323 §2.2).
         let window = u16::try_from(self.room(slot)).unwrap_or(u16::MAX);
         let segment = Segment {
-            key: back,
+            key: key.reversed(),
             flags: SYN | ACK,
             seq: numbers[1],
             ack: numbers[0].wrapping_add(1),

@@ -100,7 +100,7 @@ pub(crate) fn read(
         Err(e) => return Progress::Failed(e),
         Ok(None) if end => return Progress::Failed(ExtractError::Truncated),
         Ok(None) => return Progress::More,
-        Ok(Some(head)) => *head,
+        Ok(Some(head)) => head,
     };
     let mut body = match head.framing {
         Framing::UntilClose => BodyFollower::Done,

@@ -48,12 +48,11 @@ impl<P: Port> Desk<'_, P> {
                         link[..6].copy_from_slice(&b[6..]);
                         link[6..].copy_from_slice(&b[..6]);
                     }
-                    let back = Key::new(key.destination(), key.source());
+                    let back = key.reversed();
                     let m = &mut self.c.splices.migrations;
-                    let token = back.and_then(|back| m.sessions.ping(&header, k, (back, link, batch.rx[i]), self.now));
-                    match back.zip(token) {
+                    match m.sessions.ping(&header, k, (back, link, batch.rx[i]), self.now) {
                         None => Err(Verdict::Drop(DropReason::StaleMigration)),
-                        Some((back, token)) => {
+                        Some(token) => {
                             Body::Pong.write(&Header { token, ..header }, k, &mut m.scratch);
                             Ok((link, back))
                         }

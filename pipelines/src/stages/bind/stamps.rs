@@ -69,28 +69,29 @@ impl<P: Port> Desk<'_, P> {
 
     /// The clock that the client of a flow sees as long as it has no server.
     fn client_clock(&self, flow: u32) -> Option<u32> {
-        Some(self.c.splices.cookies.clock(&self.c.table.keys(flow)?.client, self.now))
+        Some(self.c.splices.cookies.clock(&self.c.table.key(flow, Place::CLIENT)?, self.now))
     }
 
     /// The clock that the server of a flow sees where the director speaks for itself.
     fn server_clock(&self, flow: u32) -> Option<u32> {
-        Some(self.c.splices.cookies.clock(&self.c.table.keys(flow)?.server?, self.now))
+        Some(self.c.splices.cookies.clock(&self.c.table.key(flow, Place::SERVER)?, self.now))
     }
 
-    /// A segment with the timestamps of its connection before its other options, which then stand in `room`. Not a SYN.
+    /// A segment with the timestamps of its connection before its other options, which then stand in `room`; `None` where the
+    /// connection has none. Not a SYN.
     pub(super) fn with_stamps<'s>(
         &mut self,
         flow: u32,
         side: usize,
-        segment: Segment<'s>,
+        segment: &Segment<'s>,
         room: &'s mut [u8; 40],
-    ) -> Segment<'s> {
-        let Some((value, echo)) = self.own_stamps(flow, side) else { return segment };
+    ) -> Option<Segment<'s>> {
+        let (value, echo) = self.own_stamps(flow, side)?;
         let n = STAMPED + segment.options.len();
-        let Some((own, others)) = room.get_mut(..n).map(|all| all.split_at_mut(STAMPED)) else { return segment };
+        let (own, others) = room.get_mut(..n)?.split_at_mut(STAMPED);
         own.copy_from_slice(&timestamps(value, echo));
         others.copy_from_slice(segment.options);
-        Segment { options: &room[..n], ..segment }
+        Some(Segment { options: &room[..n], ..*segment })
     }
 
     /// Whether a client's segment comes later than it should (RFC 7323 §5.3, R1).
@@ -122,6 +123,9 @@ impl<P: Port> Desk<'_, P> {
 
     /// A server is going to be asked for a connection.
     pub(super) fn begin_stamps(&mut self, flow: u32, entry: u32, forward: Forward) {
+        if !self.c.splices.get(entry).stamped {
+            return;
+        }
         let clock = if forward == Forward::FullNat { self.server_clock(flow) } else { None };
         if let Some(s) = self.c.splices.stamps(entry) {
             s.begin(clock);
@@ -130,6 +134,9 @@ impl<P: Port> Desk<'_, P> {
 
     /// The server has answered with these. `false`: without any, although it was to.
     pub(super) fn join_stamps(&mut self, flow: u32, entry: u32, answer: Option<(u32, u32)>) -> bool {
+        if !self.c.splices.get(entry).stamped {
+            return true;
+        }
         let Some(clock) = self.client_clock(flow) else { return true };
         match (self.c.splices.stamps(entry), answer) {
             (None, _) => true,
