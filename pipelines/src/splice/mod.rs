@@ -203,6 +203,9 @@ enum Slot {
     Held(Box<Binding>),
 }
 
+/// A rule set, and room to evaluate it in.
+type Lent = Box<(Arc<Content>, Scratch)>;
+
 /// The entries, bindings and followers of one worker.
 #[derive(Debug)]
 pub struct Splices {
@@ -228,7 +231,7 @@ pub struct Splices {
     /// Hash of a client and when it was sent a cookie.
     cookied: Vec<(u64, Nanos)>,
     /// By service slot: its rules, and room to evaluate them in.
-    scratches: Vec<Option<Box<(Arc<Content>, Scratch)>>>,
+    scratches: Vec<Option<Lent>>,
     /// Flows of legs whose connection is gone.
     pub(crate) orphans: Vec<u32>,
     /// Segments that the director made.
@@ -365,12 +368,12 @@ impl Splices {
     }
 
     /// Lends out the room to evaluate a service's rules in; to be given back.
-    pub(crate) fn lend_scratch(&mut self, service: u16) -> Option<Box<(Arc<Content>, Scratch)>> {
+    pub(crate) fn lend_scratch(&mut self, service: u16) -> Option<Lent> {
         self.scratches.get_mut(usize::from(service)).and_then(Option::take)
     }
 
     /// Gives it back.
-    pub(crate) fn return_scratch(&mut self, service: u16, scratch: Box<(Arc<Content>, Scratch)>) {
+    pub(crate) fn return_scratch(&mut self, service: u16, scratch: Lent) {
         if let Some(place) = self.scratches.get_mut(usize::from(service)) {
             *place = Some(scratch);
         }
