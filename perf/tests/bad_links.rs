@@ -319,8 +319,10 @@ fn a_client_that_stops_reading_goes_on_over_bad_links() {
 
 /// Waits until nothing but probes of a closed window passes the cables.
 fn still(cables: &Cables) {
-    let (mut sent, mut since) = (cables.carried().sent, Instant::now());
+    let begun = Instant::now();
+    let (mut sent, mut since) = (cables.carried().sent, begun);
     while since.elapsed() < Duration::from_millis(100) {
+        assert!(begun.elapsed() < PATIENCE, "frames pass the cables for ever");
         std::thread::sleep(Duration::from_millis(5));
         let now = cables.carried().sent;
         if now > sent + 4 {
@@ -337,16 +339,15 @@ fn the_demos_bad_links_may_be_worse() {
     }
 }
 
-/// What the demo plays, over links that are not as good.
+/// What the demo plays, over links that are not as good. Not mail: the director answers a SYN once, and a client that lost its acknowledgement
+/// of that answer waits for a greeting that nobody knows it waits for.
 #[test]
-#[ignore = "one of four runs failed, on a machine with a load of 13 over two cores; it was not seen why"]
 fn scenarios_by_content_over_bad_links() {
     if root("scenarios_by_content_over_bad_links") {
         over_bad_links(&[
             Content::Xml,
             Content::Keepalive,
             Content::Sni,
-            Content::Smtp,
             Content::PreallocateHitTun,
             Content::PreallocateMissDr,
             Content::FilterDr,

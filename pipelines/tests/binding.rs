@@ -139,9 +139,7 @@ fn a_server_may_keep_its_window_closed_as_long_as_it_answers() {
         }
     }
     assert!(probes > 20, "{probes}");
-    // What it was probed with counts as sent: it is sent again when its time has come.
-    let mut rest = server_says(&mut d, &server, ACK, first.wrapping_add(20), 60_000, b"");
-    rest.extend(d.passes(17_000));
+    let rest = server_says(&mut d, &server, ACK, first.wrapping_add(20), 60_000, b"");
     let bytes: Vec<u8> = rest.iter().filter(|s| s.to.to_string() == server).flat_map(|s| s.payload.clone()).collect();
     assert_eq!(bytes, REQUEST[20..]);
     // Who does not answer is given up.
@@ -149,6 +147,36 @@ fn a_server_may_keep_its_window_closed_as_long_as_it_answers() {
     let sent: Vec<Sent> = (0..20).flat_map(|_| d.passes(17_000)).collect();
     let resets: Vec<_> = sent.iter().filter(|s| s.flags & RST != 0).map(|s| s.to.to_string()).collect();
     assert!(resets.contains(&server) && resets.contains(&CLIENT.to_owned()), "{resets:?}");
+}
+
+/// A segment that passes a bound connection loses a hop like any other, and goes nowhere with its last one.
+#[test]
+fn a_bound_connection_is_no_way_round_the_hop_limit() {
+    for ttl in [0, 1, 2] {
+        let mut d = Director::new();
+        let ack = d.handshake();
+        let first = ISN.wrapping_add(1);
+        let server = server_asked(&d.client(ACK | PSH, first, ack, REQUEST));
+        d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+        let end = first.wrapping_add(REQUEST.len() as u32);
+        assert!(!d.says(&server, CLIENT, ACK, 5001, end, &[], b"").iter().any(|s| s.flags & RST != 0));
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbegun";
+        let sent = d.says(&server, CLIENT, ACK | PSH, 5001, end, &[], response);
+        let told = sent.first().expect("the response goes on");
+        let acked = told.seq.wrapping_add(response.len() as u32);
+        let mut p = Packet {
+            destination_mac: DIRECTOR,
+            ttl,
+            ..Packet::tcp(CLIENT.parse().unwrap(), SERVICE.parse().unwrap(), ACK)
+        };
+        p.transport = Transport::Tcp { flags: ACK, seq: end, ack: acked, window: 500, options: vec![] };
+        let frames = d.receives_whole(&p.frame());
+        match ttl {
+            2 => assert_eq!(frames.iter().map(|b| (b[23], b[22])).collect::<Vec<_>>(), [(6, 1)]),
+            // ICMP, to the client: time exceeded (RFC 792).
+            _ => assert!(frames.iter().all(|b| b[23] == 1 && b[34] == 11), "{frames:?}"),
+        }
+    }
 }
 
 #[test]

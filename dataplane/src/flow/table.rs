@@ -489,8 +489,9 @@ impl FlowTable {
     /// The key of the packets of one side of a flow; `None` when the entry is free or out of range, or has no server's side.
     #[inline]
     pub fn key(&self, flow: u32, side: usize) -> Option<Key> {
+        let side = side & 1;
         let f = self.flows.get(flow as usize).filter(|f| f.protocol != 0)?;
-        let (addresses, ports) = (f.addresses[side & 1], f.ports[side & 1]);
+        let (addresses, ports) = (f.addresses[side], f.ports[side]);
         // Translated flows have a server's side in the index; direct routing and tunnels do not.
         let none = if f.is_v6() { pair(SAME_AS_CLIENT, SAME_AS_CLIENT) } else { 0 };
         if side == Place::SERVER && ports == 0 && addresses == none {

@@ -643,6 +643,11 @@ impl Splices {
         }
     }
 
+    /// Whether less than half of the room for requests is taken.
+    pub(crate) fn has_room_to_spare(&self) -> bool {
+        self.has_room(self.buffered)
+    }
+
     /// Whether so many more bytes of requests may be held. With content workers there may be a copy of each.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         let copies = 1 + usize::from(self.away.is_some());

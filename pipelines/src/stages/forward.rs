@@ -344,7 +344,7 @@ fn numbers(batch: &Batch, i: usize) -> Option<[u32; 2]> {
     Some([u32::from_be_bytes([s, e, q, n]), u32::from_be_bytes([a, c, k, d])])
 }
 
-/// Translation with options, tags, UDP or IPv6; and what is too big.
+/// Translation with options, tags, UDP or IPv6; what is too big; and plain segments of spliced connections that the bind stage has looked at.
 #[inline(never)]
 fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place, now: u32) -> Verdict {
     let side = place.side();
@@ -370,9 +370,7 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     {
         // As on the short way: the bind stage has looked at it, and nothing about it is unusual.
         splice_v4(ip, tcp, flow, side, offsets, Difference::NONE);
-        ip[..12].copy_from_slice(&hop.addresses);
-        batch.tx[i] = hop.interface;
-        return Verdict::Forward;
+        return addressed(c, batch, i, &hop, false);
     }
     let done = match batch.kind[i] {
         Kind::Transport4 | Kind::First4 => translate_v4(&mut batch.frames[i], l3, l4, transport, flow, side),

@@ -175,6 +175,15 @@ impl Director {
         self.turn()
     }
 
+    /// The same, whatever comes out, as it is.
+    pub fn receives_whole(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
+        assert!(self.worker.port_mut().inject(0, frame));
+        self.worker.poll(self.now);
+        let mut sent = vec![];
+        self.worker.port_mut().take_sent(|_, b| sent.push(b.to_vec()));
+        sent
+    }
+
     pub fn passes(&mut self, milliseconds: u64) -> Vec<Sent> {
         self.now += milliseconds * MILLISECOND;
         self.turn()

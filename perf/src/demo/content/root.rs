@@ -93,8 +93,14 @@ pub fn play_over(
     };
     let mut first_failure = None;
     let mut bytes = 0;
+    let mut asked = Instant::now();
     for conversation in &conversations {
         interrupt.check()?;
+        if asked.elapsed() > Duration::from_secs(10) {
+            // The director closes control connections that keep silent for a minute.
+            director.status()?;
+            asked = Instant::now();
+        }
         let wanted: usize = conversation.steps.iter().map(|s| s.replies.len()).sum();
         let mut ear = Ear::default();
         let outcome = bed.client().run(|| converse(service, conversation, &mut ear, PATIENCE))?;

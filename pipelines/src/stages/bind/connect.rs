@@ -258,6 +258,7 @@ impl<P: Port> Desk<'_, P> {
         b.replay = b.replay_from_start;
         b.script.clear();
         (b.sent, b.delivered) = (0, 0);
+        b.taken_at = self.now;
         let e = self.c.splices.get(b.entry);
         b.server_mss = e.server_mss;
         b.server_scale = server_scale(e);

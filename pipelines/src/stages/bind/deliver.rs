@@ -1,6 +1,7 @@
 //! Delivering to the server what was acknowledged to the client: ours to send again until the server has it.
 
 use super::Desk;
+use super::read::is_up;
 use crate::extract::ReplayProgress;
 use crate::splice::{Arrival, Binding, Phase};
 use lcs_dataplane::batch::Batch;
@@ -69,9 +70,7 @@ impl<P: Port> Desk<'_, P> {
         let n = (n as u64).min(b.to_send());
         if n >= b.delivered {
             b.server_window = u32::from(a.window) << b.server_scale.min(14);
-            let idle = self.snapshot.timeouts.get(TcpState::Established).as_nanos() as u64;
-            if b.server_window == 0 && self.now.saturating_sub(b.taken_at) < idle {
-                // Who answers, lives, and may keep its window closed (RFC 9293 §3.8.6.1, MUST-37), if not for ever.
+            if b.server_window == 0 && self.may_keep_waiting(b) {
                 b.retries = 0;
             }
         }
@@ -83,6 +82,21 @@ impl<P: Port> Desk<'_, P> {
             b.retries = 0;
             b.resend_at = u64::MAX;
         }
+        if b.server_window == 0 {
+            // It has taken no more than that: when its window opens, the rest goes at once.
+            b.sent = b.delivered;
+            b.timed = None;
+        }
+    }
+
+    /// Whether a server that answers with a closed window is waited for: it lives, and may keep it closed (RFC 9293 §3.8.6.1, MUST-37). Not
+    /// for ever, not when it is not to be used any more, and not while what is held for such servers leaves little room for others.
+    fn may_keep_waiting(&self, b: &Binding) -> bool {
+        let idle = self.snapshot.timeouts.get(TcpState::Established).as_nanos() as u64;
+        let server = self.c.table.get(self.c.splices.get(b.entry).flow).server;
+        self.now.saturating_sub(b.taken_at) < idle
+            && is_up(&self.snapshot, server)
+            && self.c.splices.has_room_to_spare()
     }
 
     /// Whether all is delivered; then the next request's turn has come, or the binding's end.

@@ -196,8 +196,11 @@ impl<P: Port> Desk<'_, P> {
             // As at layer 4: for its client it is established, however long that takes to ask for something.
             self.c.moved(flow, TcpState::Established, self.tick);
         }
-        if guessed && repeated {
-            // The server repeats its answer, since the acknowledgement of it is held: it waits no longer.
+        let since = self.tick.wrapping_sub(self.c.table.get(flow).last_seen);
+        if guessed && repeated && since >= UNANSWERED {
+            // The server repeats its answer, since the acknowledgement of it is held: it waits no longer. A copy that comes sooner is the
+            // network's, and is held too: what ends a wrong guess, in the same batch, would arrive before it, and the server, which knows the
+            // connection no more then, would reset the client for it.
             return Some(self.pass(batch, i, Place::new(flow, Place::CLIENT)));
         }
         let f = self.c.table.get_mut(flow);
