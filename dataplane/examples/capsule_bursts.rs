@@ -77,6 +77,7 @@ fn by_port() -> Result<(), String> {
         cores: vec![],
         buffers: 2048,
         arguments: Some(["--no-huge", "--no-shconf", "-m", "64"].map(str::to_owned).to_vec()),
+        clients: vec![],
     };
     let (environment, mut ports) = open(&options).map_err(|e| e.to_string())?;
     let Some(port) = ports.first_mut() else { return Err("there is no queue".to_owned()) };

@@ -94,9 +94,7 @@ impl<P: Port> Desk<'_, P> {
     fn may_keep_waiting(&self, b: &Binding) -> bool {
         let idle = self.snapshot.timeouts.get(TcpState::Established).as_nanos() as u64;
         let server = self.c.table.get(self.c.splices.get(b.entry).flow).server;
-        self.now.saturating_sub(b.taken_at) < idle
-            && is_up(&self.snapshot, server)
-            && self.c.splices.has_room_to_spare()
+        self.now.saturating_sub(b.taken_at) < idle && is_up(self.snapshot, server) && self.c.splices.has_room_to_spare()
     }
 
     /// Whether all is delivered; then the next request's turn has come, or the binding's end.
