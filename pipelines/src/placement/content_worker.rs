@@ -13,9 +13,12 @@ use crate::stages::bind::{GroupState, Progress, read};
 use crate::stages::schedule::SharedCounts;
 use lcs_dataplane::cycles::Meter;
 use lcs_dataplane::ring::WorkerEnd;
-use lcs_dataplane::worker::{COMMANDS_A_TURN, Idle, SLEEP, SPIN_TURNS};
+use lcs_dataplane::worker::{COMMANDS_A_TURN, Idle, SLEEP};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Empty turns before an adaptive content worker sleeps: nobody wakes it, so that sleeping costs what it sleeps too long.
+const SPIN_TURNS: u32 = 256;
 
 /// Requests read in one turn: then commands are looked at again.
 const REQUESTS_A_TURN: usize = 32;
