@@ -83,7 +83,7 @@ fn table(interfaces: &[String], workers: usize) -> u16 {
     let entries = |name: &String| {
         let rss = ethtool.rss(name).ok().flatten()?;
         let entries = u16::try_from(rss.indirection.len()).ok()?;
-        (rss.names_owners(workers as u32) && usize::from(entries) >= workers).then_some(entries)
+        rss.names_owners(workers as u32).then_some(entries)
     };
     let tables: Option<Vec<u16>> = interfaces.iter().map(entries).collect();
     let tables = tables.unwrap_or_default();

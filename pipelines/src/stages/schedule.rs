@@ -361,7 +361,7 @@ const PORT_TRIES: usize = 32;
 /// or odd range.
 const LOOKS: u64 = 4;
 
-/// Sources of the director to try toward a server, in order, whose replies are steered to worker `worker` of `workers`.
+/// Sources of the director to try toward a server, in order, whose replies belong to this worker.
 ///
 /// Nothing is looked up here: whether a source is free shows when the connection is entered, with the memory of the first one asked for
 /// by then. While most sources are free, the first one is.

@@ -177,6 +177,10 @@ pub fn play_over(
     }
     let port = director.status()?.port;
     director.stop()?;
+    for cable in cables {
+        // One that ended by itself carried nothing from then on: that is no fault of the director's.
+        cable.stop()?;
+    }
     scenario.ok = checks.iter().all(|c| c.ok);
     scenario.checks = checks;
     costs(&mut scenario, &stats.total);

@@ -521,25 +521,25 @@ pub(super) fn is_plain(batch: &Batch, i: usize, stamped: bool) -> bool {
 
 /// Writes an acknowledgement number and a window into a segment.
 fn set_ack(batch: &mut Batch, i: usize, ack: u32, window: u16) {
-    let l4 = usize::from(batch.l4[i]);
-    let Some(h) = batch.frames[i].bytes_mut().get_mut(l4..l4 + 20) else { return };
-    let mut old = [0; 8];
-    old.copy_from_slice(&h[8..16]);
-    h[8..12].copy_from_slice(&ack.to_be_bytes());
-    h[14..16].copy_from_slice(&window.to_be_bytes());
-    let d = Difference::NONE.replacing(&old, &h[8..16]);
-    let sum = u16::from_ne_bytes([h[16], h[17]]);
-    h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
+    edit(batch, i, |numbers| {
+        numbers[4..8].copy_from_slice(&ack.to_be_bytes());
+        numbers[10..].copy_from_slice(&window.to_be_bytes());
+    });
 }
 
 /// Writes a sequence number into a segment.
 fn set_seq(batch: &mut Batch, i: usize, seq: u32) {
+    edit(batch, i, |numbers| numbers[..4].copy_from_slice(&seq.to_be_bytes()));
+}
+
+/// Changes bytes 4 to 15 of a segment's header (both numbers, flags, window), and its checksum by as much.
+fn edit(batch: &mut Batch, i: usize, change: impl FnOnce(&mut [u8; 12])) {
     let l4 = usize::from(batch.l4[i]);
     let Some(h) = batch.frames[i].bytes_mut().get_mut(l4..l4 + 20) else { return };
-    let mut old = [0; 4];
-    old.copy_from_slice(&h[4..8]);
-    h[4..8].copy_from_slice(&seq.to_be_bytes());
-    let d = Difference::NONE.replacing(&old, &h[4..8]);
+    let Some(numbers) = h[4..].first_chunk_mut::<12>() else { return };
+    let old = *numbers;
+    change(numbers);
+    let d = Difference::NONE.replacing(&old, &numbers[..]);
     let sum = u16::from_ne_bytes([h[16], h[17]]);
     h[16..18].copy_from_slice(&d.apply(sum).to_ne_bytes());
 }
