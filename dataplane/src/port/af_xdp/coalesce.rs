@@ -2,19 +2,20 @@
 //!
 //! Whoever sleeps is woken by the first frame, and pays for that: an interrupt or a kernel thread on its way, two switches of
 //! context, a timer programmed. (Of the time samples of a director's core under load, on veth in a virtual machine, the larger
-//! part was there.) With many clients the frames behind it come microseconds later, one wake-up each. So when a worker finds several frames
-//! at a time, its queue's NAPI is told to look again after a while instead of having the next frame wake it. If the frames that
-//! gather are few all the same, because each client waits for an answer before it says more, the time was lost to them: every
-//! frame wakes the worker at once again, and the next attempt comes later.
+//! part was there.) With many clients the frames behind it come microseconds later, one wake-up each. So when so many frames come
+//! that several would gather, its queue's NAPI is told to look again after a while instead of having the next frame wake it. How many
+//! come is what counts, not how many a worker finds at a time: who is woken by each finds one, and is too busy with
+//! being woken for there ever to be two. If the frames that gather are few all the same, because each client waits for an answer
+//! before it says more, the time was lost to them: every frame wakes the worker at once again, and the next attempt comes later.
 
 use std::time::Duration;
 
 /// Time between two decisions.
 const PERIOD: Duration = Duration::from_millis(50);
-/// Frames at a time from which on it is tried to have them gather.
-const SEVERAL: u64 = 2;
+/// Frames, of those that come now, in the time for which they would gather, from which on it is tried.
+const SEVERAL: u32 = 3;
 /// Frames at a time that must be found when they do.
-const WORTHWHILE: u64 = 6;
+const WORTHWHILE: u64 = 4;
 /// Sleeps of a period below which there is nothing to save.
 const RARE: u64 = 25;
 /// From the end of a gathering that was not worthwhile to the next attempt; twice as long after each.
@@ -26,8 +27,10 @@ const AGAIN: u32 = 20;
 /// Decides from what a worker finds when it looks.
 #[derive(Debug)]
 pub(super) struct Coalescing {
-    /// End of the period.
-    until: Duration,
+    /// For how long frames gather.
+    time: Duration,
+    /// Beginning of the period.
+    since: Duration,
     sleeps: u64,
     /// Times that there were frames, and how many.
     found: u64,
@@ -39,10 +42,12 @@ pub(super) struct Coalescing {
     pause: Duration,
 }
 
-impl Default for Coalescing {
-    fn default() -> Self {
+impl Coalescing {
+    /// Decides on frames that would gather for `time`.
+    pub(super) fn new(time: Duration) -> Self {
         Coalescing {
-            until: Duration::ZERO,
+            time,
+            since: Duration::ZERO,
             sleeps: 0,
             found: 0,
             frames: 0,
@@ -52,9 +57,7 @@ impl Default for Coalescing {
             pause: PAUSE,
         }
     }
-}
 
-impl Coalescing {
     /// The worker has found `frames`, at least one, when it looked.
     #[inline]
     pub(super) fn found(&mut self, frames: usize) {
@@ -66,7 +69,7 @@ impl Coalescing {
     #[inline]
     pub(super) fn sleeps(&mut self, now: Duration) -> Option<bool> {
         self.sleeps += 1;
-        if now < self.until { None } else { self.decide(now) }
+        if now < self.since + PERIOD { None } else { self.decide(now) }
     }
 
     #[cold]
@@ -74,7 +77,7 @@ impl Coalescing {
         let gathering = if self.gathering {
             self.found > 0 && self.frames >= WORTHWHILE * self.found
         } else {
-            now >= self.not_before && self.sleeps >= RARE && self.frames >= SEVERAL * self.found.max(1)
+            now >= self.not_before && self.sleeps >= RARE && self.would_gather(now)
         };
         if self.gathering && gathering {
             self.pause = PAUSE;
@@ -90,8 +93,19 @@ impl Coalescing {
         }
         self.gathering = gathering;
         (self.sleeps, self.found, self.frames) = (0, 0, 0);
-        self.until = now + PERIOD;
+        self.since = now;
         set.then_some(gathering)
+    }
+
+    /// Whether several frames come in the time for which they would gather.
+    fn would_gather(&self, now: Duration) -> bool {
+        let frames = u32::try_from(self.frames).unwrap_or(u32::MAX);
+        self.time.saturating_mul(frames) >= (now - self.since) * SEVERAL
+    }
+
+    /// For how long frames gather.
+    pub(super) fn time(&self) -> Duration {
+        self.time
     }
 
     /// Whether frames are to gather.
@@ -119,12 +133,13 @@ mod tests {
         set
     }
 
+    const TIME: Duration = Duration::from_micros(200);
     const OFTEN: Duration = Duration::from_micros(200);
     const SHORT: Duration = Duration::from_millis(500);
 
     #[test]
     fn frames_of_many_clients_gather_and_those_of_one_do_not() {
-        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
+        let (mut c, mut t) = (Coalescing::new(TIME), Duration::from_secs(1));
         assert_eq!(play(&mut c, &mut t, SHORT, OFTEN, [1, 1]), Vec::<bool>::new(), "one client, one frame each time");
         assert_eq!(play(&mut c, &mut t, SHORT, OFTEN, [3, 20]), vec![true]);
         assert!(c.gathering());
@@ -133,17 +148,29 @@ mod tests {
 
     #[test]
     fn clients_who_wait_for_answers_lose_little_by_attempts() {
-        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
-        // Two clients: two frames at a time, however long one waits.
-        let set = play(&mut c, &mut t, Duration::from_secs(60), OFTEN, [2, 2]);
+        let (mut c, mut t) = (Coalescing::new(TIME), Duration::from_secs(1));
+        // Three clients: three frames at a time, however long one waits.
+        let set = play(&mut c, &mut t, Duration::from_secs(60), OFTEN, [3, 3]);
         let attempts = set.iter().filter(|gathering| **gathering).count();
         assert!((3..=6).contains(&attempts), "{attempts} attempts a minute, of 50 ms each");
         assert!(!c.gathering());
     }
 
     #[test]
+    fn frames_that_each_wake_the_worker_gather_when_there_are_many() {
+        let (mut c, mut t) = (Coalescing::new(TIME), Duration::from_secs(1));
+        assert_eq!(play(&mut c, &mut t, SHORT, Duration::from_micros(25), [1, 8]), vec![true]);
+    }
+
+    #[test]
+    fn frames_that_may_not_gather_never_do() {
+        let (mut c, mut t) = (Coalescing::new(Duration::ZERO), Duration::from_secs(1));
+        assert_eq!(play(&mut c, &mut t, SHORT, OFTEN, [32, 32]), Vec::<bool>::new());
+    }
+
+    #[test]
     fn little_traffic_is_left_alone_and_silence_ends_it() {
-        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
+        let (mut c, mut t) = (Coalescing::new(TIME), Duration::from_secs(1));
         assert_eq!(
             play(&mut c, &mut t, SHORT, Duration::from_millis(5), [32, 32]),
             Vec::<bool>::new(),
@@ -155,7 +182,7 @@ mod tests {
 
     #[test]
     fn what_was_set_is_set_again_from_time_to_time() {
-        let (mut c, mut t) = (Coalescing::default(), Duration::from_secs(1));
+        let (mut c, mut t) = (Coalescing::new(TIME), Duration::from_secs(1));
         let set = play(&mut c, &mut t, PERIOD * (1 + 3 * AGAIN), OFTEN, [20, 20]);
         assert!((3..=4).contains(&set.len()) && set.iter().all(|gathering| *gathering), "{set:?}");
     }

@@ -220,7 +220,6 @@ pub struct AfXdpPort {
     exception: Option<Exception>,
     umem: Umem,
     coalescing: Coalescing,
-    coalesce: Duration,
     opened: Instant,
     rss_table: u16,
 }
@@ -329,8 +328,7 @@ impl AfXdpPort {
             turn: 0,
             exception,
             umem,
-            coalescing: Coalescing::default(),
-            coalesce: options.coalesce.min(COALESCE_MAX),
+            coalescing: Coalescing::new(options.coalesce.min(COALESCE_MAX)),
             opened: Instant::now(),
             rss_table: options.rss_table,
         };
@@ -370,7 +368,8 @@ impl AfXdpPort {
     #[cold]
     fn coalesce(&mut self, gather: bool) {
         for napi in self.links.iter_mut().filter_map(|link| link.napi.as_mut()) {
-            let deferral = if gather { Deferral { hard_irqs: 1, flush: self.coalesce } } else { napi.before() };
+            let deferral =
+                if gather { Deferral { hard_irqs: 1, flush: self.coalescing.time() } } else { napi.before() };
             // Refused while the interface is down or gone; it is tried again within a second.
             _ = napi.set(deferral);
         }
