@@ -95,8 +95,8 @@ impl Port for Ring {
         self.port.release(frame);
     }
 
-    fn wait(&mut self, timeout: Duration) {
-        self.port.wait(timeout);
+    fn wait(&mut self, timeout: Duration) -> bool {
+        self.port.wait(timeout)
     }
 
     fn pool(&self) -> PoolCounts {

@@ -7,7 +7,7 @@ use crate::command::{Event, SegmentView, TraceFilter, TraceRecord, Way};
 use crate::stages::classify::{addresses_of, protocol_name};
 use crate::stages::connection::Connections;
 use lcs_dataplane::batch::{Batch, NO_FLOW};
-use lcs_dataplane::flow::Place;
+use lcs_dataplane::flow::{FlowFlags, Place};
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_dataplane::headers::{Kind, ethernet, ipv4, ipv6, parse, protocol};
@@ -113,7 +113,8 @@ impl Tracer {
             record.made =
                 c.made.iter().filter(|(for_frame, _)| *for_frame == i).map(|(_, made)| made.clone()).collect();
             if verdict == Verdict::Forward {
-                record.sent_segment = view(c, batch.frames[i].bytes(), false);
+                let unchanged = record.segment.as_ref().and_then(|segment| unchanged(c, batch, i, segment));
+                record.sent_segment = unchanged.or_else(|| view(c, batch.frames[i].bytes(), false));
                 record.sent = Some(format!("interface {}: {}", batch.tx[i], describe(batch.frames[i].bytes())));
             }
             if c.push_event(Event::Trace(Box::new(record))) {
@@ -146,6 +147,22 @@ fn decided(c: &Connections, batch: &Batch, i: usize) -> Option<String> {
         name(flow.server),
         flow.state.name()
     ))
+}
+
+/// A client's segment on its way to a server by direct routing or a tunnel: the same segment, and the server that it goes to, which
+/// its addresses do not say.
+fn unchanged(c: &Connections, batch: &Batch, i: usize, segment: &SegmentView) -> Option<SegmentView> {
+    let place = Place(batch.flow[i]);
+    if batch.flow[i] == NO_FLOW || place.side() != Place::CLIENT || segment.way != Way::FromClient {
+        return None;
+    }
+    let flow = c.table.get(place.flow());
+    if flow.flags.has(FlowFlags::TRANSLATED) {
+        return None;
+    }
+    let server = c.snapshot.servers.get(usize::from(flow.server))?.as_ref()?;
+    let destination = SocketAddr::new(server.address, segment.destination.port());
+    Some(SegmentView { way: Way::ToServer, destination, ..segment.clone() })
 }
 
 /// A frame as a TCP segment that has come or is being sent. `None` where it is none.

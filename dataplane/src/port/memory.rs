@@ -182,7 +182,9 @@ impl Port for MemoryPort {
         self.pool.give(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration) {}
+    fn wait(&mut self, _timeout: Duration) -> bool {
+        false
+    }
 
     fn pool(&self) -> PoolCounts {
         let (total, free) = (self.pool.buffers, self.pool.free.len());

@@ -514,7 +514,7 @@ impl Port for AfXdpPort {
         self.umem.release(frame);
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration) -> bool {
         if let Some(gather) = self.coalescing.sleeps(self.opened.elapsed()) {
             self.coalesce(gather);
         }
@@ -528,6 +528,7 @@ impl Port for AfXdpPort {
         // SAFETY: the array and the time live over the call; no signal mask is given. A signal or an error
         // only ends the sleep early, which the caller sees as no frames.
         unsafe { libc::ppoll(self.poll.as_mut_ptr(), self.poll.len() as libc::nfds_t, &timeout, core::ptr::null()) };
+        true
     }
 
     fn pool(&self) -> PoolCounts {

@@ -253,8 +253,9 @@ impl Port for DpdkPort {
         }
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration) -> bool {
         std::thread::sleep(timeout.min(NAP));
+        false
     }
 
     /// The pool is shared by all workers, and what a device holds for transmission cannot be told from what it holds for

@@ -239,7 +239,9 @@ impl<W: Write> Port for PcapPort<'_, W> {
         self.memory.release(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration) {}
+    fn wait(&mut self, _timeout: Duration) -> bool {
+        false
+    }
 
     fn pool(&self) -> PoolCounts {
         self.memory.pool()
