@@ -342,14 +342,27 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
                 break;
             }
             if ended && self.idle == Idle::Adaptive && !self.pipeline.awaits() {
-                self.counters.sleeps += 1;
-                let asleep = clock.now();
-                if self.port.wait(SLEEP) {
-                    patience.slept(clock.now().saturating_sub(asleep));
-                }
+                self.sleep(&clock, &mut patience);
             }
         }
         self
+    }
+}
+
+impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
+    /// Sleeps until there is something to do on the port, in the lanes of its siblings, or by the clock.
+    fn sleep(&mut self, clock: &Clock, patience: &mut Patience) {
+        let lanes = self.handover.as_ref();
+        if lanes.is_none_or(Handover::sleeps) {
+            self.counters.sleeps += 1;
+            let asleep = clock.now();
+            if self.port.wait(SLEEP, lanes.and_then(Handover::bell)) {
+                patience.slept(clock.now().saturating_sub(asleep));
+            }
+        }
+        if let Some(lanes) = lanes {
+            lanes.awake();
+        }
     }
 }
 
@@ -417,6 +430,9 @@ fn transmit<P: Port>(port: &mut P, batch: &mut Batch, counters: &mut Counters, h
         unsent_bytes += len;
     }
     port.flush();
+    if let Some(handover) = handover {
+        handover.wake();
+    }
     counters.received_bytes += bytes as u64;
     counters.forwarded += (n - unsent) as u64;
     counters.forwarded_bytes += (bytes - unsent_bytes) as u64;

@@ -17,6 +17,7 @@ pub mod tap;
 
 use crate::batch::BURST;
 use crate::frame::Frame;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// What a port can do, asked once when the worker is built.
@@ -95,9 +96,10 @@ pub trait Port {
     /// Gives a buffer back to the pool.
     fn release(&mut self, frame: Frame);
 
-    /// Sleeps until a frame can be received or `timeout` is over; not at all where the port has nothing to wait on. Returns whether a
-    /// frame ends the sleep, so that its length tells when the next one came: a device that can't wake anybody is napped over.
-    fn wait(&mut self, timeout: Duration) -> bool;
+    /// Sleeps until a frame can be received, `bell` can be read, or `timeout` is over; not at all where the port has nothing to wait on.
+    /// Returns whether a frame ends the sleep, so that its length tells when the next one came: a device that can't wake anybody is
+    /// napped over.
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) -> bool;
 
     /// Where the buffers are.
     fn pool(&self) -> PoolCounts;
