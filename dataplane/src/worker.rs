@@ -145,11 +145,13 @@ pub enum Idle {
     Adaptive,
 }
 
-/// Empty turns before an adaptive worker sleeps, at most: some 6 µs, about what sleeping and waking up take. One that spins for longer never
-/// sleeps where frames come singly every 25 µs, and a port has no occasion to let them gather.
+/// Empty turns before an adaptive worker sleeps: some 6 µs, about what sleeping and waking up take. One that spins for longer never sleeps
+/// where frames come singly every 25 µs, and a port has no occasion to let them gather.
 const SPIN_TURNS: u32 = 32;
-/// A sleep that was over before this was one too many: looking on would have found the frame. Nanoseconds.
-const SHORT_SLEEP: Nanos = 16_000;
+/// The same when frames come many at a time: the next ones gather while it sleeps, and looking for each costs more.
+const SPIN_TURNS_BUSY: u32 = 4;
+/// Frames at a time that are many.
+const MANY: usize = 4;
 /// Longest sleep: bounds how late a timer or a command is served.
 pub const SLEEP: Duration = Duration::from_millis(5);
 /// Commands served between two batches, so that many of them delay packets by little each.
@@ -324,13 +326,16 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
     /// Turns until `stop` is set or the control thread is gone. Gives the worker back, for a last look at its counters.
     pub fn run(mut self, stop: &AtomicBool) -> Self {
         let clock = Clock::start();
-        let mut patience = Patience::default();
+        let mut empty = 0u32;
         let mut turns = 0u32;
+        // The largest of the last batches, halved with each.
+        let mut at_a_time = 0;
         while !stop.load(Ordering::Relaxed) {
             let now = clock.now();
-            let found = self.poll(now) > 0;
-            let ended = patience.ends(found);
-            if found {
+            let frames = self.poll(now);
+            if frames > 0 {
+                at_a_time = frames.max(at_a_time / 2);
+                empty = 0;
                 turns += 1;
                 // Under load the rings and timers are looked at every few batches: still within microseconds.
                 if turns < 8 {
@@ -341,57 +346,25 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
             if !self.between(now) {
                 break;
             }
-            if ended && self.idle == Idle::Adaptive && !self.pipeline.awaits() {
-                self.sleep(&clock, &mut patience);
+            empty = empty.saturating_add(1);
+            let spin = if at_a_time >= MANY { SPIN_TURNS_BUSY } else { SPIN_TURNS };
+            if self.idle == Idle::Adaptive && empty > spin && !self.pipeline.awaits() {
+                self.sleep();
             }
         }
         self
     }
-}
 
-impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
     /// Sleeps until there is something to do on the port, in the lanes of its siblings, or by the clock.
-    fn sleep(&mut self, clock: &Clock, patience: &mut Patience) {
+    fn sleep(&mut self) {
         let lanes = self.handover.as_ref();
         if lanes.is_none_or(Handover::sleeps) {
             self.counters.sleeps += 1;
-            let asleep = clock.now();
-            if self.port.wait(SLEEP, lanes.and_then(Handover::bell)) {
-                patience.slept(clock.now().saturating_sub(asleep));
-            }
+            self.port.wait(SLEEP, lanes.and_then(Handover::bell));
         }
         if let Some(lanes) = lanes {
             lanes.awake();
         }
-    }
-}
-
-/// For how many empty turns an adaptive worker looks on before it sleeps, by what its last sleeps were good for: where the next
-/// frames come long after, as with one client that waits for each answer, or where they gather meanwhile, each look is lost, and on a
-/// core that receives for it in the kernel it keeps them from coming. (What hypervisors do before they halt a processor.)
-#[derive(Debug, Clone, Copy)]
-struct Patience {
-    turns: u32,
-    empty: u32,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Patience { turns: SPIN_TURNS, empty: 0 }
-    }
-}
-
-impl Patience {
-    /// Whether it is time to sleep, after one more turn in which something was found or not.
-    #[inline]
-    fn ends(&mut self, found: bool) -> bool {
-        self.empty = if found { 0 } else { self.empty.saturating_add(1) };
-        self.empty > self.turns
-    }
-
-    /// A sleep took so long.
-    fn slept(&mut self, time: Nanos) {
-        self.turns = if time < SHORT_SLEEP { SPIN_TURNS } else { self.turns / 2 };
     }
 }
 
@@ -510,33 +483,5 @@ impl Clock {
     pub fn now(&self) -> Nanos {
         let cycles = tsc().wrapping_sub(self.start);
         1_000_000_000 + ((u128::from(cycles) * u128::from(self.scale)) >> 32) as u64
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Turns until it sleeps, of which the first found something.
-    fn turns(p: &mut Patience) -> u32 {
-        assert!(!p.ends(true));
-        (1..).find(|_| p.ends(false)).unwrap()
-    }
-
-    #[test]
-    fn a_worker_looks_on_for_as_long_as_that_finds_frames() {
-        let mut p = Patience::default();
-        assert_eq!(turns(&mut p), SPIN_TURNS + 1);
-        // Frames that come long after: looking on is given up, by halves.
-        let all: Vec<u32> = std::iter::repeat_with(|| {
-            p.slept(100_000);
-            turns(&mut p)
-        })
-        .take(7)
-        .collect();
-        assert_eq!(all, [17, 9, 5, 3, 2, 1, 1]);
-        // One that comes soon after: it would have been worth it.
-        p.slept(2_000);
-        assert_eq!(turns(&mut p), SPIN_TURNS + 1);
     }
 }

@@ -96,8 +96,8 @@ impl Port for Ring {
         self.port.release(frame);
     }
 
-    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) -> bool {
-        self.port.wait(timeout, bell)
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
+        self.port.wait(timeout, bell);
     }
 
     fn pool(&self) -> PoolCounts {

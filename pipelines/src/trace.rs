@@ -113,8 +113,9 @@ impl Tracer {
             record.made =
                 c.made.iter().filter(|(for_frame, _)| *for_frame == i).map(|(_, made)| made.clone()).collect();
             if verdict == Verdict::Forward {
-                let unchanged = record.segment.as_ref().and_then(|segment| unchanged(c, batch, i, segment));
-                record.sent_segment = unchanged.or_else(|| view(c, batch.frames[i].bytes(), false));
+                let sent = view(c, batch.frames[i].bytes(), false);
+                record.sent_segment =
+                    record.segment.as_ref().and_then(|came| passed_on(c, batch, i, came, &sent)).or(sent);
                 record.sent = Some(format!("interface {}: {}", batch.tx[i], describe(batch.frames[i].bytes())));
             }
             if c.push_event(Event::Trace(Box::new(record))) {
@@ -150,19 +151,30 @@ fn decided(c: &Connections, batch: &Batch, i: usize) -> Option<String> {
 }
 
 /// A client's segment on its way to a server by direct routing or a tunnel: the same segment, and the server that it goes to, which
-/// its addresses do not say.
-fn unchanged(c: &Connections, batch: &Batch, i: usize, segment: &SegmentView) -> Option<SegmentView> {
+/// its addresses do not say. `None` for everything else that became of it, an ICMP error back to the client among it.
+fn passed_on(
+    c: &Connections,
+    batch: &Batch,
+    i: usize,
+    came: &SegmentView,
+    sent: &Option<SegmentView>,
+) -> Option<SegmentView> {
     let place = Place(batch.flow[i]);
-    if batch.flow[i] == NO_FLOW || place.side() != Place::CLIENT || segment.way != Way::FromClient {
+    if batch.flow[i] == NO_FLOW || place.side() != Place::CLIENT || came.way != Way::FromClient {
         return None;
     }
     let flow = c.table.get(place.flow());
-    if flow.flags.has(FlowFlags::TRANSLATED) {
+    let direct = sent.as_ref().is_some_and(|sent| sent.way == Way::ToServer && sent.destination == came.destination);
+    let tunnelled = flow.flags.has(FlowFlags::TUNNEL) && {
+        let outer = parse(batch.frames[i].bytes(), false).ok();
+        outer.is_some_and(|outer| matches!(outer.protocol, protocol::IPIP | protocol::IPV6))
+    };
+    if !direct && !tunnelled {
         return None;
     }
     let server = c.snapshot.servers.get(usize::from(flow.server))?.as_ref()?;
-    let destination = SocketAddr::new(server.address, segment.destination.port());
-    Some(SegmentView { way: Way::ToServer, destination, ..segment.clone() })
+    let destination = SocketAddr::new(server.address, came.destination.port());
+    Some(SegmentView { way: Way::ToServer, destination, ..came.clone() })
 }
 
 /// A frame as a TCP segment that has come or is being sent. `None` where it is none.

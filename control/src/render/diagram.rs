@@ -102,7 +102,13 @@ impl Diagram {
         let mut met = false;
         let place = server.and_then(|n| c.servers.get_mut(n));
         match (s.way, place) {
-            (Way::FromClient, _) if opens => c.client = Some(s.seq),
+            (Way::FromClient, _) if opens => {
+                if c.client.is_some_and(|first| first != s.seq) {
+                    // Another connection from the same port.
+                    *c = Connection::default();
+                }
+                c.client = Some(s.seq);
+            }
             (Way::ToClient, _) if opens => c.director = Some(s.seq),
             (Way::FromServer, Some(place)) if opens => place.first = Some(s.seq),
             // A server has told the client directly.
@@ -234,5 +240,10 @@ mod tests {
         text += &d.frame(&record(9, data.clone(), vec![], Some(passed(&data))));
         assert_eq!(text.matches(". C+1 ack S1+1, 60 B").count(), 2, "{text}");
         assert!(text.contains(server) && !text.contains('P'), "{text}");
+        // Its port is used again.
+        let syn = segment(Way::FromClient, client, service, SYN, 9000, 0, 0);
+        d.frame(&record(20, syn.clone(), vec![], Some(passed(&syn))));
+        let data = segment(Way::FromClient, client, service, ACK, 9001, 50, 60);
+        assert!(d.frame(&record(29, data.clone(), vec![], Some(passed(&data)))).contains("C+1 ack S1+1"));
     }
 }

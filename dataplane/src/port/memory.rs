@@ -183,9 +183,7 @@ impl Port for MemoryPort {
         self.pool.give(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) -> bool {
-        false
-    }
+    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) {}
 
     fn pool(&self) -> PoolCounts {
         let (total, free) = (self.pool.buffers, self.pool.free.len());

@@ -96,10 +96,9 @@ pub trait Port {
     /// Gives a buffer back to the pool.
     fn release(&mut self, frame: Frame);
 
-    /// Sleeps until a frame can be received, `bell` can be read, or `timeout` is over; not at all where the port has nothing to wait on.
-    /// Returns whether a frame ends the sleep, so that its length tells when the next one came: a device that can't wake anybody is
-    /// napped over.
-    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) -> bool;
+    /// Sleeps until a frame can be received, `bell` can be read, or `timeout` is over; less long where a device can't wake anybody.
+    /// Returns at once where the port has nothing to wait on.
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>);
 
     /// Where the buffers are.
     fn pool(&self) -> PoolCounts;

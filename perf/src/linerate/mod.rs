@@ -204,8 +204,8 @@ pub struct Row {
     pub saturated: Summary,
     /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director.
     pub ndr: Option<Summary>,
-    /// This by whether the core was shared; absent where that can't be told, or where device and generator stand on other cores.
-    #[serde(default)]
+    /// This by whether the core was shared before or after the search; absent where that can't be told, or where device and generator
+    /// stand on other cores.
     pub sharing: Option<Sharing>,
     /// Rate with the loss ratio that was allowed.
     pub pdr: Option<Summary>,

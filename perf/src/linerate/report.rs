@@ -213,10 +213,10 @@ impl fmt::Display for Figures {
             if let Some(sharing) = &row.sharing {
                 let of = |s: Summary| format!("{:.2} Mpps, within {:.1} % in {}", s.median / 1e6, within(s), s.rounds);
                 if let Some(alone) = sharing.alone {
-                    write!(f, "; with the core to itself: {}", of(alone))?;
+                    write!(f, "; with the core to itself before and after: {}", of(alone))?;
                 }
                 if let Some(shared) = sharing.shared {
-                    write!(f, "; while somebody else used its other hardware thread: {}", of(shared))?;
+                    write!(f, "; with somebody else on its other hardware thread before or after: {}", of(shared))?;
                 }
             }
             if row.gaps.0 > 0 {

@@ -82,6 +82,8 @@ const FRAME_MIN: usize = 14;
 /// Longest time that frames gather; a peer's shortest retransmission time-out should be far beyond it (RFC 6298: 1 s, Linux 200 ms).
 const COALESCE_MAX: Duration = Duration::from_millis(10);
 
+/// Frames that a driver keeps at least until it is asked for them: a veth's 256, whatever `ethtool -g` says of others.
+const DRIVER_RING: u64 = 256;
 /// In place of a bell's descriptor: the kernel passes over it (poll(2)).
 const NO_BELL: libc::c_int = -1;
 
@@ -334,7 +336,7 @@ impl AfXdpPort {
             turn: 0,
             exception,
             umem,
-            coalescing: Coalescing::new(options.coalesce.min(COALESCE_MAX)),
+            coalescing: Coalescing::new(options.coalesce.min(COALESCE_MAX), u64::from(frames / 2).min(DRIVER_RING)),
             opened: Instant::now(),
             rss_table: options.rss_table,
         };
@@ -520,7 +522,7 @@ impl Port for AfXdpPort {
         self.umem.release(frame);
     }
 
-    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) -> bool {
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
         if let Some(gather) = self.coalescing.sleeps(self.opened.elapsed()) {
             self.coalesce(gather);
         }
@@ -537,8 +539,6 @@ impl Port for AfXdpPort {
         // SAFETY: the array and the time live over the call, and so do the descriptors; no signal mask is given. A signal or an error
         // only ends the sleep early, which the caller sees as no frames.
         unsafe { libc::ppoll(self.poll.as_mut_ptr(), self.poll.len() as libc::nfds_t, &timeout, core::ptr::null()) };
-        // A backlog ends it early.
-        !(backlog || exception)
     }
 
     fn pool(&self) -> PoolCounts {

@@ -254,9 +254,8 @@ impl Port for DpdkPort {
         }
     }
 
-    fn wait(&mut self, timeout: Duration, _bell: Option<BorrowedFd<'_>>) -> bool {
+    fn wait(&mut self, timeout: Duration, _bell: Option<BorrowedFd<'_>>) {
         std::thread::sleep(timeout.min(NAP));
-        false
     }
 
     /// The pool is shared by all workers, and what a device holds for transmission cannot be told from what it holds for

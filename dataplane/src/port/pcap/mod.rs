@@ -240,9 +240,7 @@ impl<W: Write> Port for PcapPort<'_, W> {
         self.memory.release(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) -> bool {
-        false
-    }
+    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) {}
 
     fn pool(&self) -> PoolCounts {
         self.memory.pool()
