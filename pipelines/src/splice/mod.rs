@@ -9,6 +9,7 @@ mod counts;
 pub(crate) mod farewell;
 mod follow;
 mod guess;
+mod handshakes;
 pub(crate) mod pool;
 mod proven;
 mod queue;
@@ -17,6 +18,7 @@ mod wheel;
 
 pub(crate) use binding::{Arrival, Binding, Phase, RTO_FIRST, TRIES, Taken};
 pub(crate) use follow::{Follow, Seen};
+pub(crate) use handshakes::Handshake;
 pub(crate) use queue::Admission;
 use queue::Queues;
 use wheel::Wheel;
@@ -230,6 +232,8 @@ pub struct Splices {
     pub(crate) cookies: Cookies,
     /// Hash of a client and when it was sent a cookie.
     cookied: Vec<(u64, Nanos)>,
+    /// Handshakes whose SYN+ACK may have to be sent again.
+    pub(crate) handshakes: handshakes::Handshakes,
     /// By service slot: its rules, and room to evaluate them in.
     scratches: Vec<Option<Lent>>,
     /// Flows of legs whose connection is gone.
@@ -285,6 +289,7 @@ impl Splices {
             extractions: Vec::new(),
             buffered: 0,
             cookied: Vec::new(),
+            handshakes: handshakes::Handshakes::default(),
             cookies: Cookies::new([seed, seed.rotate_left(29) ^ 0x6c63_735f_636f_6f6b]),
             scratches: Vec::new(),
             orphans: Vec::new(),
@@ -332,6 +337,10 @@ impl Splices {
         }
         if any && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];
+        }
+        let greets = |content: &Content| content.protocol.server_speaks_first();
+        if snapshot.services.iter().flatten().filter_map(|s| s.content.as_deref()).any(greets) {
+            self.handshakes.reserve();
         }
         self.pools.install(snapshot);
         self.scratches.resize_with(snapshot.services.len(), || None);

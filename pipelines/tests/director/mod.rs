@@ -77,12 +77,21 @@ impl Director {
         Director::made(forward, None, &[], SPLIT.then_some(placement::DEPTH))
     }
 
+    /// The same for clients that speak something else than HTTP.
+    pub fn speaking(protocol: Protocol, binding: Binding, rules: &[Rule]) -> Self {
+        Director::of(Forward::Nat, Some((protocol, binding)), rules, SPLIT.then_some(placement::DEPTH))
+    }
+
     /// The same with a content worker behind a ring of so many places, or without.
     pub fn placed(forward: Forward, binding: Binding, rules: &[Rule], depth: Option<usize>) -> Self {
         Director::made(forward, Some(binding), rules, depth)
     }
 
     fn made(forward: Forward, binding: Option<Binding>, rules: &[Rule], depth: Option<usize>) -> Self {
+        Director::of(forward, binding.map(|binding| (Protocol::Http, binding)), rules, depth)
+    }
+
+    fn of(forward: Forward, content: Option<(Protocol, Binding)>, rules: &[Rule], depth: Option<usize>) -> Self {
         let direct = matches!(forward, Forward::Dr | Forward::Tunnel);
         let mut s = Snapshot {
             interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
@@ -108,8 +117,8 @@ impl Director {
         let rule = Rule { name: "all".into(), condition: Expr::always(), action: to };
         let rules = rules.iter().cloned().chain([rule]).collect();
         let program = matching::compile(&RuleSet { rules }).unwrap();
-        let content = binding.map(|binding| Content {
-            protocol: Protocol::Http,
+        let content = content.map(|(protocol, binding)| Content {
+            protocol,
             plan: Plan::new(&program, Limits::default()),
             program,
             groups: vec![Group { name: "g".into(), scheduler: Scheduler::Rr, servers: vec![0, 1] }],

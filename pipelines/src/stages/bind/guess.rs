@@ -129,7 +129,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(key) = super::super::schedule::key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
         let (numbers, offer) = self.own_numbers(entry, &key);
         let slot = self.c.table.get(flow).service;
-        self.syn_ack(batch, i, slot, &key, numbers, offer, None)
+        self.syn_ack_in_place(batch, i, slot, &key, numbers, offer, None)
     }
 
     /// Gives a connection an initial number of the director's own.
