@@ -125,6 +125,28 @@ fn an_acknowledgement_passes_with_a_number_that_a_closed_window_takes() {
 }
 
 #[test]
+fn an_acknowledgement_stays_within_a_closed_window_between_a_probe_and_its_answer() {
+    let (mut d, server, ack) = closed_window();
+    let first = ISN.wrapping_add(1);
+    let (edge, end) = (first.wrapping_add(20), first.wrapping_add(REQUEST.len() as u32));
+    let answer = b"HTTP/1.1 200 OK\r\n";
+    server_says(&mut d, &server, ACK, edge, 0, answer);
+    let probe = (0..1000).flat_map(|_| d.passes(20)).find(|s| s.to.to_string() == server).expect("it is probed");
+    assert_eq!((probe.seq, &probe.payload[..]), (edge, &REQUEST[20..]));
+    // The client reads on meanwhile: the server, whose window is closed for all that is known, takes no number beyond it
+    // (RFC 9293 §3.10.7.4), and this must arrive.
+    for n in [5, 10, answer.len() as u32] {
+        let told = d.client(ACK, end, ack.wrapping_add(n), b"");
+        let told: Vec<_> = told.iter().filter(|s| s.to.to_string() == server).map(|s| (s.seq, s.ack)).collect();
+        assert_eq!(told, [(edge, 5001 + n)]);
+    }
+    // It opened before the probe, and has taken that.
+    server_says(&mut d, &server, ACK, end, 60_000, b"");
+    let told = d.client(ACK, end, ack.wrapping_add(answer.len() as u32), b"");
+    assert_eq!((told.len(), told[0].seq), (1, end));
+}
+
+#[test]
 fn a_server_may_keep_its_window_closed_as_long_as_it_answers() {
     let (mut d, server, _) = closed_window();
     let first = ISN.wrapping_add(1);
