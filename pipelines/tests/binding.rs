@@ -286,6 +286,16 @@ fn guessing(switching: Switching) -> Director {
     Director::with(Binding { scheme, switching, ..Binding::default() }, &[b])
 }
 
+/// The same, and all other requests are for `s0`.
+fn guessing_for_one() -> Director {
+    let forward = |name: &str, condition, server| {
+        let action = Action::Forward { server, queue: None };
+        Rule { name: name.into(), condition, action }
+    };
+    let binding = Binding { scheme: Scheme::Preallocate(Guess::Server("s0".into())), ..Binding::default() };
+    Director::with(binding, &[forward("b", url("/b"), 1), forward("a", Expr::always(), 0)])
+}
+
 const GUESSED: &str = "10.0.0.1:8080";
 const OTHER: &str = "10.0.0.2:8080";
 const SERVER_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 4, 2];
@@ -388,7 +398,7 @@ fn a_guessed_server_that_goes_away_takes_no_client_with_it() {
             let sent = d.client(ACK | PSH, FIRST.wrapping_add(early as u32), 7001, &REQUEST[early..]);
             let syn = sent.iter().find(|s| s.flags == SYN).unwrap_or_else(|| panic!("{flags} {early}: {sent:?}"));
             let server = syn.to.to_string();
-            let delivered = d.says(&server, CLIENT, SYN | ACK, 400, FIRST, SYN_OPTIONS, b"");
+            let delivered = d.says(&server, CLIENT, SYN | ACK, 400, syn.seq.wrapping_add(1), SYN_OPTIONS, b"");
             let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
             assert_eq!(data, REQUEST);
         }
@@ -399,6 +409,119 @@ fn a_guessed_server_that_goes_away_takes_no_client_with_it() {
     assert!(d.icmp(3, 3, 0, &syn).is_empty());
     let sent = d.client(SYN, ISN, 0, b"");
     assert!(sent.iter().any(|s| s.to.to_string() == CLIENT && s.flags == SYN | ACK), "{sent:?}");
+}
+
+/// Ends the guessed server's connection before the request. Whether it had answered.
+fn let_go(d: &mut Director, how: &str) -> bool {
+    let sent = match how {
+        "closes" => {
+            shaken(d);
+            d.says(GUESSED, CLIENT, FIN | ACK, 7001, FIRST, &[], b"")
+        }
+        "resets" => {
+            shaken(d);
+            d.says(GUESSED, CLIENT, RST, 7001, 0, &[], b"")
+        }
+        "refuses" => {
+            d.client(SYN, ISN, 0, b"");
+            d.says(GUESSED, CLIENT, RST | ACK, 0, FIRST, &[], b"")
+        }
+        _ => {
+            d.client(SYN, ISN, 0, b"");
+            d.passes(1000);
+            d.client(SYN, ISN, 0, b"")
+        }
+    };
+    assert!(sent.iter().all(|s| s.to.to_string() != GUESSED || s.flags & RST != 0), "{how}: {sent:?}");
+    matches!(how, "closes" | "resets")
+}
+
+#[test]
+fn a_server_that_is_asked_again_is_asked_beyond_what_it_has_seen() {
+    for how in ["closes", "resets", "refuses", "is silent"] {
+        let mut d = guessing_for_one();
+        let mut sent = vec![];
+        let answered = let_go(&mut d, how);
+        let ack = if answered {
+            7001
+        } else {
+            // The director has answered, or does now.
+            d.passes(1000);
+            sent.extend(d.client(SYN, ISN, 0, b""));
+            sent.iter().rfind(|s: &&Sent| s.to.to_string() == CLIENT).unwrap().seq.wrapping_add(1)
+        };
+        let sent = d.client(ACK | PSH, FIRST, ack, REQUEST);
+        let syn = sent.iter().find(|s| s.flags == SYN).unwrap_or_else(|| panic!("{how}: {sent:?}"));
+        // RFC 1122 §4.2.2.13, and Linux's stricter way of it: what was seen ends at FIRST.
+        assert_eq!((syn.to.to_string(), syn.seq), (GUESSED.into(), FIRST.wrapping_add(1)), "{how}");
+        // What its old connection has sent, late, is none of the new one's.
+        let first = syn.seq.wrapping_add(1);
+        for flags in [SYN | ACK, ACK, FIN | ACK] {
+            let told = d.says(GUESSED, CLIENT, flags, 7000, FIRST, &[], b"");
+            let told: Vec<_> = told.iter().map(|s| (s.to.to_string(), s.flags, s.seq)).collect();
+            assert_eq!(told, [(GUESSED.into(), RST, FIRST), (GUESSED.into(), SYN, syn.seq)], "{how} {flags}");
+        }
+        assert!(d.says(GUESSED, CLIENT, RST | ACK, 0, FIRST, &[], b"").is_empty(), "an old refusal is none");
+        // From here on both directions carry an offset.
+        let delivered = d.says(GUESSED, CLIENT, SYN | ACK, 90_000, first, SERVER_OPTIONS, b"");
+        assert!(delivered.iter().all(|s| s.to.to_string() == GUESSED), "{how}: {delivered:?}");
+        let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+        assert_eq!((data, delivered[0].seq, delivered[0].ack), (REQUEST.to_vec(), first, 90_001));
+        let n = REQUEST.len() as u32;
+        let back = d.says(GUESSED, CLIENT, ACK | PSH, 90_001, first.wrapping_add(n), &[], RESPONSE);
+        let end = FIRST.wrapping_add(n);
+        assert_eq!((back.len(), back[0].seq, back[0].ack, &back[0].payload[..]), (1, ack, end, RESPONSE), "{how}");
+        let heard = ack.wrapping_add(RESPONSE.len() as u32);
+        let told = d.client(ACK, end, heard, b"");
+        let heard = 90_001 + RESPONSE.len() as u32;
+        assert_eq!((told.len(), told[0].seq, told[0].ack), (1, first.wrapping_add(n), heard), "{how}");
+    }
+}
+
+#[test]
+fn a_server_that_remembers_the_connection_at_the_very_number_of_the_syn_is_reset() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = d.client(ACK | PSH, FIRST, ack, REQUEST);
+    let syn = sent.iter().find(|s| s.flags == SYN).unwrap().clone();
+    let server = syn.to.to_string();
+    // Its old connection expects the number after the SYN's, so that its challenge (RFC 5961 §4.2) seems to acknowledge that.
+    for flags in [ACK, FIN | ACK] {
+        let told = d.says(&server, CLIENT, flags, 700, FIRST, &[], b"");
+        let told: Vec<_> = told.iter().map(|s| (s.to.to_string(), s.flags, s.seq)).collect();
+        assert_eq!(told, [(server.clone(), RST, FIRST), (server.clone(), SYN, ISN)]);
+    }
+    let delivered = d.says(&server, CLIENT, SYN | ACK, 5000, FIRST, SYN_OPTIONS, b"");
+    let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(data, REQUEST);
+}
+
+#[test]
+fn a_server_left_and_asked_again_gets_higher_numbers() {
+    let mut d = guessing_for_one();
+    shaken(&mut d);
+    let other = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n";
+    // Guessed wrong: reset.
+    d.client(ACK | PSH, FIRST, 7001, other);
+    let next = FIRST.wrapping_add(other.len() as u32);
+    d.says(OTHER, CLIENT, SYN | ACK, 90_000, FIRST, OTHER_OPTIONS, b"");
+    d.says(OTHER, CLIENT, ACK | PSH, 90_001, next, &[], RESPONSE);
+    let heard = 7001 + RESPONSE.len() as u32;
+    let sent = d.client(ACK | PSH, next, heard, REQUEST);
+    let syn = sent.iter().find(|s| s.flags == SYN).expect("the first one is asked for this");
+    assert_eq!((syn.to.to_string(), syn.seq), (GUESSED.into(), next.wrapping_sub(1)));
+    assert!(syn.seq.wrapping_sub(FIRST) as i32 > 0, "it has seen FIRST - 1, and expects FIRST");
+    // The other one, idle, closes, is reset, and asked again for what comes then.
+    d.says(GUESSED, CLIENT, SYN | ACK, 40_000, next, SERVER_OPTIONS, b"");
+    let end = next.wrapping_add(REQUEST.len() as u32);
+    d.says(GUESSED, CLIENT, ACK | PSH, 40_001, end, &[], RESPONSE);
+    let from_other = 90_001 + RESPONSE.len() as u32;
+    let reset = d.says(OTHER, CLIENT, FIN | ACK, from_other, next, &[], b"");
+    assert_eq!((reset.len(), reset[0].to.to_string(), reset[0].flags & RST), (1, OTHER.into(), RST));
+    let sent = d.client(ACK | PSH, end, heard + RESPONSE.len() as u32, other);
+    let syn = sent.iter().find(|s| s.flags == SYN).expect("a new connection to the other one");
+    assert_eq!((syn.to.to_string(), syn.seq), (OTHER.into(), end.wrapping_sub(1)));
+    assert!(syn.seq.wrapping_sub(next) as i32 > 0, "it expects `next`");
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub(crate) struct Entry {
     pub(crate) stamped: bool,
     /// The window scale that the client was told.
     pub(crate) own_scale: u8,
-    /// MSS toward its server.
+    /// MSS toward its server. With [`LET_GO`], which server that was.
     pub(crate) server_mss: u16,
     /// Whether its response's end is known: it is `offsets.limit` of the server's side.
     pub(crate) response_known: bool,
@@ -91,12 +91,15 @@ pub(crate) struct Entry {
     /// It is a leg.
     pub(crate) is_leg: bool,
     /// The largest power of two in its server's window in the handshake: an idle server has room for so much at least.
-    /// [`DIRECT`] where the server is guessed and its answer is not seen.
+    /// [`DIRECT`] where the server is guessed and its answer is not seen, [`LET_GO`] where a guessed one has been let go and none
+    /// has answered since.
     pub(crate) server_window: u8,
 }
 
 /// What stands for a server's window that is not seen; no window is so large.
 const DIRECT: u8 = u8::MAX;
+/// What stands for the window of nobody, after a server that knows the connection's initial number.
+const LET_GO: u8 = u8::MAX - 1;
 
 /// `client_scale` of a client that has offered none.
 const NO_SCALE: u8 = u8::MAX;
@@ -169,6 +172,19 @@ impl Entry {
     /// Notes that it is so, or not any more.
     pub(crate) fn set_direct(&mut self, direct: bool) {
         self.server_window = if direct { DIRECT } else { FREE.server_window };
+    }
+
+    /// Notes that a server is let go which was guessed, and so has had a SYN with the client's initial number.
+    pub(crate) fn let_go_of_guess(&mut self, server: u16) {
+        (self.server_window, self.server_mss) = (LET_GO, server);
+    }
+
+    /// What is added to the client's numbers for a server that is going to be asked from the client's own endpoint, so that it
+    /// gets none that it has seen (RFC 9293 §3.4.1, RFC 1122 §4.2.2.13: larger than the largest of the connection before). One
+    /// that was let go with its guess has seen one; since any other was left, the client has gone on by a request at least.
+    pub(crate) fn up_to_server(&self, server: u16) -> u32 {
+        // In TIME-WAIT, Linux takes none but those beyond the next one.
+        if (self.server_window, self.server_mss) == (LET_GO, server) { 2 } else { 0 }
     }
 
     /// Whether its server was guessed and nothing has passed yet but the handshake. (Of another connection's: its server
