@@ -588,3 +588,59 @@ fn urgent_bytes_of_a_body_do_not_pass() {
     assert!(d.client(ACK | URG, body, ack, b"").is_empty(), "nor does word of urgent bytes that are still to come");
     assert_eq!(d.client(ACK | PSH, body, ack, b"0123")[0].payload, b"0123");
 }
+
+#[test]
+fn over_ipv6_every_segment_is_whole_too() {
+    const FROM: &str = "[2001:db8::1]:1000";
+    const AT: &str = "[2001:db8::100]:80";
+    let to = |server: u16| Action::Forward { server, queue: None };
+    let rule = |name: &str, condition, server| Rule { name: name.into(), condition, action: to(server) };
+    let rules = [rule("b", url("/b"), 1), rule("a", Expr::always(), 0)];
+    let mut d = Director::with(Binding::default(), &rules);
+    let at: std::net::SocketAddr = AT.parse().unwrap();
+    d.publish(
+        |s| {
+            s.by_endpoint.insert((at.ip(), at.port(), 6), 0);
+            s.own.insert(at.ip());
+            s.services[0].as_mut().unwrap().address = at.ip();
+            for (n, server) in s.servers.iter_mut().flatten().enumerate() {
+                server.address = format!("fd00::{}", n + 1).parse().unwrap();
+            }
+        },
+        true,
+    );
+    // Every segment that is sent is looked at where it is taken apart: what is counted here is that all kinds are there.
+    let answer = d.says(FROM, AT, SYN, ISN, 0, SYN_OPTIONS, b"").remove(0);
+    let mut heard = answer.seq.wrapping_add(1);
+    assert_eq!((answer.from, answer.to.to_string(), answer.ack), (at, FROM.into(), FIRST));
+    d.says(FROM, AT, ACK, FIRST, heard, &[], b"");
+    let mut seq = FIRST;
+    let mut first_numbers = vec![];
+    // To the one, to the other, and back over the connection that was kept: then both directions carry an offset.
+    for (n, (path, server)) in [("/a", 1), ("/b", 2), ("/a", 1)].into_iter().enumerate() {
+        let server = format!("[fd00::{server}]:8080");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: www.example.com\r\n\r\n").into_bytes();
+        let end = seq.wrapping_add(request.len() as u32);
+        // Its end first: a SACK block.
+        let mut sent = d.says(FROM, AT, ACK | PSH, seq.wrapping_add(20), heard, &[], &request[20..]);
+        sent.extend(d.says(FROM, AT, ACK | PSH, seq, heard, &[], &request[..20]));
+        assert!(n > 0 || sent.iter().any(|s| s.to.to_string() == FROM && s.options.starts_with(&[1, 1, 5, 10])));
+        if let Some(syn) = sent.iter().find(|s| s.flags == SYN).cloned() {
+            assert_eq!((syn.to.to_string(), syn.seq), (server.clone(), seq.wrapping_sub(1)));
+            first_numbers.push(5000 + 1000 * n as u32 + 1);
+            sent = d.says(&server, FROM, SYN | ACK, first_numbers[n] - 1, seq, SYN_OPTIONS, b"");
+        }
+        let data: Vec<&Sent> = sent.iter().filter(|s| s.to.to_string() == server && !s.payload.is_empty()).collect();
+        assert_eq!(data.iter().flat_map(|s| s.payload.clone()).collect::<Vec<u8>>(), request, "{path}: {sent:?}");
+        let taken = data[0].seq.wrapping_add(request.len() as u32);
+        let from = first_numbers[n % 2] + if n == 2 { RESPONSE.len() as u32 } else { 0 };
+        let back = d.says(&server, FROM, ACK | PSH, from, taken, &[], RESPONSE);
+        assert_eq!((back.len(), back[0].seq, back[0].ack, &back[0].payload[..]), (1, heard, end, RESPONSE), "{path}");
+        heard = heard.wrapping_add(RESPONSE.len() as u32);
+        seq = end;
+        let told = d.says(FROM, AT, ACK, seq, heard, &[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 9], b"");
+        assert_eq!((told.len(), told[0].seq, told[0].ack), (1, taken, from + RESPONSE.len() as u32));
+    }
+    let sent = d.says(FROM, AT, RST, seq, 0, &[], b"");
+    assert_eq!(sent.iter().filter(|s| s.flags & RST != 0).count(), 2, "both servers hear of the end");
+}
