@@ -273,6 +273,8 @@ pub struct Splices {
     pub(crate) proven: proven::Proven,
     /// Guessed servers whose connections were forgotten.
     pub(crate) farewells: farewell::Farewells,
+    /// Times that an endpoint of the director's own was looked for, to open a connection to a server from.
+    pub(crate) sources_sought: u64,
     /// Servers' connections for whoever asks next.
     pub(crate) pools: pool::Pools,
     /// Requests that content workers have in hand, where there are content workers.
@@ -320,6 +322,7 @@ impl Splices {
             guesses: guess::Guesses::default(),
             proven: proven::Proven::default(),
             farewells: farewell::Farewells::default(),
+            sources_sought: 0,
             pools: pool::Pools::default(),
             migrations: Migrations::new(seed.rotate_left(41) ^ 0x6c63_735f_6d69_6772),
             away: None,
