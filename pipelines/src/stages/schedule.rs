@@ -417,8 +417,8 @@ pub(crate) fn free_source(
     transport: u8,
 ) -> Option<SocketAddr> {
     let to = server_endpoint(server, client.destination().port());
-    c.splices.pools.opened = c.splices.pools.opened.wrapping_add(1);
-    let start = client.hash(c.table.hasher(), transport).wrapping_add(c.splices.pools.opened);
+    c.splices.sources_sought = c.splices.sources_sought.wrapping_add(1);
+    let start = client.hash(c.table.hasher(), transport).wrapping_add(c.splices.sources_sought);
     Sources::new(service, start, &c.settings, 0)
         .take(PORT_TRIES)
         .find(|local| Key::new(to, *local).is_some_and(|key| c.table.find(&key, transport).is_none()))

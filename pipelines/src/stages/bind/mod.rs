@@ -15,6 +15,7 @@ mod decide;
 mod deliver;
 mod direct;
 mod guess;
+mod handshake;
 mod leg;
 mod migrate;
 mod open;
@@ -89,13 +90,13 @@ pub(crate) fn bind<P: Port>(
 
 /// Serves time-outs. Returns whether there may be more.
 pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> bool {
-    let nobody = c.splices.len() == 0 && c.splices.farewells.is_empty();
+    let nobody = c.splices.len() == 0 && c.splices.farewells.is_empty() && c.splices.handshakes.len() == 0;
     if nobody && c.splices.pools.is_empty() && !c.splices.migrations.is_on() {
         return false;
     }
     let snapshot = c.snapshot.clone();
     let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
-    let more = desk.serve_queues() | desk.timers() | desk.ask_filters();
+    let more = desk.serve_queues() | desk.timers() | desk.repeat_handshakes() | desk.ask_filters();
     desk.look_after_pools();
     desk.bury_orphans();
     desk.part_from_guesses();
@@ -131,6 +132,16 @@ fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
         len: segment.len() - header,
         stamps: if options.is_empty() { None } else { read_timestamps(options) },
     })
+}
+
+/// Destination and source address of a frame that goes back where this one came from.
+fn link_back(batch: &Batch, i: usize) -> [u8; 12] {
+    let mut link = [0; 12];
+    if let Some(b) = batch.frames[i].bytes().get(..12) {
+        link[..6].copy_from_slice(&b[6..]);
+        link[6..].copy_from_slice(&b[..6]);
+    }
+    link
 }
 
 /// What a SYN, or the answer to one, says in its options.
@@ -309,8 +320,13 @@ impl<'d, P: Port> Desk<'d, P> {
             self.c.say((1, row), self.tick, crate::command::Event::NeedNextHop(row));
             return None;
         }
+        self.put_out(hop.interface, &hop.addresses, tunnel, segment)
+    }
+
+    /// The same with what stands in the frame's first 12 bytes.
+    fn put_out(&mut self, interface: u8, link: &[u8; 12], tunnel: Option<u16>, segment: &Segment<'_>) -> Option<usize> {
         let mut frame = self.port.allocate()?;
-        if !segment.write(&mut frame, &hop.addresses) {
+        if !segment.write(&mut frame, link) {
             self.port.release(frame);
             return None;
         }
@@ -321,7 +337,7 @@ impl<'d, P: Port> Desk<'d, P> {
             self.port.release(frame);
             return None;
         }
-        match self.port.transmit(hop.interface, frame) {
+        match self.port.transmit(interface, frame) {
             Ok(()) => {
                 self.c.made.extend(view.map(|view| (self.at, view)));
                 self.c.splices.sent += 1;
@@ -336,13 +352,8 @@ impl<'d, P: Port> Desk<'d, P> {
 
     /// Puts a segment without payload in the place of the frame that it answers.
     fn answer_in_place(&mut self, batch: &mut Batch, i: usize, segment: &Segment<'_>) -> Verdict {
-        let frame = &mut batch.frames[i];
-        let mut swapped = [0; 12];
-        if let Some(b) = frame.bytes().get(..12) {
-            swapped[..6].copy_from_slice(&b[6..]);
-            swapped[6..].copy_from_slice(&b[..6]);
-        }
-        if !segment.write(frame, &swapped) {
+        let link = link_back(batch, i);
+        if !segment.write(&mut batch.frames[i], &link) {
             return Verdict::Drop(DropReason::NoBuffer);
         }
         batch.tx[i] = batch.rx[i];

@@ -98,7 +98,8 @@ impl<P: Port> Desk<'_, P> {
                 b.sent = b.delivered;
                 b.server_window = u32::from(b.server_mss);
                 self.deliver(flow, b);
-                b.server_window = window.max(u32::from(b.server_mss));
+                // Whether that was let in, its answer says; until then the window is what the server has said it is.
+                b.server_window = window;
                 b.back_off(self.now);
             }
             Phase::Collect | Phase::Hold | Phase::Answer => b.disarm(),
