@@ -40,6 +40,55 @@ fn a_request_that_comes_out_of_order_is_kept_and_told_so() {
     assert_eq!(data, REQUEST);
 }
 
+/// Segments of the client's in one burst: flags, number of the first byte counted from the request's beginning, payload.
+fn burst(d: &mut Director, ack: u32, segments: &[(u8, usize, &[u8])]) -> Vec<Sent> {
+    for &(flags, at, payload) in segments {
+        let (client, service) = (CLIENT.parse().unwrap(), SERVICE.parse().unwrap());
+        let mut p = Packet { destination_mac: DIRECTOR, ..Packet::tcp(client, service, flags) }.payload(payload);
+        let seq = ISN.wrapping_add(1 + at as u32);
+        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: vec![] };
+        assert!(d.worker.port_mut().inject(0, &p.frame()));
+    }
+    d.turn()
+}
+
+#[test]
+fn what_comes_in_one_burst_with_a_request_counts_as_if_it_came_after() {
+    let (whole, end, first) = (REQUEST.len(), ISN.wrapping_add(1 + REQUEST.len() as u32), ISN.wrapping_add(1));
+    let next = b"GET /next HTTP/1.1\r\n";
+    let bursts: [(&[(u8, usize, &[u8])], usize); 5] = [
+        (&[(ACK | PSH, 0, REQUEST)], 0),
+        (&[(ACK, 0, &REQUEST[..9]), (ACK | PSH, 9, &REQUEST[9..])], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, 0, REQUEST)], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, 20, b"other bytes"), (ACK, whole, b"")], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, whole, next)], next.len()),
+    ];
+    for (segments, more) in bursts {
+        let mut d = Director::new();
+        let ack = d.handshake();
+        let sent = burst(&mut d, ack, segments);
+        let asked: Vec<_> = sent.iter().filter(|s| s.flags == SYN).collect();
+        assert_eq!((asked.len(), asked[0].seq), (1, ISN), "{segments:?}");
+        let told = sent.iter().filter(|s| s.to.to_string() == CLIENT).map(|s| s.ack).max();
+        assert_eq!(told, Some(end.wrapping_add(more as u32)), "{segments:?}");
+        let server = server_asked(&sent);
+        let delivered = d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+        let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+        assert_eq!(data, REQUEST, "{segments:?}");
+    }
+}
+
+#[test]
+fn a_client_that_resets_in_one_burst_with_its_request_leaves_nothing() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = burst(&mut d, ack, &[(ACK | PSH, 0, REQUEST), (RST, REQUEST.len(), b"")]);
+    // If a server was asked, it is told.
+    let (syns, resets) = (sent.iter().filter(|s| s.flags == SYN), sent.iter().filter(|s| s.flags & RST != 0));
+    assert_eq!(syns.count(), resets.count());
+    assert_eq!(d.worker.pipeline().flows(), 0);
+}
+
 #[test]
 fn a_server_that_can_not_be_reached_is_passed_over_at_once() {
     let mut d = Director::new();

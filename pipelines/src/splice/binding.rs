@@ -223,6 +223,8 @@ pub(crate) struct Binding {
     /// It waits in a queue; it has passed its queue.
     pub(crate) queued: bool,
     pub(crate) admitted: bool,
+    /// It is gone on with behind the batch that has decided it.
+    pub(crate) deferred: bool,
     /// Hash of the name of the cookie that the response is looked through for; 0 for none.
     pub(crate) watch: u64,
     /// Servers that did not answer.
@@ -299,6 +301,7 @@ impl Default for Binding {
             migration: None,
             queued: false,
             admitted: false,
+            deferred: false,
             watch: 0,
             tried: [0; TRIES],
             tries: 0,

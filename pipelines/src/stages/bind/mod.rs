@@ -15,6 +15,7 @@ mod decide;
 mod deliver;
 mod direct;
 mod guess;
+mod later;
 mod leg;
 mod migrate;
 mod open;
@@ -64,6 +65,8 @@ pub(crate) struct Desk<'d, P> {
     tick: u32,
     /// The place in the batch of the frame that is being served.
     at: usize,
+    /// Whether a request that is decided now is gone on with behind the batch ([`later`]).
+    defers: bool,
 }
 
 /// Serves the frames of `misses` (clients of content services without a flow) and of `known` (spliced connections).
@@ -78,11 +81,12 @@ pub(crate) fn bind<P: Port>(
     tick: u32,
 ) {
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0, defers: false };
     for i in Places::from_bits(misses.bits() | known.bits()).iter() {
         desk.at = i;
         batch.verdict[i] = desk.frame(batch, i);
     }
+    desk.serve_deferred();
     desk.bury_orphans();
     desk.part_from_guesses();
 }
@@ -94,7 +98,7 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
         return false;
     }
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0, defers: false };
     let more = desk.serve_queues() | desk.timers() | desk.ask_filters();
     desk.look_after_pools();
     desk.bury_orphans();
@@ -108,7 +112,7 @@ pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tic
     // Asked in every turn while requests are away: most turns must not touch what all workers share.
     let Some(first) = c.splices.away.as_mut().and_then(|away| away.receive(now)) else { return 0 };
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0, defers: false };
     let n = desk.come_back(first);
     desk.bury_orphans();
     desk.part_from_guesses();
