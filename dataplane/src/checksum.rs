@@ -58,6 +58,13 @@ impl Sum {
         Sum(self.0 + u64::from(memory_order))
     }
 
+    /// Adds a 64-bit field as it stands in memory.
+    #[inline]
+    #[must_use]
+    pub fn word64(self, memory_order: u64) -> Self {
+        Sum(self.0 + fold32(memory_order))
+    }
+
     /// Adds another sum.
     #[inline]
     #[must_use]

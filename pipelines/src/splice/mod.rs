@@ -431,6 +431,12 @@ impl Splices {
         (&self.entries, &mut self.stamps)
     }
 
+    /// Whether some service agrees upon timestamps, or has: where none does, nobody asks for those of a segment.
+    #[inline]
+    pub(crate) fn agrees_stamps(&self) -> bool {
+        !self.stamps.is_empty()
+    }
+
     /// Gives an entry timestamps.
     pub(crate) fn stamp(&mut self, entry: u32, stamps: Stamps) {
         if let Some(s) = self.stamps.get_mut(entry as usize) {
