@@ -15,26 +15,33 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn bytes(self, data: &[u8]) -> Self {
-        let (blocks, rest) = data.as_chunks::<32>();
+        let (blocks, mut tail) = data.as_chunks::<32>();
         let mut sum = fold32(self.0);
         if !blocks.is_empty() {
             sum += sum_blocks(blocks);
         }
-        let (words, mut tail) = rest.as_chunks::<8>();
-        for word in words {
+        // By halves: a loop over what is so short is made more of than it is worth.
+        if let Some((words, rest)) = tail.split_first_chunk::<16>() {
+            let (words, _) = words.as_chunks::<8>();
+            sum += fold32(u64::from_ne_bytes(words[0])) + fold32(u64::from_ne_bytes(words[1]));
+            tail = rest;
+        }
+        if let Some((word, rest)) = tail.split_first_chunk::<8>() {
             sum += fold32(u64::from_ne_bytes(*word));
+            tail = rest;
         }
         if let Some((word, rest)) = tail.split_first_chunk::<4>() {
             sum += u64::from(u32::from_ne_bytes(*word));
             tail = rest;
         }
-        let last = match *tail {
-            [a] => [a, 0, 0, 0],
-            [a, b] => [a, b, 0, 0],
-            [a, b, c] => [a, b, c, 0],
-            _ => return Sum(sum),
-        };
-        Sum(sum + u64::from(u32::from_ne_bytes(last)))
+        if let Some((word, rest)) = tail.split_first_chunk::<2>() {
+            sum += u64::from(u16::from_ne_bytes(*word));
+            tail = rest;
+        }
+        if let [last] = *tail {
+            sum += u64::from(u16::from_ne_bytes([last, 0]));
+        }
+        Sum(sum)
     }
 
     /// Adds a 16-bit field as it stands in memory.

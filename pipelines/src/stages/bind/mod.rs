@@ -122,6 +122,7 @@ pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tic
 }
 
 /// Reads a TCP segment out of a frame that classification has parsed; `timed`: with its timestamps.
+#[inline(always)]
 fn arrival(batch: &Batch, i: usize, timed: bool) -> Option<Arrival> {
     let (l4, end) = (usize::from(batch.l4[i]), usize::from(batch.end[i]));
     let segment = batch.frames[i].bytes().get(l4..end)?;
