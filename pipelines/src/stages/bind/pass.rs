@@ -427,6 +427,7 @@ impl<P: Port> Desk<'_, P> {
         if let Some(b) = b {
             if verdict == Verdict::Forward && b.may_ack {
                 self.raise_ack(batch, i, b);
+                b.tell(None);
             }
             self.settle(flow, b);
         }
