@@ -197,10 +197,7 @@ pub(crate) fn view(c: &Connections, bytes: &[u8], comes: bool) -> Option<Segment
     let t = Tcp::parse(bytes.get(l4..end)?).ok()?;
     let source = SocketAddr::new(source, t.source_port());
     let destination = SocketAddr::new(destination, t.destination_port());
-    let by = &c.snapshot.by_endpoint;
-    let is_service = |at: SocketAddr| {
-        by.contains_key(&(at.ip(), at.port(), protocol::TCP)) || by.contains_key(&(at.ip(), 0, protocol::TCP))
-    };
+    let is_service = |at: SocketAddr| c.snapshot.service_at(at, protocol::TCP).is_some();
     let way = match (comes, is_service(if comes { destination } else { source })) {
         (true, true) => Way::FromClient,
         (true, false) => Way::FromServer,

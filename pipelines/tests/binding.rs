@@ -40,6 +40,92 @@ fn a_request_that_comes_out_of_order_is_kept_and_told_so() {
     assert_eq!(data, REQUEST);
 }
 
+/// Segments of the client's in one burst: flags, number of the first byte counted from the request's beginning, payload.
+fn burst(d: &mut Director, ack: u32, segments: &[(u8, usize, &[u8])]) -> Vec<Sent> {
+    for &(flags, at, payload) in segments {
+        let (client, service) = (CLIENT.parse().unwrap(), SERVICE.parse().unwrap());
+        let mut p = Packet { destination_mac: DIRECTOR, ..Packet::tcp(client, service, flags) }.payload(payload);
+        let seq = ISN.wrapping_add(1 + at as u32);
+        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: vec![] };
+        assert!(d.worker.port_mut().inject(0, &p.frame()));
+    }
+    d.turn()
+}
+
+#[test]
+fn what_comes_in_one_burst_with_a_request_counts_as_if_it_came_after() {
+    let (whole, first) = (REQUEST.len(), ISN.wrapping_add(1));
+    let next = b"GET /next HTTP/1.1\r\n";
+    let bursts: [(&[(u8, usize, &[u8])], usize); 5] = [
+        (&[(ACK | PSH, 0, REQUEST)], 0),
+        (&[(ACK, 0, &REQUEST[..9]), (ACK | PSH, 9, &REQUEST[9..])], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, 0, REQUEST)], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, 20, b"other bytes"), (ACK, whole, b"")], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, whole, next)], next.len()),
+    ];
+    for (segments, more) in bursts {
+        let mut d = Director::new();
+        let ack = d.handshake();
+        let sent = burst(&mut d, ack, segments);
+        let asked: Vec<_> = sent.iter().filter(|s| s.flags == SYN).collect();
+        assert_eq!((asked.len(), asked[0].seq), (1, ISN), "{segments:?}");
+        let server = server_asked(&sent);
+        // At the latest after what a delayed acknowledgement may take.
+        let later = d.passes(60);
+        let told = to_client(sent.iter().chain(&later)).into_iter().map(|(_, ack, _)| ack.wrapping_sub(first)).max();
+        assert_eq!(told, Some((whole + more) as u32), "{segments:?}");
+        let delivered = d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+        let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+        assert_eq!(data, REQUEST, "{segments:?}");
+    }
+}
+
+/// What of these segments goes to the client: flags, acknowledgement, bytes of payload.
+fn to_client<'s>(sent: impl IntoIterator<Item = &'s Sent>) -> Vec<(u8, u32, usize)> {
+    sent.into_iter().filter(|s| s.to.to_string() == CLIENT).map(|s| (s.flags, s.ack, s.payload.len())).collect()
+}
+
+#[test]
+fn a_whole_request_is_acknowledged_by_its_server_or_soon() {
+    let (first, end) = (ISN.wrapping_add(1), ISN.wrapping_add(1 + REQUEST.len() as u32));
+    // What a content worker decides is acknowledged before it is decided.
+    let at_once = vec![(ACK, end, 0); usize::from(director::SPLIT)];
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = d.client(ACK | PSH, first, ack, REQUEST);
+    assert_eq!(to_client(&sent), at_once);
+    // A server that takes its time: the director does not.
+    let soon: Vec<Sent> = (0..3).flat_map(|_| d.passes(20)).collect();
+    assert_eq!([at_once.clone(), to_client(&soon)].concat(), [(ACK, end, 0)]);
+    assert!((0..10).all(|_| to_client(&d.passes(20)).is_empty()), "once");
+
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let server = server_asked(&d.client(ACK | PSH, first, ack, REQUEST));
+    d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    let back = d.says(&server, CLIENT, ACK, 5001, end, &[], b"");
+    assert_eq!(to_client(&back), [(ACK, end, 0)], "the server's own passes");
+    assert!((0..10).all(|_| d.passes(20).is_empty()), "and is enough");
+
+    // While a body is to come, its client may wait for the acknowledgement.
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    let sent = d.client(ACK | PSH, first, ack, head);
+    assert_eq!(to_client(&sent), [(ACK, first.wrapping_add(head.len() as u32), 0)]);
+}
+
+#[test]
+fn a_client_that_resets_in_one_burst_with_its_request_leaves_nothing() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = burst(&mut d, ack, &[(ACK | PSH, 0, REQUEST), (RST, REQUEST.len(), b"")]);
+    // If a server was asked, it is told.
+    let (syns, resets) = (sent.iter().filter(|s| s.flags == SYN), sent.iter().filter(|s| s.flags & RST != 0));
+    assert_eq!(syns.count(), resets.count());
+    assert_eq!(d.worker.pipeline().flows(), 0);
+}
+
 #[test]
 fn a_server_that_can_not_be_reached_is_passed_over_at_once() {
     let mut d = Director::new();
@@ -52,7 +138,7 @@ fn a_server_that_can_not_be_reached_is_passed_over_at_once() {
     assert!(d.icmp(3, 1, 0, &forged).iter().all(|s| s.flags & SYN == 0));
     assert!(d.passes(40).is_empty());
     assert!(d.icmp(3, 1, 0, &syn).is_empty(), "the client is told nothing");
-    let next: Vec<Sent> = (0..3).flat_map(|_| d.passes(20)).collect();
+    let next: Vec<Sent> = (0..3).flat_map(|_| d.passes(20)).filter(|s| s.to.to_string() != CLIENT).collect();
     assert_eq!((next.len(), next[0].flags), (1, SYN));
     assert_ne!(next[0].to, syn.to);
 }

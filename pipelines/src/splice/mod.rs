@@ -30,6 +30,7 @@ use crate::migration::Migrations;
 use crate::placement::{Away, Undecided};
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
+use lcs_dataplane::BURST;
 use lcs_dataplane::flow::{Addresses, Flow, Place};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets, Stamps};
@@ -252,6 +253,9 @@ pub struct Splices {
     pub(crate) handshakes: handshakes::Handshakes,
     /// By service slot: its rules, and room to evaluate them in.
     scratches: Vec<Option<Lent>>,
+    /// Entries of requests that were decided in this batch and are gone on with behind it, and the place of the frame that
+    /// decided each.
+    pub(crate) decided: Vec<(u32, usize)>,
     /// Flows of legs whose connection is gone.
     pub(crate) orphans: Vec<u32>,
     /// Segments that the director made.
@@ -310,6 +314,7 @@ impl Splices {
             handshakes: handshakes::Handshakes::default(),
             cookies: Cookies::new([seed, seed.rotate_left(29) ^ 0x6c63_735f_636f_6f6b]),
             scratches: Vec::new(),
+            decided: Vec::with_capacity(BURST),
             orphans: Vec::new(),
             sent: 0,
             cookies_good: 0,
@@ -452,6 +457,12 @@ impl Splices {
     #[inline(always)]
     pub(crate) fn entries(&mut self) -> (&[Entry], &mut [Stamps]) {
         (&self.entries, &mut self.stamps)
+    }
+
+    /// Whether some service agrees upon timestamps, or has: where none does, nobody asks for those of a segment.
+    #[inline]
+    pub(crate) fn agrees_stamps(&self) -> bool {
+        !self.stamps.is_empty()
     }
 
     /// Gives an entry timestamps.

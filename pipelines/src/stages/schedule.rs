@@ -285,13 +285,13 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Result<Open
     let client = key_of(batch, i).ok_or(Verdict::Drop(DropReason::BadHeader))?;
     let to = client.destination();
     let transport = batch.protocol[i];
-    let by = &c.snapshot.by_endpoint;
-    let Some(&slot) = by.get(&(to.ip(), to.port(), transport)).or_else(|| by.get(&(to.ip(), 0, transport))) else {
+    let Some(slot) = c.snapshot.service_at(to, transport) else {
         // What directors and filters say to each other is the bind stage's.
         let channel = transport == protocol::UDP && c.splices.migrations.hears(to);
         return Err(if channel { Verdict::Consume } else { not_ours(c, batch, i) });
     };
     if c.snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).is_some_and(|s| s.content.is_some()) {
+        c.called[i % BURST] = slot;
         return Err(Verdict::Consume);
     }
     let flags = batch.tcp_flags[i];

@@ -72,7 +72,7 @@ impl<P: Port> Desk<'_, P> {
     }
 
     fn repeat_handshake(&mut self, h: &Handshake) {
-        let slot = self.slot_at(h.key.destination(), protocol::TCP);
+        let slot = self.snapshot.service_at(h.key.destination(), protocol::TCP);
         let Some((slot, content)) = slot.and_then(|slot| Some((slot, self.content(slot).filter(|c| greets(c))?)))
         else {
             return self.c.splices.handshakes.forget(h.hash, &h.key, h.numbers[0]);

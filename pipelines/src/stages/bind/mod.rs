@@ -16,6 +16,7 @@ mod deliver;
 mod direct;
 mod guess;
 mod handshake;
+mod later;
 mod leg;
 mod migrate;
 mod open;
@@ -44,7 +45,7 @@ use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
-use lcs_dataplane::headers::parse::transport_checksum_ok;
+use lcs_dataplane::headers::parse::{tcp_v4_checksum_ok, transport_checksum_ok};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
 use lcs_dataplane::headers::tcp::{self, Tcp};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
@@ -65,6 +66,10 @@ pub(crate) struct Desk<'d, P> {
     tick: u32,
     /// The place in the batch of the frame that is being served.
     at: usize,
+    /// Whether a request that is decided now is gone on with behind the batch ([`later`]).
+    defers: bool,
+    /// Frames of the batch whose service is known ([`Connections::called`]).
+    misses: Places,
 }
 
 /// Serves the frames of `misses` (clients of content services without a flow) and of `known` (spliced connections).
@@ -79,11 +84,12 @@ pub(crate) fn bind<P: Port>(
     tick: u32,
 ) {
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk { misses, ..Desk::new(c, port, &snapshot, now, tick) };
     for i in Places::from_bits(misses.bits() | known.bits()).iter() {
         desk.at = i;
         batch.verdict[i] = desk.frame(batch, i);
     }
+    desk.serve_deferred();
     desk.bury_orphans();
     desk.part_from_guesses();
 }
@@ -95,7 +101,7 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
         return false;
     }
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk::new(c, port, &snapshot, now, tick);
     let more = desk.serve_queues() | desk.timers() | desk.repeat_handshakes() | desk.ask_filters();
     desk.look_after_pools();
     desk.bury_orphans();
@@ -109,15 +115,16 @@ pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tic
     // Asked in every turn while requests are away: most turns must not touch what all workers share.
     let Some(first) = c.splices.away.as_mut().and_then(|away| away.receive(now)) else { return 0 };
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk::new(c, port, &snapshot, now, tick);
     let n = desk.come_back(first);
     desk.bury_orphans();
     desk.part_from_guesses();
     n
 }
 
-/// Reads a TCP segment out of a frame that classification has parsed.
-fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
+/// Reads a TCP segment out of a frame that classification has parsed; `timed`: with its timestamps.
+#[inline(always)]
+fn arrival(batch: &Batch, i: usize, timed: bool) -> Option<Arrival> {
     let (l4, end) = (usize::from(batch.l4[i]), usize::from(batch.end[i]));
     let segment = batch.frames[i].bytes().get(l4..end)?;
     let [_, _, _, _, s, e, q, n, a, c, k, d, offset, flags, w, x, ..] = *segment.first_chunk::<{ tcp::HEADER }>()?;
@@ -130,7 +137,7 @@ fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
         window: u16::from_be_bytes([w, x]),
         payload: l4 + header,
         len: segment.len() - header,
-        stamps: if options.is_empty() { None } else { read_timestamps(options) },
+        stamps: if timed && !options.is_empty() { read_timestamps(options) } else { None },
     })
 }
 
@@ -151,7 +158,18 @@ fn syn_options(batch: &Batch, i: usize) -> SynOptions {
 }
 
 /// Whether the TCP checksum is right. Whatever the director itself acts on must be.
+#[inline]
 pub(crate) fn intact(batch: &Batch, i: usize) -> bool {
+    if batch.kind[i] == Kind::Transport4 && batch.protocol[i] == protocol::TCP {
+        let segment = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
+        return segment.is_some_and(|segment| tcp_v4_checksum_ok(batch.addresses[i], segment));
+    }
+    intact_other(batch, i)
+}
+
+/// The same for what is no TCP over IPv4.
+#[inline(never)]
+fn intact_other(batch: &Batch, i: usize) -> bool {
     let parsed = Parsed {
         kind: batch.kind[i],
         l3: batch.l3[i],
@@ -167,6 +185,10 @@ pub(crate) fn intact(batch: &Batch, i: usize) -> bool {
 }
 
 impl<'d, P: Port> Desk<'d, P> {
+    fn new(c: &'d mut Connections, port: &'d mut P, snapshot: &'d Snapshot, now: Nanos, tick: u32) -> Self {
+        Desk { c, port, snapshot, verified: 0, now, tick, at: 0, defers: false, misses: Places::default() }
+    }
+
     fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
         if !matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6) {
             // A part of a request in each of two fragments would be seen by the server only.
@@ -175,7 +197,9 @@ impl<'d, P: Port> Desk<'d, P> {
         if batch.protocol[i] == protocol::UDP {
             return self.message(batch, i);
         }
-        let Some(a) = arrival(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
+        let Some(a) = arrival(batch, i, self.c.splices.agrees_stamps()) else {
+            return Verdict::Drop(DropReason::BadHeader);
+        };
         let Some(place) = self.place_of(batch, i) else { return self.open(batch, i, &a) };
         batch.flow[i] = place.0;
         let flow = self.c.table.get(place.flow());
@@ -510,7 +534,7 @@ impl<'d, P: Port> Desk<'d, P> {
             return Verdict::Drop(DropReason::BadFraming);
         }
         if self.c.splices.get(entry).stamped
-            && let Some(a) = arrival(batch, i)
+            && let Some(a) = arrival(batch, i, true)
         {
             if !self.stamps_go_on(place, entry, &a) && !self.is_intact(batch, i) {
                 return Verdict::Drop(DropReason::BadTcpChecksum);

@@ -16,8 +16,7 @@ use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{Offer, Segment};
-use lcs_dataplane::{DropReason, Verdict};
-use std::net::SocketAddr;
+use lcs_dataplane::{BURST, DropReason, Verdict};
 
 /// Share of the flow table that may be half open before SYNs are answered with cookies: one in so many.
 const HALF_OPEN_SHARE: usize = 8;
@@ -26,8 +25,13 @@ impl<P: Port> Desk<'_, P> {
     /// A frame to a content service that belongs to no flow.
     pub(super) fn open(&mut self, batch: &mut Batch, i: usize, a: &Arrival) -> Verdict {
         let Some(key) = key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
-        let to = key.destination();
-        let Some(slot) = self.slot_at(to, batch.protocol[i]) else { return Verdict::Drop(DropReason::NoFlow) };
+        // Nearly always the schedule stage has found it.
+        let slot = if self.misses.contains(i) {
+            Some(self.c.called[i % BURST])
+        } else {
+            self.snapshot.service_at(key.destination(), batch.protocol[i])
+        };
+        let Some(slot) = slot else { return Verdict::Drop(DropReason::NoFlow) };
         let Some(content) = self.content(slot) else { return Verdict::Drop(DropReason::NoFlow) };
         if matches!(content.binding.scheme, Scheme::Migrated(_)) {
             // Never answered, not even by a reset: what brings the connection may be on its way still.
@@ -98,12 +102,6 @@ impl<P: Port> Desk<'_, P> {
                 }
             }
         }
-    }
-
-    /// The service that is called here.
-    pub(super) fn slot_at(&self, to: SocketAddr, protocol: u8) -> Option<u16> {
-        let by = &self.snapshot.by_endpoint;
-        by.get(&(to.ip(), to.port(), protocol)).or_else(|| by.get(&(to.ip(), 0, protocol))).copied()
     }
 
     /// What a SYN offers.

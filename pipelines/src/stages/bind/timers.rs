@@ -32,6 +32,12 @@ impl<P: Port> Desk<'_, P> {
         if self.is_direct_guess(flow) {
             return self.not_decided_in_time(flow, b);
         }
+        if b.tell_at <= self.now {
+            b.tell(None);
+            if b.phase != Phase::Answer {
+                self.acknowledge(flow, b);
+            }
+        }
         if b.give_up_at <= self.now {
             b.give_up(None);
             match b.phase {
