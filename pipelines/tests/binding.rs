@@ -40,8 +40,11 @@ fn a_request_that_comes_out_of_order_is_kept_and_told_so() {
     assert_eq!(data, REQUEST);
 }
 
-/// Segments of the client's in one burst: flags, number of the first byte counted from the request's beginning, payload.
-fn burst(d: &mut Director, ack: u32, segments: &[(u8, usize, &[u8])]) -> Vec<Sent> {
+/// A segment of the client's: flags, number of the first byte counted from the request's beginning, payload.
+type Piece<'p> = (u8, usize, &'p [u8]);
+
+/// Segments of the client's in one burst.
+fn burst(d: &mut Director, ack: u32, segments: &[Piece<'_>]) -> Vec<Sent> {
     for &(flags, at, payload) in segments {
         let (client, service) = (CLIENT.parse().unwrap(), SERVICE.parse().unwrap());
         let mut p = Packet { destination_mac: DIRECTOR, ..Packet::tcp(client, service, flags) }.payload(payload);
@@ -56,7 +59,7 @@ fn burst(d: &mut Director, ack: u32, segments: &[(u8, usize, &[u8])]) -> Vec<Sen
 fn what_comes_in_one_burst_with_a_request_counts_as_if_it_came_after() {
     let (whole, first) = (REQUEST.len(), ISN.wrapping_add(1));
     let next = b"GET /next HTTP/1.1\r\n";
-    let bursts: [(&[(u8, usize, &[u8])], usize); 5] = [
+    let bursts: [(&[Piece<'_>], usize); 5] = [
         (&[(ACK | PSH, 0, REQUEST)], 0),
         (&[(ACK, 0, &REQUEST[..9]), (ACK | PSH, 9, &REQUEST[9..])], 0),
         (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, 0, REQUEST)], 0),
