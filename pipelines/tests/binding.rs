@@ -116,6 +116,44 @@ fn a_whole_request_is_acknowledged_by_its_server_or_soon() {
     let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
     let sent = d.client(ACK | PSH, first, ack, head);
     assert_eq!(to_client(&sent), [(ACK, first.wrapping_add(head.len() as u32), 0)]);
+    for body in [&b""[..], b"5\r\nhello\r\n", b"5"] {
+        let mut d = Director::new();
+        let ack = d.handshake();
+        let request = [b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", body].concat();
+        let sent = d.client(ACK | PSH, first, ack, &request);
+        assert_eq!(to_client(&sent), [(ACK, first.wrapping_add(request.len() as u32), 0)], "{body:?}");
+    }
+}
+
+#[test]
+fn an_acknowledgement_is_not_put_off_where_its_client_recovers_from_loss() {
+    let (first, end) = (ISN.wrapping_add(1), ISN.wrapping_add(1 + REQUEST.len() as u32));
+    // A gap is filled.
+    let mut d = Director::new();
+    let ack = d.handshake();
+    assert_eq!(to_client(&d.client(ACK | PSH, first.wrapping_add(9), ack, &REQUEST[9..])), [(ACK, first, 0)]);
+    assert_eq!(to_client(&d.client(ACK, first, ack, &REQUEST[..9])), [(ACK, end, 0)]);
+    // Sent again: told then, and not once more.
+    let mut d = Director::new();
+    let ack = d.handshake();
+    d.client(ACK | PSH, first, ack, REQUEST);
+    assert_eq!(to_client(&d.client(ACK | PSH, first, ack, REQUEST)), [(ACK, end, 0)]);
+    assert!((0..10).all(|_| to_client(&d.passes(20)).is_empty()), "once");
+}
+
+#[test]
+fn a_client_is_told_that_its_request_is_there_when_what_its_server_said_of_it_is_lost() {
+    let (first, end) = (ISN.wrapping_add(1), ISN.wrapping_add(1 + REQUEST.len() as u32));
+    let response = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789";
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let asked = d.client(ACK | PSH, first, ack, REQUEST);
+    let (server, mut back) = (server_asked(&asked), to_client(&asked));
+    d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    // The response's first segment does not come.
+    back.extend(to_client(&d.says(&server, CLIENT, ACK | PSH, 5021, end, &[], &response[20..])));
+    back.extend((0..5).flat_map(|_| to_client(&d.passes(20))));
+    assert!(back.iter().any(|(_, acknowledged, _)| *acknowledged == end), "{back:?}");
 }
 
 #[test]
@@ -551,6 +589,10 @@ fn a_server_that_is_asked_again_is_asked_beyond_what_it_has_seen() {
             assert_eq!(told, [(GUESSED.into(), RST, FIRST), (GUESSED.into(), SYN, syn.seq)], "{how} {flags}");
         }
         assert!(d.says(GUESSED, CLIENT, RST | ACK, 0, FIRST, &[], b"").is_empty(), "an old refusal is none");
+        // As Linux says it where its old connection is half open still (or in FIN-WAIT-2): that is over then, and nothing refused.
+        let told = d.says(GUESSED, CLIENT, RST | ACK, 0, first, &[], b"");
+        let told: Vec<_> = told.iter().map(|s| (s.to.to_string(), s.flags, s.seq)).collect();
+        assert_eq!(told, [(GUESSED.into(), SYN, syn.seq)], "{how}");
         // From here on both directions carry an offset.
         let delivered = d.says(GUESSED, CLIENT, SYN | ACK, 90_000, first, SERVER_OPTIONS, b"");
         assert!(delivered.iter().all(|s| s.to.to_string() == GUESSED), "{how}: {delivered:?}");

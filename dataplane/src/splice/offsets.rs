@@ -17,7 +17,8 @@ pub type NumberSpace = usize;
 /// server → client   seq += down   ack −= up     SACK edges −= up
 /// ```
 ///
-/// `up` is 0 on a connection's first server, since its SYN reuses the client's initial number; `down` is DSEQ − SSEQ
+/// `up` is 0 on a connection's first server, since its SYN reuses the client's initial number (but for a guessed server that was let go, and
+/// is asked again); `down` is DSEQ − SSEQ
 /// (tutorial, slide 36).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offsets {

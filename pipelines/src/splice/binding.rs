@@ -62,6 +62,17 @@ impl Arrival {
     }
 }
 
+/// An acknowledgement that is put off together with the rest of a request ([`Binding::deferred`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Owed {
+    #[default]
+    Nothing,
+    /// One that may be left to the server's first segment.
+    Soon,
+    /// One at once: a gap was filled (RFC 5681 §4.2), or the client was kept waiting.
+    AtOnce,
+}
+
 /// What became of a segment's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Taken {
@@ -225,6 +236,8 @@ pub(crate) struct Binding {
     pub(crate) admitted: bool,
     /// It is gone on with behind the batch that has decided it.
     pub(crate) deferred: bool,
+    /// What its client is owed for the bytes that have decided it, when it is gone on with.
+    pub(crate) owed: Owed,
     /// Hash of the name of the cookie that the response is looked through for; 0 for none.
     pub(crate) watch: u64,
     /// Servers that did not answer.
@@ -304,6 +317,7 @@ impl Default for Binding {
             queued: false,
             admitted: false,
             deferred: false,
+            owed: Owed::Nothing,
             watch: 0,
             tried: [0; TRIES],
             tries: 0,
@@ -527,6 +541,11 @@ impl Binding {
     /// When it must be looked at again.
     pub(crate) fn deadline(&self) -> Nanos {
         self.resend_at.min(self.give_up_at).min(self.tell_at)
+    }
+
+    /// Whether the client is still to be told that its request is here.
+    pub(crate) fn is_to_tell(&self) -> bool {
+        self.tell_at != NEVER
     }
 
     /// (Re)starts the retransmission timer.

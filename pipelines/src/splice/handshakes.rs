@@ -97,11 +97,21 @@ impl Handshakes {
     /// wait for its acknowledgement begins anew, but for no more repetitions than before.
     pub(crate) fn remember(&mut self, handshake: Handshake, now: Nanos) {
         let known = self.find(handshake.hash, &handshake.key);
-        let Some(at) = known.or_else(|| self.ways(handshake.hash).find(|&at| self.places[at].is_none())) else {
-            self.unremembered += 1;
-            return;
+        let free = || self.ways(handshake.hash).find(|&at| self.places[at].is_none());
+        let at = match known.or_else(free) {
+            Some(at) => at,
+            None => {
+                self.unremembered += 1;
+                // One that has been repeated most has had the best of its chances.
+                let repeats = |at: &usize| self.places[*at].as_ref().map_or(0, |p| p.repeats);
+                let Some(at) = self.ways(handshake.hash).max_by_key(repeats).filter(|at| repeats(at) > 0) else {
+                    return;
+                };
+                self.vacate(at);
+                at
+            }
         };
-        self.used += usize::from(known.is_none());
+        self.used += usize::from(self.places[at].is_none());
         let same = |p: &Place| p.handshake.numbers[0] == handshake.numbers[0];
         let repeats = self.places[at].as_ref().filter(|p| same(p)).map_or(0, |p| p.repeats);
         self.wait(at, handshake, repeats, now);
@@ -241,6 +251,20 @@ mod tests {
         // The second half is not crowded any more.
         assert!(n <= MOST * usize::from(REPEATS_CROWDED) + MOST / 2 * usize::from(REPEATS), "{n}");
         assert_eq!(h.len(), 0);
+    }
+
+    #[test]
+    fn a_newcomer_takes_the_place_of_one_that_has_been_repeated() {
+        let mut h = new();
+        for n in 0..1_000_000 {
+            h.remember(handshake(n), 0);
+        }
+        assert_eq!(h.find(handshake(2_000_000).hash, &handshake(2_000_000).key), None);
+        repeats(&mut h, 0, 2 * SECOND);
+        let newcomer = handshake(2_000_000);
+        h.remember(newcomer, 2 * SECOND);
+        assert!(h.find(newcomer.hash, &newcomer.key).is_some());
+        assert_eq!((h.len(), h.unremembered), (MOST, 1_000_001 - MOST as u64), "one found no room, or lost it");
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod queue;
 pub(crate) mod sticky;
 mod wheel;
 
-pub(crate) use binding::{Arrival, Binding, Phase, RTO_FIRST, TRIES, Taken};
+pub(crate) use binding::{Arrival, Binding, Owed, Phase, RTO_FIRST, TRIES, Taken};
 pub(crate) use follow::{Follow, Seen};
 pub(crate) use handshakes::Handshake;
 pub(crate) use queue::Admission;

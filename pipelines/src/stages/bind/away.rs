@@ -55,7 +55,7 @@ impl<P: Port> Desk<'_, P> {
             let untold = !b.may_ack || self.is_migrated(flow);
             self.goes_on(flow, &mut b, piece);
             if untold && b.may_ack && !b.done && b.phase != Phase::Answer {
-                self.acknowledge(flow, &b);
+                self.acknowledge(flow, &mut b);
             }
         } else {
             self.end_errand(piece, |n| &mut n.ignored);

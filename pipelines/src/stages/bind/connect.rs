@@ -180,6 +180,14 @@ impl<P: Port> Desk<'_, P> {
         }
         match a.flags & (SYN | ACK | RST | FIN) {
             f if f & RST != 0 && f & ACK != 0 => {
+                let up = self.c.splices.get(b.entry).offsets.seq(Place::CLIENT, 0);
+                if up != 0 && b.retries == 0 && !self.is_pooled(flow) {
+                    // It has had a SYN from here before. Where that was still half open, or closed to its last segment, this ends the old
+                    // connection and refuses nothing (RFC 9293 §3.10.7.4): the next SYN is welcome.
+                    b.retries = 1;
+                    self.send_syn(flow, b);
+                    return Verdict::Consume;
+                }
                 let server = self.c.table.get(flow).server;
                 b.gave_up_on(server);
                 self.next_server(flow, b);

@@ -9,7 +9,7 @@ use crate::content::{Content, OnUnparsed, Sticky};
 use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Protocol, Replay};
 use crate::matching::Action;
 use crate::snapshot::Snapshot;
-use crate::splice::{Arrival, Binding, Phase, Taken};
+use crate::splice::{Arrival, Binding, Owed, Phase, Taken};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
@@ -69,6 +69,7 @@ impl<P: Port> Desk<'_, P> {
             return Verdict::Drop(DropReason::RequestsFull);
         };
         let numbers = self.c.splices.get(entry).numbers;
+        self.handshake_is_over(flow, numbers[0]);
         b.start = numbers[0].wrapping_add(1);
         b.out_start = numbers[1].wrapping_add(1);
         b.client_ack = b.out_start;
@@ -195,6 +196,7 @@ impl<P: Port> Desk<'_, P> {
         }
         let before = b.buffer.len();
         let nothing = payload.is_empty() && a.flags & FIN == 0;
+        let fills = b.ahead().next().is_some();
         let taken = if one_by_one { self.hold_body(a, payload, flow, b) } else { self.hold_bytes(a, payload, flow, b) };
         let grown = b.buffer.len() - before;
         if taken == Taken::New && grown > 0 {
@@ -252,12 +254,10 @@ impl<P: Port> Desk<'_, P> {
             Phase::Connect | Phase::Migrate | Phase::Recall | Phase::Replay | Phase::Deliver | Phase::Answer => {}
         }
         let told = matches!(taken, Taken::Ahead | Taken::Gap);
-        if (taken == Taken::New || now_settled && !b.buffer.is_empty() && !told)
-            && b.may_ack
-            && !b.done
-            && !b.deferred
-            && b.phase != Phase::Answer
-        {
+        let owed = taken == Taken::New || now_settled && !b.buffer.is_empty() && !told;
+        if owed && b.deferred {
+            b.owed = if taken == Taken::New && !fills && b.may_ack { Owed::Soon } else { Owed::AtOnce };
+        } else if owed && b.may_ack && !b.done && b.phase != Phase::Answer {
             self.acknowledge(flow, b);
         }
         if b.phase == Phase::Deliver && !b.done {

@@ -111,6 +111,10 @@ impl<P: Port> Desk<'_, P> {
             // What follows is acknowledged when its turn comes; so much is known to be delivered.
             self.collect(flow, b);
         } else if !b.out_pending() {
+            if b.is_to_tell() {
+                // What the server has said of it did not get through.
+                self.acknowledge(flow, b);
+            }
             b.done = true;
             if b.uncut {
                 // As far as is known from here on: what a reset of the director's goes by.

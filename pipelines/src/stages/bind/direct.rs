@@ -29,7 +29,7 @@ use lcs_dataplane::{DropReason, Verdict};
 
 /// How long a request may be held without being acknowledged, nanoseconds: as long as receivers delay acknowledgements, so
 /// that no client takes it for lost (RFC 9293 §3.8.6.3 allows 500 ms; Linux waits 40).
-const HELD: Nanos = 40_000_000;
+pub(super) const HELD: Nanos = 40_000_000;
 
 /// What a server may have said before it was asked for anything, bytes: no window is larger (RFC 7323 §2.3).
 const SPOKEN: u32 = 1 << 30;

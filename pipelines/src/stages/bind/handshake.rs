@@ -3,7 +3,6 @@
 //! Where clients speak first, their requests bring the acknowledgement, and nothing here is done.
 
 use super::{Desk, link_back};
-use crate::content::Content;
 use crate::splice::Handshake;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
@@ -13,11 +12,6 @@ use lcs_dataplane::splice::Offer;
 
 /// Handshakes looked at between two batches.
 const BUDGET: usize = 32;
-
-/// Whether a client of this service says nothing before it has been greeted.
-fn greets(content: &Content) -> bool {
-    content.protocol.server_speaks_first()
-}
 
 impl<P: Port> Desk<'_, P> {
     /// A SYN is about to be answered in its place: the answer is repeated if need be. `has_flow`: it has a flow, not a cookie.
@@ -32,7 +26,7 @@ impl<P: Port> Desk<'_, P> {
         stamps: Option<(u32, u32)>,
         has_flow: bool,
     ) {
-        if !self.content(slot).is_some_and(greets) {
+        if !self.speaks_first(slot) {
             return;
         }
         let hash = key.hash(self.c.table.hasher(), protocol::TCP);
@@ -42,10 +36,10 @@ impl<P: Port> Desk<'_, P> {
         self.c.splices.handshakes.remember(handshake, self.now);
     }
 
-    /// The client whose initial number was `isn` has acknowledged the answer to its SYN, or refuses it: one that has not sent
-    /// any, as in a flood with others' addresses, resets what it is sent.
-    pub(super) fn handshake_ends(&mut self, slot: u16, key: &Key, isn: u32) {
-        if self.c.splices.handshakes.len() > 0 && self.content(slot).is_some_and(greets) {
+    /// The client whose initial number was `isn` has acknowledged the answer to its SYN and is served, or refuses it: one that has not
+    /// sent any, as in a flood with others' addresses, resets what it is sent.
+    pub(super) fn handshake_ends(&mut self, key: &Key, isn: u32) {
+        if self.c.splices.handshakes.len() > 0 {
             let hash = key.hash(self.c.table.hasher(), protocol::TCP);
             self.c.splices.handshakes.forget(hash, key, isn);
         }
@@ -53,9 +47,8 @@ impl<P: Port> Desk<'_, P> {
 
     /// The same of a connection that has a flow.
     pub(super) fn handshake_is_over(&mut self, flow: u32, isn: u32) {
-        let slot = self.c.table.get(flow).service;
         if let Some(key) = self.c.table.key(flow, Place::CLIENT) {
-            self.handshake_ends(slot, &key, isn);
+            self.handshake_ends(&key, isn);
         }
     }
 
@@ -73,7 +66,8 @@ impl<P: Port> Desk<'_, P> {
 
     fn repeat_handshake(&mut self, h: &Handshake) {
         let slot = self.snapshot.service_at(h.key.destination(), protocol::TCP);
-        let Some((slot, content)) = slot.and_then(|slot| Some((slot, self.content(slot).filter(|c| greets(c))?)))
+        let Some((slot, content)) =
+            slot.filter(|slot| self.speaks_first(*slot)).and_then(|slot| Some((slot, self.content(slot)?)))
         else {
             return self.c.splices.handshakes.forget(h.hash, &h.key, h.numbers[0]);
         };
@@ -88,12 +82,11 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    /// Whether the handshake is where it was: with its own flow, or without any.
+    /// Whether the handshake is where it was: with its own flow, or, of a cookie, without any or with one that could not be served yet.
     fn is_half_open(&self, h: &Handshake) -> bool {
         let Some(place) = self.c.table.find_hashed(&h.key, protocol::TCP, h.hash) else { return !h.has_flow };
         let f = self.c.table.get(place.flow());
-        h.has_flow
-            && place.side() == Place::CLIENT
+        place.side() == Place::CLIENT
             && f.flags.has(FlowFlags::SPLICED)
             && f.state == TcpState::SynReceived
             && self.c.splices.get(f.extra).numbers == h.numbers

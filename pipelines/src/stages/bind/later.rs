@@ -4,13 +4,10 @@
 //! One after the other for each request, each would put the other out of that cache every time.
 
 use super::Desk;
-use crate::splice::{Binding, Phase};
+use super::direct::HELD;
+use crate::splice::{Binding, Owed, Phase};
 use lcs_dataplane::BURST;
 use lcs_dataplane::port::Port;
-use lcs_dataplane::worker::Nanos;
-
-/// How long, nanoseconds. Less than half a second by RFC 9293 §3.8.6.3, and than any client waits before it sends again.
-const DELAY: Nanos = 40_000_000;
 
 impl<P: Port> Desk<'_, P> {
     /// Puts a decided request off until the batch has been read, if that may be: then it is in [`Phase::Hold`] until then, and
@@ -34,10 +31,11 @@ impl<P: Port> Desk<'_, P> {
                 self.at = at;
                 let flow = self.c.splices.get(entry).flow;
                 self.hold(flow, &mut b);
-                if self.server_may_tell(flow, &b) {
-                    b.tell(Some(self.now + DELAY));
-                } else if b.may_ack && !b.done && b.phase != Phase::Answer {
-                    self.acknowledge(flow, &b);
+                let owed = std::mem::take(&mut b.owed);
+                if owed == Owed::Soon && self.server_may_tell(flow, &b) {
+                    b.tell(Some(self.now + HELD));
+                } else if owed != Owed::Nothing && b.may_ack && !b.done && b.phase != Phase::Answer {
+                    self.acknowledge(flow, &mut b);
                 }
             }
             self.c.splices.put(b);
@@ -46,9 +44,15 @@ impl<P: Port> Desk<'_, P> {
     }
 
     /// Whether the acknowledgement of a request may be left for a while to its server's first segment, which passes with it:
-    /// all of it is here and on its way, so that nothing that the client has still to send waits for it.
+    /// all of it is here and on its way, so that nothing that its client has still to send of it waits for the acknowledgement.
     fn server_may_tell(&self, flow: u32, b: &Binding) -> bool {
         let on_its_way = matches!(b.phase, Phase::Connect | Phase::Deliver) && !self.is_migrated(flow);
-        on_its_way && b.may_ack && !b.done && !b.uncut && !b.fin && b.cut == b.buffer.len() as u64
+        on_its_way
+            && b.may_ack
+            && !b.done
+            && !b.uncut
+            && !b.fin
+            && b.request.1.is_done()
+            && b.cut == b.buffer.len() as u64
     }
 }

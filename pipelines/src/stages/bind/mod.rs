@@ -458,12 +458,13 @@ impl<'d, P: Port> Desk<'d, P> {
     }
 
     /// Acknowledges to the client what is held of its request, if that may be.
-    fn acknowledge(&mut self, flow: u32, b: &Binding) {
+    fn acknowledge(&mut self, flow: u32, b: &mut Binding) {
         if b.errand != 0 && self.is_migrated(flow) {
             // When it is back: how much may be, nobody knows yet.
             return;
         }
         let Some(key) = self.key_toward(flow, Place::CLIENT).filter(|_| b.may_ack && b.settled) else { return };
+        b.tell(None);
         let window = self.own_window(flow, b.buffer.len(), b.entry);
         let (seq, ack) = (self.client_next(b), self.acknowledged(flow, b));
         let mut options = [0; 28];

@@ -70,7 +70,7 @@ impl<P: Port> Desk<'_, P> {
                 self.syn_ack_in_place(batch, i, slot, &key, [a.seq, isn], offer, stamps)
             }
             RST => {
-                self.handshake_ends(slot, &key, a.seq.wrapping_sub(1));
+                self.handshake_ends(&key, a.seq.wrapping_sub(1));
                 Verdict::Drop(DropReason::NoFlow)
             }
             flags if flags & SYN != 0 || flags & ACK == 0 => Verdict::Drop(DropReason::NoFlow),
@@ -90,7 +90,6 @@ impl<P: Port> Desk<'_, P> {
                     return self.refuse_in_place(batch, i, a);
                 };
                 self.c.splices.cookies_good += 1;
-                self.handshake_ends(slot, &key, numbers[0]);
                 match self.enter(batch, i, slot, &key, numbers, offer) {
                     Ok(flow) => {
                         let stamps = self.brought_stamps(&key, a);
@@ -266,17 +265,13 @@ impl<P: Port> Desk<'_, P> {
         if a.ack != numbers[1].wrapping_add(1) {
             return Some(self.refuse_in_place(batch, i, a));
         }
-        self.handshake_is_over(flow, numbers[0]);
         self.address_is_proven(flow);
         if let (Some(stamps), true, Some(s)) = (a.stamps, a.seq == next, self.c.splices.stamps(entry)) {
             s.read(stamps);
         }
         if a.len == 0 && a.flags & FIN == 0 {
             // The handshake is done. A protocol in which the server speaks first is greeted at once.
-            let greets = self
-                .content(self.c.table.get(flow).service)
-                .is_some_and(|content| content.protocol.server_speaks_first());
-            if !greets {
+            if !self.speaks_first(self.c.table.get(flow).service) {
                 self.c.table.get_mut(flow).packets[Place::CLIENT] += 1;
                 return Some(Verdict::Consume);
             }

@@ -292,7 +292,7 @@ impl<P: Port> Desk<'_, P> {
         self.collect(flow, &mut b);
         if !b.done && b.phase != crate::splice::Phase::Answer {
             if b.may_ack {
-                self.acknowledge(flow, &b);
+                self.acknowledge(flow, &mut b);
             }
             if verdict == Verdict::Consume && self.is_attached(flow) && b.phase != crate::splice::Phase::Connect {
                 self.acknowledge_server(flow, &b);
@@ -427,7 +427,9 @@ impl<P: Port> Desk<'_, P> {
         if let Some(b) = b {
             if verdict == Verdict::Forward && b.may_ack {
                 self.raise_ack(batch, i, b);
-                b.tell(None);
+                if b.is_to_tell() && a.flags & ACK != 0 && self.is_intact(batch, i) {
+                    b.tell(None);
+                }
             }
             self.settle(flow, b);
         }
