@@ -502,7 +502,7 @@ mod tests {
         let of = |series| &figures.row(series, figures.options.base()).unwrap().seen;
         let (forward, delayed) = (of(Series::Forward), of(Series::Delayed));
         assert!(delayed.buffered_at_most > Some(0) && forward.buffered_at_most == Some(0));
-        assert!(delayed.segments() > forward.segments());
+        assert!(delayed.segments() <= forward.segments(), "its request is acknowledged by its server");
     }
 
     #[test]
