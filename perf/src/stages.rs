@@ -7,7 +7,7 @@ mod beside;
 mod guessed;
 pub mod plot;
 
-pub use beside::{Beside, BesideError, Peer};
+pub use beside::{Beside, BesideError, Peer, SMALL};
 pub use guessed::{Against, against_forwarding};
 
 use crate::neighbour::{Sharing, Watch};
@@ -17,7 +17,7 @@ use crate::summary::Summary;
 use crate::traffic::Traffic;
 pub use crate::traffic::snapshot;
 use crate::wire::Wire;
-use beside::RteHash;
+use beside::Running;
 use lcs_dataplane::cycles::{Meter, NoMeter, StageCost, Tsc, tsc, tsc_hz};
 use lcs_dataplane::flow::Memory;
 use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
@@ -64,7 +64,7 @@ pub struct Options {
     pub preallocate: bool,
     /// Measure the cost of cycle accounting as well: every round runs once with and once without it.
     pub accounting: bool,
-    /// Measure another's loop as well, in turns with ours.
+    /// Measure something else as well, in turns with what was asked for.
     #[serde(default)]
     pub beside: Option<Peer>,
 }
@@ -169,7 +169,7 @@ pub struct Figures {
     pub preallocate_ratio: Option<Summary>,
     /// Ratio of the cost with cycle accounting to that without, by round; present when asked for.
     pub accounting_ratio: Option<Summary>,
-    /// Another's loop beside ours; present when asked for.
+    /// What was measured in turns with it; present when asked for.
     #[serde(default)]
     pub beside: Option<Beside>,
 }
@@ -428,8 +428,8 @@ impl<P: Wire, M: Meter> Bench<P, M> {
 }
 
 pub(crate) fn check(o: &Options) -> Result<(), StagesError> {
-    if o.beside.is_some() {
-        beside::check(o)?;
+    if let Some(peer) = o.beside {
+        beside::check(peer, o)?;
     }
     let guessable = matches!(o.forward, Forward::Nat | Forward::Dr);
     if (o.splice && (o.ipv6 || o.forward != Forward::Nat)) || (o.preallocate && (o.ipv6 || !guessable)) {
@@ -482,11 +482,11 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
     } else {
         None
     };
-    let mut peer = if o.beside.is_some() {
-        progress("building another's loop, and opening as many flows in it");
-        let mut peer = RteHash::start(o)?;
-        peer.round()?;
-        Some((peer, vec![], vec![]))
+    let mut peer = if let Some(peer) = o.beside {
+        progress("opening as many flows in what is measured beside");
+        let mut running = Running::start(peer, o)?;
+        running.round()?;
+        Some((peer, running, vec![], vec![]))
     } else {
         None
     };
@@ -516,7 +516,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             let (first, second) = (nat.round()?, nat.round()?);
             ratios_to_plain.push((cost + bench.round()?) / (first + second));
         }
-        if let Some((peer, its, ratios)) = &mut peer {
+        if let Some((_, peer, its, ratios)) = &mut peer {
             let (first, second, again) =
                 beside_us.round(|| -> Result<_, StagesError> { Ok((peer.round()?, peer.round()?, bench.round()?)) })?;
             ratios.push((cost + again) / (first + second));
@@ -569,8 +569,8 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         splice_ratio: o.splice.then(|| Summary::of(ratios_to_plain.clone())),
         preallocate_ratio: o.preallocate.then(|| Summary::of(ratios_to_plain)),
         accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
-        beside: peer.map(|(_, its, ratios)| Beside {
-            peer: Peer::RteHash,
+        beside: peer.map(|(peer, _, its, ratios)| Beside {
+            peer,
             cycles_per_packet: Summary::of(its),
             sharing: beside_us.sort(&ratios),
             ratio: Summary::of(ratios),

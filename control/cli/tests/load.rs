@@ -1,4 +1,4 @@
-//! `lcs perf linerate`, `cps` and `scaling` as a shell sees them: tiny runs, their files, and what they say of options that they cannot use.
+//! `lcs perf stages`, `linerate`, `cps` and `scaling` as a shell sees them: tiny runs, their files, and what they say of options that they cannot use.
 
 use serde_json::Value;
 use std::process::{Command, Output};
@@ -187,4 +187,19 @@ fn options_that_cannot_be_used_are_refused_with_what_to_write_instead() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
         assert!(said.contains(mend), "{arguments:?}: {said}");
     }
+}
+
+/// A large site in turns with a small one, for people and for programs.
+#[test]
+fn stages_are_measured_beside_a_small_site() {
+    let large =
+        ["stages", "--flows", "500", "--rounds", "2", "--packets", "1024", "--services", "4", "--servers", "80"];
+    let shown = figures(&perf(&[&large[..], &["--beside", "small", "--json"]].concat()));
+    assert_eq!((&shown["options"]["servers"], &shown["beside"]["peer"]), (&80.into(), &"small".into()), "{shown}");
+    assert!(number(&shown["beside"]["ratio"]["median"]) > 0.0, "{shown}");
+    let output = perf(&[&large[..], &["--beside", "small"]].concat());
+    let said = text(&output.stdout);
+    assert!(said.contains("the same with 1 service and 3 servers") && said.contains("ours / its"), "{said}");
+    let refused = perf(&["stages", "--port", "dpdk", "--beside", "small"]);
+    assert!(text(&refused.stderr).contains("leave out --port dpdk"), "{}", text(&refused.stderr));
 }

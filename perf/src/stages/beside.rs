@@ -1,14 +1,16 @@
-//! A director of layer 4 as it is usually written on DPDK, measured in turns with ours: on the same core, over the same number of flows, in
-//! bursts of the same size.
+//! What the pipeline is measured in turns with: on the same core, over the same number of flows, in bursts of the same size.
 //!
-//! The program is `rte_hash.c` beside this file. It is built where it runs, so that it is made for the same processor, and neither
-//! this crate nor its users need DPDK for anything else.
+//! One is a director of layer 4 as it is usually written on DPDK. The program is `rte_hash.c` beside this file. It is built where it
+//! runs, so that it is made for the same processor, and neither this crate nor its users need DPDK for anything else. The other is the
+//! pipeline itself, with as few services and servers as a small site has.
 
-use super::Options;
+use super::{Bench, Options, StagesError};
 use crate::folder::Folder;
 use crate::neighbour::Sharing;
 use crate::peers::find;
 use crate::summary::Summary;
+use lcs_dataplane::cycles::Tsc;
+use lcs_dataplane::port::memory::MemoryPort;
 use lcs_hwconf::cores;
 use lcs_pipelines::snapshot::Forward;
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 pub enum Peer {
     /// `rte_hash` of DPDK, an array of flows and prefetch: NAT of established TCP over IPv4, and nothing else.
     RteHash,
+    /// The same pipeline over as many flows of a [`SMALL`] site, so that only the number of services and servers differs.
+    Small,
 }
+
+/// Services and servers of [`Peer::Small`].
+pub const SMALL: (usize, usize) = (1, 3);
 
 /// Why there is nothing beside.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +73,13 @@ pub struct Beside {
 impl fmt::Display for Beside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (c, r) = (&self.cycles_per_packet, &self.ratio);
+        match self.peer {
+            Peer::RteHash => f.write_str("rte_hash loop in C")?,
+            Peer::Small => write!(f, "the same with {} service and {} servers", SMALL.0, SMALL.1)?,
+        }
         write!(
             f,
-            "rte_hash loop in C: {:.1} cycles/packet ({:.1} – {:.1}); ours / its, interleaved: {:.3} ({:.3} – {:.3})",
+            ": {:.1} cycles/packet ({:.1} – {:.1}); ours / its, interleaved: {:.3} ({:.3} – {:.3})",
             c.median, c.quartiles.0, c.quartiles.1, r.median, r.quartiles.0, r.quartiles.1
         )?;
         self.sharing.map_or(Ok(()), |sharing| write!(f, "\nours / its, {}", sharing.with(3)))
@@ -79,7 +90,10 @@ impl fmt::Display for Beside {
 ///
 /// # Errors
 /// [`BesideError::Other`] names the option that it does not know.
-pub(super) fn check(o: &Options) -> Result<(), BesideError> {
+pub(super) fn check(peer: Peer, o: &Options) -> Result<(), BesideError> {
+    if peer == Peer::Small {
+        return Ok(());
+    }
     let unknown = [
         (o.forward != Forward::Nat || o.splice || o.preallocate, "--pipeline"),
         (o.ipv6, "--ipv6"),
@@ -89,7 +103,37 @@ pub(super) fn check(o: &Options) -> Result<(), BesideError> {
     unknown.into_iter().find(|(other, _)| *other).map_or(Ok(()), |(_, option)| Err(BesideError::Other(option)))
 }
 
-/// The running program, with all flows open.
+/// A peer with all flows open.
+pub(super) enum Running {
+    RteHash(RteHash),
+    Small(Box<Bench<MemoryPort, Tsc>>),
+}
+
+impl Running {
+    /// Starts it; it runs on the core that this thread runs on.
+    pub fn start(peer: Peer, o: &Options) -> Result<Self, StagesError> {
+        check(peer, o)?;
+        Ok(match peer {
+            Peer::RteHash => Running::RteHash(RteHash::start(o)?),
+            Peer::Small => {
+                let (services, servers) = SMALL;
+                let mut bench = Bench::new(&Options { services, servers, ..o.clone() }, Tsc);
+                bench.fill()?;
+                Running::Small(Box::new(bench))
+            }
+        })
+    }
+
+    /// One round; TSC cycles a packet.
+    pub fn round(&mut self) -> Result<f64, StagesError> {
+        Ok(match self {
+            Running::RteHash(program) => program.round()?,
+            Running::Small(bench) => bench.round()?,
+        })
+    }
+}
+
+/// The running program.
 pub(super) struct RteHash {
     child: Child,
     /// Closed first: the program ends when it can read no more.
@@ -99,8 +143,7 @@ pub(super) struct RteHash {
 
 impl RteHash {
     /// Builds it and starts it on the first core that this thread may run on, which this thread keeps to from now on.
-    pub fn start(o: &Options) -> Result<Self, BesideError> {
-        check(o)?;
+    fn start(o: &Options) -> Result<Self, BesideError> {
         // Gone when the program runs: it needs no file then, and an interrupt leaves none.
         let folder = Folder::create()?;
         let program = build(&folder)?;
@@ -121,8 +164,7 @@ impl RteHash {
         }
     }
 
-    /// One round; TSC cycles a packet.
-    pub fn round(&mut self) -> Result<f64, BesideError> {
+    fn round(&mut self) -> Result<f64, BesideError> {
         if let Some(input) = &mut self.input {
             // A program that has ended says why below.
             let _ = input.write_all(b"\n").and_then(|()| input.flush());
@@ -190,9 +232,35 @@ mod tests {
             (Options { ipv6: true, ..Options::default() }, "--ipv6"),
             (Options { size: 128, ..Options::default() }, "--size"),
         ] {
-            assert!(check(&o).unwrap_err().to_string().contains(option), "{o:?}");
+            assert!(check(Peer::RteHash, &o).unwrap_err().to_string().contains(option), "{o:?}");
+            check(Peer::Small, &o).unwrap();
         }
-        check(&Options::default()).unwrap();
+        check(Peer::RteHash, &Options::default()).unwrap();
+    }
+
+    /// Each round has both twice, and what is printed and what a program reads say the same.
+    #[test]
+    fn a_large_site_is_measured_in_turns_with_a_small_one() {
+        let o = Options {
+            flows: 600,
+            rounds: 3,
+            packets: 2048,
+            services: 4,
+            servers: 100,
+            beside: Some(Peer::Small),
+            ..Options::default()
+        };
+        let figures = super::super::measure(&o, |_| {}).unwrap();
+        let beside = figures.beside.unwrap();
+        assert_eq!((beside.peer, beside.ratio.rounds, beside.cycles_per_packet.rounds), (Peer::Small, 3, 6));
+        assert!(beside.ratio.min > 0.0 && beside.cycles_per_packet.min > 1.0, "{beside:?}");
+        let shown = format!("ours / its, interleaved: {:.3}", beside.ratio.median);
+        assert!(figures.to_string().contains(&shown), "{figures}");
+        assert!(figures.to_string().contains("the same with 1 service and 3 servers"), "{figures}");
+        let json = serde_json::to_value(&figures).unwrap();
+        assert_eq!(json["beside"]["peer"], "small");
+        assert_eq!(json["beside"]["ratio"]["median"], beside.ratio.median);
+        assert_eq!(json["options"]["servers"], 100);
     }
 
     /// It verifies its own checksums before it says that it is ready.

@@ -49,6 +49,7 @@ enum What {
   lcs perf stages --plot stages
   lcs perf stages --services 1024 --servers 8192 --json
   taskset -c 1 lcs perf stages --beside rte-hash
+  taskset -c 1 lcs perf stages --services 1024 --servers 8192 --beside small --packets 4096 --rounds 1000
 
 Cycles are those of the time-stamp counter. Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
 struct StagesArgs {
@@ -88,8 +89,8 @@ struct StagesArgs {
     /// Measure as well what the accounting of cycles costs: each round with and without it, interleaved.
     #[arg(long)]
     accounting: bool,
-    /// Measure another's loop in turns with ours, on the same core: NAT on DPDK as it is usually written (C, rte_hash). Needs cc,
-    /// pkg-config and libdpdk-dev.
+    /// Measure something else in turns with it, on the same core, and show the ratio round by round. Short rounds (--packets 4096) and
+    /// many of them tell small differences apart on a machine that others use, too.
     #[arg(long, value_enum, value_name = "PEER")]
     beside: Option<BesideArg>,
     /// Write a picture of the stages (SVG) and a report (stages.html) into this directory, which is made if it is not there.
@@ -99,8 +100,11 @@ struct StagesArgs {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum BesideArg {
-    /// `rte_hash_lookup_with_hash_bulk_data` over the 5-tuple, an array of flows, prefetch; it reads and rewrites, and does nothing else.
+    /// NAT on DPDK as it is usually written, in C: `rte_hash_lookup_with_hash_bulk_data` over the 5-tuple, an array of flows, prefetch; it
+    /// reads and rewrites, and does nothing else. Needs cc, pkg-config and libdpdk-dev.
     RteHash,
+    /// The same pipeline over as many flows, with one service and three servers: what --services and --servers add.
+    Small,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -321,7 +325,10 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         splice: matches!(args.pipeline, Pipeline::Splice),
         preallocate: matches!(args.pipeline, Pipeline::Preallocate | Pipeline::PreallocateDr),
         accounting: args.accounting,
-        beside: args.beside.map(|BesideArg::RteHash| stages::Peer::RteHash),
+        beside: args.beside.map(|beside| match beside {
+            BesideArg::RteHash => stages::Peer::RteHash,
+            BesideArg::Small => stages::Peer::Small,
+        }),
     };
     if matches!(args.port, PortArg::Dpdk) {
         if args.beside.is_some() {
