@@ -251,7 +251,7 @@ mod tests {
             ..Options::default()
         };
         let figures = super::super::measure(&o, |_| {}).unwrap();
-        let beside = figures.beside.unwrap();
+        let beside = figures.beside.as_ref().unwrap();
         assert_eq!((beside.peer, beside.ratio.rounds, beside.cycles_per_packet.rounds), (Peer::Small, 3, 6));
         assert!(beside.ratio.min > 0.0 && beside.cycles_per_packet.min > 1.0, "{beside:?}");
         let shown = format!("ours / its, interleaved: {:.3}", beside.ratio.median);
