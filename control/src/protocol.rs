@@ -453,6 +453,12 @@ pub struct WorkerStats {
     /// Fragments made of packets that exceeded their next hop's MTU.
     #[serde(default)]
     pub fragments_made: u64,
+    /// Answers to SYNs that were sent again, where servers speak first.
+    #[serde(default)]
+    pub handshakes_repeated: u64,
+    /// Handshakes there for which nothing would be sent again: there was no room for more.
+    #[serde(default)]
+    pub handshakes_unremembered: u64,
     /// Requests handed to content workers, where there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handed: Option<Handed>,

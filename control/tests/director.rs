@@ -252,6 +252,25 @@ fn a_trace_shows_the_next_frames_ends_by_itself_and_is_one_at_a_time() {
 }
 
 #[test]
+fn a_trace_names_the_server_that_a_segments_addresses_do_not() {
+    for forward in ["dr", "tunnel"] {
+        let services =
+            service("web", 10, &[(1, 1)]).replace("port = 80\n", &format!("port = 80\nforward = \"{forward}\"\n"));
+        let mut lab = Lab::new(&format!("{HEAD}{}{services}", neighbours(1)));
+        let ticket = lab.control.submit(Request::Trace { filter: TraceFilter::default(), frames: 1 });
+        lab.turn();
+        lab.client(10, 1000, SYN);
+        let answers = lab.answers(ticket);
+        let Some(Ok(Response::Trace(traced))) = answers.first() else { panic!("{forward}: {answers:?}") };
+        let (came, sent) = (traced.record.segment.as_ref().unwrap(), traced.record.sent_segment.as_ref().unwrap());
+        assert_eq!(sent.destination.ip(), std::net::IpAddr::V4(server(1)), "{forward}: {traced:?}");
+        assert_eq!((sent.source, sent.seq, sent.destination.port()), (came.source, came.seq, came.destination.port()));
+        let frame = traced.record.sent.as_deref().unwrap_or_default();
+        assert_eq!(frame.contains("192.0.2.10:80"), forward == "dr", "as it was sent: {frame}");
+    }
+}
+
+#[test]
 fn unknown_names_and_bad_numbers_are_refused_with_a_mend() {
     let mut lab = Lab::new(&format!("{HEAD}{}{}", neighbours(1), service("web", 10, &[(1, 1)])));
     let name = |s: &str| s.to_owned();

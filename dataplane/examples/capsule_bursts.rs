@@ -95,7 +95,7 @@ fn by_port() -> Result<(), String> {
             n
         });
         measure("the device alone, in C", || port.reflect());
-        port.wait(Duration::from_millis(1));
+        port.wait(Duration::from_millis(1), None);
     }
     drop(ports);
     drop(environment);

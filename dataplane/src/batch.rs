@@ -128,6 +128,12 @@ impl Places {
         self.0 |= 1 << (i & (BURST - 1));
     }
 
+    /// Whether place `i` is one of them.
+    #[inline(always)]
+    pub fn contains(self, i: usize) -> bool {
+        self.0 >> (i & (BURST - 1)) & 1 != 0
+    }
+
     /// How many.
     #[inline]
     pub fn len(self) -> usize {

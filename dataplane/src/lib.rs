@@ -7,6 +7,7 @@
 //! [`batch`], lets a pipeline decide, and transmits; the pipeline's memory is [`flow`] and [`timer`].
 
 pub mod batch;
+mod bell;
 pub mod checksum;
 pub mod cycles;
 pub mod errand;

@@ -3,9 +3,13 @@
 //! All are bounded `crossbeam-channel`s, and a worker touches them only between two batches. What a command
 //! replaces travels back in its acknowledgement, so that memory is freed on the control thread alone.
 
+use crate::bell::Bell;
 use crate::frame::Frame;
 use crate::port::Port;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use std::cell::Cell;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 /// Commands that may be under way to one worker.
 pub const COMMANDS: usize = 256;
@@ -112,6 +116,10 @@ struct Handed {
 struct Lane {
     full: Sender<Box<Handed>>,
     empty: Receiver<Box<Handed>>,
+    /// The other worker's.
+    bell: Option<Arc<Bell>>,
+    /// Something was sent since it was last woken.
+    sent: Cell<bool>,
 }
 
 struct Arrival {
@@ -124,6 +132,9 @@ struct Arrival {
 pub struct Handover {
     lanes: Vec<Option<Lane>>,
     arrivals: Vec<Arrival>,
+    bell: Option<Arc<Bell>>,
+    /// Something was sent on some lane.
+    sent: Cell<bool>,
     next: usize,
     /// Frames that were longer than a buffer of the port that took them.
     too_long: u64,
@@ -139,7 +150,14 @@ impl Handover {
     /// Lanes between `workers` workers; element `i` of the result belongs to worker `i`.
     pub fn mesh(workers: usize) -> Vec<Handover> {
         let mut ends: Vec<Handover> = (0..workers)
-            .map(|_| Handover { lanes: (0..workers).map(|_| None).collect(), arrivals: vec![], next: 0, too_long: 0 })
+            .map(|_| Handover {
+                lanes: (0..workers).map(|_| None).collect(),
+                arrivals: vec![],
+                bell: Bell::new().map(Arc::new),
+                sent: Cell::new(false),
+                next: 0,
+                too_long: 0,
+            })
             .collect();
         for from in 0..workers {
             for to in (0..workers).filter(|&to| to != from) {
@@ -150,14 +168,16 @@ impl Handover {
                     // The ring has exactly this many places.
                     let _ = empty.try_send(handed);
                 }
-                ends[from].lanes[to] = Some(Lane { full, empty: take_empty });
+                let bell = ends[to].bell.clone();
+                ends[from].lanes[to] = Some(Lane { full, empty: take_empty, bell, sent: Cell::new(false) });
                 ends[to].arrivals.push(Arrival { full: take_full, empty });
             }
         }
         ends
     }
 
-    /// Copies a frame to worker `to`; `false` when the lane is full, there is no such worker, or the frame is too long.
+    /// Copies a frame to worker `to`; `false` when the lane is full, there is no such worker, or the frame is too long. A worker that
+    /// sleeps finds it when [`Handover::wake`] was called.
     #[must_use]
     pub fn send(&self, to: usize, interface: u8, bytes: &[u8]) -> bool {
         let Some(lane) = self.lanes.get(to).and_then(Option::as_ref) else { return false };
@@ -168,7 +188,49 @@ impl Handover {
         handed.interface = interface;
         handed.len = bytes.len() as u16;
         handed.bytes[..bytes.len()].copy_from_slice(bytes);
+        lane.sent.set(true);
+        self.sent.set(true);
         lane.full.try_send(handed).is_ok()
+    }
+
+    /// Wakes the workers that sleep and have been sent something: once a batch.
+    #[inline]
+    pub fn wake(&self) {
+        if self.sent.get() {
+            self.wake_others();
+        }
+    }
+
+    #[inline(never)]
+    fn wake_others(&self) {
+        self.sent.set(false);
+        for lane in self.lanes.iter().flatten().filter(|lane| lane.sent.replace(false)) {
+            if let Some(bell) = &lane.bell {
+                bell.ring();
+            }
+        }
+    }
+
+    /// This worker is about to sleep: `false` where others have handed over something meanwhile. To be followed by
+    /// [`Handover::awake`] in any case.
+    #[must_use]
+    pub fn sleeps(&self) -> bool {
+        if let Some(bell) = &self.bell {
+            bell.sleeps();
+        }
+        self.arrivals.iter().all(|arrival| arrival.full.is_empty())
+    }
+
+    /// It is awake.
+    pub fn awake(&self) {
+        if let Some(bell) = &self.bell {
+            bell.awake();
+        }
+    }
+
+    /// Becomes readable when a sleeping worker is handed something; none where the system has no such thing.
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.bell.as_ref().map(|bell| bell.fd())
     }
 
     /// Frames taken since the last call that were longer than a buffer of the port, and are gone.
@@ -237,6 +299,35 @@ mod tests {
         assert!(a.send(1, 0, &[0; HANDOVER_FRAME]));
         assert_eq!(b.receive(&mut port, &mut frames, &mut interfaces), 0);
         assert_eq!((b.take_too_long(), b.take_too_long(), port.pool().free), (1, 0, 1));
+    }
+
+    #[test]
+    fn a_worker_that_sleeps_is_woken_once_by_what_is_handed_over_to_it() {
+        let ends = Handover::mesh(2);
+        let (a, b) = (&ends[0], &ends[1]);
+        let rung = || b.bell.as_ref().unwrap().has_rung();
+        let send = || {
+            assert!(a.send(1, 0, b"frame"));
+            a.wake();
+        };
+        send();
+        assert!(!rung(), "who is awake is not woken");
+        assert!(!b.sleeps(), "there is something to take");
+        b.awake();
+        b.arrivals.iter().for_each(|arrival| while arrival.full.try_recv().is_ok() {});
+        assert!(b.sleeps());
+        a.wake();
+        assert!(!rung(), "nothing was sent");
+        send();
+        send();
+        assert!(rung() && !rung(), "once");
+        b.awake();
+        b.arrivals.iter().for_each(|arrival| while arrival.full.try_recv().is_ok() {});
+        // Rung and not heard: waking up takes it away.
+        assert!(b.sleeps());
+        send();
+        b.awake();
+        assert!(!rung());
     }
 
     #[test]

@@ -349,11 +349,22 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
             empty = empty.saturating_add(1);
             let spin = if at_a_time >= MANY { SPIN_TURNS_BUSY } else { SPIN_TURNS };
             if self.idle == Idle::Adaptive && empty > spin && !self.pipeline.awaits() {
-                self.counters.sleeps += 1;
-                self.port.wait(SLEEP);
+                self.sleep();
             }
         }
         self
+    }
+
+    /// Sleeps until there is something to do on the port, in the lanes of its siblings, or by the clock.
+    fn sleep(&mut self) {
+        let lanes = self.handover.as_ref();
+        if lanes.is_none_or(Handover::sleeps) {
+            self.counters.sleeps += 1;
+            self.port.wait(SLEEP, lanes.and_then(Handover::bell));
+        }
+        if let Some(lanes) = lanes {
+            lanes.awake();
+        }
     }
 }
 
@@ -392,6 +403,9 @@ fn transmit<P: Port>(port: &mut P, batch: &mut Batch, counters: &mut Counters, h
         unsent_bytes += len;
     }
     port.flush();
+    if let Some(handover) = handover {
+        handover.wake();
+    }
     counters.received_bytes += bytes as u64;
     counters.forwarded += (n - unsent) as u64;
     counters.forwarded_bytes += (bytes - unsent_bytes) as u64;

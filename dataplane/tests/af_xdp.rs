@@ -12,6 +12,7 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::port::af_xdp::{
     AfXdpError, AfXdpPort, Attached, CopyPreference, FilterKey, ModePreference, PortOptions, XdpFilter, XdpMode,
 };
+use lcs_dataplane::ring::Handover;
 use lcs_hwconf::links;
 use lcs_hwconf::napi::Napi;
 use std::io::{BufRead, BufReader};
@@ -321,7 +322,7 @@ fn a_removed_interface_is_reported_and_the_others_go_on() {
     let lost: Vec<bool> = port.interfaces().map(|report| report.lost).collect();
     assert_eq!(lost, [false, true]);
     let start = Instant::now();
-    port.wait(Duration::from_millis(50));
+    port.wait(Duration::from_millis(50), None);
     assert!(start.elapsed() >= Duration::from_millis(50), "a dead socket keeps nobody awake");
 }
 
@@ -333,7 +334,7 @@ fn waiting_ends_with_a_frame_or_the_timeout() {
     let (_filter, attached) = attached(2, ModePreference::Auto);
     let mut port = open(&attached, 0, &SMALL);
     let start = Instant::now();
-    port.wait(Duration::from_millis(30));
+    port.wait(Duration::from_millis(30), None);
     assert!(start.elapsed() >= Duration::from_millis(30));
     for wire in ["w0", "w1"] {
         let wire = Wire::new(wire);
@@ -347,12 +348,45 @@ fn waiting_ends_with_a_frame_or_the_timeout() {
         let mut received = Vec::new();
         while received.is_empty() {
             assert!(start.elapsed() < DEADLINE, "woken up by a frame");
-            port.wait(DEADLINE * 2);
+            port.wait(DEADLINE * 2, None);
             received = receive(&mut port);
         }
         received.into_iter().for_each(|(_, frame)| port.release(frame));
         thread.join().expect("the sender");
     }
+}
+
+#[test]
+fn waiting_ends_with_a_frame_that_another_worker_hands_over() {
+    let Some(rtnl) = namespace("waiting_ends_with_a_frame_that_another_worker_hands_over") else { return };
+    pair(&rtnl, 0, 1, 1500);
+    let (_filter, attached) = attached(1, ModePreference::Auto);
+    let mut port = open(&attached, 0, &SMALL);
+    let mut ends = Handover::mesh(2);
+    let (mut own, other) = (ends.pop().expect("two"), ends.pop().expect("two"));
+    let (ready, sender) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let () = sender.recv().expect("a start");
+        assert!(other.send(1, 0, &service(7)));
+        other.wake();
+    });
+    let start = Instant::now();
+    let (mut frames, mut interfaces): ([Frame; BURST], _) = (Default::default(), [0; BURST]);
+    let mut asleep = own.sleeps();
+    assert!(asleep);
+    ready.send(()).expect("the other one listens");
+    while own.receive(&mut port, &mut frames, &mut interfaces) == 0 {
+        assert!(start.elapsed() < DEADLINE, "woken up by what was handed over");
+        if asleep {
+            port.wait(DEADLINE * 2, own.bell());
+        }
+        own.awake();
+        asleep = own.sleeps();
+    }
+    own.awake();
+    assert_eq!(frames[0].bytes(), service(7));
+    port.release(std::mem::take(&mut frames[0]));
+    thread.join().expect("the other worker");
 }
 
 #[test]
@@ -381,7 +415,7 @@ fn frames_of_a_busy_interface_gather_and_the_setting_is_undone() {
             released += 1;
         }
         port.flush();
-        port.wait(Duration::from_micros(100));
+        port.wait(Duration::from_micros(100), None);
         set().flush == time
     });
     assert!(released > BURST, "it was decided from frames: {released}");
@@ -520,7 +554,7 @@ fn child_that_attaches_and_waits() {
     let mut port = open(&attached, 0, &SMALL);
     println!("attached");
     loop {
-        port.wait(Duration::from_secs(60));
+        port.wait(Duration::from_secs(60), None);
     }
 }
 

@@ -4,10 +4,14 @@
 //! Seeds run side by side, one on each core. `content 0..10000 10` are 10⁵ connections; `content 0..10000000 10`
 //! are 10⁸, for a night.
 //!
+//! At the end it says how often the simulated hosts' stacks had to be helped (`network::sequence`): what was mended for them was
+//! not tried.
+//!
 //! Prints every seed for which something did not hold and leaves its frames in `seed-N.pcapng`; ends with 1 if there was
 //! one. A single seed (`17..18`) replays that seed.
 
 use lcs_perf::network::capture::Capture;
+use lcs_perf::network::sequence::Helped;
 use lcs_perf::simulate::{self, Outcome, has_faults};
 use std::fs::File;
 use std::io::BufWriter;
@@ -58,11 +62,12 @@ fn main() -> ExitCode {
             });
         }
     });
-    let Total { bad, made, answered, .. } = total.into_inner().unwrap_or_default();
+    let Total { bad, made, answered, helped, with_help, .. } = total.into_inner().unwrap_or_default();
     println!(
         "{} seeds, {made} connections, {answered} answers, {bad} seeds with something that did not hold",
         to - from
     );
+    println!("stacks helped in {with_help} seeds: {helped}");
     if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -76,6 +81,9 @@ struct Total {
     bad: u64,
     made: u64,
     answered: u64,
+    /// How often stacks had to be helped, and in how many seeds.
+    helped: Helped,
+    with_help: u64,
     said: Option<Instant>,
 }
 
@@ -85,6 +93,8 @@ impl Total {
         self.bad += u64::from(!outcome.ok());
         self.made += outcome.connections;
         self.answered += outcome.answered;
+        self.helped.add(&outcome.helped);
+        self.with_help += u64::from(outcome.helped != Helped::default());
     }
 }
 

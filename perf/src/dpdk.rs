@@ -14,6 +14,7 @@ use lcs_dataplane::port::dpdk::{Device, DpdkError, DpdkPort, Options as DpdkOpti
 use lcs_dataplane::port::{Capabilities, PoolCounts, Port};
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// What cannot be measured.
@@ -95,8 +96,8 @@ impl Port for Ring {
         self.port.release(frame);
     }
 
-    fn wait(&mut self, timeout: Duration) {
-        self.port.wait(timeout);
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
+        self.port.wait(timeout, bell);
     }
 
     fn pool(&self) -> PoolCounts {

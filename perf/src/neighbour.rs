@@ -95,6 +95,18 @@ impl Sharing {
     }
 }
 
+/// Two columns: the median of the rounds that had the core to themselves, and of those that shared it.
+pub(crate) fn columns(sharing: Option<&Sharing>, digits: usize) -> String {
+    let median = |of: fn(&Sharing) -> Option<Summary>| {
+        let known = sharing.and_then(of);
+        known.map_or_else(|| "–".to_owned(), |summary| format!("{:.digits$}", summary.median))
+    };
+    format!("{:>7} {:>7}", median(|sharing| sharing.alone), median(|sharing| sharing.shared))
+}
+
+/// What these columns mean.
+pub(crate) const COLUMNS: &str = "alone, shared: median of the rounds in which the core was ours alone, and in which somebody else used its other hardware thread";
+
 impl fmt::Display for Sharing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.with(1))

@@ -174,6 +174,15 @@ pub struct ContentStats {
     pub cookies_good: u64,
     /// Acknowledgements that were no cookie of ours, and were refused.
     pub cookies_bad: u64,
+    /// Handshakes now whose SYN+ACK is sent again unless the client acknowledges it: of services whose servers speak first.
+    #[serde(default)]
+    pub handshakes: usize,
+    /// SYN+ACKs sent again.
+    #[serde(default)]
+    pub handshakes_repeated: u64,
+    /// Handshakes that found no room among these: their SYN+ACK was sent once.
+    #[serde(default)]
+    pub handshakes_unremembered: u64,
     /// Requests that could not be read.
     pub unreadable: u64,
     /// Requests for which no server was left.

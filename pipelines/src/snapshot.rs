@@ -9,7 +9,7 @@ use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::timer;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,15 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// What to do when the flow table is full.
     pub when_full: WhenFull,
+}
+
+impl Snapshot {
+    /// The service that packets to this endpoint are for: the one on its port, or else the one on every port.
+    #[inline]
+    pub fn service_at(&self, to: SocketAddr, protocol: u8) -> Option<u16> {
+        let by = &self.by_endpoint;
+        by.get(&(to.ip(), to.port(), protocol)).or_else(|| by.get(&(to.ip(), 0, protocol))).copied()
+    }
 }
 
 /// Destination of a client's packets: address, port (host order; 0 for a service on every port), IP protocol.

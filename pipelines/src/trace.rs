@@ -7,7 +7,7 @@ use crate::command::{Event, SegmentView, TraceFilter, TraceRecord, Way};
 use crate::stages::classify::{addresses_of, protocol_name};
 use crate::stages::connection::Connections;
 use lcs_dataplane::batch::{Batch, NO_FLOW};
-use lcs_dataplane::flow::Place;
+use lcs_dataplane::flow::{FlowFlags, Place};
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_dataplane::headers::{Kind, ethernet, ipv4, ipv6, parse, protocol};
@@ -113,7 +113,9 @@ impl Tracer {
             record.made =
                 c.made.iter().filter(|(for_frame, _)| *for_frame == i).map(|(_, made)| made.clone()).collect();
             if verdict == Verdict::Forward {
-                record.sent_segment = view(c, batch.frames[i].bytes(), false);
+                let sent = view(c, batch.frames[i].bytes(), false);
+                record.sent_segment =
+                    record.segment.as_ref().and_then(|came| passed_on(c, batch, i, came, &sent)).or(sent);
                 record.sent = Some(format!("interface {}: {}", batch.tx[i], describe(batch.frames[i].bytes())));
             }
             if c.push_event(Event::Trace(Box::new(record))) {
@@ -148,6 +150,33 @@ fn decided(c: &Connections, batch: &Batch, i: usize) -> Option<String> {
     ))
 }
 
+/// A client's segment on its way to a server by direct routing or a tunnel: the same segment, and the server that it goes to, which
+/// its addresses do not say. `None` for everything else that became of it, an ICMP error back to the client among it.
+fn passed_on(
+    c: &Connections,
+    batch: &Batch,
+    i: usize,
+    came: &SegmentView,
+    sent: &Option<SegmentView>,
+) -> Option<SegmentView> {
+    let place = Place(batch.flow[i]);
+    if batch.flow[i] == NO_FLOW || place.side() != Place::CLIENT || came.way != Way::FromClient {
+        return None;
+    }
+    let flow = c.table.get(place.flow());
+    let direct = sent.as_ref().is_some_and(|sent| sent.way == Way::ToServer && sent.destination == came.destination);
+    let tunnelled = flow.flags.has(FlowFlags::TUNNEL) && {
+        let outer = parse(batch.frames[i].bytes(), false).ok();
+        outer.is_some_and(|outer| matches!(outer.protocol, protocol::IPIP | protocol::IPV6))
+    };
+    if !direct && !tunnelled {
+        return None;
+    }
+    let server = c.snapshot.servers.get(usize::from(flow.server))?.as_ref()?;
+    let destination = SocketAddr::new(server.address, came.destination.port());
+    Some(SegmentView { way: Way::ToServer, destination, ..came.clone() })
+}
+
 /// A frame as a TCP segment that has come or is being sent. `None` where it is none.
 pub(crate) fn view(c: &Connections, bytes: &[u8], comes: bool) -> Option<SegmentView> {
     let p = parse(bytes, false).ok()?;
@@ -168,10 +197,7 @@ pub(crate) fn view(c: &Connections, bytes: &[u8], comes: bool) -> Option<Segment
     let t = Tcp::parse(bytes.get(l4..end)?).ok()?;
     let source = SocketAddr::new(source, t.source_port());
     let destination = SocketAddr::new(destination, t.destination_port());
-    let by = &c.snapshot.by_endpoint;
-    let is_service = |at: SocketAddr| {
-        by.contains_key(&(at.ip(), at.port(), protocol::TCP)) || by.contains_key(&(at.ip(), 0, protocol::TCP))
-    };
+    let is_service = |at: SocketAddr| c.snapshot.service_at(at, protocol::TCP).is_some();
     let way = match (comes, is_service(if comes { destination } else { source })) {
         (true, true) => Way::FromClient,
         (true, false) => Way::FromServer,

@@ -40,6 +40,95 @@ fn a_request_that_comes_out_of_order_is_kept_and_told_so() {
     assert_eq!(data, REQUEST);
 }
 
+/// A segment of the client's: flags, number of the first byte counted from the request's beginning, payload.
+type Piece<'p> = (u8, usize, &'p [u8]);
+
+/// Segments of the client's in one burst.
+fn burst(d: &mut Director, ack: u32, segments: &[Piece<'_>]) -> Vec<Sent> {
+    for &(flags, at, payload) in segments {
+        let (client, service) = (CLIENT.parse().unwrap(), SERVICE.parse().unwrap());
+        let mut p = Packet { destination_mac: DIRECTOR, ..Packet::tcp(client, service, flags) }.payload(payload);
+        let seq = ISN.wrapping_add(1 + at as u32);
+        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: vec![] };
+        assert!(d.worker.port_mut().inject(0, &p.frame()));
+    }
+    d.turn()
+}
+
+#[test]
+fn what_comes_in_one_burst_with_a_request_counts_as_if_it_came_after() {
+    let (whole, first) = (REQUEST.len(), ISN.wrapping_add(1));
+    let next = b"GET /next HTTP/1.1\r\n";
+    let bursts: [(&[Piece<'_>], usize); 5] = [
+        (&[(ACK | PSH, 0, REQUEST)], 0),
+        (&[(ACK, 0, &REQUEST[..9]), (ACK | PSH, 9, &REQUEST[9..])], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, 0, REQUEST)], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, 20, b"other bytes"), (ACK, whole, b"")], 0),
+        (&[(ACK | PSH, 0, REQUEST), (ACK | PSH, whole, next)], next.len()),
+    ];
+    for (segments, more) in bursts {
+        let mut d = Director::new();
+        let ack = d.handshake();
+        let sent = burst(&mut d, ack, segments);
+        let asked: Vec<_> = sent.iter().filter(|s| s.flags == SYN).collect();
+        assert_eq!((asked.len(), asked[0].seq), (1, ISN), "{segments:?}");
+        let server = server_asked(&sent);
+        // At the latest after what a delayed acknowledgement may take.
+        let later = d.passes(60);
+        let told = to_client(sent.iter().chain(&later)).into_iter().map(|(_, ack, _)| ack.wrapping_sub(first)).max();
+        assert_eq!(told, Some((whole + more) as u32), "{segments:?}");
+        let delivered = d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+        let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+        assert_eq!(data, REQUEST, "{segments:?}");
+    }
+}
+
+/// What of these segments goes to the client: flags, acknowledgement, bytes of payload.
+fn to_client<'s>(sent: impl IntoIterator<Item = &'s Sent>) -> Vec<(u8, u32, usize)> {
+    sent.into_iter().filter(|s| s.to.to_string() == CLIENT).map(|s| (s.flags, s.ack, s.payload.len())).collect()
+}
+
+#[test]
+fn a_whole_request_is_acknowledged_by_its_server_or_soon() {
+    let (first, end) = (ISN.wrapping_add(1), ISN.wrapping_add(1 + REQUEST.len() as u32));
+    // What a content worker decides is acknowledged before it is decided.
+    let at_once = vec![(ACK, end, 0); usize::from(director::SPLIT)];
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = d.client(ACK | PSH, first, ack, REQUEST);
+    assert_eq!(to_client(&sent), at_once);
+    // A server that takes its time: the director does not.
+    let soon: Vec<Sent> = (0..3).flat_map(|_| d.passes(20)).collect();
+    assert_eq!([at_once.clone(), to_client(&soon)].concat(), [(ACK, end, 0)]);
+    assert!((0..10).all(|_| to_client(&d.passes(20)).is_empty()), "once");
+
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let server = server_asked(&d.client(ACK | PSH, first, ack, REQUEST));
+    d.says(&server, CLIENT, SYN | ACK, 5000, first, SYN_OPTIONS, b"");
+    let back = d.says(&server, CLIENT, ACK, 5001, end, &[], b"");
+    assert_eq!(to_client(&back), [(ACK, end, 0)], "the server's own passes");
+    assert!((0..10).all(|_| d.passes(20).is_empty()), "and is enough");
+
+    // While a body is to come, its client may wait for the acknowledgement.
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n";
+    let sent = d.client(ACK | PSH, first, ack, head);
+    assert_eq!(to_client(&sent), [(ACK, first.wrapping_add(head.len() as u32), 0)]);
+}
+
+#[test]
+fn a_client_that_resets_in_one_burst_with_its_request_leaves_nothing() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = burst(&mut d, ack, &[(ACK | PSH, 0, REQUEST), (RST, REQUEST.len(), b"")]);
+    // If a server was asked, it is told.
+    let (syns, resets) = (sent.iter().filter(|s| s.flags == SYN), sent.iter().filter(|s| s.flags & RST != 0));
+    assert_eq!(syns.count(), resets.count());
+    assert_eq!(d.worker.pipeline().flows(), 0);
+}
+
 #[test]
 fn a_server_that_can_not_be_reached_is_passed_over_at_once() {
     let mut d = Director::new();
@@ -52,7 +141,7 @@ fn a_server_that_can_not_be_reached_is_passed_over_at_once() {
     assert!(d.icmp(3, 1, 0, &forged).iter().all(|s| s.flags & SYN == 0));
     assert!(d.passes(40).is_empty());
     assert!(d.icmp(3, 1, 0, &syn).is_empty(), "the client is told nothing");
-    let next: Vec<Sent> = (0..3).flat_map(|_| d.passes(20)).collect();
+    let next: Vec<Sent> = (0..3).flat_map(|_| d.passes(20)).filter(|s| s.to.to_string() != CLIENT).collect();
     assert_eq!((next.len(), next[0].flags), (1, SYN));
     assert_ne!(next[0].to, syn.to);
 }
@@ -122,6 +211,28 @@ fn an_acknowledgement_passes_with_a_number_that_a_closed_window_takes() {
     let told = d.client(ACK, end, ack.wrapping_add(answer.len() as u32), b"");
     let told: Vec<_> = told.iter().filter(|s| s.to.to_string() == server).map(|s| (s.seq, s.ack)).collect();
     assert_eq!(told, [(first.wrapping_add(20), 5001 + answer.len() as u32)]);
+}
+
+#[test]
+fn an_acknowledgement_stays_within_a_closed_window_between_a_probe_and_its_answer() {
+    let (mut d, server, ack) = closed_window();
+    let first = ISN.wrapping_add(1);
+    let (edge, end) = (first.wrapping_add(20), first.wrapping_add(REQUEST.len() as u32));
+    let answer = b"HTTP/1.1 200 OK\r\n";
+    server_says(&mut d, &server, ACK, edge, 0, answer);
+    let probe = (0..1000).flat_map(|_| d.passes(20)).find(|s| s.to.to_string() == server).expect("it is probed");
+    assert_eq!((probe.seq, &probe.payload[..]), (edge, &REQUEST[20..]));
+    // The client reads on meanwhile: the server, whose window is closed for all that is known, takes no number beyond it
+    // (RFC 9293 §3.10.7.4), and this must arrive.
+    for n in [5, 10, answer.len() as u32] {
+        let told = d.client(ACK, end, ack.wrapping_add(n), b"");
+        let told: Vec<_> = told.iter().filter(|s| s.to.to_string() == server).map(|s| (s.seq, s.ack)).collect();
+        assert_eq!(told, [(edge, 5001 + n)]);
+    }
+    // It opened before the probe, and has taken that.
+    server_says(&mut d, &server, ACK, end, 60_000, b"");
+    let told = d.client(ACK, end, ack.wrapping_add(answer.len() as u32), b"");
+    assert_eq!((told.len(), told[0].seq), (1, end));
 }
 
 #[test]
@@ -264,6 +375,16 @@ fn guessing(switching: Switching) -> Director {
     Director::with(Binding { scheme, switching, ..Binding::default() }, &[b])
 }
 
+/// The same, and all other requests are for `s0`.
+fn guessing_for_one() -> Director {
+    let forward = |name: &str, condition, server| {
+        let action = Action::Forward { server, queue: None };
+        Rule { name: name.into(), condition, action }
+    };
+    let binding = Binding { scheme: Scheme::Preallocate(Guess::Server("s0".into())), ..Binding::default() };
+    Director::with(binding, &[forward("b", url("/b"), 1), forward("a", Expr::always(), 0)])
+}
+
 const GUESSED: &str = "10.0.0.1:8080";
 const OTHER: &str = "10.0.0.2:8080";
 const SERVER_OPTIONS: &[u8] = &[2, 4, 5, 0xb4, 1, 3, 3, 6, 1, 1, 4, 2];
@@ -366,7 +487,7 @@ fn a_guessed_server_that_goes_away_takes_no_client_with_it() {
             let sent = d.client(ACK | PSH, FIRST.wrapping_add(early as u32), 7001, &REQUEST[early..]);
             let syn = sent.iter().find(|s| s.flags == SYN).unwrap_or_else(|| panic!("{flags} {early}: {sent:?}"));
             let server = syn.to.to_string();
-            let delivered = d.says(&server, CLIENT, SYN | ACK, 400, FIRST, SYN_OPTIONS, b"");
+            let delivered = d.says(&server, CLIENT, SYN | ACK, 400, syn.seq.wrapping_add(1), SYN_OPTIONS, b"");
             let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
             assert_eq!(data, REQUEST);
         }
@@ -377,6 +498,119 @@ fn a_guessed_server_that_goes_away_takes_no_client_with_it() {
     assert!(d.icmp(3, 3, 0, &syn).is_empty());
     let sent = d.client(SYN, ISN, 0, b"");
     assert!(sent.iter().any(|s| s.to.to_string() == CLIENT && s.flags == SYN | ACK), "{sent:?}");
+}
+
+/// Ends the guessed server's connection before the request. Whether it had answered.
+fn let_go(d: &mut Director, how: &str) -> bool {
+    let sent = match how {
+        "closes" => {
+            shaken(d);
+            d.says(GUESSED, CLIENT, FIN | ACK, 7001, FIRST, &[], b"")
+        }
+        "resets" => {
+            shaken(d);
+            d.says(GUESSED, CLIENT, RST, 7001, 0, &[], b"")
+        }
+        "refuses" => {
+            d.client(SYN, ISN, 0, b"");
+            d.says(GUESSED, CLIENT, RST | ACK, 0, FIRST, &[], b"")
+        }
+        _ => {
+            d.client(SYN, ISN, 0, b"");
+            d.passes(1000);
+            d.client(SYN, ISN, 0, b"")
+        }
+    };
+    assert!(sent.iter().all(|s| s.to.to_string() != GUESSED || s.flags & RST != 0), "{how}: {sent:?}");
+    matches!(how, "closes" | "resets")
+}
+
+#[test]
+fn a_server_that_is_asked_again_is_asked_beyond_what_it_has_seen() {
+    for how in ["closes", "resets", "refuses", "is silent"] {
+        let mut d = guessing_for_one();
+        let mut sent = vec![];
+        let answered = let_go(&mut d, how);
+        let ack = if answered {
+            7001
+        } else {
+            // The director has answered, or does now.
+            d.passes(1000);
+            sent.extend(d.client(SYN, ISN, 0, b""));
+            sent.iter().rfind(|s: &&Sent| s.to.to_string() == CLIENT).unwrap().seq.wrapping_add(1)
+        };
+        let sent = d.client(ACK | PSH, FIRST, ack, REQUEST);
+        let syn = sent.iter().find(|s| s.flags == SYN).unwrap_or_else(|| panic!("{how}: {sent:?}"));
+        // RFC 1122 §4.2.2.13, and Linux's stricter way of it: what was seen ends at FIRST.
+        assert_eq!((syn.to.to_string(), syn.seq), (GUESSED.into(), FIRST.wrapping_add(1)), "{how}");
+        // What its old connection has sent, late, is none of the new one's.
+        let first = syn.seq.wrapping_add(1);
+        for flags in [SYN | ACK, ACK, FIN | ACK] {
+            let told = d.says(GUESSED, CLIENT, flags, 7000, FIRST, &[], b"");
+            let told: Vec<_> = told.iter().map(|s| (s.to.to_string(), s.flags, s.seq)).collect();
+            assert_eq!(told, [(GUESSED.into(), RST, FIRST), (GUESSED.into(), SYN, syn.seq)], "{how} {flags}");
+        }
+        assert!(d.says(GUESSED, CLIENT, RST | ACK, 0, FIRST, &[], b"").is_empty(), "an old refusal is none");
+        // From here on both directions carry an offset.
+        let delivered = d.says(GUESSED, CLIENT, SYN | ACK, 90_000, first, SERVER_OPTIONS, b"");
+        assert!(delivered.iter().all(|s| s.to.to_string() == GUESSED), "{how}: {delivered:?}");
+        let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+        assert_eq!((data, delivered[0].seq, delivered[0].ack), (REQUEST.to_vec(), first, 90_001));
+        let n = REQUEST.len() as u32;
+        let back = d.says(GUESSED, CLIENT, ACK | PSH, 90_001, first.wrapping_add(n), &[], RESPONSE);
+        let end = FIRST.wrapping_add(n);
+        assert_eq!((back.len(), back[0].seq, back[0].ack, &back[0].payload[..]), (1, ack, end, RESPONSE), "{how}");
+        let heard = ack.wrapping_add(RESPONSE.len() as u32);
+        let told = d.client(ACK, end, heard, b"");
+        let heard = 90_001 + RESPONSE.len() as u32;
+        assert_eq!((told.len(), told[0].seq, told[0].ack), (1, first.wrapping_add(n), heard), "{how}");
+    }
+}
+
+#[test]
+fn a_server_that_remembers_the_connection_at_the_very_number_of_the_syn_is_reset() {
+    let mut d = Director::new();
+    let ack = d.handshake();
+    let sent = d.client(ACK | PSH, FIRST, ack, REQUEST);
+    let syn = sent.iter().find(|s| s.flags == SYN).unwrap().clone();
+    let server = syn.to.to_string();
+    // Its old connection expects the number after the SYN's, so that its challenge (RFC 5961 §4.2) seems to acknowledge that.
+    for flags in [ACK, FIN | ACK] {
+        let told = d.says(&server, CLIENT, flags, 700, FIRST, &[], b"");
+        let told: Vec<_> = told.iter().map(|s| (s.to.to_string(), s.flags, s.seq)).collect();
+        assert_eq!(told, [(server.clone(), RST, FIRST), (server.clone(), SYN, ISN)]);
+    }
+    let delivered = d.says(&server, CLIENT, SYN | ACK, 5000, FIRST, SYN_OPTIONS, b"");
+    let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
+    assert_eq!(data, REQUEST);
+}
+
+#[test]
+fn a_server_left_and_asked_again_gets_higher_numbers() {
+    let mut d = guessing_for_one();
+    shaken(&mut d);
+    let other = b"GET /b HTTP/1.1\r\nHost: x\r\n\r\n";
+    // Guessed wrong: reset.
+    d.client(ACK | PSH, FIRST, 7001, other);
+    let next = FIRST.wrapping_add(other.len() as u32);
+    d.says(OTHER, CLIENT, SYN | ACK, 90_000, FIRST, OTHER_OPTIONS, b"");
+    d.says(OTHER, CLIENT, ACK | PSH, 90_001, next, &[], RESPONSE);
+    let heard = 7001 + RESPONSE.len() as u32;
+    let sent = d.client(ACK | PSH, next, heard, REQUEST);
+    let syn = sent.iter().find(|s| s.flags == SYN).expect("the first one is asked for this");
+    assert_eq!((syn.to.to_string(), syn.seq), (GUESSED.into(), next.wrapping_sub(1)));
+    assert!(syn.seq.wrapping_sub(FIRST) as i32 > 0, "it has seen FIRST - 1, and expects FIRST");
+    // The other one, idle, closes, is reset, and asked again for what comes then.
+    d.says(GUESSED, CLIENT, SYN | ACK, 40_000, next, SERVER_OPTIONS, b"");
+    let end = next.wrapping_add(REQUEST.len() as u32);
+    d.says(GUESSED, CLIENT, ACK | PSH, 40_001, end, &[], RESPONSE);
+    let from_other = 90_001 + RESPONSE.len() as u32;
+    let reset = d.says(OTHER, CLIENT, FIN | ACK, from_other, next, &[], b"");
+    assert_eq!((reset.len(), reset[0].to.to_string(), reset[0].flags & RST), (1, OTHER.into(), RST));
+    let sent = d.client(ACK | PSH, end, heard + RESPONSE.len() as u32, other);
+    let syn = sent.iter().find(|s| s.flags == SYN).expect("a new connection to the other one");
+    assert_eq!((syn.to.to_string(), syn.seq), (OTHER.into(), end.wrapping_sub(1)));
+    assert!(syn.seq.wrapping_sub(next) as i32 > 0, "it expects `next`");
 }
 
 #[test]
@@ -442,4 +676,60 @@ fn urgent_bytes_of_a_body_do_not_pass() {
     assert!(d.client(ACK | PSH | URG, body, ack, b"01").is_empty());
     assert!(d.client(ACK | URG, body, ack, b"").is_empty(), "nor does word of urgent bytes that are still to come");
     assert_eq!(d.client(ACK | PSH, body, ack, b"0123")[0].payload, b"0123");
+}
+
+#[test]
+fn over_ipv6_every_segment_is_whole_too() {
+    const FROM: &str = "[2001:db8::1]:1000";
+    const AT: &str = "[2001:db8::100]:80";
+    let to = |server: u16| Action::Forward { server, queue: None };
+    let rule = |name: &str, condition, server| Rule { name: name.into(), condition, action: to(server) };
+    let rules = [rule("b", url("/b"), 1), rule("a", Expr::always(), 0)];
+    let mut d = Director::with(Binding::default(), &rules);
+    let at: std::net::SocketAddr = AT.parse().unwrap();
+    d.publish(
+        |s| {
+            s.by_endpoint.insert((at.ip(), at.port(), 6), 0);
+            s.own.insert(at.ip());
+            s.services[0].as_mut().unwrap().address = at.ip();
+            for (n, server) in s.servers.iter_mut().flatten().enumerate() {
+                server.address = format!("fd00::{}", n + 1).parse().unwrap();
+            }
+        },
+        true,
+    );
+    // Every segment that is sent is looked at where it is taken apart: what is counted here is that all kinds are there.
+    let answer = d.says(FROM, AT, SYN, ISN, 0, SYN_OPTIONS, b"").remove(0);
+    let mut heard = answer.seq.wrapping_add(1);
+    assert_eq!((answer.from, answer.to.to_string(), answer.ack), (at, FROM.into(), FIRST));
+    d.says(FROM, AT, ACK, FIRST, heard, &[], b"");
+    let mut seq = FIRST;
+    let mut first_numbers = vec![];
+    // To the one, to the other, and back over the connection that was kept: then both directions carry an offset.
+    for (n, (path, server)) in [("/a", 1), ("/b", 2), ("/a", 1)].into_iter().enumerate() {
+        let server = format!("[fd00::{server}]:8080");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: www.example.com\r\n\r\n").into_bytes();
+        let end = seq.wrapping_add(request.len() as u32);
+        // Its end first: a SACK block.
+        let mut sent = d.says(FROM, AT, ACK | PSH, seq.wrapping_add(20), heard, &[], &request[20..]);
+        sent.extend(d.says(FROM, AT, ACK | PSH, seq, heard, &[], &request[..20]));
+        assert!(n > 0 || sent.iter().any(|s| s.to.to_string() == FROM && s.options.starts_with(&[1, 1, 5, 10])));
+        if let Some(syn) = sent.iter().find(|s| s.flags == SYN).cloned() {
+            assert_eq!((syn.to.to_string(), syn.seq), (server.clone(), seq.wrapping_sub(1)));
+            first_numbers.push(5000 + 1000 * n as u32 + 1);
+            sent = d.says(&server, FROM, SYN | ACK, first_numbers[n] - 1, seq, SYN_OPTIONS, b"");
+        }
+        let data: Vec<&Sent> = sent.iter().filter(|s| s.to.to_string() == server && !s.payload.is_empty()).collect();
+        assert_eq!(data.iter().flat_map(|s| s.payload.clone()).collect::<Vec<u8>>(), request, "{path}: {sent:?}");
+        let taken = data[0].seq.wrapping_add(request.len() as u32);
+        let from = first_numbers[n % 2] + if n == 2 { RESPONSE.len() as u32 } else { 0 };
+        let back = d.says(&server, FROM, ACK | PSH, from, taken, &[], RESPONSE);
+        assert_eq!((back.len(), back[0].seq, back[0].ack, &back[0].payload[..]), (1, heard, end, RESPONSE), "{path}");
+        heard = heard.wrapping_add(RESPONSE.len() as u32);
+        seq = end;
+        let told = d.says(FROM, AT, ACK, seq, heard, &[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 9], b"");
+        assert_eq!((told.len(), told[0].seq, told[0].ack), (1, taken, from + RESPONSE.len() as u32));
+    }
+    let sent = d.says(FROM, AT, RST, seq, 0, &[], b"");
+    assert_eq!(sent.iter().filter(|s| s.flags & RST != 0).count(), 2, "both servers hear of the end");
 }

@@ -7,6 +7,8 @@
 mod binding;
 #[path = "direct.rs"]
 mod direct;
+#[path = "handshake.rs"]
+mod handshake;
 #[path = "migration/main.rs"]
 mod migration;
 #[path = "pooled.rs"]

@@ -138,14 +138,17 @@ fn both_ends_see_one_clock_each() {
             d.passes(100);
             c.clock = c.clock.wrapping_add(100);
             let sent = c.sends(&mut d, FIRST);
-            let told = to(&sent, CLIENT);
+            // What a content worker decides is acknowledged at once, else it may be delayed.
+            let delay = if director::SPLIT { 0 } else { 60 };
+            let told = [to(&sent, CLIENT), to(&d.passes(delay), CLIENT)].concat();
             assert_eq!(stamps(&told[0]).1, c.clock);
-            assert_eq!(stamps(&told[0]).0, begun.wrapping_add(100), "milliseconds");
+            let begun = begun.wrapping_add(100 + delay as u32);
+            assert_eq!(stamps(&told[0]).0, begun, "milliseconds");
             c.takes(&told);
             let (mut s, sent) = End::server(&mut d, &sent, A, 5000, 77_000_000);
             assert_eq!(s.recent, c.clock, "the client's own clock");
             exchange(&mut d, &mut c, &mut s, &sent, FIRST);
-            assert_eq!(c.recent, begun.wrapping_add(100), "the server's begins where the director's was");
+            assert_eq!(c.recent, begun, "the server's begins where the director's was");
             // On the fast path from here on: the option in its usual place, somewhere else, and with a full header.
             for ahead in [&[][..], &[3, 3, 7], &[1, 1, 253, 20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
                 (c.clock, s.clock) = (c.clock.wrapping_add(7), s.clock.wrapping_add(7));

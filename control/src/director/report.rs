@@ -83,6 +83,8 @@ fn worker_stats(reports: &[&Report]) -> WorkerStats {
         s.checksums_completed += r.checksums_completed;
         s.icmp_sent += r.icmp_sent;
         s.fragments_made += r.fragments_made;
+        s.handshakes_repeated += r.content.handshakes_repeated;
+        s.handshakes_unremembered += r.content.handshakes_unremembered;
         s.held += c.held;
         if let Some(handed) = &r.handed {
             s.handed.get_or_insert_default().add(handed);

@@ -3,6 +3,7 @@
 //! Sequence numbers are shown from the first one that was seen of each space: `C` the client's, `D` what the client is told,
 //! `S1`, `S2`, … the servers'. That makes visible what is rewritten: where `D` is a server's own number, it is called by
 //! that server's name. `P1` are the director's numbers toward a server on a connection that was open before the client came.
+//! Where a server answers the client directly (direct routing, tunnels, filters), its numbers are known from what the client acknowledges.
 
 use crate::protocol::Traced;
 use lcs_pipelines::command::{SegmentView, Way};
@@ -75,14 +76,16 @@ impl Diagram {
             if s.way == Way::ToServer {
                 self.aliases.insert(s.source, client);
             }
-            let line = self.line(client, s);
+            let unchanged = s.way == Way::ToServer && (s.seq, s.ack) == (segment.seq, segment.ack);
+            let line = self.line(client, s, unchanged);
             out += &format!("{time:>TIME$}{line}{}\n", if n == 0 { &verdict } else { "" });
             time.clear();
         }
         out
     }
 
-    fn line(&mut self, client: SocketAddr, s: &SegmentView) -> String {
+    /// `unchanged`: the numbers are those of the segment that came.
+    fn line(&mut self, client: SocketAddr, s: &SegmentView, unchanged: bool) -> String {
         let c = self.connections.entry(client).or_default();
         let opens = s.flags & SYN != 0;
         let at_server = match s.way {
@@ -99,11 +102,24 @@ impl Diagram {
         let mut met = false;
         let place = server.and_then(|n| c.servers.get_mut(n));
         match (s.way, place) {
-            (Way::FromClient, _) if opens => c.client = Some(s.seq),
+            (Way::FromClient, _) if opens => {
+                if c.client.is_some_and(|first| first != s.seq) {
+                    // Another connection from the same port.
+                    *c = Connection::default();
+                }
+                c.client = Some(s.seq);
+            }
             (Way::ToClient, _) if opens => c.director = Some(s.seq),
             (Way::FromServer, Some(place)) if opens => place.first = Some(s.seq),
+            // A server has told the client directly.
+            (Way::FromClient, _) if s.flags & ACK != 0 && c.director.is_none() && c.client.is_some() => {
+                c.director = Some(s.ack.wrapping_sub(1));
+                if let [Server { first: first @ None, .. }] = &mut c.servers[..] {
+                    *first = c.director;
+                }
+            }
             // Opened before anybody looked, maybe for another client.
-            (Way::ToServer, Some(place)) if !opens && place.first.is_none() && c.client.is_some() => {
+            (Way::ToServer, Some(place)) if !opens && !unchanged && place.first.is_none() && c.client.is_some() => {
                 (place.first, place.toward) = (Some(s.ack), Some(s.seq));
                 met = true;
             }
@@ -131,6 +147,7 @@ impl Diagram {
         let (seq, ack) = match s.way {
             Way::FromClient => (clients(s.seq), told(s.ack)),
             Way::ToClient => (told(s.seq), clients(s.ack)),
+            Way::ToServer if unchanged => (clients(s.seq), told(s.ack)),
             Way::ToServer => (inside(s.seq), servers(s.ack)),
             Way::FromServer => (servers(s.seq), inside(s.ack)),
         };
@@ -213,5 +230,20 @@ mod tests {
         let from = segment(Way::FromServer, server, client, SYN | ACK, 9000, 0, 0);
         let to = segment(Way::ToClient, service, client, SYN | ACK, 9000, 0, 0);
         assert!(d.frame(&record(0, from, vec![to], None)).contains("S. S1+0 ack 0"));
+        // A server that answers the client directly.
+        let mut d = Diagram::default();
+        let syn = segment(Way::FromClient, client, service, SYN, 100, 0, 0);
+        let passed =
+            |s: &SegmentView| SegmentView { way: Way::ToServer, destination: server.parse().unwrap(), ..s.clone() };
+        let mut text = d.frame(&record(0, syn.clone(), vec![], Some(passed(&syn))));
+        let data = segment(Way::FromClient, client, service, ACK, 101, 7001, 60);
+        text += &d.frame(&record(9, data.clone(), vec![], Some(passed(&data))));
+        assert_eq!(text.matches(". C+1 ack S1+1, 60 B").count(), 2, "{text}");
+        assert!(text.contains(server) && !text.contains('P'), "{text}");
+        // Its port is used again.
+        let syn = segment(Way::FromClient, client, service, SYN, 9000, 0, 0);
+        d.frame(&record(20, syn.clone(), vec![], Some(passed(&syn))));
+        let data = segment(Way::FromClient, client, service, ACK, 9001, 50, 60);
+        assert!(d.frame(&record(29, data.clone(), vec![], Some(passed(&data)))).contains("C+1 ack S1+1"));
     }
 }

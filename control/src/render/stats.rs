@@ -50,6 +50,8 @@ fn subtract(now: &mut WorkerStats, before: &WorkerStats) {
         (&mut now.expired, before.expired),
         (&mut now.icmp_sent, before.icmp_sent),
         (&mut now.fragments_made, before.fragments_made),
+        (&mut now.handshakes_repeated, before.handshakes_repeated),
+        (&mut now.handshakes_unremembered, before.handshakes_unremembered),
         (&mut now.checksums_completed, before.checksums_completed),
         (&mut now.events_lost, before.events_lost),
     ] {
@@ -116,6 +118,8 @@ fn frames(out: &mut String, t: &WorkerStats, over: Option<f64>) {
         ("handed over between workers", t.handed_over, None),
         ("ICMP messages made", t.icmp_sent, None),
         ("fragments made", t.fragments_made, None),
+        ("answers to SYNs sent again", t.handshakes_repeated, None),
+        ("SYNs answered once only, for want of room", t.handshakes_unremembered, None),
         ("held back for a moment", t.held, None),
         ("checksums completed", t.checksums_completed, None),
     ];
@@ -299,6 +303,8 @@ mod tests {
             cycles: n * 60,
             drops: vec![Drops { reason: "no-server".into(), frames: n / 2, explanation: "x.".into() }],
             dropped: n / 2,
+            handshakes_repeated: n,
+            handshakes_unremembered: n / 4,
             stages: vec![Stage { name: "lookup".into(), cycles_per_packet: 40.0, share: 1.0, cost }],
             ..WorkerStats::default()
         };
@@ -340,6 +346,8 @@ mod tests {
         assert_eq!((d.total.drops[0].frames, d.total.stages[0].cost.packets), (100, 200));
         let shown = stats(&d, Some(d.uptime));
         assert!(shown.contains("100 /s") && shown.contains("no-server"), "{shown}");
+        assert_eq!((d.total.handshakes_repeated, d.total.handshakes_unremembered), (200, 50));
+        assert!(shown.contains("answers to SYNs sent again") && shown.contains("for want of room"), "{shown}");
         assert!(since(&at(1.0, 5), &at(0.5, 5)).total.drops.is_empty());
     }
 }

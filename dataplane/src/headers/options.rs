@@ -123,14 +123,34 @@ impl SynOptions {
     /// Reads a SYN's options. A malformed one ends the reading; what came before it counts.
     pub fn read(options: &[u8]) -> Self {
         let mut o = SynOptions::default();
-        for_each(options, |k, _, body| match (k, body) {
-            (kind::MSS, &[a, b]) => o.mss = Some(u16::from_be_bytes([a, b])),
-            (kind::SCALE, &[s]) => o.scale = Some(s.min(MAX_SCALE)),
-            (kind::SACK_PERMITTED, &[]) => o.sack = true,
-            (kind::TIMESTAMPS, b) if b.len() == 8 => o.timestamps = Some((be32(b, 0), be32(b, 4))),
-            _ => {}
-        });
-        o
+        let mut rest = options;
+        loop {
+            // By kind and length at once.
+            rest = match *rest {
+                [kind::NOP, ref rest @ ..] => rest,
+                [kind::MSS, 4, a, b, ref rest @ ..] => {
+                    o.mss = Some(u16::from_be_bytes([a, b]));
+                    rest
+                }
+                [kind::SCALE, 3, s, ref rest @ ..] => {
+                    o.scale = Some(s.min(MAX_SCALE));
+                    rest
+                }
+                [kind::SACK_PERMITTED, 2, ref rest @ ..] => {
+                    o.sack = true;
+                    rest
+                }
+                [kind::TIMESTAMPS, 10, a, b, c, d, e, f, g, h, ref rest @ ..] => {
+                    o.timestamps = Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])));
+                    rest
+                }
+                [kind::END, ..] | [] | [_] | [_, 0 | 1, ..] => return o,
+                [_, length, ..] => match rest.get(usize::from(length)..) {
+                    Some(rest) => rest,
+                    None => return o,
+                },
+            };
+        }
     }
 
     /// Writes the options, padded to a multiple of four bytes; returns how many there are.
@@ -253,6 +273,29 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_syn_is_read_option_by_option(options in proptest::collection::vec(prop_oneof![
+            3 => Just(vec![kind::NOP]),
+            1 => Just(vec![kind::END]),
+            3 => any::<[u8; 2]>().prop_map(|[a, b]| vec![kind::MSS, 4, a, b]),
+            3 => any::<u8>().prop_map(|s| vec![kind::SCALE, 3, s]),
+            3 => Just(vec![kind::SACK_PERMITTED, 2]),
+            3 => any::<[u8; 8]>().prop_map(|b| [&[kind::TIMESTAMPS, 10][..], &b].concat()),
+            1 => proptest::collection::vec(0u8..12, 1..6),
+        ], 0..8), cut in 0usize..40) {
+            let mut options = options.concat();
+            options.truncate(cut);
+            let mut o = SynOptions::default();
+            for_each(&options, |k, _, body| match (k, body) {
+                (kind::MSS, &[a, b]) => o.mss = Some(u16::from_be_bytes([a, b])),
+                (kind::SCALE, &[s]) => o.scale = Some(s.min(MAX_SCALE)),
+                (kind::SACK_PERMITTED, &[]) => o.sack = true,
+                (kind::TIMESTAMPS, b) if b.len() == 8 => o.timestamps = Some((be32(b, 0), be32(b, 4))),
+                _ => {}
+            });
+            prop_assert_eq!(SynOptions::read(&options), o);
+        }
+
         #[test]
         fn any_bytes_are_survived(mut b in proptest::collection::vec(any::<u8>(), 0..=40)) {
             let n = b.len();

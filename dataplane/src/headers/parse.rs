@@ -297,6 +297,13 @@ pub fn transport_checksum_ok(frame: &[u8], parsed: &Parsed) -> bool {
     pseudo.bytes(segment).fold() == 0xffff
 }
 
+/// The same for a TCP segment over IPv4, whole, between these addresses as they stand in the packet.
+#[inline]
+pub fn tcp_v4_checksum_ok(addresses: u64, segment: &[u8]) -> bool {
+    let pseudo = Sum::ZERO.word64(addresses).word32((segment.len() as u32).to_be()).number(u16::from(protocol::TCP));
+    pseudo.bytes(segment).fold() == 0xffff
+}
+
 /// Computes the transport checksum anew; `false` when the frame is no whole TCP or UDP packet.
 pub fn fill_transport_checksum(frame: &mut [u8], parsed: &Parsed) -> bool {
     let Some((field, pseudo, segment)) = transport_checksum(frame, parsed) else { return false };
@@ -324,6 +331,20 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn a_segment_is_summed_like_any_packet(payload in proptest::collection::vec(any::<u8>(), 0..100), damage in 0usize..200) {
+            let packet = Packet::tcp("192.0.2.1:1000".parse().unwrap(), "198.51.100.1:80".parse().unwrap(), ACK);
+            let mut frame = packet.payload(&payload).frame();
+            if let Some(b) = frame.get_mut(34 + damage) {
+                *b ^= 0x20;
+            }
+            let damaged = damage < frame.len() - 34;
+            let Ok(p) = parse(&frame, true) else { return Ok(()) };
+            let right = tcp_v4_checksum_ok(p.addresses, &frame[34..usize::from(p.end)]);
+            prop_assert_eq!(right, !damaged);
+            prop_assert_eq!(right, transport_checksum_ok(&frame, &p));
+        }
+
         /// Whatever the short cuts accept, the whole parser accepts, with the same numbers; and they accept what is plain.
         #[test]
         fn the_short_cuts_agree_with_the_parser(

@@ -7,6 +7,7 @@ use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::{Frame, HEADROOM};
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -182,7 +183,7 @@ impl Port for MemoryPort {
         self.pool.give(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration) {}
+    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) {}
 
     fn pool(&self) -> PoolCounts {
         let (total, free) = (self.pool.buffers, self.pool.free.len());

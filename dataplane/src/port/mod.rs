@@ -17,6 +17,7 @@ pub mod tap;
 
 use crate::batch::BURST;
 use crate::frame::Frame;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// What a port can do, asked once when the worker is built.
@@ -95,8 +96,9 @@ pub trait Port {
     /// Gives a buffer back to the pool.
     fn release(&mut self, frame: Frame);
 
-    /// Sleeps until a frame can be received or `timeout` is over. Returns at once where the port has nothing to wait on.
-    fn wait(&mut self, timeout: Duration);
+    /// Sleeps until a frame can be received, `bell` can be read, or `timeout` is over; less long where a device can't wake anybody.
+    /// Returns at once where the port has nothing to wait on.
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>);
 
     /// Where the buffers are.
     fn pool(&self) -> PoolCounts;

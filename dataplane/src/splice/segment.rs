@@ -1,10 +1,13 @@
 //! The director's own TCP segments.
 
-use crate::checksum::pseudo_header;
+use crate::checksum::{Sum, pseudo_header};
 use crate::flow::Key;
 use crate::frame::Frame;
 use crate::headers::{ethernet, ipv4, ipv6, protocol, tcp};
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv6Addr;
+
+/// TTL, or hop limit, of the director's own segments.
+const TTL: u8 = 64;
 
 /// A segment to be written into a frame. Numbers are those of its receiver's space.
 #[derive(Debug, Clone, Copy)]
@@ -30,48 +33,58 @@ impl Segment<'_> {
     /// `false`, with the frame's length unchanged or 0, when it does not fit the buffer.
     #[must_use]
     pub fn write(&self, frame: &mut Frame, link: &[u8; 12]) -> bool {
-        let v6 = matches!(self.key, Key::V6 { .. });
-        let ip = if v6 { ipv6::HEADER } else { ipv4::HEADER };
         let header = tcp::HEADER + self.options.len();
         let length = header + self.payload.len();
-        let l4 = ethernet::HEADER + ip;
-        let Ok(total) = u16::try_from(l4 + length) else { return false };
-        if self.options.len() > 40 || !self.options.len().is_multiple_of(4) || !frame.set_len(total) {
+        if self.options.len() > 40 || !self.options.len().is_multiple_of(4) {
             return false;
         }
-        let b = frame.bytes_mut();
-        b[..12].copy_from_slice(link);
-        let (sum, ports) = match self.key {
-            Key::V4 { addresses, ports } => {
-                b[12..14].copy_from_slice(&ethernet::ethertype::IPV4.to_be_bytes());
-                let a = addresses.to_ne_bytes();
-                let (s, d) = (Ipv4Addr::new(a[0], a[1], a[2], a[3]), Ipv4Addr::new(a[4], a[5], a[6], a[7]));
-                if !ipv4::write(&mut b[14..], 0, length, 0, ipv4::DF, 64, protocol::TCP, s, d) {
-                    return false;
-                }
-                (pseudo_header(&a, protocol::TCP, length as u32), ports)
-            }
-            Key::V6 { addresses: a, ports } => {
-                b[12..14].copy_from_slice(&ethernet::ethertype::IPV6.to_be_bytes());
-                let (halves, _) = a.as_chunks::<16>();
-                if !ipv6::write(
-                    &mut b[14..],
-                    0,
-                    length,
-                    protocol::TCP,
-                    64,
-                    Ipv6Addr::from(halves[0]),
-                    Ipv6Addr::from(halves[1]),
-                ) {
-                    return false;
-                }
-                (pseudo_header(&a, protocol::TCP, length as u32), ports)
-            }
-        };
-        let Some((t, rest)) = b.get_mut(l4..).and_then(|t| t.split_first_chunk_mut::<{ tcp::HEADER }>()) else {
+        let Key::V4 { addresses, ports } = self.key else { return self.write_v6(frame, link, length) };
+        let Ok(total) = u16::try_from(ethernet::HEADER + ipv4::HEADER + length) else { return false };
+        if !frame.set_len(total) {
             return false;
-        };
-        let offset = (header / 4) as u8 * 16;
+        }
+        let Some((h, rest)) = frame.bytes_mut().split_first_chunk_mut::<54>() else { return false };
+        let packet = total - ethernet::HEADER as u16;
+        h[..12].copy_from_slice(link);
+        h[12..16].copy_from_slice(&[0x08, 0x00, 0x45, 0]);
+        h[16..18].copy_from_slice(&packet.to_be_bytes());
+        h[18..24].copy_from_slice(&[0, 0, 0x40, 0, TTL, protocol::TCP]);
+        let sum = Sum::ZERO.word64(addresses);
+        let ip = sum.number(0x4500).number(packet).number(ipv4::DF).number(u16::from_be_bytes([TTL, protocol::TCP]));
+        h[24..26].copy_from_slice(&ip.checksum().to_ne_bytes());
+        h[26..34].copy_from_slice(&addresses.to_ne_bytes());
+        let pseudo = sum.number(packet - ipv4::HEADER as u16).number(u16::from(protocol::TCP));
+        if let Some(t) = h.last_chunk_mut() {
+            self.write_tcp(t, rest, ports, pseudo);
+        }
+        true
+    }
+
+    #[inline(never)]
+    fn write_v6(&self, frame: &mut Frame, link: &[u8; 12], length: usize) -> bool {
+        const L4: usize = ethernet::HEADER + ipv6::HEADER;
+        let (Key::V6 { addresses: a, ports }, Ok(total)) = (self.key, u16::try_from(L4 + length)) else { return false };
+        if !frame.set_len(total) {
+            return false;
+        }
+        let Some((h, rest)) = frame.bytes_mut().split_first_chunk_mut::<{ L4 + tcp::HEADER }>() else { return false };
+        h[..12].copy_from_slice(link);
+        h[12..14].copy_from_slice(&ethernet::ethertype::IPV6.to_be_bytes());
+        let (halves, _) = a.as_chunks::<16>();
+        let (source, destination) = (Ipv6Addr::from(halves[0]), Ipv6Addr::from(halves[1]));
+        if !ipv6::write(&mut h[14..], 0, length, protocol::TCP, TTL, source, destination) {
+            return false;
+        }
+        if let Some(t) = h.last_chunk_mut() {
+            self.write_tcp(t, rest, ports, pseudo_header(&a, protocol::TCP, length as u32));
+        }
+        true
+    }
+
+    /// Writes the TCP header, and options and payload in what is behind it.
+    #[inline(always)]
+    fn write_tcp(&self, t: &mut [u8; tcp::HEADER], rest: &mut [u8], ports: u32, pseudo: Sum) {
+        let offset = ((tcp::HEADER + self.options.len()) / 4) as u8 * 16;
         t[..4].copy_from_slice(&ports.to_ne_bytes());
         t[4..8].copy_from_slice(&self.seq.to_be_bytes());
         t[8..12].copy_from_slice(&self.ack.to_be_bytes());
@@ -79,21 +92,25 @@ impl Segment<'_> {
         t[13] = self.flags;
         t[14..16].copy_from_slice(&self.window.to_be_bytes());
         t[18..].fill(0);
-        let mut sum = sum
+        let mut sum = pseudo
             .word32(ports)
             .word32(self.seq.to_be())
             .word32(self.ack.to_be())
             .number(u16::from_be_bytes([offset, self.flags]))
             .number(self.window);
-        // Most segments have neither.
+        let mut rest = rest;
+        // Word by word: there are few, and mostly none.
+        for word in self.options.as_chunks::<4>().0 {
+            let Some((place, behind)) = rest.split_first_chunk_mut::<4>() else { return };
+            *place = *word;
+            sum = sum.word32(u32::from_ne_bytes(*word));
+            rest = behind;
+        }
         if !rest.is_empty() {
-            let (options, payload) = rest.split_at_mut(self.options.len());
-            options.copy_from_slice(self.options);
-            payload.copy_from_slice(self.payload);
-            sum = sum.bytes(self.options).bytes(self.payload);
+            rest.copy_from_slice(self.payload);
+            sum = sum.bytes(self.payload);
         }
         t[16..18].copy_from_slice(&sum.checksum().to_ne_bytes());
-        true
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::workload::{Mix, request};
 use super::{DecisionsError, Subject};
+use crate::neighbour::{COLUMNS, Sharing, Watch, columns};
 use crate::summary::Summary;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -37,6 +38,8 @@ pub struct RulesRow {
     pub rules: usize,
     /// ns a decision, extraction included.
     pub nanoseconds: Summary,
+    /// The same by whether the core was shared; absent where that can't be told.
+    pub sharing: Option<Sharing>,
     /// Its median against that of the mix's first number of rules.
     pub against_first: f64,
 }
@@ -71,20 +74,22 @@ pub fn measure(options: &RulesOptions, mut progress: impl FnMut(&str)) -> Result
             let mut subject = Subject::new(&mix.rules(count), 1 << 20)?;
             let requests: Vec<Vec<u8>> = (0..REQUESTS).map(|p| request(takes(p, count), mix.body())).collect();
             subject.check(&requests, |place| takes(place, count))?;
-            subjects.push((subject, requests, Vec::with_capacity(options.rounds)));
+            subjects.push((subject, requests, Vec::with_capacity(options.rounds), Watch::default()));
         }
         // In turns, so that a slow spell of the machine does not fall on one of them alone.
         for round in 0..options.rounds {
             progress(&format!("{mix}: round {} of {}", round + 1, options.rounds));
-            for (subject, requests, figures) in &mut subjects {
-                figures.push(subject.time(requests, SLICES));
+            for (subject, requests, figures, watch) in &mut subjects {
+                figures.push(watch.round(|| subject.time(requests, SLICES)));
             }
         }
         let first = rows.len();
-        for (&count, (.., figures)) in options.rules.iter().zip(subjects) {
+        for (&count, (_, _, figures, watch)) in options.rules.iter().zip(subjects) {
+            let sharing = watch.sort(&figures);
             let nanoseconds = Summary::of(figures);
             let base = rows.get(first).map_or(nanoseconds.median, |row| row.nanoseconds.median);
-            rows.push(RulesRow { mix, rules: count, nanoseconds, against_first: nanoseconds.median / base });
+            let against_first = nanoseconds.median / base;
+            rows.push(RulesRow { mix, rules: count, nanoseconds, sharing, against_first });
         }
     }
     Ok(RulesFigures { options: options.clone(), rows })
@@ -99,17 +104,23 @@ impl fmt::Display for RulesFigures {
              sizes interleaved",
             REQUESTS, self.options.rounds
         )?;
+        writeln!(f, "{COLUMNS}")?;
         writeln!(f)?;
-        writeln!(f, "{:<8} {:>8} {:>10} {:>19}  × {first} rules", "mix", "rules", "median ns", "quartiles")?;
+        writeln!(
+            f,
+            "{:<8} {:>8} {:>10} {:>19} {:>7} {:>7}  × {first} rules",
+            "mix", "rules", "median ns", "quartiles", "alone", "shared"
+        )?;
         for row in &self.rows {
             let (low, high) = row.nanoseconds.quartiles;
             writeln!(
                 f,
-                "{:<8} {:>8} {:>10.0} {:>19} {:>9.2}",
+                "{:<8} {:>8} {:>10.0} {:>19} {} {:>9.2}",
                 row.mix.to_string(),
                 row.rules,
                 row.nanoseconds.median,
                 format!("{low:.0} – {high:.0}"),
+                columns(row.sharing.as_ref(), 0),
                 row.against_first
             )?;
         }

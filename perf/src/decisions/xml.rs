@@ -2,6 +2,7 @@
 
 use super::workload::request;
 use super::{DecisionsError, Subject};
+use crate::neighbour::{COLUMNS, Sharing, Watch, columns};
 use crate::summary::Summary;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -34,6 +35,8 @@ pub struct XmlRow {
     pub bytes: usize,
     /// GB/s, where a rule asks for `purchase/totalAmount`, which stands at the end.
     pub at_the_end: Summary,
+    /// The same by whether the core was shared; absent where that can't be told.
+    pub sharing: Option<Sharing>,
     /// ns, where a rule asks for `purchase/customerName`, the root's first child.
     pub first_child: Summary,
 }
@@ -70,17 +73,18 @@ pub fn measure(options: &XmlOptions, mut progress: impl FnMut(&str)) -> Result<X
         end.check(&requests, takes)?;
         first.check(&requests, takes)?;
         let bytes = requests.iter().map(Vec::len).sum::<usize>() as f64 / REQUESTS as f64;
-        subjects.push((requests, bytes, Vec::new(), Vec::new()));
+        subjects.push((requests, bytes, Vec::new(), Vec::new(), Watch::default()));
     }
     for round in 0..options.rounds {
         progress(&format!("round {} of {}", round + 1, options.rounds));
-        for (requests, bytes, at_the_end, first_child) in &mut subjects {
-            at_the_end.push(*bytes / end.time(requests, SLICES));
+        for (requests, bytes, at_the_end, first_child, watch) in &mut subjects {
+            at_the_end.push(*bytes / watch.round(|| end.time(requests, SLICES)));
             first_child.push(first.time(requests, SLICES));
         }
     }
-    let rows = subjects.into_iter().map(|(_, bytes, at_the_end, first_child)| XmlRow {
+    let rows = subjects.into_iter().map(|(_, bytes, at_the_end, first_child, watch)| XmlRow {
         bytes: bytes.round() as usize,
+        sharing: watch.sort(&at_the_end),
         at_the_end: Summary::of(at_the_end),
         first_child: Summary::of(first_child),
     });
@@ -95,15 +99,21 @@ impl fmt::Display for XmlFigures {
              interleaved; median (quartiles)",
             self.options.rounds
         )?;
+        writeln!(f, "{COLUMNS}")?;
         writeln!(f)?;
-        writeln!(f, "{:>9}  {:>26}  {:>26}", "bytes", "path at the end, GB/s", "root's first child, ns")?;
+        writeln!(
+            f,
+            "{:>9}  {:>26} {:>7} {:>7}  {:>26}",
+            "bytes", "path at the end, GB/s", "alone", "shared", "root's first child, ns"
+        )?;
         for row in &self.rows {
             let (e, c) = (row.at_the_end, row.first_child);
             writeln!(
                 f,
-                "{:>9}  {:>26}  {:>26}",
+                "{:>9}  {:>26} {}  {:>26}",
                 row.bytes,
                 format!("{:.2} ({:.2} – {:.2})", e.median, e.quartiles.0, e.quartiles.1),
+                columns(row.sharing.as_ref(), 2),
                 format!("{:.0} ({:.0} – {:.0})", c.median, c.quartiles.0, c.quartiles.1)
             )?;
         }

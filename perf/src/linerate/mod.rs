@@ -35,6 +35,7 @@ pub use trial::{QueueCounts, Trial};
 
 pub(crate) use clock::{Schedule, VirtualClock};
 
+use crate::neighbour::{Sharing, Watch};
 use crate::range::{OutOfRange, in_range};
 use crate::stages::{self, Bench, StagesError};
 use crate::summary::Summary;
@@ -203,6 +204,9 @@ pub struct Row {
     pub saturated: Summary,
     /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director.
     pub ndr: Option<Summary>,
+    /// This by whether the core was shared before or after the search; absent where that can't be told, or where device and generator
+    /// stand on other cores.
+    pub sharing: Option<Sharing>,
     /// Rate with the loss ratio that was allowed.
     pub pdr: Option<Summary>,
     /// Of each round, NDR and PDR as they were found.
@@ -233,6 +237,11 @@ trait Device {
 
     /// More than can be carried, frames/s.
     fn most(&self, size: Size) -> f64;
+
+    /// Whether all of it runs on the calling thread's core.
+    fn is_here(&self) -> bool {
+        false
+    }
 }
 
 impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
@@ -243,6 +252,10 @@ impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
     fn most(&self, _: Size) -> f64 {
         // A frame each 8 cycles.
         tsc_hz() as f64 / 8.0
+    }
+
+    fn is_here(&self) -> bool {
+        true
     }
 }
 
@@ -257,9 +270,21 @@ struct Seen {
     set_aside: u64,
     gaps: (u64, f64),
     loads: Vec<(f64, Trial)>,
+    watch: Watch,
 }
 
 impl Seen {
+    /// A round's search, with a look at the core it runs on.
+    fn watched(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
+        if !device.is_here() {
+            return self.search(device, o, size);
+        }
+        let mut watch = std::mem::take(&mut self.watch);
+        let out = watch.round(|| self.search(device, o, size));
+        self.watch = watch;
+        out
+    }
+
     fn note(&mut self, trial: &Trial) {
         self.interruptions.0 += trial.interruptions;
         self.interruptions.1 += trial.interrupted_ms;
@@ -318,7 +343,9 @@ impl Seen {
             let rates: Vec<f64> = self.searches.iter().filter_map(|s| s.get(which)).map(|f| f.rate).collect();
             (!rates.is_empty()).then(|| Summary::of(rates))
         };
+        let found: Vec<f64> = self.searches.iter().map(|[ndr, _]| ndr.rate).collect();
         Row {
+            sharing: self.watch.sort(&found),
             subject,
             size,
             ndr: rates(0),
@@ -423,7 +450,7 @@ fn run<B: Device>(
         for (size, [of_device, of_bare]) in o.sizes.iter().zip(&mut seen) {
             progress(&format!("round {} of {}, {size}: searching", round + 1, o.rounds));
             device.ready()?;
-            of_device.search(device, o, *size)?;
+            of_device.watched(device, o, *size)?;
             if let Some(bare) = &mut bare {
                 progress(&format!("round {} of {}, {size}: the reflector", round + 1, o.rounds));
                 of_bare.saturate(*bare, o, *size)?;

@@ -203,12 +203,22 @@ impl fmt::Display for Figures {
         writeln!(f)?;
         for row in self.rows.iter().filter(|r| !r.searches.is_empty()) {
             let took = Summary::of(row.search_seconds.clone());
-            let spread = row.ndr.map_or(0.0, |s| if s.median > 0.0 { (s.max - s.min) / s.median * 100.0 } else { 0.0 });
+            let within = |s: Summary| if s.median > 0.0 { (s.max - s.min) / s.median * 100.0 } else { 0.0 };
+            let spread = row.ndr.map_or(0.0, within);
             write!(
                 f,
                 "{} {}: a search took {:.0} s at most; NDR lay within {spread:.1} % in {} round(s)",
                 row.size, row.subject, took.max, took.rounds
             )?;
+            if let Some(sharing) = &row.sharing {
+                let of = |s: Summary| format!("{:.2} Mpps, within {:.1} % in {}", s.median / 1e6, within(s), s.rounds);
+                if let Some(alone) = sharing.alone {
+                    write!(f, "; with the core to itself before and after: {}", of(alone))?;
+                }
+                if let Some(shared) = sharing.shared {
+                    write!(f, "; with somebody else on its other hardware thread before or after: {}", of(shared))?;
+                }
+            }
             if row.gaps.0 > 0 {
                 let (n, ms) = row.gaps;
                 write!(

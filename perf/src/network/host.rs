@@ -2,7 +2,7 @@
 
 use super::monitor::Monitor;
 use super::reshape::{self, Reshape};
-use super::sequence::Sequences;
+use super::sequence::{Helped, Sequences};
 use super::stack::{Settings, Stack};
 use super::time_wait::Answer;
 use super::{BEGIN, Node, Outbox, SECOND};
@@ -87,6 +87,11 @@ impl Host {
     /// The watch on it, if there is one.
     pub fn monitor(&self) -> Option<&Monitor> {
         self.monitor.as_ref()
+    }
+
+    /// How often its stack was helped to do what RFC 9293 asks of a host.
+    pub fn helped(&self) -> Helped {
+        self.sequences.helped
     }
 
     /// Sends a frame, reshaped and watched.

@@ -15,7 +15,7 @@ pub mod link;
 pub mod monitor;
 pub mod random;
 pub mod reshape;
-mod sequence;
+pub mod sequence;
 pub mod site;
 pub mod stack;
 pub mod switch;

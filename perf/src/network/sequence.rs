@@ -30,7 +30,9 @@ use lcs_dataplane::headers::build::{Packet, Transport};
 use lcs_dataplane::headers::tcp::{Tcp, flags};
 use lcs_dataplane::headers::{Kind, MacAddr, Parsed, SeqNumber, parse, protocol};
 use lcs_dataplane::worker::Nanos;
+use serde::Serialize;
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 
 /// Connections that are followed at most; beyond that all are forgotten, and the next segment of each begins anew.
@@ -85,10 +87,49 @@ pub(super) struct Heard {
     pub hidden: bool,
 }
 
+/// How often a stack was helped, by what was mended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Helped {
+    /// Bare acknowledgements that it has sent with an old sequence number.
+    pub numbers: u64,
+    /// Closed windows that it opened again in the same poll, and that were not sent.
+    pub windows: u64,
+    /// Repeated acknowledgements of all but its FIN, which it did not see.
+    pub fins: u64,
+    /// Acknowledgements that came with a probe of its closed window, and that it was given without that.
+    pub probes: u64,
+    /// Times that it was silent though something was to be sent, and was roused.
+    pub rouses: u64,
+}
+
+impl Helped {
+    /// Adds what another stack was helped with.
+    pub fn add(&mut self, more: &Helped) {
+        self.numbers += more.numbers;
+        self.windows += more.windows;
+        self.fins += more.fins;
+        self.probes += more.probes;
+        self.rouses += more.rouses;
+    }
+}
+
+impl fmt::Display for Helped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Helped { numbers, windows, fins, probes, rouses } = self;
+        write!(
+            f,
+            "{numbers} old numbers put right, {windows} closed windows kept back, {fins} acknowledgements of all but a FIN hidden, "
+        )?;
+        write!(f, "{probes} taken out of window probes, {rouses} rouses")
+    }
+}
+
 /// What each connection has sent.
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
     sent: HashMap<Key, Sent>,
+    /// What was mended.
+    pub helped: Helped,
 }
 
 impl Sequences {
@@ -108,6 +149,7 @@ impl Sequences {
                 })
             };
             if later.iter().any(opens) {
+                self.helped.windows += 1;
                 return false;
             }
         }
@@ -142,6 +184,7 @@ impl Sequences {
                 if next != seq && s.next.since(seq) >= 0 {
                     frame[l4 + 4..l4 + 8].copy_from_slice(&next.0.to_be_bytes());
                     parse::fill_transport_checksum(frame, &parsed);
+                    self.helped.numbers += 1;
                 }
             } else if end.since(s.next) > 0 && len != 1 {
                 // One byte may be a probe of a closed window: beyond it, not yet taken, and not to be counted.
@@ -198,11 +241,14 @@ impl Sequences {
                 Some((fin, told)) if said.0 == *fin => std::mem::replace(told, true),
                 _ => false,
             };
+            self.helped.fins += u64::from(hidden);
             return Heard { hidden, ..as_it_is };
         }
         let to_closed = len > 0 && s.window == 0 && tcp.seq() == s.acked && kind & flags::SYN == 0;
         let news = before != s.heard && s.heard == Some(said);
-        Heard { first: (to_closed && news).then(|| without_payload(frame)).flatten(), ..as_it_is }
+        let first = (to_closed && news).then(|| without_payload(frame)).flatten();
+        self.helped.probes += u64::from(first.is_some());
+        Heard { first, ..as_it_is }
     }
 
     /// Frames that have a stack send again which has lost its timer: one that has something to send, as `pair` says it has, and
@@ -214,6 +260,7 @@ impl Sequences {
             return vec![];
         }
         (s.lively, s.asked) = (now, s.asked + 1);
+        self.helped.rouses += 1;
         let acked = s.acked.0;
         // Another window first: it ends what was counted of repetitions, and has the stack look at its timer again.
         let windows = [window ^ 1, window, window, window, window];
@@ -301,6 +348,7 @@ mod tests {
             assert_eq!(sent(5, flags::ACK, b""), 6);
             assert_eq!(sent(3, flags::RST | flags::ACK, b""), 3);
             assert_eq!(sent(2, flags::ACK, b""), 2); // a connection that it knows nothing of
+            assert_eq!(s.helped, Helped { numbers: 2, ..Helped::default() });
         }
     }
 
@@ -324,6 +372,7 @@ mod tests {
             assert!(told(flags::ACK, 3, b"") && !told(flags::ACK, 3, b"") && !told(flags::ACK, 3, b""));
             assert!(told(flags::ACK, 3, b"data") && told(flags::ACK | flags::FIN, 3, b""));
             assert!(told(flags::ACK, 4, b"") && told(flags::ACK, 4, b""));
+            assert_eq!(s.helped, Helped { fins: 2, ..Helped::default() });
         }
     }
 
@@ -379,6 +428,7 @@ mod tests {
         let mut s = ten_sent();
         let times = (1..100).filter(|n| !s.rouse(pair, mac, n * SILENT).is_empty()).count();
         assert_eq!(times, usize::from(TRIES));
+        assert_eq!(s.helped, Helped { rouses: u64::from(TRIES), ..Helped::default() });
     }
 
     #[test]
@@ -391,6 +441,7 @@ mod tests {
         assert_eq!(read(&first), (500, 11, 100, 0));
         assert_eq!(s.received(&probe(500, 11), 0), Heard::default(), "as before");
         assert_eq!(s.received(&probe(501, 12), 0), Heard::default(), "beyond the window");
+        assert_eq!(s.helped, Helped { probes: 1, ..Helped::default() });
     }
 
     #[test]
@@ -431,5 +482,6 @@ mod tests {
         assert!(!s.sent(&mut ack(1, 0), &[ack(2, 5), ack(1, 5)], 0));
         assert!(s.sent(&mut ack(1, 0), &[ack(2, 5), ack(1, 0)], 0));
         assert!(s.sent(&mut ack(1, 5), &[ack(1, 5)], 0));
+        assert_eq!(s.helped, Helped { windows: 1, ..Helped::default() });
     }
 }

@@ -5,7 +5,7 @@
 //! group, and none a request twice; no host receives a number that no correct peer can send; every received frame has
 //! one end and every buffer comes back; every connection ends and every table is empty when the time-outs are over.
 
-use super::{LIMIT, Outcome, PATIENCE, SETTLE, tcp, wire};
+use super::{LIMIT, Outcome, PATIENCE, SETTLE, helped, tcp, wire};
 use crate::network::capture::Capture;
 use crate::network::content::{
     Class, Closing, ContentClient, ContentPlan, ContentServer, ContentSite, Ending, Exchange, Framing, Health, Method,
@@ -109,6 +109,7 @@ impl Direct {
         outcome.seconds = (net.now() - begin) as f64 / SECOND as f64;
         net.run_for(SETTLE);
         ends(net, clients, &[*server], 0, &mut outcome);
+        outcome.helped = helped(net, clients.iter().chain([&*server]));
         outcome
     }
 }
@@ -163,6 +164,7 @@ impl Run {
             self.site.servers.iter().zip(healths).filter(|s| s.1.2 == Health::Lives).map(|(id, _)| *id).collect();
         let repeated = self.repeated();
         ends(&self.site.net, &self.site.clients, &living, repeated, &mut outcome);
+        outcome.helped = helped(&self.site.net, self.site.clients.iter().chain(&self.site.servers));
         let hosts = self.site.clients.iter().chain(&living);
         let stale: u64 = hosts.filter_map(|host| Some(self.site.net[*host].monitor()?.stale)).sum();
         if stale > 0 && !self.faults {

@@ -7,12 +7,14 @@
 pub mod content;
 
 use crate::network::capture::Capture;
+use crate::network::host::Host;
 use crate::network::http::{Closing, HttpClient, HttpServer, Request, Script};
 use crate::network::link::Faults;
 use crate::network::random::Random;
+use crate::network::sequence::Helped;
 use crate::network::site::{Plan, Site};
 use crate::network::stack::TcpSettings;
-use crate::network::{MILLISECOND, SECOND};
+use crate::network::{Id, MILLISECOND, Network, SECOND};
 use lcs_dataplane::cycles::NoMeter;
 use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::verdict::DropReason;
@@ -51,6 +53,8 @@ pub struct Outcome {
     pub frames: u64,
     /// Frames that the director dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// How often the hosts' stacks had to be helped: what was mended for them was not tried.
+    pub helped: Helped,
     /// Simulated time, seconds.
     pub seconds: f64,
     /// What did not hold.
@@ -71,6 +75,9 @@ impl fmt::Display for Outcome {
         write!(f, "{bytes} bytes, {frames} frames, {seconds:.1} simulated seconds")?;
         for (reason, n) in &self.drops {
             write!(f, "; {n} dropped: {reason}")?;
+        }
+        if self.helped != Helped::default() {
+            write!(f, "; stacks helped: {}", self.helped)?;
         }
         for problem in &self.problems {
             write!(f, "\n  {problem}")?;
@@ -171,8 +178,10 @@ impl Run {
         if net[self.site.director].overruns > 0 {
             problems.push(format!("{} frames found no buffer", net[self.site.director].overruns));
         }
+        let helped = helped(net, self.site.clients.iter().chain(&self.site.servers));
         let Run { seed, described: site, .. } = self;
-        let outcome = Outcome { seed, site, connections, answered, failed, bytes, frames, drops, seconds, problems };
+        let outcome =
+            Outcome { seed, site, connections, answered, failed, bytes, frames, drops, helped, seconds, problems };
         (outcome, self.site.net.take_capture())
     }
 
@@ -219,6 +228,13 @@ impl Run {
             problems.push(problem);
         }
     }
+}
+
+/// How often these hosts' stacks had to be helped.
+fn helped<'h>(net: &Network, hosts: impl Iterator<Item = &'h Id<Host>>) -> Helped {
+    let mut sum = Helped::default();
+    hosts.for_each(|host| sum.add(&net[*host].helped()));
+    sum
 }
 
 /// A site, as the seed has it.

@@ -26,7 +26,14 @@ pub(super) struct FramingFields {
 
 impl FramingFields {
     /// Takes note of a field, if it is one of these.
+    #[inline]
     pub(super) fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), ExtractError> {
+        // Nearly all names are of other lengths.
+        if matches!(name.len(), 14 | 17) { self.take(name, value) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn take(&mut self, name: &[u8], value: &[u8]) -> Result<(), ExtractError> {
         match name.len() {
             14 if is_named(name, b"content-length") => {
                 if self.length.is_some() {

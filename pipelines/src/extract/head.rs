@@ -7,7 +7,7 @@ use memchr::{memchr, memmem, memrchr};
 
 use super::body::{Framing, FramingFields};
 use super::error::{ExtractError, MAX_HEADERS, Span};
-use super::line::{find, is_named, is_token, plain_field, plain_line, split_field};
+use super::line::{find, is_named, is_token, is_usual_host, plain_field, plain_line, split_field};
 
 /// The methods that change how messages are framed, and the rest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -312,7 +312,8 @@ fn is_repeatable(method: &[u8]) -> bool {
 pub(super) fn host_of(buffer: &[u8], authority: Span) -> Result<Span, ExtractError> {
     let text = authority.of(buffer);
     // Nothing but a name, as nearly always.
-    if text.iter().all(|&b| is_token(b) && b != b'#') {
+    let usual = is_usual_host(buffer.get(authority.start as usize..).unwrap_or(&[]), text.len());
+    if usual || text.iter().all(|&b| is_token(b) && b != b'#') {
         return Ok(authority);
     }
     let user = memrchr(b'@', text).map_or(0, |at| at + 1);

@@ -118,15 +118,37 @@ pub(super) fn is_named<const N: usize>(name: &[u8], lower: &[u8; N]) -> bool {
 #[inline]
 fn common_name(line: &[u8]) -> Option<usize> {
     let bytes = u8x16::new(*line.first_chunk()?);
+    let usual = usual(bytes);
+    let colon = bytes.simd_eq(u8x16::splat(b':')).to_bitmask().trailing_zeros();
+    let first_unusual = (!usual.to_bitmask()).trailing_zeros();
+    (colon == first_unusual && colon < 16).then_some(colon as usize)
+}
+
+/// Which bytes are letters, digits and hyphens.
+#[inline(always)]
+fn usual(bytes: u8x16) -> u8x16 {
     let within = |bytes: u8x16, first: u8, last: u8| {
         let offset = bytes - u8x16::splat(first);
         offset.min(u8x16::splat(last - first)).simd_eq(offset)
     };
     let letter = within(bytes | u8x16::splat(0x20), b'a', b'z');
-    let usual = letter | within(bytes, b'0', b'9') | bytes.simd_eq(u8x16::splat(b'-'));
-    let colon = bytes.simd_eq(u8x16::splat(b':')).to_bitmask().trailing_zeros();
-    let first_unusual = (!usual.to_bitmask()).trailing_zeros();
-    (colon == first_unusual && colon < 16).then_some(colon as usize)
+    letter | within(bytes, b'0', b'9') | bytes.simd_eq(u8x16::splat(b'-'))
+}
+
+/// Whether the first `length` bytes of `bytes` are letters, digits, hyphens and dots, as those of nearly every host are. `false`
+/// says only that they must be looked at more closely: sixteen bytes are looked at at a time, which may not be there.
+pub(super) fn is_usual_host(bytes: &[u8], length: usize) -> bool {
+    let mut at = 0;
+    while at < length {
+        let Some(lane) = bytes.get(at..).and_then(|bytes| bytes.first_chunk()) else { return false };
+        let lane = u8x16::new(*lane);
+        let usual = usual(lane) | lane.simd_eq(u8x16::splat(b'.'));
+        if ((!usual.to_bitmask()).trailing_zeros() as usize) < LANE.min(length - at) {
+            return false;
+        }
+        at += LANE;
+    }
+    true
 }
 
 /// Whether a field value has a control character other than a tab. Nearly none has, and nearly none has a tab: those are looked at again.
@@ -197,6 +219,17 @@ mod tests {
             if let Some(colon) = common_name(&line) {
                 prop_assert_eq!(Some(colon), end);
                 prop_assert_eq!(line[colon], b':');
+            }
+        }
+
+        #[test]
+        fn usual_hosts_are_names(text in prop::collection::vec(prop::sample::select(&b"azAZ09-.az09az_:#@[ "[..]), 0..40), length in 0usize..40) {
+            let length = length.min(text.len());
+            let usual = text[..length].iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
+            if is_usual_host(&text, length) {
+                prop_assert!(usual);
+            } else {
+                prop_assert!(!usual || text.len() < length.next_multiple_of(16));
             }
         }
 

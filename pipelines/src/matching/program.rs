@@ -373,6 +373,9 @@ impl<F: Facts> Run<'_, F> {
     /// Alternatives filed under variables that are still unknown.
     fn pending(&mut self) {
         let program = self.program;
+        if self.complete.and(program.used) == program.used {
+            return;
+        }
         for (class, pending) in Class::ALL.iter().zip(&program.index.pending) {
             if self.complete.contains(*class) {
                 continue;

@@ -223,6 +223,8 @@ pub(crate) struct Binding {
     /// It waits in a queue; it has passed its queue.
     pub(crate) queued: bool,
     pub(crate) admitted: bool,
+    /// It is gone on with behind the batch that has decided it.
+    pub(crate) deferred: bool,
     /// Hash of the name of the cookie that the response is looked through for; 0 for none.
     pub(crate) watch: u64,
     /// Servers that did not answer.
@@ -237,6 +239,8 @@ pub(crate) struct Binding {
     pub(crate) rto: Nanos,
     /// When the server last took something of what is delivered to it, or the delivery began.
     pub(crate) taken_at: Nanos,
+    /// When to tell the client at the latest that its request is here.
+    pub(crate) tell_at: Nanos,
     /// When to send again; when to give up.
     pub(crate) resend_at: Nanos,
     /// A later request that a filter has all of, and cannot take yet: one message of it asks again.
@@ -299,6 +303,7 @@ impl Default for Binding {
             migration: None,
             queued: false,
             admitted: false,
+            deferred: false,
             watch: 0,
             tried: [0; TRIES],
             tries: 0,
@@ -307,6 +312,7 @@ impl Default for Binding {
             timed: None,
             rto: RTO_FIRST,
             taken_at: 0,
+            tell_at: NEVER,
             resend_at: NEVER,
             known_whole: false,
             give_up_at: NEVER,
@@ -520,7 +526,7 @@ impl Binding {
 
     /// When it must be looked at again.
     pub(crate) fn deadline(&self) -> Nanos {
-        self.resend_at.min(self.give_up_at)
+        self.resend_at.min(self.give_up_at).min(self.tell_at)
     }
 
     /// (Re)starts the retransmission timer.
@@ -532,6 +538,11 @@ impl Binding {
     pub(crate) fn disarm(&mut self) {
         self.resend_at = NEVER;
         self.retries = 0;
+    }
+
+    /// Tells the client at `at`, or never.
+    pub(crate) fn tell(&mut self, at: Option<Nanos>) {
+        self.tell_at = at.unwrap_or(NEVER);
     }
 
     /// Gives up at `at`, or never.

@@ -9,6 +9,7 @@ mod counts;
 pub(crate) mod farewell;
 mod follow;
 mod guess;
+mod handshakes;
 pub(crate) mod pool;
 mod proven;
 mod queue;
@@ -17,6 +18,7 @@ mod wheel;
 
 pub(crate) use binding::{Arrival, Binding, Phase, RTO_FIRST, TRIES, Taken};
 pub(crate) use follow::{Follow, Seen};
+pub(crate) use handshakes::Handshake;
 pub(crate) use queue::Admission;
 use queue::Queues;
 use wheel::Wheel;
@@ -28,6 +30,7 @@ use crate::migration::Migrations;
 use crate::placement::{Away, Undecided};
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
+use lcs_dataplane::BURST;
 use lcs_dataplane::flow::{Addresses, Flow, Place};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets, Stamps};
@@ -80,7 +83,7 @@ pub(crate) struct Entry {
     pub(crate) stamped: bool,
     /// The window scale that the client was told.
     pub(crate) own_scale: u8,
-    /// MSS toward its server.
+    /// MSS toward its server. With [`LET_GO`], which server that was.
     pub(crate) server_mss: u16,
     /// Whether its response's end is known: it is `offsets.limit` of the server's side.
     pub(crate) response_known: bool,
@@ -89,12 +92,15 @@ pub(crate) struct Entry {
     /// It is a leg.
     pub(crate) is_leg: bool,
     /// The largest power of two in its server's window in the handshake: an idle server has room for so much at least.
-    /// [`DIRECT`] where the server is guessed and its answer is not seen.
+    /// [`DIRECT`] where the server is guessed and its answer is not seen, [`LET_GO`] where a guessed one has been let go and none
+    /// has answered since.
     pub(crate) server_window: u8,
 }
 
 /// What stands for a server's window that is not seen; no window is so large.
 const DIRECT: u8 = u8::MAX;
+/// What stands for the window of nobody, after a server that knows the connection's initial number.
+const LET_GO: u8 = u8::MAX - 1;
 
 /// `client_scale` of a client that has offered none.
 const NO_SCALE: u8 = u8::MAX;
@@ -169,6 +175,19 @@ impl Entry {
         self.server_window = if direct { DIRECT } else { FREE.server_window };
     }
 
+    /// Notes that a server is let go which was guessed, and so has had a SYN with the client's initial number.
+    pub(crate) fn let_go_of_guess(&mut self, server: u16) {
+        (self.server_window, self.server_mss) = (LET_GO, server);
+    }
+
+    /// What is added to the client's numbers for a server that is going to be asked from the client's own endpoint, so that it
+    /// gets none that it has seen (RFC 9293 §3.4.1, RFC 1122 §4.2.2.13: larger than the largest of the connection before). One
+    /// that was let go with its guess has seen one; since any other was left, the client has gone on by a request at least.
+    pub(crate) fn up_to_server(&self, server: u16) -> u32 {
+        // In TIME-WAIT, Linux takes none but those beyond the next one.
+        if (self.server_window, self.server_mss) == (LET_GO, server) { 2 } else { 0 }
+    }
+
     /// Whether its server was guessed and nothing has passed yet but the handshake. (Of another connection's: its server
     /// has not got a byte, and the numbers say so by chance once in 2³².)
     pub(crate) fn is_guess(&self) -> bool {
@@ -230,8 +249,13 @@ pub struct Splices {
     pub(crate) cookies: Cookies,
     /// Hash of a client and when it was sent a cookie.
     cookied: Vec<(u64, Nanos)>,
+    /// Handshakes whose SYN+ACK may have to be sent again.
+    pub(crate) handshakes: handshakes::Handshakes,
     /// By service slot: its rules, and room to evaluate them in.
     scratches: Vec<Option<Lent>>,
+    /// Entries of requests that were decided in this batch and are gone on with behind it, and the place of the frame that
+    /// decided each.
+    pub(crate) decided: Vec<(u32, usize)>,
     /// Flows of legs whose connection is gone.
     pub(crate) orphans: Vec<u32>,
     /// Segments that the director made.
@@ -253,6 +277,8 @@ pub struct Splices {
     pub(crate) proven: proven::Proven,
     /// Guessed servers whose connections were forgotten.
     pub(crate) farewells: farewell::Farewells,
+    /// Times that an endpoint of the director's own was looked for, to open a connection to a server from.
+    pub(crate) sources_sought: u64,
     /// Servers' connections for whoever asks next.
     pub(crate) pools: pool::Pools,
     /// Requests that content workers have in hand, where there are content workers.
@@ -285,8 +311,10 @@ impl Splices {
             extractions: Vec::new(),
             buffered: 0,
             cookied: Vec::new(),
+            handshakes: handshakes::Handshakes::default(),
             cookies: Cookies::new([seed, seed.rotate_left(29) ^ 0x6c63_735f_636f_6f6b]),
             scratches: Vec::new(),
+            decided: Vec::with_capacity(BURST),
             orphans: Vec::new(),
             sent: 0,
             cookies_good: 0,
@@ -299,6 +327,7 @@ impl Splices {
             guesses: guess::Guesses::default(),
             proven: proven::Proven::default(),
             farewells: farewell::Farewells::default(),
+            sources_sought: 0,
             pools: pool::Pools::default(),
             migrations: Migrations::new(seed.rotate_left(41) ^ 0x6c63_735f_6d69_6772),
             away: None,
@@ -332,6 +361,10 @@ impl Splices {
         }
         if any && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];
+        }
+        let greets = |content: &Content| content.protocol.server_speaks_first();
+        if snapshot.services.iter().flatten().filter_map(|s| s.content.as_deref()).any(greets) {
+            self.handshakes.reserve();
         }
         self.pools.install(snapshot);
         self.scratches.resize_with(snapshot.services.len(), || None);
@@ -424,6 +457,12 @@ impl Splices {
     #[inline(always)]
     pub(crate) fn entries(&mut self) -> (&[Entry], &mut [Stamps]) {
         (&self.entries, &mut self.stamps)
+    }
+
+    /// Whether some service agrees upon timestamps, or has: where none does, nobody asks for those of a segment.
+    #[inline]
+    pub(crate) fn agrees_stamps(&self) -> bool {
+        !self.stamps.is_empty()
     }
 
     /// Gives an entry timestamps.

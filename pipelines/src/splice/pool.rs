@@ -93,8 +93,6 @@ pub(crate) struct Pools {
     places: HashMap<(u16, u16), u32>,
     connections: Vec<Option<Pooled>>,
     free: Vec<u32>,
-    /// Counts the connections for which sources of the director's own were looked for.
-    pub(crate) opened: u64,
     /// When pools are looked after next, and the one that is next.
     pub(crate) next_at: Nanos,
     turn: usize,

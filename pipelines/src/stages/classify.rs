@@ -277,9 +277,7 @@ fn owner_of_packet(
     destination: std::net::SocketAddr,
     transport: u8,
 ) -> u8 {
-    let by = &c.snapshot.by_endpoint;
-    let (ip, port) = (destination.ip(), destination.port());
-    let from_client = by.contains_key(&(ip, port, transport)) || by.contains_key(&(ip, 0, transport));
+    let from_client = c.snapshot.service_at(destination, transport).is_some();
     let client = if from_client { source } else { destination };
     c.settings.spread().owner(client)
 }

@@ -13,13 +13,13 @@ use crate::stages::schedule::{Schedulers, SharedCounts};
 use crate::stages::state::may_be_reopened;
 use crate::stages::tunnel::{Outer, Paths};
 use hashbrown::HashMap;
-use lcs_dataplane::DropReason;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{FlowFlags, FlowTable, Passed, Place, TcpState};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::port::Capabilities;
 use lcs_dataplane::spread::Spread;
 use lcs_dataplane::timer::{Due, Timers};
+use lcs_dataplane::{BURST, DropReason};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -165,6 +165,8 @@ pub struct Connections {
     pub(crate) splices: Splices,
     /// Frames of a batch that the bind stage is to decide on: clients without a flow.
     pub(crate) unbound: Places,
+    /// The service that each of them calls, by place; not of UDP.
+    pub(crate) called: [u16; BURST],
     /// The same: spliced connections whose segments must be looked at.
     pub(crate) looked_at: Places,
     events: VecDeque<Event>,
@@ -209,6 +211,7 @@ impl Connections {
             paths: Paths::default(),
             splices: Splices::new(settings.flows, settings.seed, settings.workers),
             unbound: Places::default(),
+            called: [NO_SLOT; BURST],
             looked_at: Places::default(),
             events: VecDeque::with_capacity(EVENTS),
             traced: 0,

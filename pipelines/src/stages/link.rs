@@ -101,6 +101,8 @@ pub(crate) struct Learned {
     by_neighbour: HashMap<(u8, MacAddr), u16>,
     rows: Vec<Row>,
     idle: Vec<u16>,
+    /// Place of the row that was asked for last: clients behind one router are most.
+    last: usize,
     /// Rows at most.
     limit: usize,
 }
@@ -113,12 +115,22 @@ impl Default for Learned {
 
 impl Learned {
     fn new(limit: usize) -> Self {
-        Learned { by_neighbour: HashMap::with_capacity(limit), rows: Vec::with_capacity(limit), idle: vec![], limit }
+        Learned {
+            by_neighbour: HashMap::with_capacity(limit),
+            rows: Vec::with_capacity(limit),
+            idle: vec![],
+            last: 0,
+            limit,
+        }
     }
 
     /// The row of a neighbour, and whether it is new to the row; `None` when every row is in use.
     pub(crate) fn row(&mut self, neighbour: (u8, MacAddr)) -> Option<(u16, bool)> {
+        if self.rows.get(self.last).is_some_and(|row| row.neighbour == neighbour) {
+            return Some(((CONTROL_ROWS + self.last) as u16, false));
+        }
         if let Some(row) = self.by_neighbour.get(&neighbour) {
+            self.last = usize::from(*row) - CONTROL_ROWS;
             return Some((*row, false));
         }
         let at = if self.rows.len() < self.limit {

@@ -285,13 +285,13 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Result<Open
     let client = key_of(batch, i).ok_or(Verdict::Drop(DropReason::BadHeader))?;
     let to = client.destination();
     let transport = batch.protocol[i];
-    let by = &c.snapshot.by_endpoint;
-    let Some(&slot) = by.get(&(to.ip(), to.port(), transport)).or_else(|| by.get(&(to.ip(), 0, transport))) else {
+    let Some(slot) = c.snapshot.service_at(to, transport) else {
         // What directors and filters say to each other is the bind stage's.
         let channel = transport == protocol::UDP && c.splices.migrations.hears(to);
         return Err(if channel { Verdict::Consume } else { not_ours(c, batch, i) });
     };
     if c.snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).is_some_and(|s| s.content.is_some()) {
+        c.called[i % BURST] = slot;
         return Err(Verdict::Consume);
     }
     let flags = batch.tcp_flags[i];
@@ -417,8 +417,8 @@ pub(crate) fn free_source(
     transport: u8,
 ) -> Option<SocketAddr> {
     let to = server_endpoint(server, client.destination().port());
-    c.splices.pools.opened = c.splices.pools.opened.wrapping_add(1);
-    let start = client.hash(c.table.hasher(), transport).wrapping_add(c.splices.pools.opened);
+    c.splices.sources_sought = c.splices.sources_sought.wrapping_add(1);
+    let start = client.hash(c.table.hasher(), transport).wrapping_add(c.splices.sources_sought);
     Sources::new(service, start, &c.settings, 0)
         .take(PORT_TRIES)
         .find(|local| Key::new(to, *local).is_some_and(|key| c.table.find(&key, transport).is_none()))

@@ -3,9 +3,10 @@
 
 use lcs_dataplane::cycles::NoMeter;
 use lcs_dataplane::headers::build::{Packet, Transport, fill_icmp_checksum};
+use lcs_dataplane::headers::parse::transport_checksum_ok;
 use lcs_dataplane::headers::tcp::Tcp;
 use lcs_dataplane::headers::tcp::flags::{ACK, SYN};
-use lcs_dataplane::headers::{MacAddr, parse};
+use lcs_dataplane::headers::{Kind, MacAddr, parse, protocol};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::Worker;
@@ -18,7 +19,7 @@ use lcs_pipelines::placement::{self, ContentWorker};
 use lcs_pipelines::snapshot::*;
 use lcs_pipelines::stages::connection::Settings;
 use lcs_pipelines::stages::schedule::SharedCounts;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 pub const DIRECTOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xd]);
@@ -42,6 +43,44 @@ pub struct Sent {
     pub window: u16,
     /// The end of the tunnel that it goes through.
     pub tunnel: Option<std::net::Ipv4Addr>,
+}
+
+impl Sent {
+    /// Takes a frame apart. Whatever the director sends has right checksums: those of all IP headers, and TCP's.
+    pub fn read(whole: &[u8]) -> Sent {
+        // IPv4 in IPv4 (RFC 2003), unwrapped as its end would.
+        let wrapped = whole[12..14] == [8, 0] && whole[23] == protocol::IPIP;
+        let tunnel = wrapped.then(|| {
+            assert_eq!(ip_checksum(&whole[14..34]), 0, "of the tunnel's header: {whole:02x?}");
+            [whole[30], whole[31], whole[32], whole[33]].into()
+        });
+        let b = &if wrapped { [&whole[..14], &whole[34..]].concat() } else { whole.to_vec() }[..];
+        let p = parse(b, true).unwrap_or_else(|e| panic!("{e:?}: {b:02x?}"));
+        assert_eq!(p.protocol, protocol::TCP);
+        assert!(transport_checksum_ok(b, &p), "TCP's checksum is wrong: {b:02x?}");
+        let t = Tcp::parse(&b[usize::from(p.l4)..usize::from(p.end)]).unwrap();
+        let address = |n: usize| match p.kind {
+            Kind::Transport4 => IpAddr::from(*b[26 + 4 * n..].first_chunk::<4>().unwrap()),
+            _ => IpAddr::from(*b[22 + 16 * n..].first_chunk::<16>().unwrap()),
+        };
+        Sent {
+            bytes: b.to_vec(),
+            from: SocketAddr::new(address(0), t.source_port()),
+            to: SocketAddr::new(address(1), t.destination_port()),
+            flags: t.flags(),
+            seq: t.seq().0,
+            ack: t.ack().0,
+            options: t.options().to_vec(),
+            payload: t.payload().to_vec(),
+            window: t.window(),
+            tunnel,
+        }
+    }
+}
+
+/// The checksum of an IPv4 header, which is 0 where the one in it is right.
+fn ip_checksum(header: &[u8]) -> u16 {
+    u16::from_be(lcs_dataplane::checksum::Sum::ZERO.bytes(header).checksum())
 }
 
 pub struct Director {
@@ -77,12 +116,21 @@ impl Director {
         Director::made(forward, None, &[], SPLIT.then_some(placement::DEPTH))
     }
 
+    /// The same for clients that speak something else than HTTP.
+    pub fn speaking(protocol: Protocol, binding: Binding, rules: &[Rule]) -> Self {
+        Director::of(Forward::Nat, Some((protocol, binding)), rules, SPLIT.then_some(placement::DEPTH))
+    }
+
     /// The same with a content worker behind a ring of so many places, or without.
     pub fn placed(forward: Forward, binding: Binding, rules: &[Rule], depth: Option<usize>) -> Self {
         Director::made(forward, Some(binding), rules, depth)
     }
 
     fn made(forward: Forward, binding: Option<Binding>, rules: &[Rule], depth: Option<usize>) -> Self {
+        Director::of(forward, binding.map(|binding| (Protocol::Http, binding)), rules, depth)
+    }
+
+    fn of(forward: Forward, content: Option<(Protocol, Binding)>, rules: &[Rule], depth: Option<usize>) -> Self {
         let direct = matches!(forward, Forward::Dr | Forward::Tunnel);
         let mut s = Snapshot {
             interfaces: vec![Interface { name: "if0".into(), mac: DIRECTOR, mtu: 1500 }],
@@ -108,8 +156,8 @@ impl Director {
         let rule = Rule { name: "all".into(), condition: Expr::always(), action: to };
         let rules = rules.iter().cloned().chain([rule]).collect();
         let program = matching::compile(&RuleSet { rules }).unwrap();
-        let content = binding.map(|binding| Content {
-            protocol: Protocol::Http,
+        let content = content.map(|(protocol, binding)| Content {
+            protocol,
             plan: Plan::new(&program, Limits::default()),
             program,
             groups: vec![Group { name: "g".into(), scheduler: Scheduler::Rr, servers: vec![0, 1] }],
@@ -210,28 +258,7 @@ impl Director {
     /// What has been sent since it was last asked.
     pub fn sent(&mut self) -> Vec<Sent> {
         let mut sent = vec![];
-        self.worker.port_mut().take_sent(|_, whole| {
-            // IPv4 in IPv4 (RFC 2003), unwrapped as its end would.
-            let tunnel = (whole[23] == 4).then(|| [whole[30], whole[31], whole[32], whole[33]].into());
-            let b = &match tunnel {
-                Some(_) => [&whole[..14], &whole[34..]].concat(),
-                None => whole.to_vec(),
-            }[..];
-            let p = parse(b, true).unwrap();
-            let t = Tcp::parse(&b[usize::from(p.l4)..usize::from(p.end)]).unwrap();
-            sent.push(Sent {
-                bytes: b.to_vec(),
-                from: SocketAddr::from(([b[26], b[27], b[28], b[29]], t.source_port())),
-                to: SocketAddr::from(([b[30], b[31], b[32], b[33]], t.destination_port())),
-                flags: t.flags(),
-                seq: t.seq().0,
-                ack: t.ack().0,
-                options: t.options().to_vec(),
-                payload: t.payload().to_vec(),
-                window: t.window(),
-                tunnel,
-            });
-        });
+        self.worker.port_mut().take_sent(|_, whole| sent.push(Sent::read(whole)));
         sent
     }
 

@@ -44,7 +44,7 @@ mod socket;
 mod umem;
 
 use core::fmt;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 pub use error::{AfXdpError, Refusal};
@@ -81,6 +81,11 @@ const FRAME_MIN: usize = 14;
 
 /// Longest time that frames gather; a peer's shortest retransmission time-out should be far beyond it (RFC 6298: 1 s, Linux 200 ms).
 const COALESCE_MAX: Duration = Duration::from_millis(10);
+
+/// Frames that a driver keeps at least until it is asked for them: a veth's 256, whatever `ethtool -g` says of others.
+const DRIVER_RING: u64 = 256;
+/// In place of a bell's descriptor: the kernel passes over it (poll(2)).
+const NO_BELL: libc::c_int = -1;
 
 /// Longest sleep while frames wait to be sent or handed to the kernel: nothing says when they can go.
 const BACKLOG_WAIT: Duration = Duration::from_millis(1);
@@ -214,13 +219,13 @@ impl Link {
 pub struct AfXdpPort {
     // Declared before the pool: the kernel lets go of the memory when the sockets close.
     links: Vec<Link>,
+    /// Each socket, and last the bell of whoever waits.
     poll: Vec<libc::pollfd>,
     /// The interface that `receive` asks first, in turn, so that none starves the others.
     turn: usize,
     exception: Option<Exception>,
     umem: Umem,
     coalescing: Coalescing,
-    coalesce: Duration,
     opened: Instant,
     rss_table: u16,
 }
@@ -290,7 +295,9 @@ impl AfXdpPort {
 
         let poll = sockets
             .iter()
-            .map(|socket| libc::pollfd { fd: socket.fd().as_raw_fd(), events: libc::POLLIN, revents: 0 })
+            .map(|socket| socket.fd().as_raw_fd())
+            .chain([NO_BELL])
+            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
             .collect();
         // Where it can't be had, frames for the kernel are dropped and counted: no reason not to start.
         let exception = Exception::new(queue, chunk_size).ok();
@@ -329,8 +336,7 @@ impl AfXdpPort {
             turn: 0,
             exception,
             umem,
-            coalescing: Coalescing::default(),
-            coalesce: options.coalesce.min(COALESCE_MAX),
+            coalescing: Coalescing::new(options.coalesce.min(COALESCE_MAX), u64::from(frames / 2).min(DRIVER_RING)),
             opened: Instant::now(),
             rss_table: options.rss_table,
         };
@@ -370,7 +376,8 @@ impl AfXdpPort {
     #[cold]
     fn coalesce(&mut self, gather: bool) {
         for napi in self.links.iter_mut().filter_map(|link| link.napi.as_mut()) {
-            let deferral = if gather { Deferral { hard_irqs: 1, flush: self.coalesce } } else { napi.before() };
+            let deferral =
+                if gather { Deferral { hard_irqs: 1, flush: self.coalescing.time() } } else { napi.before() };
             // Refused while the interface is down or gone; it is tried again within a second.
             _ = napi.set(deferral);
         }
@@ -515,7 +522,7 @@ impl Port for AfXdpPort {
         self.umem.release(frame);
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
         if let Some(gather) = self.coalescing.sleeps(self.opened.elapsed()) {
             self.coalesce(gather);
         }
@@ -526,7 +533,10 @@ impl Port for AfXdpPort {
             tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
             tv_nsec: timeout.subsec_nanos().into(),
         };
-        // SAFETY: the array and the time live over the call; no signal mask is given. A signal or an error
+        if let Some(last) = self.poll.last_mut() {
+            last.fd = bell.map_or(NO_BELL, |bell| bell.as_raw_fd());
+        }
+        // SAFETY: the array and the time live over the call, and so do the descriptors; no signal mask is given. A signal or an error
         // only ends the sleep early, which the caller sees as no frames.
         unsafe { libc::ppoll(self.poll.as_mut_ptr(), self.poll.len() as libc::nfds_t, &timeout, core::ptr::null()) };
     }

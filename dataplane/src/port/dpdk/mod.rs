@@ -25,6 +25,7 @@ use crate::frame::Frame;
 use crate::headers::parse;
 use crate::headers::parse::{checksum_is_partial, fill_transport_checksum};
 use burst::{Pool, Queue};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// Longest sleep of an idle worker: devices are polled, nothing wakes it, and what comes meanwhile waits in the device's queue
@@ -253,7 +254,7 @@ impl Port for DpdkPort {
         }
     }
 
-    fn wait(&mut self, timeout: Duration) {
+    fn wait(&mut self, timeout: Duration, _bell: Option<BorrowedFd<'_>>) {
         std::thread::sleep(timeout.min(NAP));
     }
 

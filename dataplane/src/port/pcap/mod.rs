@@ -18,6 +18,7 @@ use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::Frame;
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 /// Buffers of the pool: a burst being received, one being sent, and some for what a pipeline makes itself.
@@ -239,7 +240,7 @@ impl<W: Write> Port for PcapPort<'_, W> {
         self.memory.release(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration) {}
+    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) {}
 
     fn pool(&self) -> PoolCounts {
         self.memory.pool()

@@ -252,7 +252,7 @@ pub(super) fn converse(
         ear.expect(&step.replies);
         stream.write_all(&step.send).map_err(|e| fail(&format!("send step {n}"), e))?;
         while !ear.is_content() {
-            match stream.read(&mut chunk).map_err(|e| fail(&format!("wait for the answer to step {n}"), e))? {
+            match read(&mut stream, &mut chunk).map_err(|e| fail(&format!("wait for the answer to step {n}"), e))? {
                 0 => return Err(format!("closed before the answer to step {n}")),
                 n => ear.hear(&chunk[..n])?,
             }
@@ -261,8 +261,19 @@ pub(super) fn converse(
     if !conversation.server_closes {
         stream.shutdown(Shutdown::Write).map_err(|e| fail("close", e))?;
     }
-    match stream.read(&mut chunk).map_err(|e| fail("wait for the end", e))? {
+    match read(&mut stream, &mut chunk).map_err(|e| fail("wait for the end", e))? {
         0 => Ok(()),
         n => ear.hear(&chunk[..n]),
+    }
+}
+
+/// Waits for bytes and reads them. A wait with a time-out is broken off when the program is stopped and goes on (signal(7)), which is no
+/// failure of the connection's: it begins anew.
+pub(super) fn read(stream: &mut TcpStream, chunk: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match stream.read(chunk) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
     }
 }

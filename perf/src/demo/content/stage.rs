@@ -16,7 +16,7 @@ use lcs_hwconf::testbed::{ETH0, Host, Plan, ReturnPath, Testbed};
 use lcs_pipelines::tally::MigrationTally;
 use socket2::SockRef;
 
-use super::root::PATIENCE;
+use super::root::{PATIENCE, read};
 use super::{Content, RuleFile};
 use crate::demo::interrupt::Interrupt;
 use crate::demo::narrator::Narrator;
@@ -233,7 +233,7 @@ fn serve(content: Content, group: usize, name: &str, mut stream: TcpStream, foun
     if ended.is_err() || stream.write_all(&session.greeting()).is_err() {
         return;
     }
-    while let Ok(n @ 1..) = stream.read(&mut chunk) {
+    while let Ok(n @ 1..) = read(&mut stream, &mut chunk) {
         match session.hear(&chunk[..n]) {
             Ok((out, closes)) => {
                 if stream.write_all(&out).is_err() || closes {

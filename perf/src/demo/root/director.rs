@@ -13,6 +13,7 @@ use lcs_control::protocol::{Applied, Request, Response, ServiceReport, Stats, St
 use lcs_control::run::{self, RunError};
 use lcs_control::socket::Client;
 use lcs_hwconf::testbed::Host;
+use lcs_pipelines::snapshot::Forward;
 use tokio::sync::oneshot;
 
 use super::Error;
@@ -123,8 +124,11 @@ impl Director {
         let deadline = Instant::now() + patience;
         loop {
             let stats = self.stats()?;
-            // Where servers do not answer through the director, the client's end is all that it sees.
-            let is_over = |state: &str| matches!(state, "fin-wait" | "time-wait" | "close");
+            // Where servers do not answer through the director, the client's end is all that it sees. Elsewhere a connection that only
+            // one side has closed is not over.
+            let servers = stats.services.iter().flat_map(|service| &service.servers);
+            let unseen = servers.map(|server| server.forward).any(|f| matches!(f, Forward::Dr | Forward::Tunnel));
+            let is_over = |state: &str| matches!(state, "time-wait" | "close") || unseen && state == "fin-wait";
             let open: u64 =
                 stats.total.states.iter().filter(|(state, _)| !is_over(state)).map(|(_, flows)| flows).sum();
             let counts: Vec<_> = stats.services.iter().filter_map(|s| s.content.as_ref()?.counts.as_ref()).collect();

@@ -501,6 +501,19 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #[test]
+        fn markup_of_any_kind_is_read_alike_in_any_pieces(
+            pieces in prop::collection::vec(prop::sample::select(&["<", ">", "/", "!", "?", "\"", "'", "<b>", "</b>", "<e/>", "<b ", "</b ", "text", " "][..]), 0..200),
+            piece in 1_usize..300,
+        ) {
+            let document = format!("<r><skip><c>{}</c></skip><b>v</b></r>", pieces.concat());
+            let paths = ["r/b", "r/skip/none/none"];
+            let whole = values(&paths, document.as_bytes(), usize::MAX);
+            prop_assert_eq!(&whole, &values(&paths, document.as_bytes(), piece), "in pieces of {}: {}", piece, document);
+            prop_assert_eq!(&whole, &values(&paths, document.as_bytes(), 1), "in single bytes: {}", document);
+        }
+
         #[test]
         fn what_is_passed_over_is_passed_over_whole(choices in prop::collection::vec(any::<u8>(), 0..120), piece in 1_usize..300) {
             let document = format!("<r><skip>{}</skip><b>v</b></r>", soup(&choices));

@@ -55,27 +55,31 @@ impl<P: Port> Desk<'_, P> {
         action: &Action,
         schedules: bool,
     ) -> Option<u16> {
+        if content.binding.scheme.channel().is_none() {
+            return self.choose_by(flow, b, content, action, (None, schedules));
+        }
         // Lent out, so that the choice can ask which filters are live.
         let filters = std::mem::take(&mut self.c.splices.migrations.filters);
-        let chosen = self.choose_by(flow, b, content, action, (&filters, schedules));
+        let chosen = self.choose_by(flow, b, content, action, (Some(&filters), schedules));
         self.c.splices.migrations.filters = filters;
         chosen
     }
 
+    #[inline(never)]
     fn choose_by(
         &mut self,
         flow: u32,
         b: &Binding,
         content: &Content,
         action: &Action,
-        (filters, schedules): (&Filters, bool),
+        (filters, schedules): (Option<&Filters>, bool),
     ) -> Option<u16> {
         let service = self.c.table.get(flow).service;
         let (servers, group, scheduler) = candidates(content, action)?;
         let (snapshot, now) = (self.snapshot, self.now);
         let channel = content.binding.scheme.channel();
         let up = |s: u16| servers.contains(&s) && is_up(snapshot, s);
-        let live = |s: u16| channel.is_none() || filters.get(s).is_some_and(|f| f.is_live(now));
+        let live = |s: u16| filters.is_none_or(|filters| filters.get(s).is_some_and(|f| f.is_live(now)));
         let first = |s: u16| up(s) && !b.has_tried(s) && live(s);
         let fallback = |s: u16| channel.is_some_and(|c| c.fallback) && up(s) && !b.has_tried_itself(s);
         // Who is kept with a server stays with it; others go where a filter takes them, if one does.

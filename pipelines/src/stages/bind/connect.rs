@@ -124,17 +124,20 @@ impl<P: Port> Desk<'_, P> {
         let pooled = s.forward == Forward::FullNat && self.pool_for(service, entry).is_some();
         self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, pooled);
         let e = self.c.splices.get_mut(entry);
-        e.offsets = Offsets::new(0, 0);
+        let up = if forward == Forward::Nat { e.up_to_server(server) } else { 0 };
+        e.offsets = Offsets::new(up, 0);
         e.response_known = false;
         e.until_close = false;
         self.begin_stamps(flow, entry, s.forward);
         true
     }
 
-    /// Sends the SYN, with the client's own number, so that its numbers need no change.
+    /// Sends the SYN, with the client's own number if that may be, so that its numbers need no change.
     pub(super) fn send_syn(&mut self, flow: u32, b: &Binding) {
-        let window = u32::from(b.client_window) << self.c.splices.get(b.entry).offer().scale.unwrap_or(0);
-        self.send_syn_as(flow, b.entry, b.start.wrapping_sub(1), u16::try_from(window).unwrap_or(u16::MAX));
+        let e = self.c.splices.get(b.entry);
+        let window = u32::from(b.client_window) << e.offer().scale.unwrap_or(0);
+        let seq = e.offsets.seq(Place::CLIENT, b.start.wrapping_sub(1));
+        self.send_syn_as(flow, b.entry, seq, u16::try_from(window).unwrap_or(u16::MAX));
     }
 
     /// Sends a SYN with this number and window, offering what the client has offered.
@@ -161,9 +164,11 @@ impl<P: Port> Desk<'_, P> {
         if !self.is_intact(batch, i) {
             return Verdict::Drop(DropReason::BadTcpChecksum);
         }
-        if a.flags & ACK != 0 && a.ack != b.start {
+        let next = self.c.splices.get(b.entry).offsets.seq(Place::CLIENT, b.start);
+        if a.flags & ACK != 0 && (a.ack != next || a.flags & (SYN | RST) == 0) {
             if a.flags & RST == 0 {
-                // It still has an older connection: this ends it there, and our SYN, sent again, is welcome (RFC 9293 §3.10.7.3).
+                // It still has an older connection: this ends it there, and our SYN, sent again, is welcome (RFC 9293 §3.10.7.3). Should
+                // the number be that of our SYN by chance, it is no answer to that all the same, which would be a SYN itself.
                 let Some(key) = self.key_toward(flow, Place::SERVER) else {
                     return Verdict::Drop(DropReason::NoFlow);
                 };
@@ -194,7 +199,7 @@ impl<P: Port> Desk<'_, P> {
         if !self.join_stamps(flow, b.entry, o.timestamps) {
             self.lacks_stamps(flow);
             let server = self.c.table.get(flow).server;
-            self.reset_server(flow, b.start, a.seq.wrapping_add(1));
+            self.reset_server(flow, a.ack, a.seq.wrapping_add(1));
             b.gave_up_on(server);
             return self.next_server(flow, b);
         }
@@ -208,7 +213,8 @@ impl<P: Port> Desk<'_, P> {
             (None, _) => (0, 0),
         };
         let first = a.seq.wrapping_add(1);
-        let mut offsets = Offsets::new(0, b.out_end().wrapping_sub(first)).with_shifts(from_client, from_server);
+        let (up, down) = (a.ack.wrapping_sub(b.start), b.out_end().wrapping_sub(first));
+        let mut offsets = Offsets::new(up, down).with_shifts(from_client, from_server);
         offsets.blank_sack = offer.sack && !o.sack;
         offsets.limit = [b.start, first];
         self.c.splices.get_mut(b.entry).offsets = offsets;

@@ -241,7 +241,11 @@ impl<P: Port> Desk<'_, P> {
             }
         }
         match b.phase {
-            Phase::Collect => self.collect(flow, b),
+            Phase::Collect => {
+                self.defers = !self.is_attached(flow);
+                self.collect(flow, b);
+                self.defers = false;
+            }
             Phase::Hold => self.hold(flow, b),
             // The rest of the request follows as the server takes it.
             Phase::Connect | Phase::Migrate | Phase::Recall | Phase::Replay | Phase::Deliver | Phase::Answer => {}
@@ -250,6 +254,7 @@ impl<P: Port> Desk<'_, P> {
         if (taken == Taken::New || now_settled && !b.buffer.is_empty() && !told)
             && b.may_ack
             && !b.done
+            && !b.deferred
             && b.phase != Phase::Answer
         {
             self.acknowledge(flow, b);
@@ -478,7 +483,9 @@ impl<P: Port> Desk<'_, P> {
         }
         self.note_decision(flow, b, read);
         b.phase = Phase::Hold;
-        self.hold(flow, b);
+        if !self.defer(b) {
+            self.hold(flow, b);
+        }
     }
 
     /// Notes what is known of a request that a rule has taken.

@@ -196,10 +196,10 @@ impl<P: Port> Desk<'_, P> {
         let forward = b.replay.forward().min(b.buffer.len());
         let sent = b.script.len() as u32;
         b.buffer.drain(..forward);
-        let server = b.start.wrapping_add(sent);
-        b.start = b.start.wrapping_add(forward as u32);
         let e = self.c.splices.get_mut(b.entry);
         let old = e.offsets;
+        let server = old.seq(Place::CLIENT, b.start).wrapping_add(sent);
+        b.start = b.start.wrapping_add(forward as u32);
         let mut offsets = Offsets::new(server.wrapping_sub(b.start), b.out_end().wrapping_sub(b.ack_floor))
             .with_shifts(old.shift(Place::CLIENT), old.shift(Place::SERVER));
         offsets.blank_sack = old.blank_sack;
@@ -218,7 +218,8 @@ impl<P: Port> Desk<'_, P> {
     /// The server does not go along: another one may.
     pub(super) fn replay_failed(&mut self, flow: u32, b: &mut Binding) -> Verdict {
         let server = self.c.table.get(flow).server;
-        let (seq, ack) = (b.start.wrapping_add(b.sent as u32), b.ack_floor);
+        let next = b.start.wrapping_add(b.sent_within_window() as u32);
+        let (seq, ack) = (self.c.splices.get(b.entry).offsets.seq(Place::CLIENT, next), b.ack_floor);
         self.reset_server(flow, seq, ack);
         b.script.clear();
         b.gave_up_on(server);

@@ -129,7 +129,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(key) = super::super::schedule::key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
         let (numbers, offer) = self.own_numbers(entry, &key);
         let slot = self.c.table.get(flow).service;
-        self.syn_ack(batch, i, slot, &key, numbers, offer, None)
+        self.syn_ack_in_place(batch, i, slot, &key, numbers, offer, None)
     }
 
     /// Gives a connection an initial number of the director's own.
@@ -156,7 +156,14 @@ impl<P: Port> Desk<'_, P> {
                 Segment { key, flags, seq: next, ack, window: 0, options: &[], payload: &[] },
             );
         }
+        self.let_go_of_guess(flow, entry);
+    }
+
+    /// The same when it knows already, or has been told.
+    fn let_go_of_guess(&mut self, flow: u32, entry: u32) {
+        let server = self.c.table.get(flow).server;
         self.detach(flow);
+        self.c.splices.get_mut(entry).let_go_of_guess(server);
     }
 
     /// The first request has proved a guess right or wrong.
@@ -174,7 +181,7 @@ impl<P: Port> Desk<'_, P> {
         }
         self.unanswered(flow);
         if a.flags & RST != 0 {
-            self.detach(flow);
+            self.let_go_of_guess(flow, entry);
         } else {
             self.drop_guess(flow, entry);
         }
@@ -268,7 +275,7 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & (RST | ACK) == RST | ACK && a.ack == next {
             // It refuses. Another one will not.
             self.unanswered(flow);
-            self.detach(flow);
+            self.let_go_of_guess(flow, entry);
             if let Some(key) = self.c.table.key(flow, Place::CLIENT) {
                 let (numbers, offer) = self.own_numbers(entry, &key);
                 let ours =

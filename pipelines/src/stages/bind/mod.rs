@@ -15,6 +15,8 @@ mod decide;
 mod deliver;
 mod direct;
 mod guess;
+mod handshake;
+mod later;
 mod leg;
 mod migrate;
 mod open;
@@ -43,7 +45,7 @@ use crate::splice::{Arrival, Binding, NIL};
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
 use lcs_dataplane::flow::{Flow, FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::options::{SynOptions, read_timestamps, repeats_timestamps};
-use lcs_dataplane::headers::parse::transport_checksum_ok;
+use lcs_dataplane::headers::parse::{tcp_v4_checksum_ok, transport_checksum_ok};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
 use lcs_dataplane::headers::tcp::{self, Tcp};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
@@ -64,6 +66,10 @@ pub(crate) struct Desk<'d, P> {
     tick: u32,
     /// The place in the batch of the frame that is being served.
     at: usize,
+    /// Whether a request that is decided now is gone on with behind the batch ([`later`]).
+    defers: bool,
+    /// Frames of the batch whose service is known ([`Connections::called`]).
+    misses: Places,
 }
 
 /// Serves the frames of `misses` (clients of content services without a flow) and of `known` (spliced connections).
@@ -78,24 +84,25 @@ pub(crate) fn bind<P: Port>(
     tick: u32,
 ) {
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk { misses, ..Desk::new(c, port, &snapshot, now, tick) };
     for i in Places::from_bits(misses.bits() | known.bits()).iter() {
         desk.at = i;
         batch.verdict[i] = desk.frame(batch, i);
     }
+    desk.serve_deferred();
     desk.bury_orphans();
     desk.part_from_guesses();
 }
 
 /// Serves time-outs. Returns whether there may be more.
 pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tick: u32) -> bool {
-    let nobody = c.splices.len() == 0 && c.splices.farewells.is_empty();
+    let nobody = c.splices.len() == 0 && c.splices.farewells.is_empty() && c.splices.handshakes.len() == 0;
     if nobody && c.splices.pools.is_empty() && !c.splices.migrations.is_on() {
         return false;
     }
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
-    let more = desk.serve_queues() | desk.timers() | desk.ask_filters();
+    let mut desk = Desk::new(c, port, &snapshot, now, tick);
+    let more = desk.serve_queues() | desk.timers() | desk.repeat_handshakes() | desk.ask_filters();
     desk.look_after_pools();
     desk.bury_orphans();
     desk.part_from_guesses();
@@ -108,15 +115,16 @@ pub(crate) fn resume<P: Port>(c: &mut Connections, port: &mut P, now: Nanos, tic
     // Asked in every turn while requests are away: most turns must not touch what all workers share.
     let Some(first) = c.splices.away.as_mut().and_then(|away| away.receive(now)) else { return 0 };
     let snapshot = c.snapshot.clone();
-    let mut desk = Desk { c, port, snapshot: &snapshot, verified: 0, now, tick, at: 0 };
+    let mut desk = Desk::new(c, port, &snapshot, now, tick);
     let n = desk.come_back(first);
     desk.bury_orphans();
     desk.part_from_guesses();
     n
 }
 
-/// Reads a TCP segment out of a frame that classification has parsed.
-fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
+/// Reads a TCP segment out of a frame that classification has parsed; `timed`: with its timestamps.
+#[inline(always)]
+fn arrival(batch: &Batch, i: usize, timed: bool) -> Option<Arrival> {
     let (l4, end) = (usize::from(batch.l4[i]), usize::from(batch.end[i]));
     let segment = batch.frames[i].bytes().get(l4..end)?;
     let [_, _, _, _, s, e, q, n, a, c, k, d, offset, flags, w, x, ..] = *segment.first_chunk::<{ tcp::HEADER }>()?;
@@ -129,8 +137,18 @@ fn arrival(batch: &Batch, i: usize) -> Option<Arrival> {
         window: u16::from_be_bytes([w, x]),
         payload: l4 + header,
         len: segment.len() - header,
-        stamps: if options.is_empty() { None } else { read_timestamps(options) },
+        stamps: if timed && !options.is_empty() { read_timestamps(options) } else { None },
     })
+}
+
+/// Destination and source address of a frame that goes back where this one came from.
+fn link_back(batch: &Batch, i: usize) -> [u8; 12] {
+    let mut link = [0; 12];
+    if let Some(b) = batch.frames[i].bytes().get(..12) {
+        link[..6].copy_from_slice(&b[6..]);
+        link[6..].copy_from_slice(&b[..6]);
+    }
+    link
 }
 
 /// What a SYN, or the answer to one, says in its options.
@@ -140,7 +158,18 @@ fn syn_options(batch: &Batch, i: usize) -> SynOptions {
 }
 
 /// Whether the TCP checksum is right. Whatever the director itself acts on must be.
+#[inline]
 pub(crate) fn intact(batch: &Batch, i: usize) -> bool {
+    if batch.kind[i] == Kind::Transport4 && batch.protocol[i] == protocol::TCP {
+        let segment = batch.frames[i].bytes().get(usize::from(batch.l4[i])..usize::from(batch.end[i]));
+        return segment.is_some_and(|segment| tcp_v4_checksum_ok(batch.addresses[i], segment));
+    }
+    intact_other(batch, i)
+}
+
+/// The same for what is no TCP over IPv4.
+#[inline(never)]
+fn intact_other(batch: &Batch, i: usize) -> bool {
     let parsed = Parsed {
         kind: batch.kind[i],
         l3: batch.l3[i],
@@ -156,6 +185,10 @@ pub(crate) fn intact(batch: &Batch, i: usize) -> bool {
 }
 
 impl<'d, P: Port> Desk<'d, P> {
+    fn new(c: &'d mut Connections, port: &'d mut P, snapshot: &'d Snapshot, now: Nanos, tick: u32) -> Self {
+        Desk { c, port, snapshot, verified: 0, now, tick, at: 0, defers: false, misses: Places::default() }
+    }
+
     fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
         if !matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6) {
             // A part of a request in each of two fragments would be seen by the server only.
@@ -164,7 +197,9 @@ impl<'d, P: Port> Desk<'d, P> {
         if batch.protocol[i] == protocol::UDP {
             return self.message(batch, i);
         }
-        let Some(a) = arrival(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
+        let Some(a) = arrival(batch, i, self.c.splices.agrees_stamps()) else {
+            return Verdict::Drop(DropReason::BadHeader);
+        };
         let Some(place) = self.place_of(batch, i) else { return self.open(batch, i, &a) };
         batch.flow[i] = place.0;
         let flow = self.c.table.get(place.flow());
@@ -304,8 +339,13 @@ impl<'d, P: Port> Desk<'d, P> {
             self.c.say((1, row), self.tick, crate::command::Event::NeedNextHop(row));
             return None;
         }
+        self.put_out(hop.interface, &hop.addresses, tunnel, segment)
+    }
+
+    /// The same with what stands in the frame's first 12 bytes.
+    fn put_out(&mut self, interface: u8, link: &[u8; 12], tunnel: Option<u16>, segment: &Segment<'_>) -> Option<usize> {
         let mut frame = self.port.allocate()?;
-        if !segment.write(&mut frame, &hop.addresses) {
+        if !segment.write(&mut frame, link) {
             self.port.release(frame);
             return None;
         }
@@ -316,7 +356,7 @@ impl<'d, P: Port> Desk<'d, P> {
             self.port.release(frame);
             return None;
         }
-        match self.port.transmit(hop.interface, frame) {
+        match self.port.transmit(interface, frame) {
             Ok(()) => {
                 self.c.made.extend(view.map(|view| (self.at, view)));
                 self.c.splices.sent += 1;
@@ -331,13 +371,8 @@ impl<'d, P: Port> Desk<'d, P> {
 
     /// Puts a segment without payload in the place of the frame that it answers.
     fn answer_in_place(&mut self, batch: &mut Batch, i: usize, segment: &Segment<'_>) -> Verdict {
-        let frame = &mut batch.frames[i];
-        let mut swapped = [0; 12];
-        if let Some(b) = frame.bytes().get(..12) {
-            swapped[..6].copy_from_slice(&b[6..]);
-            swapped[6..].copy_from_slice(&b[..6]);
-        }
-        if !segment.write(frame, &swapped) {
+        let link = link_back(batch, i);
+        if !segment.write(&mut batch.frames[i], &link) {
             return Verdict::Drop(DropReason::NoBuffer);
         }
         batch.tx[i] = batch.rx[i];
@@ -494,7 +529,7 @@ impl<'d, P: Port> Desk<'d, P> {
             return Verdict::Drop(DropReason::BadFraming);
         }
         if self.c.splices.get(entry).stamped
-            && let Some(a) = arrival(batch, i)
+            && let Some(a) = arrival(batch, i, true)
         {
             if !self.stamps_go_on(place, entry, &a) && !self.is_intact(batch, i) {
                 return Verdict::Drop(DropReason::BadTcpChecksum);

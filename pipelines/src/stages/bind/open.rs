@@ -16,7 +16,7 @@ use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::splice::{Offer, Segment};
-use lcs_dataplane::{DropReason, Verdict};
+use lcs_dataplane::{BURST, DropReason, Verdict};
 
 /// Share of the flow table that may be half open before SYNs are answered with cookies: one in so many.
 const HALF_OPEN_SHARE: usize = 8;
@@ -25,10 +25,12 @@ impl<P: Port> Desk<'_, P> {
     /// A frame to a content service that belongs to no flow.
     pub(super) fn open(&mut self, batch: &mut Batch, i: usize, a: &Arrival) -> Verdict {
         let Some(key) = key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
-        let to = key.destination();
-        let by = &self.snapshot.by_endpoint;
-        let protocol = batch.protocol[i];
-        let slot = by.get(&(to.ip(), to.port(), protocol)).or_else(|| by.get(&(to.ip(), 0, protocol))).copied();
+        // Nearly always the schedule stage has found it.
+        let slot = if self.misses.contains(i) {
+            Some(self.c.called[i % BURST])
+        } else {
+            self.snapshot.service_at(key.destination(), batch.protocol[i])
+        };
         let Some(slot) = slot else { return Verdict::Drop(DropReason::NoFlow) };
         let Some(content) = self.content(slot) else { return Verdict::Drop(DropReason::NoFlow) };
         if matches!(content.binding.scheme, Scheme::Migrated(_)) {
@@ -64,9 +66,13 @@ impl<P: Port> Desk<'_, P> {
                         Err(reason) => return Verdict::Drop(reason),
                     }
                 }
-                self.syn_ack(batch, i, slot, &key, [a.seq, isn], offer, stamps)
+                self.handshake_begins(batch, i, (slot, &key), [a.seq, isn], offer, stamps, !cookies);
+                self.syn_ack_in_place(batch, i, slot, &key, [a.seq, isn], offer, stamps)
             }
-            RST => Verdict::Drop(DropReason::NoFlow),
+            RST => {
+                self.handshake_ends(slot, &key, a.seq.wrapping_sub(1));
+                Verdict::Drop(DropReason::NoFlow)
+            }
             flags if flags & SYN != 0 || flags & ACK == 0 => Verdict::Drop(DropReason::NoFlow),
             _ => {
                 let numbers = [a.seq.wrapping_sub(1), a.ack.wrapping_sub(1)];
@@ -84,6 +90,7 @@ impl<P: Port> Desk<'_, P> {
                     return self.refuse_in_place(batch, i, a);
                 };
                 self.c.splices.cookies_good += 1;
+                self.handshake_ends(slot, &key, numbers[0]);
                 match self.enter(batch, i, slot, &key, numbers, offer) {
                     Ok(flow) => {
                         let stamps = self.brought_stamps(&key, a);
@@ -107,7 +114,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// Answers a SYN in its own frame. `stamps`: value and echo, where timestamps are agreed upon.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn syn_ack(
+    pub(super) fn syn_ack_in_place(
         &mut self,
         batch: &mut Batch,
         i: usize,
@@ -118,16 +125,32 @@ impl<P: Port> Desk<'_, P> {
         stamps: Option<(u32, u32)>,
     ) -> Verdict {
         let mut options = [0; 40];
+        let segment = self.syn_ack(slot, batch.rx[i], key, numbers, offer, stamps, &mut options);
+        self.answer_in_place(batch, i, &segment)
+    }
+
+    /// The answer to a SYN that came in on this interface. Its options are written to `options`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn syn_ack<'o>(
+        &self,
+        slot: u16,
+        interface: u8,
+        key: &Key,
+        numbers: [u32; 2],
+        offer: Offer,
+        stamps: Option<(u32, u32)>,
+        options: &'o mut [u8; 40],
+    ) -> Segment<'o> {
         let ours = SynOptions {
-            mss: Some(self.own_mss(slot, batch.rx[i], matches!(key, Key::V6 { .. }))),
+            mss: Some(self.own_mss(slot, interface, matches!(key, Key::V6 { .. }))),
             scale: offer.scale.map(|_| OWN_SCALE),
             sack: offer.sack,
             timestamps: stamps,
         };
-        let n = ours.write(&mut options);
+        let n = ours.write(options);
         // The window of a SYN is never scaled (RFC 7323 §2.2).
         let window = u16::try_from(self.room(slot)).unwrap_or(u16::MAX);
-        let segment = Segment {
+        Segment {
             key: key.reversed(),
             flags: SYN | ACK,
             seq: numbers[1],
@@ -135,8 +158,7 @@ impl<P: Port> Desk<'_, P> {
             window,
             options: &options[..n],
             payload: &[],
-        };
-        self.answer_in_place(batch, i, &segment)
+        }
     }
 
     /// The MSS that a client of a service on this interface is told.
@@ -212,6 +234,7 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & RST != 0 {
             // RFC 5961 §3.2: exactly the next number, or it is a guess.
             if a.seq == next {
+                self.handshake_is_over(flow, numbers[0]);
                 self.close(flow);
                 return Some(Verdict::Consume);
             }
@@ -234,7 +257,8 @@ impl<P: Port> Desk<'_, P> {
             // A SYN that comes again may have lost what the first one offered.
             self.c.splices.get_mut(entry).stamped = false;
             self.stamp(flow, stamps);
-            return Some(self.syn_ack(batch, i, slot, &key, numbers, offer, stamps));
+            self.handshake_begins(batch, i, (slot, &key), numbers, offer, stamps, true);
+            return Some(self.syn_ack_in_place(batch, i, slot, &key, numbers, offer, stamps));
         }
         if a.flags & ACK == 0 {
             return Some(Verdict::Drop(DropReason::NoFlow));
@@ -242,6 +266,7 @@ impl<P: Port> Desk<'_, P> {
         if a.ack != numbers[1].wrapping_add(1) {
             return Some(self.refuse_in_place(batch, i, a));
         }
+        self.handshake_is_over(flow, numbers[0]);
         self.address_is_proven(flow);
         if let (Some(stamps), true, Some(s)) = (a.stamps, a.seq == next, self.c.splices.stamps(entry)) {
             s.read(stamps);

@@ -427,6 +427,7 @@ impl<P: Port> Desk<'_, P> {
         if let Some(b) = b {
             if verdict == Verdict::Forward && b.may_ack {
                 self.raise_ack(batch, i, b);
+                b.tell(None);
             }
             self.settle(flow, b);
         }
@@ -494,7 +495,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// The director has acknowledged more than the server has: the client must not see that taken back.
     fn raise_ack(&mut self, batch: &mut Batch, i: usize, b: &Binding) {
-        let Some(a) = arrival(batch, i).filter(|a| a.flags & ACK != 0) else { return };
+        let Some(a) = arrival(batch, i, false).filter(|a| a.flags & ACK != 0) else { return };
         let flow = self.c.splices.get(b.entry).flow;
         let acknowledged = self.acknowledged(flow, b);
         let behind = acknowledged.wrapping_sub(a.ack) as i32;

@@ -43,7 +43,9 @@ pub(crate) fn told(c: &mut Connections, place: Place, seq: Option<u32>, error: P
     };
     let own = if place.side() == Place::SERVER {
         match (b.phase, error) {
-            (Phase::Connect, PathError::Unreachable) if attached && seq == b.start.wrapping_sub(1) => {
+            (Phase::Connect, PathError::Unreachable)
+                if attached && seq == e.offsets.seq(Place::CLIENT, b.start.wrapping_sub(1)) =>
+            {
                 b.retries = u8::MAX;
                 b.now();
                 true

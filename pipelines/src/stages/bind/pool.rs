@@ -566,7 +566,7 @@ impl<P: Port> Desk<'_, P> {
             return None;
         }
         // In the place of a client's, none of which has the same.
-        let n = self.c.splices.pools.opened;
+        let n = self.c.splices.sources_sought;
         let client = Key::new(SocketAddr::new(of.address, n as u16), SocketAddr::new(of.address, of.port))?;
         let local = free_source(self.c, of, s, &client, TCP)?;
         let back = Key::new(server_endpoint(s, of.port), local)?;

@@ -5,7 +5,7 @@
 //! director's numbers as its own. Nothing but its numbers changes on the way.
 
 use super::super::schedule::key_of;
-use super::Desk;
+use super::{Desk, link_back};
 use crate::command::Event;
 use crate::content::Scheme;
 use crate::extract::{BodyFollower, Method};
@@ -27,6 +27,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn message(&mut self, batch: &mut Batch, i: usize) -> Verdict {
         let Some(key) = key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
         let (from, to) = (usize::from(batch.l4[i]) + udp::HEADER, usize::from(batch.end[i]));
+        let link = link_back(batch, i);
         // Borrowed from its place, so that what is in it need not be copied.
         let mut frame = std::mem::take(&mut batch.frames[i]);
         let answer = {
@@ -43,11 +44,6 @@ impl<P: Port> Desk<'_, P> {
                     Err(Verdict::Drop(DropReason::BadMigration))
                 }
                 Some((k, header, Body::Ping)) => {
-                    let mut link = [0; 12];
-                    if let Some(b) = frame.bytes().get(..12) {
-                        link[..6].copy_from_slice(&b[6..]);
-                        link[6..].copy_from_slice(&b[..6]);
-                    }
                     let back = key.reversed();
                     let m = &mut self.c.splices.migrations;
                     match m.sessions.ping(&header, k, (back, link, batch.rx[i]), self.now) {

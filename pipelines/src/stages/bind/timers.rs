@@ -32,6 +32,12 @@ impl<P: Port> Desk<'_, P> {
         if self.is_direct_guess(flow) {
             return self.not_decided_in_time(flow, b);
         }
+        if b.tell_at <= self.now {
+            b.tell(None);
+            if b.phase != Phase::Answer {
+                self.acknowledge(flow, b);
+            }
+        }
         if b.give_up_at <= self.now {
             b.give_up(None);
             match b.phase {
@@ -98,7 +104,8 @@ impl<P: Port> Desk<'_, P> {
                 b.sent = b.delivered;
                 b.server_window = u32::from(b.server_mss);
                 self.deliver(flow, b);
-                b.server_window = window.max(u32::from(b.server_mss));
+                // Whether that was let in, its answer says; until then the window is what the server has said it is.
+                b.server_window = window;
                 b.back_off(self.now);
             }
             Phase::Collect | Phase::Hold | Phase::Answer => b.disarm(),

@@ -1,0 +1,101 @@
+//! Handshakes with clients that wait for a greeting: the SYN+ACK is sent again until it is acknowledged (RFC 9293 §3.8.1).
+//!
+//! Where clients speak first, their requests bring the acknowledgement, and nothing here is done.
+
+use super::{Desk, link_back};
+use crate::content::Content;
+use crate::splice::Handshake;
+use lcs_dataplane::batch::Batch;
+use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
+use lcs_dataplane::headers::protocol;
+use lcs_dataplane::port::Port;
+use lcs_dataplane::splice::Offer;
+
+/// Handshakes looked at between two batches.
+const BUDGET: usize = 32;
+
+/// Whether a client of this service says nothing before it has been greeted.
+fn greets(content: &Content) -> bool {
+    content.protocol.server_speaks_first()
+}
+
+impl<P: Port> Desk<'_, P> {
+    /// A SYN is about to be answered in its place: the answer is repeated if need be. `has_flow`: it has a flow, not a cookie.
+    #[allow(clippy::too_many_arguments)] // a handshake has so many parts
+    pub(super) fn handshake_begins(
+        &mut self,
+        batch: &Batch,
+        i: usize,
+        (slot, key): (u16, &Key),
+        numbers: [u32; 2],
+        offer: Offer,
+        stamps: Option<(u32, u32)>,
+        has_flow: bool,
+    ) {
+        if !self.content(slot).is_some_and(greets) {
+            return;
+        }
+        let hash = key.hash(self.c.table.hasher(), protocol::TCP);
+        let echo = stamps.map(|(_, echo)| echo);
+        let (interface, link) = (batch.rx[i], link_back(batch, i));
+        let handshake = Handshake { key: *key, hash, numbers, offer, echo, has_flow, interface, link };
+        self.c.splices.handshakes.remember(handshake, self.now);
+    }
+
+    /// The client whose initial number was `isn` has acknowledged the answer to its SYN, or refuses it: one that has not sent
+    /// any, as in a flood with others' addresses, resets what it is sent.
+    pub(super) fn handshake_ends(&mut self, slot: u16, key: &Key, isn: u32) {
+        if self.c.splices.handshakes.len() > 0 && self.content(slot).is_some_and(greets) {
+            let hash = key.hash(self.c.table.hasher(), protocol::TCP);
+            self.c.splices.handshakes.forget(hash, key, isn);
+        }
+    }
+
+    /// The same of a connection that has a flow.
+    pub(super) fn handshake_is_over(&mut self, flow: u32, isn: u32) {
+        let slot = self.c.table.get(flow).service;
+        if let Some(key) = self.c.table.key(flow, Place::CLIENT) {
+            self.handshake_ends(slot, &key, isn);
+        }
+    }
+
+    /// Sends again what is due. Returns whether there may be more.
+    pub(super) fn repeat_handshakes(&mut self) -> bool {
+        for _ in 0..BUDGET {
+            match self.c.splices.handshakes.due(self.now) {
+                None => return false,
+                Some(None) => {}
+                Some(Some(h)) => self.repeat_handshake(&h),
+            }
+        }
+        true
+    }
+
+    fn repeat_handshake(&mut self, h: &Handshake) {
+        let slot = self.snapshot.service_at(h.key.destination(), protocol::TCP);
+        let Some((slot, content)) = slot.and_then(|slot| Some((slot, self.content(slot).filter(|c| greets(c))?)))
+        else {
+            return self.c.splices.handshakes.forget(h.hash, &h.key, h.numbers[0]);
+        };
+        if !self.is_half_open(h) {
+            return self.c.splices.handshakes.forget(h.hash, &h.key, h.numbers[0]);
+        }
+        let stamps = h.echo.and_then(|echo| self.answers_stamps(content, &h.key, Some((echo, 0))));
+        let mut options = [0; 40];
+        let segment = self.syn_ack(slot, h.interface, &h.key, h.numbers, h.offer, stamps, &mut options);
+        if self.put_out(h.interface, &h.link, None, &segment).is_some() {
+            self.c.splices.handshakes.repeated += 1;
+        }
+    }
+
+    /// Whether the handshake is where it was: with its own flow, or without any.
+    fn is_half_open(&self, h: &Handshake) -> bool {
+        let Some(place) = self.c.table.find_hashed(&h.key, protocol::TCP, h.hash) else { return !h.has_flow };
+        let f = self.c.table.get(place.flow());
+        h.has_flow
+            && place.side() == Place::CLIENT
+            && f.flags.has(FlowFlags::SPLICED)
+            && f.state == TcpState::SynReceived
+            && self.c.splices.get(f.extra).numbers == h.numbers
+    }
+}
