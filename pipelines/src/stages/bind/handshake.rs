@@ -29,7 +29,7 @@ impl<P: Port> Desk<'_, P> {
         if !self.speaks_first(slot) {
             return;
         }
-        let hash = key.hash(self.c.table.hasher(), protocol::TCP);
+        let hash = batch.hash[i];
         let echo = stamps.map(|(_, echo)| echo);
         let (interface, link) = (batch.rx[i], link_back(batch, i));
         let handshake = Handshake { key: *key, hash, numbers, offer, echo, has_flow, interface, link };
