@@ -246,8 +246,8 @@ impl Handover {
         interfaces: &mut [u8; N],
     ) -> usize {
         let mut n = 0;
-        for turn in 0..self.arrivals.len() {
-            let arrival = &self.arrivals[(self.next + turn) % self.arrivals.len()];
+        let (before, from) = self.arrivals.split_at(self.next.min(self.arrivals.len()));
+        for arrival in from.iter().chain(before) {
             // With no buffer free, frames wait in their lane, and a full lane is counted by its sender.
             while n < N
                 && !arrival.full.is_empty()
@@ -272,7 +272,7 @@ impl Handover {
                 let _ = arrival.empty.try_send(handed);
             }
         }
-        self.next = self.next.wrapping_add(1);
+        self.next = if self.next + 1 < self.arrivals.len() { self.next + 1 } else { 0 };
         n
     }
 }

@@ -11,6 +11,7 @@
 use crate::command::{Acknowledgement, Command, Event, FlowPage, FlowView, Report};
 use crate::placement::{Away, PortEnd};
 use crate::snapshot::Forward;
+use crate::stages::classify::Classified;
 use crate::stages::connection::{Connections, Settings};
 use crate::stages::schedule::SharedCounts;
 use crate::stages::{
@@ -191,7 +192,8 @@ impl Pipeline for Layer4 {
         if let Some(ends) = c.splices.migrations.tunnels() {
             decapsulate::decapsulate(ends, batch);
         }
-        let classified = classify::classify(c, batch, tick);
+        let mut classified = Classified::default();
+        classify::classify(c, batch, &mut classified, tick);
         watch.lap(classify_cost, n);
         let tracing = self.tracer.is_on();
         if tracing {
@@ -208,17 +210,23 @@ impl Pipeline for Layer4 {
             watch.lap(lookup_cost, known.len());
         }
         // What is simple and established is forwarded at once; tracing and clients that have moved need the stages apart.
-        let mut v4 = classified.v4;
+        let (mut v4, mut mine) = (classified.v4, Places::default());
         if !tracing && !looked_at && !v4.is_empty() {
             v4 = forward::forward_found(c, batch, v4, tick);
             let done = classified.v4.len() - v4.len();
             if done > 0 {
                 watch.lap(forward_cost, done);
             }
+            // What looks established and was not found belongs to siblings more often than not: it is not looked up again.
+            let simple = Places::from_bits(v4.bits() & batch.simple);
+            mine = classify::steer_unknown(c, batch, simple, tick);
+            v4 = Places::from_bits(v4.bits() & !simple.bits() | mine.bits());
         }
-        v4 = classify::steer_unknown(c, batch, v4, tick);
         if !v4.is_empty() || !classified.v6.is_empty() {
             lookup::lookup(c, batch, v4, classified.v6, &mut hits, &mut misses);
+            let unasked = Places::from_bits(misses.bits() & !mine.bits());
+            let stay = classify::steer_unknown(c, batch, unasked, tick);
+            misses = Places::from_bits(misses.bits() & mine.bits() | stay.bits());
             watch.lap_more(lookup_cost);
         }
         if tracing {

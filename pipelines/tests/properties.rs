@@ -281,4 +281,40 @@ proptest! {
         }
         prop_assert_eq!(listed, clients.len());
     }
+    /// The same in bursts: what belongs to a sibling is found among what does not, whatever else is in the burst, and none of a
+    /// worker's own is taken for a sibling's.
+    #[test]
+    fn a_burst_of_both_workers_connections_ends_where_they_live(
+        connections in prop::collection::vec((0usize..4, 1u16.., 0usize..2), 1..24),
+        bursts in prop::collection::vec((0usize..2, prop::collection::vec(0usize..24, 1..64)), 1..8),
+    ) {
+        let mut pair = Pair::new();
+        let mut segments = vec![];
+        for (n, (service, port, at)) in connections.iter().enumerate() {
+            let (kind, to, v6) = [
+                ("tcp", "198.51.100.1:80", false),
+                ("udp", "198.51.100.1:53", false),
+                ("tcp", "[2001:db8:1::1]:80", true),
+                ("udp", "[2001:db8:1::4]:53", true),
+            ][*service];
+            let from = if v6 { format!("[2001:db8::{:x}]:{port}", n + 1) } else { format!("192.0.2.{}:{port}", n + 1) };
+            let frame = |more: &str| {
+                Packet::read(&format!("{kind} {from} > {to} {more} len=20 id={n}")).unwrap().frame(CLIENT, interface_mac(0)).unwrap()
+            };
+            let (first, later) = if kind == "tcp" { ("S", "A") } else { ("", "") };
+            prop_assert_eq!(pair.send(*at, 0, &frame(first)).len(), 1);
+            segments.push(frame(later));
+        }
+        let before: Vec<usize> = pair.workers.iter().map(|w| w.pipeline().flows()).collect();
+        prop_assert_eq!(before.iter().sum::<usize>(), connections.len());
+        for (at, picks) in &bursts {
+            for pick in picks {
+                prop_assert!(pair.workers[*at].port_mut().inject(0, &segments[pick % segments.len()]));
+            }
+            prop_assert_eq!(pair.between().len(), picks.len());
+        }
+        for (worker, flows) in pair.workers.iter().zip(before) {
+            prop_assert_eq!((worker.counters().dropped_total(), worker.pipeline().flows()), (0, flows));
+        }
+    }
 }

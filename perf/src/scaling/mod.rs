@@ -92,6 +92,11 @@ pub enum ScalingError {
     /// The cores are not told, or a thread could not be bound to one.
     #[error(transparent)]
     Machine(#[from] lcs_hwconf::Error),
+    /// Other programs ran on the cores all the time.
+    #[error(
+        "in {0} runs of {1} s a worker never had its core and its caches to itself: too much else runs on this machine for a figure; end it, or give --seconds more"
+    )]
+    Disturbed(usize, f64),
     /// Frames did not come out.
     #[error("{lost} of {sent} frames were not forwarded; the figures would not be of forwarding")]
     Lost {
@@ -104,6 +109,9 @@ pub enum ScalingError {
 
 /// How long a worker waits for a sibling that may have lost its core.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Runs of one measurement, until in one every worker had its core to itself for some of the time.
+const RUNS: usize = 5;
 
 /// So many workers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -228,8 +236,19 @@ impl Group {
         Ok(Group { members })
     }
 
-    /// All members at once, each pinned, for some time. `foreign` is `None` for both directions of own frames only.
+    /// As [`Group::run_once`], again where a member was never left alone: there would be no figure of it.
     fn run(&mut self, seconds: f64, foreign: Option<f64>) -> Result<Vec<Done>, ScalingError> {
+        for _ in 0..RUNS {
+            let done = self.run_once(seconds, foreign)?;
+            if done.iter().all(|d| d.undisturbed > 0) {
+                return Ok(done);
+            }
+        }
+        Err(ScalingError::Disturbed(RUNS, seconds))
+    }
+
+    /// All members at once, each pinned, for some time. `foreign` is `None` for both directions of own frames only.
+    fn run_once(&mut self, seconds: f64, foreign: Option<f64>) -> Result<Vec<Done>, ScalingError> {
         let workers = self.members.len();
         let step = Step {
             barrier: Barrier::new(workers),

@@ -40,9 +40,11 @@ impl Classified {
     }
 }
 
-/// Reads every frame of the batch.
-pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Classified {
-    let mut out = Classified::default();
+/// Reads every frame of the batch, and sorts them into `out`, which is empty.
+///
+/// (`out` is filled where its owner keeps it: handed back, its words would be copied by one wide load right behind their narrow stores, which waits
+/// until the store buffer is empty.)
+pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, out: &mut Classified, now: u32) {
     let n = batch.len.min(BURST);
     let verify = !c.settings.capabilities.verifies_ip_checksum;
     for frame in &batch.frames[..AHEAD] {
@@ -51,12 +53,12 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
     let mut i = 0;
     let mut foreign = 0;
     loop {
-        i = plain_run(c.table.finder(), &c.own_addresses, batch, &mut out, &mut foreign, i, n, verify);
+        i = plain_run(c.table.finder(), &c.own_addresses, batch, out, &mut foreign, i, n, verify);
         if i >= n {
             break;
         }
         foreign |= u32::from(c.own_addresses.is_foreign(batch.rx[i], batch.frames[i].bytes())) << (i % BURST);
-        classify_other(c, batch, i, &mut out, verify);
+        classify_other(c, batch, i, out, verify);
         i += 1;
     }
     if c.settings.capabilities.partial_checksums {
@@ -65,12 +67,11 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, now: u32) -> Clas
         }
     }
     if foreign != 0 {
-        super::link::refuse(c, batch, &mut out, foreign);
+        super::link::refuse(c, batch, out, foreign);
     }
-    if c.settings.workers > 1 && !batch.from_sibling {
-        steer(c, batch, &mut out, now);
+    if c.settings.workers > 1 && !batch.from_sibling && (out.firsts || !out.others.is_empty()) {
+        steer(c, batch, out, now);
     }
-    out
 }
 
 /// Reads plain frames from place `from` on, and returns the place of the first that is not plain.
@@ -199,29 +200,31 @@ fn complete_checksum(c: &mut Connections, batch: &mut Batch, i: usize, now: u32)
     c.say((2, u16::from(interface)), now, Event::PartialChecksums { interface, source });
 }
 
-/// Finds the frames of siblings' connections and gives them the verdict to hand over. Simple frames wait for [`steer_unknown`].
+/// Finds the frames of siblings' connections that no flow is looked up for (errors, fragments), and first fragments, whose owner the later ones
+/// are to follow; gives them the verdict to hand over. All others wait for [`steer_unknown`].
 #[inline(never)]
 fn steer(c: &mut Connections, batch: &mut Batch, out: &mut Classified, now: u32) {
-    let simple = out.v4.bits() & batch.simple;
-    let rest = steer_all(c, batch, Places::from_bits(out.v4.bits() & !simple), now);
-    out.v4 = Places::from_bits(rest.bits() | simple);
-    out.v6 = steer_all(c, batch, out.v6, now);
+    for list in [&mut out.v4, &mut out.v6] {
+        let firsts = list.iter().filter(|&i| matches!(batch.kind[i], Kind::First4 | Kind::First6));
+        let firsts = firsts.fold(0, |bits, i| bits | 1u32 << i);
+        let stay = steer_all(c, batch, Places::from_bits(firsts), now);
+        *list = Places::from_bits(list.bits() & !firsts | stay.bits());
+    }
     out.others = steer_all(c, batch, out.others, now);
 }
 
-/// The same for the simple frames among `v4` that no flow of this worker was found for; returns those that stay. A flow that
-/// is here is this worker's, so that frames that come to the right worker are never asked whose they are.
+/// The same for frames that no flow of this worker was found for; returns those that stay. A flow that is here is this worker's, so that
+/// frames that come to the right worker are never asked whose they are.
 #[inline]
-pub(crate) fn steer_unknown(c: &mut Connections, batch: &mut Batch, v4: Places, now: u32) -> Places {
-    let simple = v4.bits() & batch.simple;
-    if c.settings.workers < 2 || batch.from_sibling || simple == 0 {
-        return v4;
+pub(crate) fn steer_unknown(c: &mut Connections, batch: &mut Batch, unknown: Places, now: u32) -> Places {
+    if c.settings.workers < 2 || batch.from_sibling || unknown.is_empty() {
+        return unknown;
     }
-    let stay = steer_all(c, batch, Places::from_bits(simple), now);
-    for i in Places::from_bits(simple & !stay.bits()).iter() {
+    let stay = steer_all(c, batch, unknown, now);
+    for i in Places::from_bits(unknown.bits() & !stay.bits()).iter() {
         batch.flow[i] = NO_FLOW;
     }
-    Places::from_bits(v4.bits() & !simple | stay.bits())
+    stay
 }
 
 /// Gives the frames of siblings their verdict; returns the others.

@@ -543,7 +543,8 @@ mod tests {
             }
             let n = port.receive(&mut batch.frames, &mut batch.rx);
             batch.start(n, false);
-            let classified = classify::classify(c, &mut batch, 7);
+            let mut classified = classify::Classified::default();
+            classify::classify(c, &mut batch, &mut classified, 7);
             if *general {
                 batch.simple = 0;
             }
