@@ -4,6 +4,7 @@ use super::clock::{Schedule, VirtualClock};
 use super::histogram::Histogram;
 use super::sizes::Size;
 use super::trial::Trial;
+use crate::neighbour::Slices;
 use crate::traffic::{Stamp, Traffic};
 use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{Meter, tsc, tsc_hz};
@@ -18,12 +19,27 @@ const BUSY_TURNS: u32 = 8;
 /// The pipeline's time at the clock's 0: that of [`crate::stages`] when flows were opened.
 const START: u64 = 1_000_000_000;
 
+/// Slices for which a queue may still be full of what came while the core was shared.
+const BACKLOG: u32 = 8;
+
+/// What a trial has seen since the last look at the core.
+#[derive(Default)]
+struct Slice {
+    missed: u64,
+    forwarded: u64,
+    cycles: u64,
+    /// Latencies of probes, ns.
+    probes: Vec<u64>,
+}
+
 /// A worker on the memory port, with its generator and its sink.
 pub(crate) struct Memory<L: Pipeline, M> {
     pub worker: Worker<MemoryPort, L, M>,
     pub traffic: Traffic,
     pub flows: usize,
     pub descriptors: usize,
+    /// Sets aside what is lost while somebody else uses the core's other hardware thread.
+    pub apart: bool,
     clock: VirtualClock,
     busy: u32,
 }
@@ -31,7 +47,8 @@ pub(crate) struct Memory<L: Pipeline, M> {
 impl<L: Pipeline, M: Meter> Memory<L, M> {
     /// Over a port that has more buffers than `descriptors`.
     pub fn new(worker: Worker<MemoryPort, L, M>, traffic: Traffic, flows: usize, descriptors: usize) -> Self {
-        Memory { worker, traffic, flows, descriptors, clock: VirtualClock::new(VirtualClock::GAP, flows), busy: 0 }
+        let clock = VirtualClock::new(VirtualClock::GAP, flows);
+        Memory { worker, traffic, flows, descriptors, apart: false, clock, busy: 0 }
     }
 
     /// The worker's own time so far, ns.
@@ -69,6 +86,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
         let (mut offered, mut overflow, mut received, mut answered, mut sent) = (0, 0, 0, 0, 0);
         let (mut set_aside, mut undisturbed, mut undisturbed_cycles) = (0, 0, 0);
         let mut histogram = Histogram::default();
+        let (mut slices, mut slice, mut backlog) = (Slices::begin(), Slice::default(), 0);
         let started = tsc();
         loop {
             let now = self.clock.cycles();
@@ -89,11 +107,34 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
                 if self.clock.recovering() {
                     set_aside += missed;
                 } else {
-                    offered += missed;
-                    overflow += missed;
+                    slice.missed += missed;
                 }
             }
-            if schedule.over() && self.worker.port().waiting() == 0 {
+            let over = schedule.over() && self.worker.port().waiting() == 0;
+            let looked = slices.ended();
+            if over || looked.is_some() {
+                // The rest of a slice at the trial's end is as its beginning was.
+                let alone = looked.unwrap_or_else(|| slices.is_alone());
+                let Slice { missed, forwarded, cycles, probes } = &mut slice;
+                if self.apart && (!alone || backlog > 0) {
+                    set_aside += *missed;
+                    probes.clear();
+                } else {
+                    offered += *missed;
+                    overflow += *missed;
+                    undisturbed += *forwarded;
+                    undisturbed_cycles += *cycles;
+                    probes.drain(..).for_each(|ns| histogram.note(ns));
+                }
+                (*missed, *forwarded, *cycles) = (0, 0, 0);
+                let emptied = self.worker.port().waiting() < self.descriptors / 4;
+                backlog = match alone {
+                    false => BACKLOG,
+                    true if emptied => 0,
+                    true => backlog.saturating_sub(1),
+                };
+            }
+            if over {
                 break;
             }
             self.turn();
@@ -106,14 +147,14 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
                     && !recovering
                     && let Some(stamp) = traffic.stamp_of(b)
                 {
-                    histogram.note(u64::from((out as u32).wrapping_sub(stamp.due)));
+                    slice.probes.push(u64::from((out as u32).wrapping_sub(stamp.due)));
                 }
             }) as u64;
             received += sent;
             answered += came - sent;
             if !recovering {
-                undisturbed += sent;
-                undisturbed_cycles += self.clock.cycles() - now;
+                slice.forwarded += sent;
+                slice.cycles += self.clock.cycles() - now;
             }
         }
         let worker_cycles = self.clock.cycles() - begin + self.clock.left_out - left_out;
@@ -133,6 +174,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             interruptions: self.clock.interruptions - interruptions,
             interrupted_ms: (self.clock.left_out - left_out) as f64 / hz * 1e3,
             set_aside,
+            shared: f64::from(slices.shared) / f64::from(slices.looks.max(1)),
             gaps: 0,
             gaps_ms: 0.0,
             queues: vec![],

@@ -35,7 +35,6 @@ pub use trial::{QueueCounts, Trial};
 
 pub(crate) use clock::{Schedule, VirtualClock};
 
-use crate::neighbour::{Sharing, Watch};
 use crate::range::{OutOfRange, in_range};
 use crate::stages::{self, Bench, StagesError};
 use crate::summary::Summary;
@@ -204,9 +203,11 @@ pub struct Row {
     pub saturated: Summary,
     /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director.
     pub ndr: Option<Summary>,
-    /// This by whether the core was shared before or after the search; absent where that can't be told, or where device and generator
-    /// stand on other cores.
-    pub sharing: Option<Sharing>,
+    /// This from searches that set aside what was lost while somebody else used the core's other hardware thread, and from those that could not,
+    /// because somebody did nearly all the time. Absent where device and generator stand on other cores.
+    pub alone: Option<Summary>,
+    /// See [`Row::alone`].
+    pub shared: Option<Summary>,
     /// Rate with the loss ratio that was allowed.
     pub pdr: Option<Summary>,
     /// Of each round, NDR and PDR as they were found.
@@ -238,8 +239,8 @@ trait Device {
     /// More than can be carried, frames/s.
     fn most(&self, size: Size) -> f64;
 
-    /// Whether all of it runs on the calling thread's core.
-    fn is_here(&self) -> bool {
+    /// Sets aside what is lost while the core is shared, or no longer; `false` where the device does not run on the calling thread's core.
+    fn tell_apart(&mut self, _apart: bool) -> bool {
         false
     }
 }
@@ -254,7 +255,8 @@ impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
         tsc_hz() as f64 / 8.0
     }
 
-    fn is_here(&self) -> bool {
+    fn tell_apart(&mut self, apart: bool) -> bool {
+        self.apart = apart;
         true
     }
 }
@@ -270,19 +272,35 @@ struct Seen {
     set_aside: u64,
     gaps: (u64, f64),
     loads: Vec<(f64, Trial)>,
-    watch: Watch,
+    /// Of each search, whether it told apart; none where the device runs elsewhere.
+    apart: Vec<bool>,
 }
 
+/// Share of the time in which a core may be shared for a search that sets this time aside.
+const SHARED: f64 = 0.4;
+
 impl Seen {
-    /// A round's search, with a look at the core it runs on.
-    fn watched(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
-        if !device.is_here() {
-            return self.search(device, o, size);
-        }
-        let mut watch = std::mem::take(&mut self.watch);
-        let out = watch.round(|| self.search(device, o, size));
-        self.watch = watch;
-        out
+    /// A round's search. Where the device runs on this core, what somebody else's use of it costs is set aside, unless that is most of the time, or
+    /// becomes so: then the search counts all.
+    fn search(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
+        let started = std::time::Instant::now();
+        let mut apart =
+            device.tell_apart(true) && device.trial(device.most(size), o.search.seconds, size, false)?.shared <= SHARED;
+        let found = loop {
+            let here = device.tell_apart(apart);
+            let found = self.search_once(device, o, size)?;
+            if apart && found.iter().any(|f| matches!(f.limit, Limit::Machine | Limit::Time)) {
+                apart = false;
+                continue;
+            }
+            if here {
+                self.apart.push(apart);
+            }
+            break found;
+        };
+        self.searches.push(found);
+        self.seconds.push(started.elapsed().as_secs_f64());
+        Ok(())
     }
 
     fn note(&mut self, trial: &Trial) {
@@ -303,8 +321,7 @@ impl Seen {
     }
 
     /// Searches NDR and PDR.
-    fn search(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
-        let started = std::time::Instant::now();
+    fn search_once(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<[Found; 2], LinerateError> {
         let capacity = self.saturate(device, o, size)?;
         let most = (capacity * 1.25).min(device.most(size));
         let (mut generator, mut noted) = (vec![], Seen::default());
@@ -322,9 +339,7 @@ impl Seen {
         self.gaps.0 += noted.gaps.0;
         self.gaps.1 += noted.gaps.1;
         self.generator.push(Summary::of(generator).median);
-        self.searches.push([ndr, pdr]);
-        self.seconds.push(started.elapsed().as_secs_f64());
-        Ok(())
+        Ok([ndr, pdr])
     }
 
     /// Measures latency at shares of the median NDR.
@@ -343,9 +358,14 @@ impl Seen {
             let rates: Vec<f64> = self.searches.iter().filter_map(|s| s.get(which)).map(|f| f.rate).collect();
             (!rates.is_empty()).then(|| Summary::of(rates))
         };
-        let found: Vec<f64> = self.searches.iter().map(|[ndr, _]| ndr.rate).collect();
+        let by = |apart: bool| {
+            let found = self.searches.iter().zip(&self.apart).filter(|(_, was)| **was == apart);
+            let rates: Vec<f64> = found.map(|([ndr, _], _)| ndr.rate).collect();
+            (!rates.is_empty()).then(|| Summary::of(rates))
+        };
         Row {
-            sharing: self.watch.sort(&found),
+            alone: by(true),
+            shared: by(false),
             subject,
             size,
             ndr: rates(0),
@@ -450,7 +470,7 @@ fn run<B: Device>(
         for (size, [of_device, of_bare]) in o.sizes.iter().zip(&mut seen) {
             progress(&format!("round {} of {}, {size}: searching", round + 1, o.rounds));
             device.ready()?;
-            of_device.watched(device, o, *size)?;
+            of_device.search(device, o, *size)?;
             if let Some(bare) = &mut bare {
                 progress(&format!("round {} of {}, {size}: the reflector", round + 1, o.rounds));
                 of_bare.saturate(*bare, o, *size)?;

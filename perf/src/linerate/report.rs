@@ -210,14 +210,16 @@ impl fmt::Display for Figures {
                 "{} {}: a search took {:.0} s at most; NDR lay within {spread:.1} % in {} round(s)",
                 row.size, row.subject, took.max, took.rounds
             )?;
-            if let Some(sharing) = &row.sharing {
-                let of = |s: Summary| format!("{:.2} Mpps, within {:.1} % in {}", s.median / 1e6, within(s), s.rounds);
-                if let Some(alone) = sharing.alone {
-                    write!(f, "; with the core to itself before and after: {}", of(alone))?;
-                }
-                if let Some(shared) = sharing.shared {
-                    write!(f, "; with somebody else on its other hardware thread before or after: {}", of(shared))?;
-                }
+            let of = |s: Summary| format!("{:.2} Mpps, within {:.1} % in {}", s.median / 1e6, within(s), s.rounds);
+            if let Some(alone) = row.alone {
+                write!(
+                    f,
+                    "; with what was lost while somebody else used the core's other hardware thread set aside: {}",
+                    of(alone)
+                )?;
+            }
+            if let Some(shared) = row.shared {
+                write!(f, "; with somebody else on it nearly all the time: {}", of(shared))?;
             }
             if row.gaps.0 > 0 {
                 let (n, ms) = row.gaps;
@@ -231,7 +233,7 @@ impl fmt::Display for Figures {
                 let (n, ms) = row.interruptions;
                 write!(
                     f,
-                    "; the machine interrupted {n} turns for {ms:.0} ms, which is left out, and {} frames lost while the caches filled again behind these",
+                    "; the machine interrupted {n} turns for {ms:.0} ms, which is left out, and {} frames lost while the caches filled again behind these, or the core was shared, are not counted",
                     row.set_aside
                 )?;
             }

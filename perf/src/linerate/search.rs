@@ -4,7 +4,8 @@
 //! that others share a single trial can lose for reasons that are not the device's, so that a rate is judged by a majority of up to three trials
 //! (what RFC 9004 and the drafts on MLRsearch call loss verification); a loss far beyond the goal needs no second opinion.
 //! Trials that say nothing (the machine had the core, the generator was late) are neither for nor against a rate: others take their place.
-//! The rate that is found is tried once more, for twice as long, before it is believed.
+//! The rate that is found is tried once more, for twice as long, before it is believed; and so is the rate above it that did not hold: the machine
+//! may have been slow for as long as the trials that spoke against it took, and a search that believed these would end far below.
 
 use super::trial::Trial;
 use serde::{Deserialize, Serialize};
@@ -57,7 +58,9 @@ pub struct Found {
 }
 
 /// Trials of a rate that the machine may disturb before it is left: another one may find it quiet.
-const DISTURBED: usize = 8;
+const DISTURBED: usize = 40;
+/// Times that the rate above is tried again.
+const AGAIN: usize = 4;
 /// Rates below this share of the most that can be offered are not looked at.
 const LEAST: f64 = 0.001;
 
@@ -98,21 +101,41 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
         let before = self.trials;
         let (mut low, mut high, mut limit) = (held, most, Limit::Offered);
         let mut rate = guess.clamp(low.max(most * LEAST), most);
+        // Rates that did not hold, falling.
+        let mut failed: Vec<(f64, Limit)> = vec![];
+        let mut again = AGAIN;
         // What can be offered at all may hold: a device that never loses has no rate above it.
-        while high - low > self.search.resolution * high {
-            if Instant::now() > self.end {
-                limit = Limit::Time;
+        loop {
+            while high - low > self.search.resolution * high {
+                if Instant::now() > self.end {
+                    limit = Limit::Time;
+                    break;
+                }
+                match self.judge(rate, goal)? {
+                    Judgement::Holds => low = rate,
+                    Judgement::Loses => (high, limit) = (rate, Limit::Loss),
+                    Judgement::Void(why) => (high, limit) = (rate, why),
+                }
+                if high == rate {
+                    failed.push((rate, limit));
+                }
+                if high < most * LEAST {
+                    break;
+                }
+                rate = if low <= 0.0 { high * 0.6 } else { (low + high) / 2.0 };
+            }
+            if again == 0 || self.search.agree < 2 || limit != Limit::Loss || low <= 0.0 || Instant::now() > self.end {
                 break;
             }
-            match self.judge(rate, goal)? {
-                Judgement::Holds => low = rate,
-                Judgement::Loses => (high, limit) = (rate, Limit::Loss),
-                Judgement::Void(why) => (high, limit) = (rate, why),
-            }
-            if high < most * LEAST {
+            again -= 1;
+            self.seen.retain(|(rate, _)| *rate != high);
+            if !matches!(self.judge(high, goal)?, Judgement::Holds) {
                 break;
             }
-            rate = if low <= 0.0 { high * 0.6 } else { (low + high) / 2.0 };
+            failed.retain(|(rate, _)| *rate > high);
+            low = high;
+            (high, limit) = failed.last().copied().unwrap_or((most, Limit::Offered));
+            rate = (low * 1.1).min((low + high) / 2.0);
         }
         // Twice as long, and lower by a resolution each time it fails.
         for _ in 0..8 {
@@ -209,6 +232,19 @@ mod tests {
             if n % 4 == 0 { Trial { received: t.received - 100, ..t } } else { t }
         });
         assert!((5.9e6..=6e6).contains(&found.rate), "{found:?}");
+    }
+
+    #[test]
+    fn a_machine_that_was_slow_for_a_while_does_not_lower_the_rate() {
+        for slow in [2..12, 5..8, 14..20] {
+            let mut n = 0;
+            let found = find(0.0, |r, s| {
+                n += 1;
+                trial(r, s, if slow.contains(&n) { 3e6 } else { 6e6 }, 0)
+            });
+            assert!((5.9e6..=6e6).contains(&found.rate) && found.limit == Limit::Loss, "{slow:?}: {found:?}");
+            assert!(found.above > 6e6 && found.trials < 90, "{found:?}");
+        }
     }
 
     #[test]

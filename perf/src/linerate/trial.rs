@@ -30,8 +30,11 @@ pub struct Trial {
     pub interruptions: u64,
     /// Time of these, ms.
     pub interrupted_ms: f64,
-    /// Frames that were lost while the worker recovered from an interruption; in none of the numbers above.
+    /// Frames that were lost while the worker recovered from an interruption, or had to share its core; in none of the numbers above.
     pub set_aside: u64,
+    /// Share of looks at the worker's core that found it shared with another hardware thread.
+    #[serde(default)]
+    pub shared: f64,
     /// Share of the trial's time in which it did.
     pub disturbed: f64,
     /// Frames/s that came out while it did not.
