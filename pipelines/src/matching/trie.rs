@@ -139,7 +139,7 @@ impl Trie {
             }
             node.lengths |= top;
             node.last = node.last & !(0xff << at) | last;
-            // A third of the slots and more are empty.
+            // At least a quarter of the slots is empty.
             let place = node.search(slot.step).find(|&(line, half)| self.lines[line].0[half].step == 0);
             if let Some((line, half)) = place {
                 self.lines[line].0[half] = *slot;
