@@ -233,7 +233,7 @@ impl Node {
     /// The lengths of steps that these bytes could begin with, judged by their last bytes: as [`Node::lengths`].
     fn ends(&self, bytes: u64) -> u64 {
         let differ = bytes ^ self.last;
-        let same = !((differ & !TOPS) + !TOPS | differ) & TOPS;
+        let same = !(((differ & !TOPS) + !TOPS) | differ) & TOPS;
         (same | self.varied) & self.lengths
     }
 
