@@ -2,7 +2,8 @@
 //! documents are read.
 //!
 //! The rules are text, compiled as `lcs rules load` compiles them, and the extraction is the workers'. Requests are whole in
-//! memory, and warm in the cache as after a device's direct cache access.
+//! memory, and warm in the cache as after a device's direct cache access. There are as many with any number of rules, each for another rule
+//! as far as there are rules enough: what a large rule set costs more is the memory of the rules, which so many requests spread over.
 
 mod rules;
 pub(crate) mod workload;

@@ -15,15 +15,33 @@ use super::regexes::Filter;
 use super::terms::{Case, Ranges, Test};
 use super::trie::{Direction, Trie};
 
-/// A run of [`Index::postings`]: alternatives in rule order.
+/// Alternatives in rule order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct List {
-    pub(super) start: u32,
-    pub(super) end: u32,
+pub(super) enum List {
+    /// Only one, as under most values: it is read with whatever led here.
+    One(Posting),
+    /// A run of [`Index::postings`].
+    Run {
+        /// The first.
+        start: u32,
+        /// Behind the last.
+        end: u32,
+    },
+}
+
+impl List {
+    /// The alternatives, some of which may stand in `postings`.
+    #[inline]
+    pub(super) fn of<'p>(&'p self, postings: &'p [Posting]) -> &'p [Posting] {
+        match self {
+            Self::One(posting) => std::slice::from_ref(posting),
+            Self::Run { start, end } => &postings[*start as usize..*end as usize],
+        }
+    }
 }
 
 /// An alternative in a list.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Posting {
     pub(super) rule: u32,
     clause: u32,
@@ -33,6 +51,11 @@ pub(super) struct Posting {
 const CERTAIN: u32 = 1 << 31;
 
 impl Posting {
+    #[cfg(test)]
+    pub(super) fn new(rule: u32, clause: u32) -> Self {
+        Self { rule, clause }
+    }
+
     pub(super) fn clause(self) -> usize {
         (self.clause & !CERTAIN) as usize
     }
@@ -276,13 +299,16 @@ impl Builder<'_> {
         let mut postings: Vec<_> = clauses.into_iter().map(|clause| Posting { rule: rule(clause), clause }).collect();
         postings.sort_unstable_by_key(|posting| (posting.rule, posting.clause));
         postings.dedup_by_key(|posting| posting.clause);
+        if let [posting] = postings[..] {
+            return List::One(posting);
+        }
         let start = self.index.postings.len() as u32;
         self.index.postings.append(&mut postings);
-        List { start, end: self.index.postings.len() as u32 }
+        List::Run { start, end: self.index.postings.len() as u32 }
     }
 
     fn head(&self, list: List) -> u32 {
-        self.index.postings[list.start as usize].rule
+        list.of(&self.index.postings)[0].rule
     }
 
     /// The clause, marked if nothing remains to be verified once its anchor is known to be true.

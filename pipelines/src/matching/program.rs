@@ -334,7 +334,7 @@ impl<F: Facts> Run<'_, F> {
     /// Looks for the first alternative of a list that is not false, and on through the same rule's if it waits.
     fn list(&mut self, list: List) {
         let program = self.program;
-        for &posting in &program.index.postings[list.start as usize..list.end as usize] {
+        for &posting in list.of(&program.index.postings) {
             let rule = posting.rule;
             if self.beyond(rule) {
                 return;

@@ -171,13 +171,18 @@ impl Family {
 
 #[cfg(test)]
 mod tests {
+    use super::super::index::Posting;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
 
     fn list(n: u32) -> List {
-        List { start: n, end: n + 1 }
+        List::One(Posting::new(n, n))
+    }
+
+    fn number_of(list: List) -> u32 {
+        list.of(&[])[0].rule
     }
 
     proptest! {
@@ -200,7 +205,7 @@ mod tests {
             let tree = plan.tree(members.keys().map(|&node| (node, list(node as u32))));
             let number = Number::from(number);
             let mut found: Vec<usize> = Vec::new();
-            tree.walk(number, |l| found.extend(&members[&(l.start as usize)]));
+            tree.walk(number, |l| found.extend(&members[&(number_of(l) as usize)]));
             found.sort_unstable();
             let expected: Vec<usize> =
                 (0..all.len()).filter(|&i| all[i].0 <= number && number <= all[i].1).collect();
@@ -221,7 +226,7 @@ mod tests {
             let table = Networks::new(networks.iter().copied().zip((0..).map(list)));
             let address = IpAddr::from(Ipv4Addr::from(0xffff_ff00_u32 + address * 3));
             let mut found = Vec::new();
-            table.walk(address, |l| found.push(l.start));
+            table.walk(address, |l| found.push(number_of(l)));
             found.sort_unstable();
             let expected: Vec<u32> =
                 networks.iter().zip(0..).filter(|(n, _)| n.contains(&address)).map(|(_, i)| i).collect();
