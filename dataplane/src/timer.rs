@@ -1,4 +1,4 @@
-//! Time-outs: a hashed timer wheel and a queue of half-open connections, both threaded through the flow entries.
+//! Time-outs: a hashed timer wheel and a queue of half-open connections, both threaded through what is kept aside of the flow entries.
 //!
 //! Nothing is done per packet: a packet only writes its tick into [`crate::flow::Flow::last_seen`]. When a flow's slot comes up,
 //! the owner says whether it has expired or when to look again. Time is injected, in ticks of 2²⁷ ns (about 134 ms).
@@ -72,11 +72,10 @@ impl Timers {
         let slot = self.cursor.wrapping_add(ahead) & (SLOTS - 1);
         let next = self.heads[slot as usize];
         self.heads[slot as usize] = flow;
-        let entry = table.get_mut(flow);
-        entry.next = next;
-        entry.prev = HEAD | slot;
+        let links = table.links_mut(flow);
+        (links.next, links.prev) = (next, HEAD | slot);
         if next != NIL {
-            table.get_mut(next).prev = flow;
+            table.links_mut(next).prev = flow;
         }
     }
 
@@ -84,13 +83,15 @@ impl Timers {
     pub fn queue(&mut self, table: &mut FlowTable, flow: u32) {
         let unit = self.unit;
         let entry = table.get_mut(flow);
-        entry.spare = stamp(entry.last_seen, unit);
-        entry.next = NIL;
-        entry.prev = if self.last == NIL { QUEUE } else { self.last };
+        // The byte is another's in established flows.
+        entry.hop_copy = 0;
+        entry.hop_link = stamp(entry.last_seen, unit);
+        let links = table.links_mut(flow);
+        (links.next, links.prev) = (NIL, if self.last == NIL { QUEUE } else { self.last });
         if self.last == NIL {
             self.first = flow;
         } else {
-            table.get_mut(self.last).next = flow;
+            table.links_mut(self.last).next = flow;
         }
         self.last = flow;
         self.half_open += 1;
@@ -104,10 +105,8 @@ impl Timers {
     /// Takes a flow off its list. `queued` says that it is on the half-open queue.
     pub fn cancel(&mut self, table: &mut FlowTable, flow: u32, queued: bool) {
         let (next, prev) = {
-            let entry = table.get_mut(flow);
-            let links = (entry.next, entry.prev);
-            (entry.next, entry.prev) = (NIL, NIL);
-            links
+            let links = table.links_mut(flow);
+            (std::mem::replace(&mut links.next, NIL), std::mem::replace(&mut links.prev, NIL))
         };
         if prev == NIL {
             return; // on no list
@@ -119,14 +118,14 @@ impl Timers {
             }
         }
         if prev & HEAD == 0 {
-            table.get_mut(prev).next = next;
+            table.links_mut(prev).next = next;
         } else if prev == QUEUE {
             self.first = next;
         } else {
             self.heads[(prev & (SLOTS - 1)) as usize] = next;
         }
         if next != NIL {
-            table.get_mut(next).prev = prev;
+            table.links_mut(next).prev = prev;
         }
     }
 
@@ -187,7 +186,7 @@ impl Timers {
             let idle = now.wrapping_sub(table.get(flow).last_seen);
             if idle < timeout || idle > u32::MAX / 2 {
                 let entry = table.get(flow);
-                if entry.spare != stamp(entry.last_seen, self.unit) {
+                if entry.hop_link != stamp(entry.last_seen, self.unit) {
                     self.cancel(table, flow, true);
                     self.queue(table, flow);
                     served += 1;

@@ -113,8 +113,16 @@ pub struct Report {
     pub counters: Counters,
     /// Cost of each stage, by name, in the packet's order; receive and transmit are in `counters`.
     pub stages: Vec<(String, StageCost)>,
-    /// Servers by slot.
+    /// Servers by slot. Their packets and bytes are complete when `settled`.
     pub servers: Vec<ServerStats>,
+    /// Flows count for themselves, and their servers' sums are made from that when somebody asks. The number of the sweep over all flows that
+    /// this report waits for: 0 in a new request, and as the worker has set it when it is asked again.
+    #[serde(default)]
+    pub sweep: u64,
+    /// Whether that sweep is done. A table in which there were never more than 1,024 flows at once is swept by the request itself; of a larger one,
+    /// the report comes at once with the rest, and is to be asked for again with the same `sweep`.
+    #[serde(default)]
+    pub settled: bool,
     /// Flows by [`TcpState`].
     pub states: [u64; TcpState::ALL.len()],
     /// Flows in the table.

@@ -89,7 +89,13 @@ impl Layer4 {
         Some(self.connections.table.summary(place) & forward::PATH)
     }
 
-    fn report(&self, mut report: Box<Report>, counters: &Counters, now: Nanos) -> Box<Report> {
+    fn report(&mut self, mut report: Box<Report>, counters: &Counters, now: Nanos) -> Box<Report> {
+        let c = &mut self.connections;
+        if report.sweep == 0 {
+            report.sweep = c.sweep.ask();
+        }
+        c.sweep();
+        report.settled = c.sweep.is_done(report.sweep);
         let c = &self.connections;
         report.generation = c.snapshot.generation;
         report.counters.clone_from(counters);
@@ -118,6 +124,12 @@ impl Layer4 {
         report
     }
 
+    /// Whether content workers have requests in hand.
+    #[inline(always)]
+    fn is_away(&self) -> bool {
+        self.connections.splices.away.as_ref().is_some_and(Away::is_waiting)
+    }
+
     fn list(&self, mut page: Box<FlowPage>, now: u32) -> Box<FlowPage> {
         page.flows.clear();
         let capacity = self.connections.table.capacity() as u32;
@@ -142,6 +154,7 @@ impl Layer4 {
                 std::net::SocketAddr::new(s.address, if s.port == 0 { virtual_address.port() } else { s.port })
             })
         });
+        let [packets_in, packets_out] = c.table.packets(flow);
         let spliced = f.flags.has(FlowFlags::SPLICED);
         let forward = if keys.hides_client() {
             Forward::FullNat
@@ -164,8 +177,8 @@ impl Layer4 {
             request: if spliced { c.splices.request_state(f.extra, f.state) } else { None },
             state: f.state,
             expires: timer::seconds(left),
-            packets_in: f.packets[Place::CLIENT],
-            packets_out: f.packets[Place::SERVER],
+            packets_in,
+            packets_out,
         })
     }
 }
@@ -290,6 +303,7 @@ impl Pipeline for Layer4 {
     fn housekeeping<P: Port>(&mut self, port: &mut P, now: Nanos) -> bool {
         let tick = timer::tick(now);
         let more = self.connections.expire(tick);
+        self.connections.sweep();
         bind::housekeeping(&mut self.connections, port, now, tick) || more
     }
 
@@ -303,7 +317,7 @@ impl Pipeline for Layer4 {
 
     #[inline(always)]
     fn resume<P: Port, M: Meter>(&mut self, port: &mut P, now: Nanos, watch: &mut Stopwatch<'_, M>) -> usize {
-        if !self.awaits() {
+        if !self.is_away() {
             return 0;
         }
         let n = bind::resume(&mut self.connections, port, now, timer::tick(now));
@@ -315,6 +329,7 @@ impl Pipeline for Layer4 {
 
     #[inline(always)]
     fn awaits(&self) -> bool {
-        self.connections.splices.away.as_ref().is_some_and(Away::is_waiting)
+        // Somebody waits for a sweep as well, which goes on between turns.
+        self.is_away() || self.connections.sweep.is_wanted()
     }
 }

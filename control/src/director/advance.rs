@@ -99,9 +99,9 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }))
             }),
             Operation::Gather { purpose, reports, unasked } => {
-                unasked.retain(|w| {
-                    let report = self.spare_reports.pop().unwrap_or_default();
-                    !self.tell(*w, Command::Report(report), Sent::Operation(ticket))
+                unasked.retain_mut(|(worker, report)| {
+                    let report = report.take().or_else(|| self.spare_reports.pop()).unwrap_or_default();
+                    !self.tell(*worker, Command::Report(report), Sent::Operation(ticket))
                 });
                 if reports.iter().all(Option::is_some) {
                     let reports: Vec<report::Boxed> = reports.iter_mut().filter_map(Option::take).collect();
@@ -167,6 +167,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
         self.spare_reports.extend(reports.into_iter().map(|mut report| {
             report.content.services.clear();
             report.decided = None;
+            report.sweep = 0;
             report
         }));
         self.spare_reports.truncate(2 * self.progress.len());
@@ -230,7 +231,16 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 self.wait_for_change(ticket, changes, Some(requests::NOT_WRITTEN.to_owned()));
             }
             (Operation::Trace { started, .. }, _) => started[worker] = true,
-            (Operation::Gather { reports, .. }, Acknowledgement::Report(report)) => reports[worker] = Some(report),
+            (Operation::Gather { purpose, reports, unasked }, Acknowledgement::Report(report)) => {
+                if report.settled || !purpose.shows_traffic() {
+                    reports[worker] = Some(report);
+                    return;
+                }
+                // It comes again, as it is, until the worker has gone through all its flows.
+                pending.deadline = Some(self.now + ACKNOWLEDGE);
+                unasked.push((worker, Some(report)));
+                self.push(ticket);
+            }
             (Operation::List(listing), Acknowledgement::Flows(page)) => {
                 listing.asked = false;
                 listing.cursor = page.cursor;

@@ -16,6 +16,13 @@ pub(super) enum Purpose {
     Draining,
 }
 
+impl Purpose {
+    /// Whether servers' packets and bytes are part of the answer.
+    pub(super) fn shows_traffic(self) -> bool {
+        matches!(self, Purpose::Stats | Purpose::Services)
+    }
+}
+
 /// A request that waits for workers.
 #[derive(Debug)]
 pub(super) enum Operation {
@@ -24,7 +31,12 @@ pub(super) enum Operation {
     /// For this many workers to have taken a weight.
     Weight { missing: usize, changes: Vec<Change> },
     /// For every worker's report.
-    Gather { purpose: Purpose, reports: Vec<Option<report::Boxed>>, unasked: Vec<usize> },
+    Gather {
+        purpose: Purpose,
+        reports: Vec<Option<report::Boxed>>,
+        /// Workers to ask, and what each has answered that is not complete.
+        unasked: Vec<(usize, Option<report::Boxed>)>,
+    },
     /// For pages of flows, worker by worker.
     List(Box<Listing>),
     /// For frames to pass.

@@ -127,6 +127,49 @@ impl TcpState {
     }
 }
 
+/// Packets (the high 8 bits) and their bytes (the low 24) that are counted in a flow and nowhere else yet: one addition a packet, in a line
+/// that is at hand. 255 packets of 65,535 bytes don't overflow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(transparent)]
+pub(crate) struct Pending(pub(crate) u32);
+
+impl Pending {
+    /// One packet of no bytes.
+    const PACKET: u32 = 1 << 24;
+    /// From here on it is time to settle.
+    const MANY: u32 = 1 << 31;
+
+    pub(crate) fn packets(self) -> u32 {
+        self.0 >> 24
+    }
+
+    pub(crate) fn bytes(self) -> u32 {
+        self.0 & (Pending::PACKET - 1)
+    }
+}
+
+/// What has passed since it was asked last, by side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Passed {
+    /// Packets from the client and from the server.
+    pub packets: [u32; 2],
+    /// Bytes of these.
+    pub bytes: [u32; 2],
+}
+
+/// What of a flow is not needed to forward its packets: 16 bytes in an array of their own.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(16))]
+pub(crate) struct Aside {
+    pub(crate) next: u32,
+    pub(crate) prev: u32,
+    /// Packets from the client and from the server, modulo 2³², without what is pending.
+    pub(crate) packets: [u32; 2],
+}
+
+// SAFETY: integers.
+unsafe impl super::slab::Zeroable for Aside {}
+
 /// One connection, in one cache line of 64 bytes.
 ///
 /// `[0]` of a pair is the client's side (source client, destination virtual service), `[1]` the server's
@@ -153,17 +196,18 @@ pub struct Flow {
     pub ip_difference: u16,
     /// Tick of the last packet.
     pub last_seen: u32,
-    pub(crate) next: u32,
-    pub(crate) prev: u32,
-    /// Packets from the client and from the server, modulo 2³².
-    pub packets: [u32; 2],
+    /// The connection's owner keeps here what its packets to the server need of their next hop; 0: nothing.
+    pub hop_copy: u64,
+    /// What the client's and the server's packets have counted since the last [`super::FlowTable::settle`].
+    pub(crate) pending: [Pending; 2],
     /// IP protocol; 0 in a free entry.
     pub protocol: u8,
     /// The connection's state.
     pub state: TcpState,
     /// Flags.
     pub flags: FlowFlags,
-    pub(crate) spare: u8,
+    /// Of an established flow: goes with `hop_copy`. Of a half-open one, which has none: when it was queued.
+    pub hop_link: u8,
     /// For the stage that owns the flow (splicing keeps its entry's number here).
     pub extra: u32,
 }
@@ -185,6 +229,16 @@ impl Flow {
         u32::from_le_bytes([protocol, state as u8, flags, 0])
     }
 
+    /// Counts a packet of `bytes` bytes from side `side`. `true` asks for [`super::FlowTable::settle`] before this side has sent 127
+    /// packets more.
+    #[inline(always)]
+    #[must_use]
+    pub fn count(&mut self, side: usize, bytes: u16) -> bool {
+        let pending = &mut self.pending[side];
+        pending.0 = pending.0.wrapping_add(Pending::PACKET | u32::from(bytes));
+        pending.0 >= Pending::MANY
+    }
+
     /// Whether the addresses are IPv6.
     #[inline]
     pub fn is_v6(&self) -> bool {
@@ -200,7 +254,7 @@ const _: () = {
     let first = offset_of!(Flow, protocol);
     assert!(size_of::<Flow>() == 64 && first % 4 == 0);
     assert!(offset_of!(Flow, state) == first + 1 && size_of::<TcpState>() == 1);
-    assert!(offset_of!(Flow, flags) == first + 2 && offset_of!(Flow, spare) == first + 3);
+    assert!(offset_of!(Flow, flags) == first + 2 && offset_of!(Flow, hop_link) == first + 3);
 };
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The flow table: one worker's connections. Bounded, preallocated, shared with nobody.
 //!
 //! Three parts, see `DESIGN.md` beside this file: an index of 64-byte buckets from a connection's key to
-//! its place, the [`Flow`] entries of one cache line each, and the addresses of IPv6 flows beside them.
+//! its place, the [`Flow`] entries of one cache line each, with what packets don't need kept aside, and the addresses of IPv6 flows.
 
 mod entry;
 mod finder;
@@ -12,7 +12,7 @@ mod key;
 mod slab;
 mod table;
 
-pub use entry::{Flow, FlowFlags, Place, TcpState};
+pub use entry::{Flow, FlowFlags, Passed, Place, TcpState};
 pub use finder::{AddressesV6, Finder};
 pub use hash::Hasher;
 pub use key::{Addresses, Key};

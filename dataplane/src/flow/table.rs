@@ -1,6 +1,6 @@
 //! The table: entries, free list, and the addresses of IPv6 flows.
 
-use super::entry::{Flow, FlowFlags, Place, TcpState};
+use super::entry::{Aside, Flow, FlowFlags, Passed, Pending, Place, TcpState};
 use super::finder::{AddressesV6, Finder};
 use super::hash::Hasher;
 use super::index::Index;
@@ -26,7 +26,7 @@ pub enum TableFull {
 /// What a table takes in memory, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Flow entries.
+    /// Flow entries, and what is kept aside of them.
     pub entries: usize,
     /// Index buckets.
     pub index: usize,
@@ -45,6 +45,8 @@ const NIL: u32 = u32::MAX;
 #[derive(Debug)]
 pub struct FlowTable {
     flows: Slab<Flow>,
+    /// By flow, too.
+    aside: Slab<Aside>,
     index: Index,
     /// Client addresses of IPv6 flows, by flow; a slab of its own, since not every flow has one.
     clients_v6: Slab<[u8; 16]>,
@@ -62,6 +64,7 @@ impl FlowTable {
         let capacity = capacity.clamp(1, 1 << 30);
         FlowTable {
             flows: Slab::zeroed(capacity),
+            aside: Slab::zeroed(capacity),
             index: Index::new(capacity * 2),
             clients_v6: Slab::zeroed(capacity),
             interned: Interned::new(),
@@ -86,7 +89,7 @@ impl FlowTable {
     /// What the table takes in memory.
     pub fn memory(&self) -> Memory {
         Memory {
-            entries: self.flows.len() * size_of::<Flow>(),
+            entries: self.flows.len() * (size_of::<Flow>() + size_of::<Aside>()),
             index: self.index.bytes(),
             addresses_v6: self.clients_v6.len() * 16,
         }
@@ -115,6 +118,7 @@ impl FlowTable {
     pub fn prefetch_free(&self, n: usize) {
         let flow = if self.free == NIL { self.fresh as usize + n } else { self.free as usize };
         prefetch_at(self.flows.as_ptr().wrapping_add(flow));
+        prefetch_at(self.aside.as_ptr().wrapping_add(flow));
     }
 
     /// Asks for a flow's entry.
@@ -242,6 +246,41 @@ impl FlowTable {
         &mut self.flows[flow as usize]
     }
 
+    /// Where a flow stands in the timers' lists.
+    #[inline(always)]
+    pub(crate) fn links_mut(&mut self, flow: u32) -> &mut Aside {
+        &mut self.aside[flow as usize]
+    }
+
+    /// Flows that were ever in use at once: every flow in the table has a number below it.
+    #[inline]
+    pub fn reach(&self) -> u32 {
+        self.fresh
+    }
+
+    /// What a flow's packets have counted since this was asked last; `None` when nothing has, or there is no such flow.
+    #[inline]
+    pub fn settle(&mut self, flow: u32) -> Option<Passed> {
+        let entry = self.flows.get_mut(flow as usize).filter(|f| f.pending != [Pending(0); 2])?;
+        let pending = std::mem::take(&mut entry.pending);
+        let passed = Passed { packets: pending.map(Pending::packets), bytes: pending.map(Pending::bytes) };
+        self.count_aside(flow, passed.packets);
+        Some(passed)
+    }
+
+    /// Counts packets of a flow that are counted nowhere else.
+    #[inline]
+    pub fn count_aside(&mut self, flow: u32, packets: [u32; 2]) {
+        let all = &mut self.aside[flow as usize].packets;
+        *all = [all[0].wrapping_add(packets[0]), all[1].wrapping_add(packets[1])];
+    }
+
+    /// Packets of a flow from the client and from the server, modulo 2³².
+    pub fn packets(&self, flow: u32) -> [u32; 2] {
+        let (pending, settled) = (self.flows[flow as usize].pending, self.aside[flow as usize].packets);
+        [0, 1].map(|side| settled[side].wrapping_add(pending[side].packets()))
+    }
+
     /// Adds a flow whose client's packets have key `client`, and whose server's packets, if they come back
     /// through the director, have key `server`. The caller has made sure that `client` is new. The entry is
     /// zero but for addresses, ports, protocol and the family flag.
@@ -301,7 +340,7 @@ impl FlowTable {
         if self.free == NIL {
             self.fresh += 1;
         } else {
-            self.free = entry.next;
+            self.free = self.aside[flow as usize].next;
         }
         *entry = Flow {
             addresses,
@@ -312,15 +351,15 @@ impl FlowTable {
             l4_difference: 0,
             ip_difference: 0,
             last_seen: 0,
-            next: NIL,
-            prev: NIL,
-            packets: [0; 2],
+            hop_copy: 0,
+            pending: [Pending(0); 2],
             protocol,
             state: TcpState::None,
             flags: FlowFlags(if matches!(client, Key::V6 { .. }) { FlowFlags::V6 } else { 0 }),
-            spare: 0,
+            hop_link: 0,
             extra: 0,
         };
+        self.aside[flow as usize] = Aside { next: NIL, prev: NIL, packets: [0; 2] };
         self.used += 1;
         Ok(flow)
     }
@@ -476,7 +515,8 @@ impl FlowTable {
         }
         entry.protocol = 0;
         entry.addresses = [0; 2];
-        entry.next = self.free;
+        entry.pending = [Pending(0); 2];
+        self.aside[flow as usize].next = self.free;
         self.free = flow;
         self.used -= 1;
     }
@@ -548,7 +588,7 @@ mod tests {
         t.remove(first);
         assert!(t.insert(6, &k(3), None).is_ok());
         let m = t.memory();
-        assert_eq!((m.entries, m.addresses_v6), (128, 32));
+        assert_eq!((m.entries, m.addresses_v6), (160, 32));
     }
 
     #[test]

@@ -79,6 +79,7 @@ impl<M: Meter> ContentWorker<M> {
             Command::Report(mut report) => {
                 *report = Default::default();
                 report.generation = self.snapshot.generation;
+                report.settled = true;
                 report.decided = Some(Box::new(self.counted.clone()));
                 Acknowledgement::Report(report)
             }

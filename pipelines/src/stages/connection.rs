@@ -1,11 +1,12 @@
 //! A worker's connections: their states, time-outs and counts. Shared by the stages; owned by one worker.
 
 use crate::command::{Event, SegmentView, ServerStats};
-use crate::snapshot::{NO_SLOT, NextHop, SLOTS, Snapshot, Via};
+use crate::snapshot::{NO_SLOT, NextHop, Snapshot, Via};
 use crate::splice::Splices;
 use crate::stages::fragment::Fragments;
 use crate::stages::fragmentation::Oversized;
 use crate::stages::hold::{Awaited, Holding};
+use crate::stages::hops::{Copies, Hops, LINKS_FROM, no_hops};
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
 use crate::stages::schedule::{Schedulers, SharedCounts};
@@ -13,7 +14,7 @@ use crate::stages::state::may_be_reopened;
 use crate::stages::tunnel::{Outer, Paths};
 use hashbrown::HashMap;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
-use lcs_dataplane::flow::{FlowFlags, FlowTable, Place, TcpState};
+use lcs_dataplane::flow::{FlowFlags, FlowTable, Passed, Place, TcpState};
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::port::Capabilities;
 use lcs_dataplane::spread::Spread;
@@ -25,10 +26,12 @@ use std::sync::Arc;
 
 /// Rows of the next-hop table that the control thread fills. The rest are learned from frames of on-link clients.
 pub const CONTROL_ROWS: usize = 49_152;
-/// All rows.
-pub(crate) const ROWS: usize = SLOTS;
+/// All rows that lead somewhere; what a `u16` can number beyond them is for [`super::hops`].
+pub(crate) const ROWS: usize = LINKS_FROM;
 /// Flows looked at by the timers between two batches: some microseconds at most.
 const TIMER_BUDGET: usize = 64;
+/// Flows settled between two batches, or for one request: some ten microseconds.
+const SETTLED_AT_ONCE: u32 = 1024;
 /// Events kept for the control thread at most.
 const EVENTS: usize = 256;
 
@@ -63,12 +66,51 @@ impl Settings {
     }
 }
 
-/// Traffic of one server, in the hot loop: `[0]` from clients, `[1]` to clients. Half a cache line.
+/// Traffic of one server without what its flows have not settled: `[0]` from clients, `[1]` to clients.
 #[derive(Debug, Clone, Copy, Default)]
-#[repr(align(32))]
 pub(crate) struct Traffic {
-    pub(crate) packets: [u64; 2],
-    pub(crate) bytes: [u64; 2],
+    packets: [u64; 2],
+    bytes: [u64; 2],
+}
+
+impl Traffic {
+    fn add(&mut self, passed: &Passed) {
+        for side in [Place::CLIENT, Place::SERVER] {
+            self.packets[side] += u64::from(passed.packets[side]);
+            self.bytes[side] += u64::from(passed.bytes[side]);
+        }
+    }
+}
+
+/// Going through all flows, so that what they have counted is their servers'. Sweeps are numbered from 1; whoever wants to know what
+/// has passed up to now asks for one that has not begun, and looks again when it is done.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    done: u64,
+    wanted: u64,
+    /// The next flow of the sweep after `done`.
+    cursor: u32,
+}
+
+impl Sweep {
+    /// Asks for a sweep that begins from now on; its number.
+    pub(crate) fn ask(&mut self) -> u64 {
+        let begun = self.is_wanted() && self.cursor > 0;
+        let number = self.done + 1 + u64::from(begun);
+        self.wanted = self.wanted.max(number);
+        number
+    }
+
+    /// Whether somebody has asked for a sweep that is not done.
+    #[inline(always)]
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanted > self.done
+    }
+
+    /// Whether that sweep is done.
+    pub(crate) fn is_done(&self, number: u64) -> bool {
+        number <= self.done
+    }
 }
 
 /// Connections of one server.
@@ -88,7 +130,9 @@ pub struct Connections {
     pub(crate) timers: Timers,
     pub(crate) timeouts: [u32; TcpState::ALL.len()],
     /// As many as a `u16` can number, so that no row needs a bounds check.
-    pub(crate) hops: Box<[NextHop; 1 << 16]>,
+    pub(crate) hops: Box<Hops>,
+    pub(crate) copies: Copies,
+    pub(crate) sweep: Sweep,
     pub(crate) learned: Learned,
     pub(crate) own_addresses: OwnAddresses,
     pub(crate) full_batches: u32,
@@ -141,6 +185,8 @@ impl Connections {
             timers: Timers::new(now),
             timeouts: snapshot.timeouts.ticks(),
             hops: no_hops(),
+            copies: Copies::default(),
+            sweep: Sweep::default(),
             learned: Learned::default(),
             own_addresses: OwnAddresses::default(),
             full_batches: 0,
@@ -183,6 +229,7 @@ impl Connections {
         for (row, hop) in snapshot.next_hops.iter().enumerate().take(CONTROL_ROWS) {
             self.hops[row] = *hop;
         }
+        self.copies.forget(&mut self.table);
         let hops = &self.hops;
         self.holding.look_at_hops(|row| hops[usize::from(row)].resolved);
         self.traffic.resize(snapshot.servers.len(), Traffic::default());
@@ -221,6 +268,7 @@ impl Connections {
         let at = usize::from(row);
         if at < CONTROL_ROWS {
             self.hops[at] = hop;
+            self.copies.forget(&mut self.table);
             if hop.resolved {
                 self.holding.has_come(&Awaited::NextHop(row));
             }
@@ -297,8 +345,12 @@ impl Connections {
 
     /// Gives a flow a server, in the counts; `new`: a connection to it is opened by this.
     pub(crate) fn assign(&mut self, flow: u32, server: u16, new: bool) {
+        // What it has sent without a server is no server's.
+        self.settle(flow);
         let f = self.table.get_mut(flow);
         f.server = server;
+        // The way to the server before is not this one's.
+        f.hop_copy = 0;
         let active = f.flags.has(FlowFlags::ACTIVE);
         if let Some(load) = self.loads.get_mut(usize::from(server)) {
             load.opened += u64::from(new);
@@ -309,8 +361,10 @@ impl Connections {
 
     /// Takes a flow's server away, in the counts.
     pub(crate) fn unassign(&mut self, flow: u32) {
+        self.settle(flow);
         let f = self.table.get_mut(flow);
         let (server, active) = (std::mem::replace(&mut f.server, NO_SLOT), f.flags.has(FlowFlags::ACTIVE));
+        f.hop_copy = 0;
         if let Some(load) = self.loads.get_mut(usize::from(server)) {
             let count = if active { &mut load.active } else { &mut load.inactive };
             *count = count.saturating_sub(1);
@@ -357,9 +411,45 @@ impl Connections {
     pub(crate) fn close(&mut self, flow: u32) {
         let queued = self.table.get(flow).flags.has(FlowFlags::HALF_OPEN);
         self.timers.cancel(&mut self.table, flow, queued);
+        self.settle(flow);
         let server =
             uncount(&mut self.table, &mut self.loads, &mut self.states, &mut self.learned, &mut self.splices, flow);
         self.publish(server);
+    }
+
+    /// Counts a packet of a flow's side, of `bytes` bytes, for the flow and its server.
+    #[inline]
+    pub(crate) fn count(&mut self, flow: u32, side: usize, bytes: u16) {
+        if self.table.get_mut(flow).count(side, bytes) {
+            self.settle(flow);
+        }
+    }
+
+    /// Adds what a flow has counted to its server's traffic.
+    pub(crate) fn settle(&mut self, flow: u32) {
+        settle(&mut self.table, &mut self.traffic, flow);
+    }
+
+    /// Goes on with settling flows, if somebody has asked for it; a bounded number a call.
+    #[inline]
+    pub(crate) fn sweep(&mut self) {
+        if self.sweep.is_wanted() {
+            self.sweep_on();
+        }
+    }
+
+    #[inline(never)]
+    fn sweep_on(&mut self) {
+        let (from, reach) = (self.sweep.cursor, self.table.reach());
+        let end = from.saturating_add(SETTLED_AT_ONCE).min(reach);
+        for flow in from..end {
+            self.settle(flow);
+        }
+        self.sweep.cursor = end;
+        if end >= reach {
+            self.sweep.done += 1;
+            self.sweep.cursor = 0;
+        }
     }
 
     /// Makes room for a new flow by closing the oldest half-open one; `false` when there is none.
@@ -407,9 +497,22 @@ impl Connections {
 
     /// Serves the time-outs, a bounded number a call. Returns whether there may be more.
     pub fn expire(&mut self, now: u32) -> bool {
-        let Connections { table, timers, timeouts, loads, states, learned, counts, settings, expired, splices, .. } =
-            self;
+        let Connections {
+            table,
+            timers,
+            timeouts,
+            traffic,
+            loads,
+            states,
+            learned,
+            counts,
+            settings,
+            expired,
+            splices,
+            ..
+        } = self;
         let mut gone = |table: &mut FlowTable, flow: u32| {
+            settle(table, traffic, flow);
             let server = uncount(table, loads, states, learned, splices, flow);
             *expired += 1;
             if let Some(s) = loads.get(usize::from(server)) {
@@ -433,10 +536,13 @@ impl Connections {
     }
 }
 
-fn no_hops() -> Box<[NextHop; 1 << 16]> {
-    match vec![NextHop::default(); 1 << 16].into_boxed_slice().try_into() {
-        Ok(hops) => hops,
-        Err(_) => unreachable!("the vector has this length"),
+/// Adds what a flow has counted to its server's traffic.
+fn settle(table: &mut FlowTable, traffic: &mut [Traffic], flow: u32) {
+    let server = usize::from(table.get(flow).server);
+    if let Some(passed) = table.settle(flow)
+        && let Some(traffic) = traffic.get_mut(server)
+    {
+        traffic.add(&passed);
     }
 }
 

@@ -15,7 +15,6 @@ use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::options::STAMPED_HEAD;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol, tcp};
-use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::Stamps;
 use lcs_dataplane::{BURST, DropReason, Verdict};
 
@@ -162,17 +161,14 @@ const DIRECT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, 0)
 const DIRECT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::V6);
 const TUNNEL_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TUNNEL);
 
-/// Up to this many servers, what is kept for them stays in the first-level cache by itself.
-const NEAR: usize = 64;
-
 /// Forwards the simple frames ([`Batch::simple`]: every offset is known and the state stays) of established connections
 /// that go the way `HOW`, up to the first frame that is different. Returns the places that are left. What it does is what
 /// [`forward_one`] would do.
 #[inline(never)]
 fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
-    let Connections { table, traffic, hops, outers, ident, splices, .. } = c;
+    let Connections { table, hops, copies, outers, ident, splices, .. } = c;
     let (flows, v6) = table.flows_mut();
-    let (traffic, hops, outers, (splices, stamps)) = (&mut traffic[..], &**hops, &outers[..], splices.entries());
+    let (outers, (splices, stamps)) = (&outers[..], splices.entries());
     let later = places & !batch.simple;
     let mut rest = places & batch.simple;
     // Up to the first frame that is not simple.
@@ -180,25 +176,22 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
         rest &= (later & later.wrapping_neg()) - 1;
     }
     let beyond = places & !rest;
-    let far = traffic.len() > NEAR;
+    let mut full = 0u32;
     while rest != 0 {
         let i = rest.trailing_zeros() as usize % BURST;
-        if far && let Some(next) = flows.get(Place(batch.flow[(i + 3) % BURST]).flow() as usize) {
-            prefetch_at(traffic.as_ptr().wrapping_add(usize::from(next.server)));
-            prefetch_at(&raw const hops[usize::from(next.next_hop[1])]);
-        }
         let place = Place(batch.flow[i]);
         let side = place.side();
         let Some(flow) = flows.get_mut(place.flow() as usize) else { break };
-        let hop = &hops[usize::from(flow.next_hop[1 - side])];
-        let end = batch.end[i];
-        let len = end.wrapping_sub(ethernet::HEADER as u16);
-        let server = usize::from(flow.server);
-        let (true, true, Some(traffic)) = (hop.resolved, len <= hop.mtu, traffic.get_mut(server)) else { break };
         // Over IPv4 the flow may be a candidate that nobody has verified (`forward_found`); with it verified, this is true.
         let verified =
             HOW & V6 != 0 || flow.addresses[side] == batch.addresses[i] && flow.ports[side] == batch.ports[i];
         if flow.summary() & PATH != HOW & !STAMPED || !verified {
+            break;
+        }
+        let Some(hop) = copies.of(hops, flow, side) else { break };
+        let end = batch.end[i];
+        let len = end.wrapping_sub(ethernet::HEADER as u16);
+        if !hop.resolved || len > hop.mtu {
             break;
         }
         let frame = &mut batch.frames[i];
@@ -252,9 +245,9 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 *b = hop.addresses;
             }
             TUNNEL_V4 => {
-                let Some(Some(outer)) = outers.get(server) else { break };
+                let Some(Some(outer)) = outers.get(usize::from(flow.server)) else { break };
                 let next = ident.wrapping_add(1);
-                if !outer.put(frame, end, hop, next) {
+                if !outer.put(frame, end, &hop, next) {
                     break;
                 }
                 *ident = next;
@@ -273,13 +266,18 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
             _ => break,
         }
         flow.last_seen = now;
-        // Indexed, not branched on: which side sent a packet is as good as random.
-        flow.packets[side] = flow.packets[side].wrapping_add(1);
-        traffic.packets[side] += 1;
-        traffic.bytes[side] += u64::from(len);
+        if flow.count(side, len) {
+            full |= 1 << i;
+        }
         batch.tx[i] = hop.interface;
         batch.verdict[i] = Verdict::Forward;
         rest &= rest - 1;
+    }
+    if full != 0 {
+        // A batch has fewer frames than a flow may count from here on.
+        for i in Places::from_bits(full).iter() {
+            c.settle(Place(batch.flow[i]).flow());
+        }
     }
     rest | beyond
 }
@@ -295,7 +293,6 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
     if !c.hops[usize::from(row)].resolved {
         return unresolved(c, batch, i, row, now);
     }
-    flow.packets[side] = flow.packets[side].wrapping_add(1);
     if batch.protocol[i] == protocol::TCP {
         let tcp_flags = batch.tcp_flags[i];
         let spliced = flags.has(FlowFlags::SPLICED);
@@ -317,10 +314,10 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
         }
     }
     let len = batch.end[i] - u16::from(batch.l3[i]);
-    if let Some(traffic) = c.traffic.get_mut(server) {
-        // Indexed, not branched on: which side sent a packet is as good as random.
-        traffic.packets[side] += 1;
-        traffic.bytes[side] += u64::from(len);
+    c.count(place.flow(), side, len);
+    if c.table.get(place.flow()).state == TcpState::Established {
+        // It is at hand now, and will not be when the flow's next packets come.
+        c.copies.keep(&mut c.hops, c.table.get_mut(place.flow()));
     }
     let hop = &c.hops[usize::from(row)];
     if flags.has(FlowFlags::TUNNEL) {
@@ -561,12 +558,12 @@ mod tests {
         }
 
         /// What the worker has counted: of servers, and of each flow.
-        fn state(&self) -> String {
-            let flows: Vec<_> = (0..CLIENTS.into())
-                .map(|n| self.c.table.get(n))
-                .map(|f| (f.packets, f.state, f.last_seen, f.flags))
-                .collect();
-            format!("{flows:?} {:?} {}", self.c.server_stats().collect::<Vec<_>>(), self.c.ident)
+        fn state(&mut self) -> String {
+            let flows: Vec<_> =
+                (0..CLIENTS.into()).map(|n| self.c.table.get(n)).map(|f| (f.state, f.last_seen, f.flags)).collect();
+            let packets: Vec<_> = (0..CLIENTS.into()).map(|n| self.c.table.packets(n)).collect();
+            (0..CLIENTS.into()).for_each(|n| self.c.settle(n));
+            format!("{flows:?} {packets:?} {:?} {}", self.c.server_stats().collect::<Vec<_>>(), self.c.ident)
         }
     }
 

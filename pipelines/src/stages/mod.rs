@@ -23,6 +23,7 @@ pub mod forward;
 pub mod fragment;
 pub(crate) mod fragmentation;
 pub(crate) mod hold;
+mod hops;
 pub mod icmp;
 pub(crate) mod link;
 pub mod lookup;

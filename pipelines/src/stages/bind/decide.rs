@@ -102,9 +102,8 @@ impl<P: Port> Desk<'_, P> {
             Phase::Recall => return self.beside_message(batch, i, a, flow, b),
             _ => {}
         }
-        let f = self.c.table.get_mut(flow);
-        f.last_seen = self.tick;
-        f.packets[Place::CLIENT] = f.packets[Place::CLIENT].wrapping_add(1);
+        self.c.table.get_mut(flow).last_seen = self.tick;
+        self.c.table.count_aside(flow, [1, 0]);
         if a.flags & RST != 0 {
             return self.reset_by_client(batch, i, a, flow, b);
         }

@@ -203,8 +203,7 @@ impl<P: Port> Desk<'_, P> {
             // connection no more then, would reset the client for it.
             return Some(self.pass(batch, i, Place::new(flow, Place::CLIENT)));
         }
-        let f = self.c.table.get_mut(flow);
-        f.packets[Place::CLIENT] = f.packets[Place::CLIENT].wrapping_add(1);
+        self.c.table.count_aside(flow, [1, 0]);
         Some(Verdict::Consume)
     }
 

@@ -10,7 +10,7 @@ use crate::content::{Scheme, SynPolicy};
 use crate::snapshot::{NO_SLOT, WhenFull};
 use crate::splice::{Arrival, OWN_SCALE};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::{FlowFlags, Key, Place, TableFull, TcpState};
+use lcs_dataplane::flow::{FlowFlags, Key, TableFull, TcpState};
 use lcs_dataplane::headers::ethernet;
 use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
@@ -272,7 +272,7 @@ impl<P: Port> Desk<'_, P> {
         if a.len == 0 && a.flags & FIN == 0 {
             // The handshake is done. A protocol in which the server speaks first is greeted at once.
             if !self.speaks_first(self.c.table.get(flow).service) {
-                self.c.table.get_mut(flow).packets[Place::CLIENT] += 1;
+                self.c.table.count_aside(flow, [1, 0]);
                 return Some(Verdict::Consume);
             }
         }
