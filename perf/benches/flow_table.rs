@@ -102,7 +102,7 @@ impl Bench {
                     let Some(second) = self.ours.find_hashed(&key, TCP, hash) else { continue };
                     *place = second;
                 }
-                self.ours.get_mut(place.flow()).packets[place.side()] += 1;
+                let _ = self.ours.get_mut(place.flow()).count(place.side(), 40);
                 found += 1;
             }
         }
