@@ -83,9 +83,7 @@ impl Timers {
     pub fn queue(&mut self, table: &mut FlowTable, flow: u32) {
         let unit = self.unit;
         let entry = table.get_mut(flow);
-        // The byte is another's in established flows.
-        entry.hop_copy = 0;
-        entry.hop_link = stamp(entry.last_seen, unit);
+        entry.queued = stamp(entry.last_seen, unit);
         let links = table.links_mut(flow);
         (links.next, links.prev) = (NIL, if self.last == NIL { QUEUE } else { self.last });
         if self.last == NIL {
@@ -186,7 +184,7 @@ impl Timers {
             let idle = now.wrapping_sub(table.get(flow).last_seen);
             if idle < timeout || idle > u32::MAX / 2 {
                 let entry = table.get(flow);
-                if entry.hop_link != stamp(entry.last_seen, self.unit) {
+                if entry.queued != stamp(entry.last_seen, self.unit) {
                     self.cancel(table, flow, true);
                     self.queue(table, flow);
                     served += 1;

@@ -284,6 +284,7 @@ impl<P: Wire, M: Meter> Bench<P, M> {
                 self.splice(n, n + group)?;
                 n += group;
             }
+            self.scatter();
             return Ok((vec![], Turns::with_capacity(1)));
         }
         if self.options.preallocate {
@@ -291,6 +292,7 @@ impl<P: Wire, M: Meter> Bench<P, M> {
             if kept > 0 {
                 return Err(StagesError::Guessed { flows, kept });
             }
+            self.scatter();
             return Ok((vec![], Turns::with_capacity(1)));
         }
         let mut turns = Turns::with_capacity(flows / 32 + 1024);
@@ -327,7 +329,14 @@ impl<P: Wire, M: Meter> Bench<P, M> {
                 n += group;
             }
         }
+        self.scatter();
         Ok((costs, turns))
+    }
+
+    /// Has flows hand their counts on at any time of the rounds, as in the middle of traffic.
+    fn scatter(&mut self) {
+        let traffic = &mut self.traffic;
+        self.worker.pipeline_mut().pretend_traffic(|| (traffic.random() >> 32) as u8 % 128);
     }
 
     /// Carries the connections `from..to`, whose SYNs are answered, to where their responses pass: the request is delivered, and
@@ -486,7 +495,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         progress("opening as many flows in what is measured beside");
         let mut running = Running::start(peer, o)?;
         running.round()?;
-        Some((peer, running, vec![], vec![]))
+        Some((peer, running, vec![], vec![], vec![]))
     } else {
         None
     };
@@ -516,10 +525,11 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             let (first, second) = (nat.round()?, nat.round()?);
             ratios_to_plain.push((cost + bench.round()?) / (first + second));
         }
-        if let Some((_, peer, its, ratios)) = &mut peer {
+        if let Some((_, peer, its, ratios, same)) = &mut peer {
             let (first, second, again) =
                 beside_us.round(|| -> Result<_, StagesError> { Ok((peer.round()?, peer.round()?, bench.round()?)) })?;
             ratios.push((cost + again) / (first + second));
+            same.push(first / second);
             its.extend([first, second]);
         }
         if let Some(silent) = &mut silent {
@@ -569,11 +579,12 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
         splice_ratio: o.splice.then(|| Summary::of(ratios_to_plain.clone())),
         preallocate_ratio: o.preallocate.then(|| Summary::of(ratios_to_plain)),
         accounting_ratio: (!ratios.is_empty()).then(|| Summary::of(ratios)),
-        beside: peer.map(|(peer, _, its, ratios)| Beside {
+        beside: peer.map(|(peer, _, its, ratios, same)| Beside {
             peer,
             cycles_per_packet: Summary::of(its),
             sharing: beside_us.sort(&ratios),
             ratio: Summary::of(ratios),
+            same: Summary::of(same),
         }),
     })
 }

@@ -113,14 +113,18 @@ pub struct Report {
     pub counters: Counters,
     /// Cost of each stage, by name, in the packet's order; receive and transmit are in `counters`.
     pub stages: Vec<(String, StageCost)>,
-    /// Servers by slot. Their packets and bytes are complete when `settled`.
+    /// Servers by slot. Their packets and bytes lack what flows have counted lately and not handed on, of each flow up to 128 packets a side, unless
+    /// `traffic` was asked for.
     pub servers: Vec<ServerStats>,
-    /// Flows count for themselves, and their servers' sums are made from that when somebody asks. The number of the sweep over all flows that
-    /// this report waits for: 0 in a new request, and as the worker has set it when it is asked again.
+    /// In a request: servers' packets and bytes are wanted as they are now. Flows count for themselves, so the worker goes through all of them
+    /// for that.
+    #[serde(default)]
+    pub traffic: bool,
+    /// Number of the sweep over all flows that a report with `traffic` waits for: 0 in a new request, and as the worker has set it when it
+    /// is asked again.
     #[serde(default)]
     pub sweep: u64,
-    /// Whether that sweep is done. A table in which there were never more than 1,024 flows at once is swept by the request itself; of a larger one,
-    /// the report comes at once with the rest, and is to be asked for again with the same `sweep`.
+    /// Whether this is what was asked for. If not, that sweep is under way, and nothing else in here says anything: it is to be asked for again as it has come.
     #[serde(default)]
     pub settled: bool,
     /// Flows by [`TcpState`].

@@ -99,9 +99,11 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 }))
             }),
             Operation::Gather { purpose, reports, unasked } => {
-                unasked.retain_mut(|(worker, report)| {
-                    let report = report.take().or_else(|| self.spare_reports.pop()).unwrap_or_default();
-                    !self.tell(*worker, Command::Report(report), Sent::Operation(ticket))
+                let traffic = purpose.shows_traffic();
+                unasked.retain(|&(worker, sweep)| {
+                    let mut report = self.spare_reports.pop().unwrap_or_default();
+                    (report.traffic, report.sweep) = (traffic, sweep);
+                    !self.tell(worker, Command::Report(report), Sent::Operation(ticket))
                 });
                 if reports.iter().all(Option::is_some) {
                     let reports: Vec<report::Boxed> = reports.iter_mut().filter_map(Option::take).collect();
@@ -167,7 +169,6 @@ impl<W: Workers, S: Steering> Control<W, S> {
         self.spare_reports.extend(reports.into_iter().map(|mut report| {
             report.content.services.clear();
             report.decided = None;
-            report.sweep = 0;
             report
         }));
         self.spare_reports.truncate(2 * self.progress.len());
@@ -231,14 +232,16 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 self.wait_for_change(ticket, changes, Some(requests::NOT_WRITTEN.to_owned()));
             }
             (Operation::Trace { started, .. }, _) => started[worker] = true,
-            (Operation::Gather { purpose, reports, unasked }, Acknowledgement::Report(report)) => {
-                if report.settled || !purpose.shows_traffic() {
+            (Operation::Gather { reports, unasked, .. }, Acknowledgement::Report(report)) => {
+                if report.settled {
                     reports[worker] = Some(report);
                     return;
                 }
-                // It comes again, as it is, until the worker has gone through all its flows.
+                // It is asked for at once again, until the worker has gone through all its flows. The number is kept apart from the report,
+                // which is lost where the ring has no room.
                 pending.deadline = Some(self.now + ACKNOWLEDGE);
-                unasked.push((worker, Some(report)));
+                unasked.push((worker, report.sweep));
+                self.spare_reports.push(report);
                 self.push(ticket);
             }
             (Operation::List(listing), Acknowledgement::Flows(page)) => {

@@ -132,6 +132,6 @@ impl<W: Workers, S: Steering> Control<W, S> {
     pub(super) fn gather(&mut self, ticket: Ticket, purpose: Purpose) {
         let count = self.progress.len();
         let reports = (0..count).map(|_| None).collect();
-        self.wait(ticket, Operation::Gather { purpose, reports, unasked: (0..count).map(|w| (w, None)).collect() });
+        self.wait(ticket, Operation::Gather { purpose, reports, unasked: (0..count).map(|w| (w, 0)).collect() });
     }
 }

@@ -34,8 +34,8 @@ pub(super) enum Operation {
     Gather {
         purpose: Purpose,
         reports: Vec<Option<report::Boxed>>,
-        /// Workers to ask, and what each has answered that is not complete.
-        unasked: Vec<(usize, Option<report::Boxed>)>,
+        /// Workers to ask, and the number of the sweep that each has begun for it; 0: none yet.
+        unasked: Vec<(usize, u64)>,
     },
     /// For pages of flows, worker by worker.
     List(Box<Listing>),

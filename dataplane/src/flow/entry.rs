@@ -170,6 +170,9 @@ pub(crate) struct Aside {
 // SAFETY: integers.
 unsafe impl super::slab::Zeroable for Aside {}
 
+/// Low bits of a flow's copy of the way to its server.
+const DESTINATION_BITS: u32 = 48;
+
 /// One connection, in one cache line of 64 bytes.
 ///
 /// `[0]` of a pair is the client's side (source client, destination virtual service), `[1]` the server's
@@ -183,8 +186,9 @@ pub struct Flow {
     pub addresses: [u64; 2],
     /// Source and destination port of each side's packets, as they stand in the packet.
     pub ports: [u32; 2],
-    /// Next hop toward the client and toward the server: rows of the worker's next-hop table.
-    pub next_hop: [u16; 2],
+    /// Next hop toward the client and toward the server: rows of the worker's next-hop table. While there is a `hop_copy`, the second
+    /// is the row with the rest of that.
+    pub(crate) next_hop: [u16; 2],
     /// Slot of the virtual service.
     pub service: u16,
     /// Slot of the real server.
@@ -196,8 +200,9 @@ pub struct Flow {
     pub ip_difference: u16,
     /// Tick of the last packet.
     pub last_seen: u32,
-    /// The connection's owner keeps here what its packets to the server need of their next hop; 0: nothing.
-    pub hop_copy: u64,
+    /// 0, or a copy of the way to the server: its row of the next hops in the high 16 bits, and below the link-layer destination as it stands in the
+    /// frame, first byte lowest.
+    pub(crate) hop_copy: u64,
     /// What the client's and the server's packets have counted since the last [`super::FlowTable::settle`].
     pub(crate) pending: [Pending; 2],
     /// IP protocol; 0 in a free entry.
@@ -206,8 +211,8 @@ pub struct Flow {
     pub state: TcpState,
     /// Flags.
     pub flags: FlowFlags,
-    /// Of an established flow: goes with `hop_copy`. Of a half-open one, which has none: when it was queued.
-    pub hop_link: u8,
+    /// When it was put on the half-open queue, coarsely.
+    pub(crate) queued: u8,
     /// For the stage that owns the flow (splicing keeps its entry's number here).
     pub extra: u32,
 }
@@ -239,6 +244,52 @@ impl Flow {
         pending.0 >= Pending::MANY
     }
 
+    /// The row of the next hop to side `to`.
+    #[inline]
+    pub fn next_hop(&self, to: usize) -> u16 {
+        if to == Place::SERVER && self.hop_copy != 0 { (self.hop_copy >> DESTINATION_BITS) as u16 } else { self.next_hop[to & 1] }
+    }
+
+    /// Sets the row of the next hop to side `to`; a copy of the way to the server ends with it.
+    #[inline]
+    pub fn set_next_hop(&mut self, to: usize, row: u16) {
+        if to == Place::SERVER {
+            self.hop_copy = 0;
+        }
+        self.next_hop[to & 1] = row;
+    }
+
+    /// The row that the copy of the way to the server goes with, where there is a copy.
+    #[inline]
+    pub fn copied_with(&self) -> Option<u16> {
+        (self.hop_copy != 0).then_some(self.next_hop[Place::SERVER])
+    }
+
+    /// Copies the link-layer destination of the way to the server (as it stands in the frame) into the flow, so that its row is not needed.
+    /// `rest` is a row with the rest of it, whose own destination is zero. A destination of zeros is not copied.
+    pub fn copy_hop(&mut self, destination: [u8; 6], rest: u16) {
+        let [a, b, c, d, e, f] = destination;
+        let destination = u64::from_le_bytes([a, b, c, d, e, f, 0, 0]);
+        if destination != 0 {
+            self.hop_copy = u64::from(self.next_hop(Place::SERVER)) << DESTINATION_BITS | destination;
+            self.next_hop[Place::SERVER] = rest;
+        }
+    }
+
+    /// Ends the copy of the way to the server.
+    pub fn forget_copy(&mut self) {
+        self.set_next_hop(Place::SERVER, self.next_hop(Place::SERVER));
+    }
+
+    /// The way of a packet that side `from` has sent: a row, and what is to be laid (by or) over the first eight bytes of its addresses, the
+    /// first one lowest.
+    #[inline(always)]
+    pub fn way(&self, from: usize) -> (u16, u64) {
+        // Which side sent a packet is as good as random: masked, not branched on. All ones for the client's.
+        let mask = (from as u64).wrapping_sub(1) >> (64 - DESTINATION_BITS);
+        (self.next_hop[1 - from], self.hop_copy & mask)
+    }
+
     /// Whether the addresses are IPv6.
     #[inline]
     pub fn is_v6(&self) -> bool {
@@ -254,7 +305,7 @@ const _: () = {
     let first = offset_of!(Flow, protocol);
     assert!(size_of::<Flow>() == 64 && first % 4 == 0);
     assert!(offset_of!(Flow, state) == first + 1 && size_of::<TcpState>() == 1);
-    assert!(offset_of!(Flow, flags) == first + 2 && offset_of!(Flow, hop_link) == first + 3);
+    assert!(offset_of!(Flow, flags) == first + 2 && offset_of!(Flow, queued) == first + 3);
 };
 
 #[cfg(test)]

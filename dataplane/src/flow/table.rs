@@ -54,6 +54,7 @@ pub struct FlowTable {
     hasher: Hasher,
     free: u32,
     fresh: u32,
+    reach: u32,
     used: usize,
 }
 
@@ -71,6 +72,7 @@ impl FlowTable {
             hasher: Hasher::new(seed),
             free: NIL,
             fresh: 0,
+            reach: 0,
             used: 0,
         }
     }
@@ -252,10 +254,18 @@ impl FlowTable {
         &mut self.aside[flow as usize]
     }
 
-    /// Flows that were ever in use at once: every flow in the table has a number below it.
+    /// Every flow in the table has a number below this one.
     #[inline]
     pub fn reach(&self) -> u32 {
-        self.fresh
+        self.reach
+    }
+
+    /// Lets [`FlowTable::reach`] fall as far as there is no flow, past `most` entries at most.
+    pub fn lower_reach(&mut self, most: u32) {
+        let least = self.reach.saturating_sub(most);
+        while self.reach > least && self.flows[self.reach as usize - 1].protocol == 0 {
+            self.reach -= 1;
+        }
     }
 
     /// What a flow's packets have counted since this was asked last; `None` when nothing has, or there is no such flow.
@@ -342,6 +352,7 @@ impl FlowTable {
         } else {
             self.free = self.aside[flow as usize].next;
         }
+        self.reach = self.reach.max(flow + 1);
         *entry = Flow {
             addresses,
             ports: [client.ports(), server.map_or(0, Key::ports)],
@@ -356,7 +367,7 @@ impl FlowTable {
             protocol,
             state: TcpState::None,
             flags: FlowFlags(if matches!(client, Key::V6 { .. }) { FlowFlags::V6 } else { 0 }),
-            hop_link: 0,
+            queued: 0,
             extra: 0,
         };
         self.aside[flow as usize] = Aside { next: NIL, prev: NIL, packets: [0; 2] };
@@ -516,6 +527,7 @@ impl FlowTable {
         entry.protocol = 0;
         entry.addresses = [0; 2];
         entry.pending = [Pending(0); 2];
+        entry.forget_copy();
         self.aside[flow as usize].next = self.free;
         self.free = flow;
         self.used -= 1;

@@ -66,13 +66,15 @@ pub struct Beside {
     pub cycles_per_packet: Summary,
     /// Our cost to its, round by round: each has both twice, in the order ours, its, its, ours.
     pub ratio: Summary,
-    /// The same by whether the core was shared with another hardware thread.
+    /// Its first cost to its second, round by round: what two measurements of the same thing differ in.
+    pub same: Summary,
+    /// The ratio by whether the core was shared with another hardware thread.
     pub sharing: Option<Sharing>,
 }
 
 impl fmt::Display for Beside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (c, r) = (&self.cycles_per_packet, &self.ratio);
+        let (c, r, s) = (&self.cycles_per_packet, &self.ratio, &self.same);
         match self.peer {
             Peer::RteHash => f.write_str("rte_hash loop in C")?,
             Peer::Small => write!(f, "the same with {} service and {} servers", SMALL.0, SMALL.1)?,
@@ -82,6 +84,7 @@ impl fmt::Display for Beside {
             ": {:.1} cycles/packet ({:.1} – {:.1}); ours / its, interleaved: {:.3} ({:.3} – {:.3})",
             c.median, c.quartiles.0, c.quartiles.1, r.median, r.quartiles.0, r.quartiles.1
         )?;
+        write!(f, "\nits / its, the same way: {:.3} ({:.3} – {:.3})", s.median, s.quartiles.0, s.quartiles.1)?;
         self.sharing.map_or(Ok(()), |sharing| write!(f, "\nours / its, {}", sharing.with(3)))
     }
 }
@@ -260,7 +263,23 @@ mod tests {
         let json = serde_json::to_value(&figures).unwrap();
         assert_eq!(json["beside"]["peer"], "small");
         assert_eq!(json["beside"]["ratio"]["median"], beside.ratio.median);
+        assert_eq!((beside.same.rounds, &json["beside"]["same"]["median"]), (3, &beside.same.median.into()));
+        assert!(figures.to_string().contains(&format!("its / its, the same way: {:.3}", beside.same.median)), "{figures}");
         assert_eq!(json["options"]["servers"], 100);
+    }
+
+    #[test]
+    fn the_small_site_is_small_and_has_as_many_flows() {
+        let o = Options { flows: 600, packets: 2048, services: 4, servers: 100, ..Options::default() };
+        let Running::Small(mut small) = Running::start(Peer::Small, &o).unwrap() else { panic!("another peer") };
+        let mut large = Bench::new(&o, Tsc);
+        large.fill().unwrap();
+        for (bench, servers) in [(&mut *small, 3), (&mut large, 100)] {
+            let report = bench.report();
+            assert_eq!((report.servers.len(), report.flows), (servers, 600));
+            let opened: Vec<u64> = report.servers.iter().map(|s| s.connections).collect();
+            assert!(opened.iter().all(|n| *n > 0) && opened.iter().sum::<u64>() == 600, "{opened:?}");
+        }
     }
 
     /// It verifies its own checksums before it says that it is ready.

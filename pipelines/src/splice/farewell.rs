@@ -43,7 +43,7 @@ impl Farewells {
         let ack = (attached && !unanswered).then_some(e.offsets.limit[Place::SERVER]);
         let seq = e.numbers[0].wrapping_add(1);
         let tunnel = flow.flags.has(FlowFlags::TUNNEL);
-        let (hop, server) = (flow.next_hop[Place::SERVER], flow.server);
+        let (hop, server) = (flow.next_hop(Place::SERVER), flow.server);
         self.0.extend(key.map(|key| Farewell { key, hop, server, tunnel, seq, ack }));
     }
 

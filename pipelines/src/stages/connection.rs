@@ -6,7 +6,7 @@ use crate::splice::Splices;
 use crate::stages::fragment::Fragments;
 use crate::stages::fragmentation::Oversized;
 use crate::stages::hold::{Awaited, Holding};
-use crate::stages::hops::{Copies, Hops, LINKS_FROM, no_hops};
+use crate::stages::hops::{Hops, LINKS_FROM, Links, no_hops};
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
 use crate::stages::schedule::{Schedulers, SharedCounts};
@@ -82,8 +82,8 @@ impl Traffic {
     }
 }
 
-/// Going through all flows, so that what they have counted is their servers'. Sweeps are numbered from 1; whoever wants to know what
-/// has passed up to now asks for one that has not begun, and looks again when it is done.
+/// Going through all flows, so that what they have counted is their servers', and none goes by a link that is none any more. Sweeps are numbered
+/// from 1; whoever wants to know what has passed up to now asks for one that has not begun, and looks again when it is done.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep {
     done: u64,
@@ -131,7 +131,7 @@ pub struct Connections {
     pub(crate) timeouts: [u32; TcpState::ALL.len()],
     /// As many as a `u16` can number, so that no row needs a bounds check.
     pub(crate) hops: Box<Hops>,
-    pub(crate) copies: Copies,
+    pub(crate) links: Links,
     pub(crate) sweep: Sweep,
     pub(crate) learned: Learned,
     pub(crate) own_addresses: OwnAddresses,
@@ -148,7 +148,7 @@ pub struct Connections {
     pub(crate) icmp_sent: u64,
     pub(crate) checksums_completed: u64,
     /// Outer IPv4 headers by server slot.
-    pub(crate) outers: Vec<Option<Outer>>,
+    pub(crate) outers: Vec<Outer>,
     /// Identification of the last outer IPv4 header.
     pub(crate) ident: u16,
     /// Identification of the last outer IPv6 packet that was cut.
@@ -185,7 +185,7 @@ impl Connections {
             timers: Timers::new(now),
             timeouts: snapshot.timeouts.ticks(),
             hops: no_hops(),
-            copies: Copies::default(),
+            links: Links::default(),
             sweep: Sweep::default(),
             learned: Learned::default(),
             own_addresses: OwnAddresses::default(),
@@ -227,9 +227,8 @@ impl Connections {
         self.timeouts = snapshot.timeouts.ticks();
         self.own_addresses.install(&snapshot.interfaces);
         for (row, hop) in snapshot.next_hops.iter().enumerate().take(CONTROL_ROWS) {
-            self.hops[row] = *hop;
+            self.links.set(&mut self.hops, row, *hop);
         }
-        self.copies.forget(&mut self.table);
         let hops = &self.hops;
         self.holding.look_at_hops(|row| hops[usize::from(row)].resolved);
         self.traffic.resize(snapshot.servers.len(), Traffic::default());
@@ -250,7 +249,7 @@ impl Connections {
         self.paths.install(snapshot.servers.len(), &gone);
         self.counts.templates.install(&snapshot, &gone);
         self.outers.clear();
-        self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
+        self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().map_or_else(Outer::default, Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
         self.splices.install(&snapshot);
         let Settings { worker, flows, .. } = self.settings;
@@ -267,8 +266,7 @@ impl Connections {
     pub fn set_next_hop(&mut self, row: u16, hop: NextHop) -> bool {
         let at = usize::from(row);
         if at < CONTROL_ROWS {
-            self.hops[at] = hop;
-            self.copies.forget(&mut self.table);
+            self.links.set(&mut self.hops, at, hop);
             if hop.resolved {
                 self.holding.has_come(&Awaited::NextHop(row));
             }
@@ -326,7 +324,7 @@ impl Connections {
         entry.state = state;
         entry.last_seen = now;
         let (server, active) = (entry.server, is_active(state));
-        self.learned.hold(entry.next_hop[0]);
+        self.learned.hold(entry.next_hop(Place::CLIENT));
         entry.flags.set(FlowFlags::ACTIVE, active);
         entry.flags.set(FlowFlags::HALF_OPEN, state == TcpState::SynReceived);
         if state == TcpState::SynReceived {
@@ -349,8 +347,6 @@ impl Connections {
         self.settle(flow);
         let f = self.table.get_mut(flow);
         f.server = server;
-        // The way to the server before is not this one's.
-        f.hop_copy = 0;
         let active = f.flags.has(FlowFlags::ACTIVE);
         if let Some(load) = self.loads.get_mut(usize::from(server)) {
             load.opened += u64::from(new);
@@ -364,7 +360,6 @@ impl Connections {
         self.settle(flow);
         let f = self.table.get_mut(flow);
         let (server, active) = (std::mem::replace(&mut f.server, NO_SLOT), f.flags.has(FlowFlags::ACTIVE));
-        f.hop_copy = 0;
         if let Some(load) = self.loads.get_mut(usize::from(server)) {
             let count = if active { &mut load.active } else { &mut load.inactive };
             *count = count.saturating_sub(1);
@@ -430,6 +425,15 @@ impl Connections {
         settle(&mut self.table, &mut self.traffic, flow);
     }
 
+    /// Counts packets without bytes that never were: `packets` of each side of each flow.
+    pub(crate) fn pretend_traffic(&mut self, mut packets: impl FnMut() -> u8) {
+        for flow in (0..self.table.reach()).filter(|flow| self.table.keys(*flow).is_some()).collect::<Vec<_>>() {
+            for side in [Place::CLIENT, Place::SERVER] {
+                (0..packets()).for_each(|_| self.count(flow, side, 0));
+            }
+        }
+    }
+
     /// Goes on with settling flows, if somebody has asked for it; a bounded number a call.
     #[inline]
     pub(crate) fn sweep(&mut self) {
@@ -440,10 +444,15 @@ impl Connections {
 
     #[inline(never)]
     fn sweep_on(&mut self) {
+        self.table.lower_reach(SETTLED_AT_ONCE);
         let (from, reach) = (self.sweep.cursor, self.table.reach());
         let end = from.saturating_add(SETTLED_AT_ONCE).min(reach);
-        for flow in from..end {
-            self.settle(flow);
+        for number in from..end {
+            self.settle(number);
+            let flow = self.table.get_mut(number);
+            if Links::is_stale(&self.hops, flow) {
+                self.links.copy(&mut self.hops, &mut self.sweep, flow);
+            }
         }
         self.sweep.cursor = end;
         if end >= reach {
@@ -560,7 +569,7 @@ fn uncount(
         splices.part(entry, table.keys(flow));
         splices.release(entry.extra, entry.service);
     }
-    learned.release(entry.next_hop[0]);
+    learned.release(entry.next_hop(Place::CLIENT));
     let (server, state, active) = (entry.server, entry.state, entry.flags.has(FlowFlags::ACTIVE));
     states[state as usize] -= 1;
     if let Some(load) = loads.get_mut(usize::from(server)) {

@@ -4,10 +4,11 @@ use super::bind::{FAR_IN_POOL, intact};
 use super::connection::Connections;
 use super::fragmentation::{Cut, may_be_cut};
 use super::hold::Awaited;
+use super::hops::Addresses;
 use super::state::{followed, next_state, note, notes_of};
 use super::translate::{Translated, directed, splice_v4, translate_v4, translate_v6};
 use super::{icmp, tunnel};
-use crate::snapshot::NextHop;
+use crate::snapshot::{NO_SLOT, NextHop};
 use crate::splice::{Entry, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
@@ -15,6 +16,7 @@ use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::options::STAMPED_HEAD;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol, tcp};
+use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::Stamps;
 use lcs_dataplane::{BURST, DropReason, Verdict};
 
@@ -95,6 +97,8 @@ pub(crate) const PATH: u32 = 0xffff
         << 16;
 /// The bit of a path that says IPv6.
 const V6: u32 = (FlowFlags::V6 as u32) << 16;
+/// The one that says that it is spliced.
+const SPLICED: u32 = (FlowFlags::SPLICED as u32) << 16;
 /// And the one that says that the connection to the server is from a pool.
 const POOLED: u32 = (FlowFlags::POOLED as u32) << 16;
 /// Byte 12 of a TCP header without options, and of one with timestamps and no other.
@@ -161,14 +165,17 @@ const DIRECT_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, 0)
 const DIRECT_V6: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::V6);
 const TUNNEL_V4: u32 = Flow::summary_of(protocol::TCP, TcpState::Established, FlowFlags::TUNNEL);
 
+/// Up to this many servers, their outer headers stay in the first-level cache by themselves.
+const NEAR: usize = 64;
+
 /// Forwards the simple frames ([`Batch::simple`]: every offset is known and the state stays) of established connections
 /// that go the way `HOW`, up to the first frame that is different. Returns the places that are left. What it does is what
 /// [`forward_one`] would do.
 #[inline(never)]
 fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
-    let Connections { table, hops, copies, outers, ident, splices, .. } = c;
+    let Connections { table, hops, outers, ident, splices, .. } = c;
     let (flows, v6) = table.flows_mut();
-    let (outers, (splices, stamps)) = (&outers[..], splices.entries());
+    let (hops, outers, (splices, stamps)) = (&**hops, &outers[..], splices.entries());
     let later = places & !batch.simple;
     let mut rest = places & batch.simple;
     // Up to the first frame that is not simple.
@@ -176,9 +183,13 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
         rest &= (later & later.wrapping_neg()) - 1;
     }
     let beyond = places & !rest;
+    let far = HOW == TUNNEL_V4 && outers.len() > NEAR;
     let mut full = 0u32;
     while rest != 0 {
         let i = rest.trailing_zeros() as usize % BURST;
+        if far && let Some(next) = flows.get(Place(batch.flow[(i + 3) % BURST]).flow() as usize) {
+            prefetch_at(outers.as_ptr().wrapping_add(usize::from(next.server)));
+        }
         let place = Place(batch.flow[i]);
         let side = place.side();
         let Some(flow) = flows.get_mut(place.flow() as usize) else { break };
@@ -188,17 +199,23 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
         if flow.summary() & PATH != HOW & !STAMPED || !verified {
             break;
         }
-        let Some(hop) = copies.of(hops, flow, side) else { break };
+        // Between two servers, what a spliced connection's client sends is nobody's yet.
+        if HOW & SPLICED != 0 && flow.server == NO_SLOT {
+            break;
+        }
+        let (row, over) = flow.way(side);
+        let hop = &hops[usize::from(row)];
         let end = batch.end[i];
         let len = end.wrapping_sub(ethernet::HEADER as u16);
         if !hop.resolved || len > hop.mtu {
             break;
         }
+        let to = Addresses::of(hop, over);
         let frame = &mut batch.frames[i];
         match HOW {
             NAT_V4 => {
                 let Some(b) = frame.bytes_mut().first_chunk_mut::<54>() else { break };
-                b[..12].copy_from_slice(&hop.addresses);
+                to.put(b);
                 b[22] = b[22].wrapping_sub(1);
                 let sum = u16::from_ne_bytes([b[24], b[25]]);
                 b[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
@@ -218,7 +235,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<34>(), tcp.first_chunk_mut::<20>()) else { break };
                 let s = stamps.get_mut(flow.extra as usize);
                 let Some(moved) = passing::<HOW>(e, s, side, tcp, rest, end - 54) else { break };
-                ip[..12].copy_from_slice(&hop.addresses);
+                to.put(ip);
                 splice_v4(ip, tcp, flow, side, &e.offsets, moved);
             }
             SPLICE_V6 | POOLED_V6 | STAMPED_V6 | POOLED_STAMPED_V6 => {
@@ -232,7 +249,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
                 let s = stamps.get_mut(flow.extra as usize);
                 let Some(moved) = passing::<HOW>(e, s, side, tcp, rest, end - 74) else { break };
                 let (source, destination) = v6.of(flow, 1 - side);
-                ip[..12].copy_from_slice(&hop.addresses);
+                to.put(ip);
                 ip[21] = ip[21].wrapping_sub(1);
                 ip[22..38].copy_from_slice(destination);
                 ip[38..54].copy_from_slice(source);
@@ -242,12 +259,12 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
             DIRECT_V4 | DIRECT_V6 => {
                 // Direct routing: only the link-layer address changes (tutorial, slide 26).
                 let Some(b) = frame.bytes_mut().first_chunk_mut::<12>() else { break };
-                *b = hop.addresses;
+                to.put(b);
             }
             TUNNEL_V4 => {
-                let Some(Some(outer)) = outers.get(usize::from(flow.server)) else { break };
+                let Some(outer) = outers.get(usize::from(flow.server)) else { break };
                 let next = ident.wrapping_add(1);
-                if !outer.put(frame, end, &hop, next) {
+                if !outer.put(frame, end, hop.mtu, to, next) {
                     break;
                 }
                 *ident = next;
@@ -255,7 +272,7 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
             NAT_V6 => {
                 let Some(b) = frame.bytes_mut().first_chunk_mut::<74>() else { break };
                 let (source, destination) = v6.of(flow, 1 - side);
-                b[..12].copy_from_slice(&hop.addresses);
+                to.put(b);
                 b[21] = b[21].wrapping_sub(1);
                 b[22..38].copy_from_slice(destination);
                 b[38..54].copy_from_slice(source);
@@ -289,7 +306,7 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
     let side = place.side();
     let flow = c.table.get_mut(place.flow());
     flow.last_seen = now;
-    let (row, flags, server) = (flow.next_hop[1 - side], flow.flags, usize::from(flow.server));
+    let (row, flags, server) = (flow.next_hop(1 - side), flow.flags, usize::from(flow.server));
     if !c.hops[usize::from(row)].resolved {
         return unresolved(c, batch, i, row, now);
     }
@@ -315,9 +332,10 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
     }
     let len = batch.end[i] - u16::from(batch.l3[i]);
     c.count(place.flow(), side, len);
-    if c.table.get(place.flow()).state == TcpState::Established {
+    let flow = c.table.get_mut(place.flow());
+    if flow.state == TcpState::Established {
         // It is at hand now, and will not be when the flow's next packets come.
-        c.copies.keep(&mut c.hops, c.table.get_mut(place.flow()));
+        c.links.keep(&mut c.hops, &mut c.sweep, flow);
     }
     let hop = &c.hops[usize::from(row)];
     if flags.has(FlowFlags::TUNNEL) {
@@ -346,7 +364,7 @@ fn numbers(batch: &Batch, i: usize) -> Option<[u32; 2]> {
 fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place, now: u32) -> Verdict {
     let side = place.side();
     let flow = c.table.get(place.flow());
-    let hop = c.hops[usize::from(flow.next_hop[1 - side])];
+    let hop = c.hops[usize::from(flow.next_hop(1 - side))];
     let too_long = batch.end[i] - u16::from(batch.l3[i]) > hop.mtu;
     if too_long && !may_be_cut(batch, i) {
         return icmp::too_big(c, batch, i, hop.mtu, now);
@@ -423,7 +441,7 @@ pub(crate) fn forward_without_ports(
     let flow = c.table.get_mut(place.flow());
     flow.last_seen = now;
     let flow = *flow;
-    let row = flow.next_hop[1 - side];
+    let row = flow.next_hop(1 - side);
     let hop = c.hops[usize::from(row)];
     if !hop.resolved {
         return unresolved(c, batch, i, row, now);

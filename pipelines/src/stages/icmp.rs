@@ -226,7 +226,7 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
     let keys = c.table.keys(place.flow());
     let other = keys.and_then(|k| if side == Place::CLIENT { k.server } else { Some(k.client) });
     let Some(other) = other else { return Verdict::Drop(DropReason::IcmpUnrelated) };
-    let hop = c.hops[usize::from(flow.next_hop[1 - side])];
+    let hop = c.hops[usize::from(flow.next_hop(1 - side))];
     if !hop.resolved {
         return Verdict::Drop(DropReason::NextHopUnresolved);
     }
@@ -384,7 +384,7 @@ fn from_tunnel(c: &mut Connections, batch: &mut Batch, i: usize, e: &Embedded, n
         (None, false) => (icmp::v4::UNREACHABLE, 1, 0),
         (None, true) => (icmp::v6::UNREACHABLE, 3, 0),
     };
-    let hop = c.hops[usize::from(flow.next_hop[0])];
+    let hop = c.hops[usize::from(flow.next_hop(Place::CLIENT))];
     if !hop.resolved {
         return Verdict::Drop(DropReason::NextHopUnresolved);
     }

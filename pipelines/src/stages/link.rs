@@ -199,7 +199,7 @@ pub(crate) fn is_looked_at(c: &mut Connections, batch: &Batch) -> bool {
 pub(crate) fn follow_clients(c: &mut Connections, batch: &Batch, hits: &Places) {
     for i in hits.iter() {
         let place = Place(batch.flow[i]);
-        let row = c.table.get(place.flow()).next_hop[0];
+        let row = c.table.get(place.flow()).next_hop(Place::CLIENT);
         if place.side() != Place::CLIENT || usize::from(row) < CONTROL_ROWS {
             continue;
         }
@@ -220,7 +220,7 @@ fn moved(c: &mut Connections, batch: &Batch, i: usize, flow: u32, old: u16, sour
     let own = ethernet::destination(batch.frames[i].bytes());
     let Some(client) = c.table.keys(flow).map(|k| k.client.source().ip()) else { return };
     if let Ok(row) = c.row_to_client(client, batch.rx[i], source, own) {
-        c.table.get_mut(flow).next_hop[0] = row;
+        c.table.get_mut(flow).set_next_hop(Place::CLIENT, row);
         c.learned.hold(row);
         c.learned.release(old);
     }

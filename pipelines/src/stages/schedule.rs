@@ -13,7 +13,7 @@ use crate::snapshot::{Forward, NO_SLOT, Scheduler, Server, ServerState, Service,
 use hashbrown::HashMap;
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
-use lcs_dataplane::flow::{FlowFlags, Key, TableFull, TcpState};
+use lcs_dataplane::flow::{FlowFlags, Key, Place, TableFull, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::headers::{Kind, ethernet, protocol};
 use lcs_dataplane::{BURST, DropReason, Verdict};
@@ -447,7 +447,8 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
     let entry = c.table.get_mut(flow);
     entry.service = o.service;
     entry.server = o.server;
-    entry.next_hop = [to_client, row];
+    entry.set_next_hop(Place::CLIENT, to_client);
+    entry.set_next_hop(Place::SERVER, row);
     if let Some((ip, l4)) = differences {
         entry.ip_difference = ip.bits();
         entry.l4_difference = l4.bits();

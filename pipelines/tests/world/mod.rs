@@ -372,8 +372,18 @@ impl World {
         sent
     }
 
+    /// What the worker has counted, servers' packets and bytes up to now among it.
     pub fn report(&mut self) -> Report {
-        match self.worker.command(Command::Report(Box::default()), self.now) {
+        let mut report = Report { traffic: true, ..Report::default() };
+        while !report.settled {
+            report = self.ask(report);
+        }
+        report
+    }
+
+    /// What the worker answers when it is asked for a report once.
+    pub fn ask(&mut self, report: Report) -> Report {
+        match self.worker.command(Command::Report(Box::new(report)), self.now) {
             Acknowledgement::Report(r) => *r,
             other => panic!("{other:?}"),
         }

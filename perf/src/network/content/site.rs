@@ -299,15 +299,21 @@ impl ContentSite {
         });
     }
 
-    /// What each worker has counted.
+    /// What each worker has counted, servers' packets and bytes up to now among it.
     pub fn reports(&mut self) -> Vec<Report> {
         let now = self.net.now();
-        let answers = self.net[self.director].command(|| Command::Report(Box::default()), now);
-        let report = |a| match a {
-            Acknowledgement::Report(report) => Some(*report),
-            _ => None,
-        };
-        answers.into_iter().filter_map(report).collect()
+        let mut reports: Vec<Box<Report>> = vec![];
+        loop {
+            let mut again = reports.into_iter();
+            let mut next = || again.next().unwrap_or_else(|| Box::new(Report { traffic: true, ..Report::default() }));
+            let answers = self.net[self.director].command(|| Command::Report(next()), now);
+            let report = |a| if let Acknowledgement::Report(report) = a { Some(report) } else { None };
+            reports = answers.into_iter().filter_map(report).collect();
+            // Each time it is asked, a worker goes on with it.
+            if reports.iter().all(|report| report.settled) {
+                return reports.into_iter().map(|report| *report).collect();
+            }
+        }
     }
 
     /// Runs until every client is done; `false` when they are not by then.

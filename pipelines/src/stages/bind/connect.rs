@@ -115,7 +115,7 @@ impl<P: Port> Desk<'_, P> {
         }
         let (ip, l4) = differences(&keys.client, &back);
         let f = self.c.table.get_mut(flow);
-        f.next_hop[Place::SERVER] = s.next_hop;
+        f.set_next_hop(Place::SERVER, s.next_hop);
         f.ip_difference = ip.bits();
         f.l4_difference = l4.bits();
         f.flags.set(FlowFlags::TRANSLATED, true);
@@ -260,7 +260,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn note_server(&mut self, flow: u32, entry: u32, window: u16, o: &SynOptions) {
         let f = self.c.table.get(flow);
         let (headers, default) = if f.is_v6() { (60, DEFAULT_MSS_V6) } else { (40, DEFAULT_MSS_V4) };
-        let path = self.c.hops[usize::from(f.next_hop[Place::SERVER])].mtu.saturating_sub(headers).max(LEAST_MSS);
+        let path = self.c.hops[usize::from(f.next_hop(Place::SERVER))].mtu.saturating_sub(headers).max(LEAST_MSS);
         let e = self.c.splices.get_mut(entry);
         e.server_window = window.max(1).ilog2() as u8;
         e.server_mss = o.mss.unwrap_or(default).clamp(LEAST_MSS, path);

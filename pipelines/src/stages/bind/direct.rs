@@ -308,7 +308,7 @@ impl<P: Port> Desk<'_, P> {
     /// client; no service's servers take less than the service's MSS.
     fn segment_size(&self, flow: u32) -> usize {
         let f = self.c.table.get(flow);
-        let hop = self.c.hops[usize::from(f.next_hop[Place::SERVER])];
+        let hop = self.c.hops[usize::from(f.next_hop(Place::SERVER))];
         let server = self.snapshot.servers.get(usize::from(f.server)).and_then(Option::as_ref);
         let outer = match server.filter(|_| f.flags.has(FlowFlags::TUNNEL)) {
             Some(s) if s.address.is_ipv6() => ipv6::HEADER,

@@ -313,7 +313,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return };
         let f = self.c.table.get(flow);
         let (service, v6) = (f.service, f.is_v6());
-        let interface = self.c.hops[usize::from(f.next_hop[Place::CLIENT])].interface;
+        let interface = self.c.hops[usize::from(f.next_hop(Place::CLIENT))].interface;
         let most = self.own_mss(service, interface, v6);
         let mss = Some(options.mss.unwrap_or(most).min(most));
         let mut written = [0; 40];

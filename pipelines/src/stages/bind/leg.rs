@@ -71,7 +71,9 @@ impl<P: Port> Desk<'_, P> {
         let m = self.c.table.get_mut(flow);
         m.flags.set(FlowFlags::TRANSLATED, false);
         let l = self.c.table.get_mut(beside);
-        l.next_hop = if pool { [f.next_hop[Place::SERVER]; 2] } else { f.next_hop };
+        let to_server = f.next_hop(Place::SERVER);
+        l.set_next_hop(Place::CLIENT, if pool { to_server } else { f.next_hop(Place::CLIENT) });
+        l.set_next_hop(Place::SERVER, to_server);
         l.service = f.service;
         l.server = NO_SLOT;
         l.extra = leg;
@@ -122,7 +124,7 @@ impl<P: Port> Desk<'_, P> {
             _ => return false,
         };
         let m = self.c.table.get_mut(flow);
-        m.next_hop[Place::SERVER] = beside.next_hop[Place::SERVER];
+        m.set_next_hop(Place::SERVER, beside.next_hop(Place::SERVER));
         m.ip_difference = difference.0.bits();
         m.l4_difference = difference.1.bits();
         m.flags.set(FlowFlags::TRANSLATED, true);

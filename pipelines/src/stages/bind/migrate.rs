@@ -170,7 +170,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return };
         self.c.assign(flow, server, true);
         let f = self.c.table.get_mut(flow);
-        f.next_hop[Place::SERVER] = s.next_hop;
+        f.set_next_hop(Place::SERVER, s.next_hop);
         f.flags.set(FlowFlags::TUNNEL, s.forward == Forward::Tunnel);
     }
 
@@ -198,7 +198,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(ends) = self.ends(flow) else { return };
         let f = self.c.table.get(flow);
         let server = f.server;
-        let hop = self.c.hops[usize::from(f.next_hop[Place::SERVER])];
+        let hop = self.c.hops[usize::from(f.next_hop(Place::SERVER))];
         let v6 = self.c.splices.migrations.filters.get(server).is_some_and(|f| f.at.is_ipv6());
         let around = if v6 { ipv6::HEADER } else { ipv4::HEADER } + udp::HEADER + MIGRATE_OVERHEAD;
         let piece = usize::from(hop.mtu).saturating_sub(around).max(PIECE_MIN);

@@ -324,7 +324,7 @@ impl<'d, P: Port> Desk<'d, P> {
         let segment = stamped.as_ref().unwrap_or(&segment);
         let f = self.c.table.get(flow);
         let tunnel = side == Place::SERVER && f.flags.has(FlowFlags::TUNNEL);
-        let (row, server) = (f.next_hop[side & 1], f.server);
+        let (row, server) = (f.next_hop(side & 1), f.server);
         let Some(length) = self.emit(row, tunnel.then_some(server), segment) else { return };
         // Toward the server it counts as the client's, as if it had been forwarded.
         let from = 1 - (side & 1);

@@ -10,7 +10,7 @@ use crate::content::{Scheme, SynPolicy};
 use crate::snapshot::{NO_SLOT, WhenFull};
 use crate::splice::{Arrival, OWN_SCALE};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::{FlowFlags, Key, TableFull, TcpState};
+use lcs_dataplane::flow::{FlowFlags, Key, Place, TableFull, TcpState};
 use lcs_dataplane::headers::ethernet;
 use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
@@ -203,7 +203,7 @@ impl<P: Port> Desk<'_, P> {
         let f = self.c.table.get_mut(flow);
         f.service = slot;
         f.server = NO_SLOT;
-        f.next_hop = [to_client, 0];
+        f.set_next_hop(Place::CLIENT, to_client);
         f.extra = entry;
         f.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(flow, TcpState::SynReceived, self.tick);

@@ -585,7 +585,8 @@ impl<P: Port> Desk<'_, P> {
             return None;
         };
         let f = self.c.table.get_mut(flow);
-        f.next_hop = [s.next_hop; 2];
+        f.set_next_hop(Place::CLIENT, s.next_hop);
+        f.set_next_hop(Place::SERVER, s.next_hop);
         f.service = service;
         f.server = crate::snapshot::NO_SLOT;
         f.extra = leg;

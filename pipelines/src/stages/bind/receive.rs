@@ -238,7 +238,7 @@ impl<P: Port> Desk<'_, P> {
         let f = self.c.table.get_mut(flow);
         f.service = slot;
         f.server = crate::snapshot::NO_SLOT;
-        f.next_hop = [row, 0];
+        f.set_next_hop(Place::CLIENT, row);
         f.extra = entry;
         f.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(flow, TcpState::Established, self.tick);
