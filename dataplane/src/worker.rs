@@ -52,7 +52,8 @@ pub trait Pipeline {
         0
     }
 
-    /// Whether other threads have work of this pipeline in hand, so that its worker should not fall asleep over the port.
+    /// Whether the pipeline has work that no frame will wake its worker for, so that it should not fall asleep over the port: other threads have some in
+    /// hand, or [`Pipeline::housekeeping`] goes on with something that somebody waits for.
     #[inline(always)]
     fn awaits(&self) -> bool {
         false

@@ -340,7 +340,7 @@ impl Pipeline for Layer4 {
 
     #[inline(always)]
     fn awaits(&self) -> bool {
-        // Somebody waits for a sweep as well, which goes on between turns.
+        // The sweep goes on in `housekeeping`.
         self.is_away() || self.connections.sweep.is_wanted()
     }
 }

@@ -127,36 +127,6 @@ impl TcpState {
     }
 }
 
-/// Packets (the high 8 bits) and their bytes (the low 24) that are counted in a flow and nowhere else yet: one addition a packet, in a line
-/// that is at hand. 255 packets of 65,535 bytes don't overflow it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(transparent)]
-pub(crate) struct Pending(pub(crate) u32);
-
-impl Pending {
-    /// One packet of no bytes.
-    const PACKET: u32 = 1 << 24;
-    /// From here on it is time to settle.
-    const MANY: u32 = 1 << 31;
-
-    pub(crate) fn packets(self) -> u32 {
-        self.0 >> 24
-    }
-
-    pub(crate) fn bytes(self) -> u32 {
-        self.0 & (Pending::PACKET - 1)
-    }
-}
-
-/// What has passed since it was asked last, by side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Passed {
-    /// Packets from the client and from the server.
-    pub packets: [u32; 2],
-    /// Bytes of these.
-    pub bytes: [u32; 2],
-}
-
 /// What of a flow is not needed to forward its packets: 16 bytes in an array of their own.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(16))]
@@ -204,7 +174,7 @@ pub struct Flow {
     /// frame, first byte lowest.
     pub(crate) hop_copy: u64,
     /// What the client's and the server's packets have counted since the last [`super::FlowTable::settle`].
-    pub(crate) pending: [Pending; 2],
+    pub(crate) pending: [super::counts::Pending; 2],
     /// IP protocol; 0 in a free entry.
     pub protocol: u8,
     /// The connection's state.
@@ -234,20 +204,14 @@ impl Flow {
         u32::from_le_bytes([protocol, state as u8, flags, 0])
     }
 
-    /// Counts a packet of `bytes` bytes from side `side`. `true` asks for [`super::FlowTable::settle`] before this side has sent 127
-    /// packets more.
-    #[inline(always)]
-    #[must_use]
-    pub fn count(&mut self, side: usize, bytes: u16) -> bool {
-        let pending = &mut self.pending[side];
-        pending.0 = pending.0.wrapping_add(Pending::PACKET | u32::from(bytes));
-        pending.0 >= Pending::MANY
-    }
-
     /// The row of the next hop to side `to`.
     #[inline]
     pub fn next_hop(&self, to: usize) -> u16 {
-        if to == Place::SERVER && self.hop_copy != 0 { (self.hop_copy >> DESTINATION_BITS) as u16 } else { self.next_hop[to & 1] }
+        if to == Place::SERVER && self.hop_copy != 0 {
+            (self.hop_copy >> DESTINATION_BITS) as u16
+        } else {
+            self.next_hop[to & 1]
+        }
     }
 
     /// Sets the row of the next hop to side `to`; a copy of the way to the server ends with it.
@@ -321,5 +285,39 @@ mod tests {
         f.state = TcpState::CloseWait;
         f.flags.set(FlowFlags::TUNNEL, true);
         assert_eq!(f.summary(), Flow::summary_of(6, TcpState::CloseWait, FlowFlags::TUNNEL));
+    }
+
+    #[test]
+    fn a_copied_way_stands_for_the_row_until_it_is_forgotten_or_the_row_is_another() {
+        let mut t = super::super::FlowTable::new(1, 1);
+        let flow = t.insert(6, &super::super::Key::V4 { addresses: 1, ports: 2 }, None).unwrap();
+        let f = t.get_mut(flow);
+        f.set_next_hop(Place::CLIENT, 7);
+        f.set_next_hop(Place::SERVER, 49_151);
+        assert_eq!((f.way(Place::CLIENT), f.way(Place::SERVER), f.copied_with()), ((49_151, 0), (7, 0), None));
+        let destination = [0xff, 2, 3, 4, 5, 0xfe];
+        for _ in 0..2 {
+            f.copy_hop(destination, 65_300);
+            assert_eq!(
+                (f.next_hop(Place::CLIENT), f.next_hop(Place::SERVER), f.copied_with()),
+                (7, 49_151, Some(65_300))
+            );
+            let (row, over) = f.way(Place::CLIENT);
+            assert_eq!((row, over.to_le_bytes()), (65_300, [0xff, 2, 3, 4, 5, 0xfe, 0, 0]));
+            assert_eq!(f.way(Place::SERVER), (7, 0));
+        }
+        f.set_next_hop(Place::CLIENT, 8);
+        assert_eq!((f.copied_with(), f.way(Place::SERVER)), (Some(65_300), (8, 0)));
+        f.forget_copy();
+        assert_eq!((f.way(Place::CLIENT), f.copied_with()), ((49_151, 0), None));
+        f.copy_hop(destination, 65_300);
+        f.set_next_hop(Place::SERVER, 9);
+        assert_eq!((f.way(Place::CLIENT), f.next_hop(Place::SERVER), f.copied_with()), ((9, 0), 9, None));
+        // A row of 0 is one as well; zeros are no destination.
+        f.set_next_hop(Place::SERVER, 0);
+        f.copy_hop([0; 6], 65_300);
+        assert_eq!(f.copied_with(), None);
+        f.copy_hop(destination, 65_300);
+        assert_eq!((f.next_hop(Place::SERVER), f.copied_with()), (0, Some(65_300)));
     }
 }

@@ -3,6 +3,7 @@
 //! Three parts, see `DESIGN.md` beside this file: an index of 64-byte buckets from a connection's key to
 //! its place, the [`Flow`] entries of one cache line each, with what packets don't need kept aside, and the addresses of IPv6 flows.
 
+mod counts;
 mod entry;
 mod finder;
 mod hash;
@@ -12,7 +13,8 @@ mod key;
 mod slab;
 mod table;
 
-pub use entry::{Flow, FlowFlags, Passed, Place, TcpState};
+pub use counts::Passed;
+pub use entry::{Flow, FlowFlags, Place, TcpState};
 pub use finder::{AddressesV6, Finder};
 pub use hash::Hasher;
 pub use key::{Addresses, Key};

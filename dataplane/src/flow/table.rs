@@ -1,6 +1,7 @@
 //! The table: entries, free list, and the addresses of IPv6 flows.
 
-use super::entry::{Aside, Flow, FlowFlags, Passed, Pending, Place, TcpState};
+use super::counts::Pending;
+use super::entry::{Aside, Flow, FlowFlags, Place, TcpState};
 use super::finder::{AddressesV6, Finder};
 use super::hash::Hasher;
 use super::index::Index;
@@ -44,9 +45,9 @@ const NIL: u32 = u32::MAX;
 /// The flow table of one worker.
 #[derive(Debug)]
 pub struct FlowTable {
-    flows: Slab<Flow>,
+    pub(super) flows: Slab<Flow>,
     /// By flow, too.
-    aside: Slab<Aside>,
+    pub(super) aside: Slab<Aside>,
     index: Index,
     /// Client addresses of IPv6 flows, by flow; a slab of its own, since not every flow has one.
     clients_v6: Slab<[u8; 16]>,
@@ -54,7 +55,7 @@ pub struct FlowTable {
     hasher: Hasher,
     free: u32,
     fresh: u32,
-    reach: u32,
+    pub(super) reach: u32,
     used: usize,
 }
 
@@ -252,43 +253,6 @@ impl FlowTable {
     #[inline(always)]
     pub(crate) fn links_mut(&mut self, flow: u32) -> &mut Aside {
         &mut self.aside[flow as usize]
-    }
-
-    /// Every flow in the table has a number below this one.
-    #[inline]
-    pub fn reach(&self) -> u32 {
-        self.reach
-    }
-
-    /// Lets [`FlowTable::reach`] fall as far as there is no flow, past `most` entries at most.
-    pub fn lower_reach(&mut self, most: u32) {
-        let least = self.reach.saturating_sub(most);
-        while self.reach > least && self.flows[self.reach as usize - 1].protocol == 0 {
-            self.reach -= 1;
-        }
-    }
-
-    /// What a flow's packets have counted since this was asked last; `None` when nothing has, or there is no such flow.
-    #[inline]
-    pub fn settle(&mut self, flow: u32) -> Option<Passed> {
-        let entry = self.flows.get_mut(flow as usize).filter(|f| f.pending != [Pending(0); 2])?;
-        let pending = std::mem::take(&mut entry.pending);
-        let passed = Passed { packets: pending.map(Pending::packets), bytes: pending.map(Pending::bytes) };
-        self.count_aside(flow, passed.packets);
-        Some(passed)
-    }
-
-    /// Counts packets of a flow that are counted nowhere else.
-    #[inline]
-    pub fn count_aside(&mut self, flow: u32, packets: [u32; 2]) {
-        let all = &mut self.aside[flow as usize].packets;
-        *all = [all[0].wrapping_add(packets[0]), all[1].wrapping_add(packets[1])];
-    }
-
-    /// Packets of a flow from the client and from the server, modulo 2³².
-    pub fn packets(&self, flow: u32) -> [u32; 2] {
-        let (pending, settled) = (self.flows[flow as usize].pending, self.aside[flow as usize].packets);
-        [0, 1].map(|side| settled[side].wrapping_add(pending[side].packets()))
     }
 
     /// Adds a flow whose client's packets have key `client`, and whose server's packets, if they come back

@@ -264,7 +264,10 @@ mod tests {
         assert_eq!(json["beside"]["peer"], "small");
         assert_eq!(json["beside"]["ratio"]["median"], beside.ratio.median);
         assert_eq!((beside.same.rounds, &json["beside"]["same"]["median"]), (3, &beside.same.median.into()));
-        assert!(figures.to_string().contains(&format!("its / its, the same way: {:.3}", beside.same.median)), "{figures}");
+        assert!(
+            figures.to_string().contains(&format!("its / its, the same way: {:.3}", beside.same.median)),
+            "{figures}"
+        );
         assert_eq!(json["options"]["servers"], 100);
     }
 

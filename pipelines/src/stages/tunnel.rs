@@ -46,7 +46,8 @@ impl Outer {
     pub(crate) fn put(&self, frame: &mut Frame, end: u16, mtu: u16, to: Addresses, ident: u16) -> bool {
         const OVERHEAD: u16 = ipv4::HEADER as u16;
         let total = end.wrapping_sub(ethernet::HEADER as u16).wrapping_add(OVERHEAD);
-        if self.header[0] == 0 || total > mtu || total < OVERHEAD || frame.headroom() < ipv4::HEADER || frame.len() < 54 {
+        if self.header[0] == 0 || total > mtu || total < OVERHEAD || frame.headroom() < ipv4::HEADER || frame.len() < 54
+        {
             return false;
         }
         // Ethernet padding must not travel inside the tunnel.
