@@ -529,7 +529,10 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             let (first, second, again) =
                 beside_us.round(|| -> Result<_, StagesError> { Ok((peer.round()?, peer.round()?, bench.round()?)) })?;
             ratios.push((cost + again) / (first + second));
-            same.push(first / second);
+            // The second of a pair finds the caches as the first has left them, so pairs are compared with pairs.
+            if let [.., a, b] = its[..] {
+                same.push((first + second) / (a + b));
+            }
             its.extend([first, second]);
         }
         if let Some(silent) = &mut silent {
@@ -584,7 +587,7 @@ pub fn measure(o: &Options, mut progress: impl FnMut(&str)) -> Result<Figures, S
             cycles_per_packet: Summary::of(its),
             sharing: beside_us.sort(&ratios),
             ratio: Summary::of(ratios),
-            same: Summary::of(same),
+            same: (!same.is_empty()).then(|| Summary::of(same)),
         }),
     })
 }

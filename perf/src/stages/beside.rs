@@ -66,15 +66,16 @@ pub struct Beside {
     pub cycles_per_packet: Summary,
     /// Our cost to its, round by round: each has both twice, in the order ours, its, its, ours.
     pub ratio: Summary,
-    /// Its first cost to its second, round by round: what two measurements of the same thing differ in.
-    pub same: Summary,
+    /// Its cost to its own of the round before: what two measurements of the same thing differ in. `None` for a single round.
+    #[serde(default)]
+    pub same: Option<Summary>,
     /// The ratio by whether the core was shared with another hardware thread.
     pub sharing: Option<Sharing>,
 }
 
 impl fmt::Display for Beside {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (c, r, s) = (&self.cycles_per_packet, &self.ratio, &self.same);
+        let (c, r) = (&self.cycles_per_packet, &self.ratio);
         match self.peer {
             Peer::RteHash => f.write_str("rte_hash loop in C")?,
             Peer::Small => write!(f, "the same with {} service and {} servers", SMALL.0, SMALL.1)?,
@@ -84,7 +85,10 @@ impl fmt::Display for Beside {
             ": {:.1} cycles/packet ({:.1} – {:.1}); ours / its, interleaved: {:.3} ({:.3} – {:.3})",
             c.median, c.quartiles.0, c.quartiles.1, r.median, r.quartiles.0, r.quartiles.1
         )?;
-        write!(f, "\nits / its, the same way: {:.3} ({:.3} – {:.3})", s.median, s.quartiles.0, s.quartiles.1)?;
+        if let Some(s) = &self.same {
+            let (low, high) = s.quartiles;
+            write!(f, "\nits / its of the round before: {:.3} ({low:.3} – {high:.3})", s.median)?;
+        }
         self.sharing.map_or(Ok(()), |sharing| write!(f, "\nours / its, {}", sharing.with(3)))
     }
 }
@@ -263,9 +267,10 @@ mod tests {
         let json = serde_json::to_value(&figures).unwrap();
         assert_eq!(json["beside"]["peer"], "small");
         assert_eq!(json["beside"]["ratio"]["median"], beside.ratio.median);
-        assert_eq!((beside.same.rounds, &json["beside"]["same"]["median"]), (3, &beside.same.median.into()));
+        let same = beside.same.unwrap();
+        assert_eq!((same.rounds, &json["beside"]["same"]["median"]), (2, &same.median.into()));
         assert!(
-            figures.to_string().contains(&format!("its / its, the same way: {:.3}", beside.same.median)),
+            figures.to_string().contains(&format!("its / its of the round before: {:.3}", same.median)),
             "{figures}"
         );
         assert_eq!(json["options"]["servers"], 100);
