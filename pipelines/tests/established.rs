@@ -398,7 +398,7 @@ proptest! {
                 for (_, frame) in world.burst(burst) {
                     let to_server = frame[30..33] == [10, 0, 0];
                     let length = u64::from(u16::from_be_bytes([frame[16], frame[17]]));
-                    // What a server has sent has its number at the end of its own address, which NAT has hidden: it is known from the burst.
+                    // NAT hides a server's address: it is known from the burst, which is one server's.
                     let (server, at) = if to_server {
                         (usize::from(frame[33]) - 1, 0)
                     } else {
