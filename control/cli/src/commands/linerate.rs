@@ -17,6 +17,7 @@ use std::time::Duration;
 ///
 /// On the memory port generator, director and sink share one core, and time is the director's own: the clock stands still while
 /// frames are made and taken. What that costs is shown, and a reflector without a pipeline is measured beside the director.
+/// What is lost while somebody else uses the core's other hardware thread is set aside, unless that is nearly all the time.
 ///
 /// With --tx and --rx the generator sends and receives on any two ports, by the wall clock, and what joins these is measured: this
 /// director in another process or on another machine, or anything else that forwards. It forwards by address and port (layer 4);
@@ -62,7 +63,7 @@ pub struct Args {
     /// A search ends after so many seconds in any case.
     #[arg(long, value_name = "S", default_value_t = Options::default().search.budget.as_secs_f64())]
     budget: f64,
-    /// Judge a rate by one trial, as RFC 2544 does, and not by the majority of up to three.
+    /// Judge a rate by one trial, as RFC 2544 does, and not by the majority of up to three; nor try the lowest rate that failed again.
     #[arg(long)]
     single: bool,
     /// Searches, of which the median is shown.
