@@ -46,7 +46,7 @@ pub(crate) struct Slices {
 }
 
 impl Slices {
-    /// Seconds between two looks, which take a hundredth of it.
+    /// Seconds between two looks, which take less than a hundredth of it.
     const SECONDS: f64 = 250e-6;
 
     /// The first slice begins.

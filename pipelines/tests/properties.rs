@@ -281,6 +281,7 @@ proptest! {
         }
         prop_assert_eq!(listed, clients.len());
     }
+
     /// The same in bursts: what belongs to a sibling is found among what does not, whatever else is in the burst, and none of a
     /// worker's own is taken for a sibling's.
     #[test]

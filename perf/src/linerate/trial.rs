@@ -32,13 +32,13 @@ pub struct Trial {
     pub interrupted_ms: f64,
     /// Frames that were lost while the worker recovered from an interruption, or had to share its core; in none of the numbers above.
     pub set_aside: u64,
-    /// Share of looks at the worker's core that found it shared with another hardware thread.
+    /// Share of the trial's time in which what was lost was set aside.
+    pub disturbed: f64,
+    /// Frames/s that came out in the rest of it.
+    pub forwarded_rate: f64,
+    /// Share of looks at the worker's core that found it shared with another hardware thread, set aside or not.
     #[serde(default)]
     pub shared: f64,
-    /// Share of the trial's time in which it did.
-    pub disturbed: f64,
-    /// Frames/s that came out while it did not.
-    pub forwarded_rate: f64,
     /// Turns of the generator in which it had lost its core, over real ports.
     #[serde(default)]
     pub gaps: u64,

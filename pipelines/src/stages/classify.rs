@@ -42,8 +42,8 @@ impl Classified {
 
 /// Reads every frame of the batch, and sorts them into `out`, which is empty.
 ///
-/// (`out` is filled where its owner keeps it: handed back, its words would be copied by one wide load right behind their narrow stores, which waits
-/// until the store buffer is empty.)
+/// (`out` is filled where its owner keeps it: handed back, its words were copied by one wide load right behind their narrow stores, which no store
+/// can be forwarded to. What that cost was not measured.)
 pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, out: &mut Classified, now: u32) {
     let n = batch.len.min(BURST);
     let verify = !c.settings.capabilities.verifies_ip_checksum;
