@@ -81,6 +81,46 @@ impl Key {
         self.endpoint(1)
     }
 
+    /// The key of packets that another host answers this packet's sender with, from that address and port; `None` when the families differ.
+    #[inline]
+    pub fn answered_by(&self, address: IpAddr, port: u16) -> Option<Key> {
+        let p = self.ports().to_ne_bytes();
+        let [a, b] = port.to_be_bytes();
+        let ports = u32::from_ne_bytes([a, b, p[0], p[1]]);
+        Some(match (self, address) {
+            (Key::V4 { addresses, .. }, IpAddr::V4(by)) => {
+                let (from, [c, d, e, f, ..]) = (by.octets(), addresses.to_ne_bytes());
+                let addresses = u64::from_ne_bytes([from[0], from[1], from[2], from[3], c, d, e, f]);
+                Key::V4 { addresses, ports }
+            }
+            (Key::V6 { addresses, .. }, IpAddr::V6(by)) => {
+                let mut turned = [0; 32];
+                turned[..16].copy_from_slice(&by.octets());
+                turned[16..].copy_from_slice(&addresses[..16]);
+                Key::V6 { addresses: turned, ports }
+            }
+            _ => return None,
+        })
+    }
+
+    /// Port that packets go to, host order.
+    #[inline]
+    pub fn destination_port(&self) -> u16 {
+        let p = self.ports().to_ne_bytes();
+        u16::from_be_bytes([p[2], p[3]])
+    }
+
+    /// Whether packets go to this address and port.
+    #[inline]
+    pub fn is_to(&self, address: IpAddr, port: u16) -> bool {
+        let same = match (self, address) {
+            (Key::V4 { addresses, .. }, IpAddr::V4(a)) => addresses.to_ne_bytes()[4..] == a.octets(),
+            (Key::V6 { addresses, .. }, IpAddr::V6(a)) => addresses[16..] == a.octets(),
+            _ => false,
+        };
+        same && self.ports().to_ne_bytes()[2..] == port.to_be_bytes()
+    }
+
     #[inline]
     fn endpoint(&self, which: usize) -> SocketAddr {
         let p = self.ports().to_ne_bytes();
@@ -136,6 +176,9 @@ mod tests {
             let key = Key::new(s, d).unwrap();
             assert_eq!(key.reversed(), Key::new(d, s).unwrap());
             assert_eq!((key.source(), key.destination()), (s, d));
+            assert_eq!(key.answered_by(d.ip(), 8080), Key::new(SocketAddr::new(d.ip(), 8080), s));
+            assert_eq!(key.destination_port(), d.port());
+            assert!(key.is_to(d.ip(), d.port()) && !key.is_to(s.ip(), d.port()) && !key.is_to(d.ip(), s.port()));
         }
     }
 }

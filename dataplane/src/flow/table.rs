@@ -330,9 +330,18 @@ impl FlowTable {
     /// # Errors
     /// As [`FlowTable::insert`]; the flow is as before then.
     pub fn attach_server(&mut self, flow: u32, server: &Key) -> Result<(), TableFull> {
+        let protocol = self.flows.get(flow as usize).map_or(0, |f| f.protocol);
+        self.attach_server_hashed(flow, server, server.hash(&self.hasher, protocol))
+    }
+
+    /// As [`FlowTable::attach_server`], for a key whose hash is known.
+    ///
+    /// # Errors
+    /// As [`FlowTable::insert`]; the flow is as before then.
+    pub fn attach_server_hashed(&mut self, flow: u32, server: &Key, hash: u64) -> Result<(), TableFull> {
         let Some(keys) = self.keys(flow).filter(|k| k.server.is_none()) else { return Err(TableFull::TupleInUse) };
         let protocol = self.flows[flow as usize].protocol;
-        let hash = server.hash(&self.hasher, protocol);
+        debug_assert_eq!(hash, server.hash(&self.hasher, protocol));
         if self.find_hashed(server, protocol, hash).is_some() {
             return Err(TableFull::TupleInUse);
         }

@@ -12,5 +12,5 @@ mod stamps;
 
 pub use cookie::{Cookies, Offer};
 pub use offsets::{NumberSpace, Offsets};
-pub use segment::Segment;
+pub use segment::{Payload, Segment};
 pub use stamps::{FARTHEST, SOON, Stamps, later};

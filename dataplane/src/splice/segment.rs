@@ -25,7 +25,30 @@ pub struct Segment<'s> {
     /// Options, a multiple of four bytes.
     pub options: &'s [u8],
     /// Payload.
-    pub payload: &'s [u8],
+    pub payload: Payload<'s>,
+}
+
+/// Bytes of a segment, and their sum where that is known already.
+#[derive(Debug, Clone, Copy)]
+pub struct Payload<'s> {
+    bytes: &'s [u8],
+    sum: Option<u16>,
+}
+
+impl<'s> Payload<'s> {
+    /// None.
+    pub const NONE: Payload<'static> = Payload { bytes: &[], sum: None };
+
+    /// Bytes of which `sum` is the one's complement sum, folded, in memory order, if it is known. A wrong one makes a wrong checksum.
+    pub fn summed(bytes: &'s [u8], sum: Option<u16>) -> Self {
+        Payload { bytes, sum }
+    }
+}
+
+impl<'s> From<&'s [u8]> for Payload<'s> {
+    fn from(bytes: &'s [u8]) -> Self {
+        Payload { bytes, sum: None }
+    }
 }
 
 impl Segment<'_> {
@@ -34,7 +57,7 @@ impl Segment<'_> {
     #[must_use]
     pub fn write(&self, frame: &mut Frame, link: &[u8; 12]) -> bool {
         let header = tcp::HEADER + self.options.len();
-        let length = header + self.payload.len();
+        let length = header + self.payload.bytes.len();
         if self.options.len() > 40 || !self.options.len().is_multiple_of(4) {
             return false;
         }
@@ -107,8 +130,11 @@ impl Segment<'_> {
             rest = behind;
         }
         if !rest.is_empty() {
-            rest.copy_from_slice(self.payload);
-            sum = sum.bytes(self.payload);
+            rest.copy_from_slice(self.payload.bytes);
+            sum = match self.payload.sum {
+                Some(known) => sum.word(known),
+                None => sum.bytes(self.payload.bytes),
+            };
         }
         t[16..18].copy_from_slice(&sum.checksum().to_ne_bytes());
     }
@@ -134,7 +160,7 @@ mod tests {
                 ack: 7,
                 window: 512,
                 options: &[2, 4, 5, 0xb4],
-                payload: b"odd",
+                payload: b"odd"[..].into(),
             };
             let mut f = port.allocate().unwrap();
             assert!(segment.write(&mut f, &[1; 12]));
@@ -142,7 +168,11 @@ mod tests {
             assert!(transport_checksum_ok(f.bytes(), &p));
             let t = Tcp::parse(&f.bytes()[p.l4 as usize..p.end as usize]).unwrap();
             assert_eq!((t.seq().0, t.ack().0, t.window(), t.payload()), (0xffff_fff0, 7, 512, &b"odd"[..]));
-            let big = Segment { payload: &[0; 3000], ..segment };
+            let known = Sum::ZERO.bytes(b"odd").fold();
+            let (written, n) = (f.bytes().to_vec(), f.len());
+            assert!(Segment { payload: Payload::summed(b"odd", Some(known)), ..segment }.write(&mut f, &[1; 12]));
+            assert_eq!((f.bytes(), f.len()), (&written[..], n));
+            let big = Segment { payload: [0; 3000][..].into(), ..segment };
             assert!(!big.write(&mut f, &[1; 12]));
             port.release(f);
         }

@@ -68,6 +68,16 @@ impl ResponseFollower {
         }
     }
 
+    /// As [`ResponseFollower::new`], in its place.
+    pub(crate) fn begin(&mut self, method: Method) {
+        // What is kept of a line counts no further than `line` says.
+        let Self { method: of, state, status, minor, fields, head, kept: _, line, control, carriage_return, close } =
+            self;
+        (*of, *state, *status, *minor) = (method, State::StatusLine, 0, 1);
+        (*fields, *head, *line) = (FramingFields::default(), 0, 0);
+        (*control, *carriage_return, *close) = (false, false, false);
+    }
+
     /// The status of the final response, once its first line has passed.
     pub fn status(&self) -> Option<u16> {
         (self.status != 0 && !self.is_interim()).then_some(self.status)

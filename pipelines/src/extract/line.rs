@@ -15,7 +15,7 @@ pub(super) fn plain_line(bytes: &[u8]) -> Option<usize> {
     let (near, far) = bytes.split_at(bytes.len().min(LANES));
     let end = first_control(near).or_else(|| {
         let (blocks, _) = far.as_chunks::<LANES>();
-        let clean = LANES * blocks.iter().take_while(|block| !have_control(block)).count();
+        let clean = LANES * blocks.iter().take_while(|block| are_printable(block)).count();
         first_control(&far[clean..]).map(|at| LANES + clean + at)
     })?;
     (bytes[end..].first_chunk() == Some(b"\r\n")).then_some(end)
@@ -44,17 +44,16 @@ fn first(bytes: &[u8], among: impl Fn(u8x16) -> u32, is: impl Fn(u8) -> bool) ->
     rest.iter().position(|&b| is(b)).map(|at| lanes.len() * LANE + at)
 }
 
-/// Whether there is any control character, tabs included.
+/// Whether all are printable characters of ASCII. Of other blocks, and what is behind them, each lane is looked at.
 #[inline(always)]
-fn have_control(bytes: &[u8; LANES]) -> bool {
+fn are_printable(bytes: &[u8; LANES]) -> bool {
     let (lanes, _) = bytes.as_chunks::<LANE>();
-    let (mut least, mut deletes) = (u8x16::splat(0xff), u8x16::splat(0));
+    let mut most = u8x16::splat(0);
     for lane in lanes {
-        let lane = u8x16::new(*lane);
-        least = least.min(lane);
-        deletes |= lane.simd_eq(u8x16::splat(0x7f));
+        // From the blank to the tilde; what is below the blank becomes larger than any of these.
+        most = most.max(u8x16::new(*lane) - u8x16::splat(b' '));
     }
-    (least.min(u8x16::splat(0x1f)).simd_eq(least) | deletes).to_bitmask() != 0
+    most.max(u8x16::splat(b'~' - b' ')).simd_eq(u8x16::splat(b'~' - b' ')).all()
 }
 
 /// RFC 9110 section 5.6.2.

@@ -173,6 +173,9 @@ pub(crate) struct Binding {
     /// The client's bytes from `start` on.
     pub(crate) buffer: Vec<u8>,
     pub(crate) start: u32,
+    /// The sum of so many bytes that `buffer` begins with, as a checksum has it; of none where it is not known.
+    sum: u16,
+    summed: usize,
     /// What has come beyond a gap.
     ahead: Ahead,
     /// Bytes counted for this binding in what the worker holds.
@@ -281,6 +284,8 @@ impl Default for Binding {
             done: false,
             buffer: Vec::new(),
             start: 0,
+            sum: 0,
+            summed: 0,
             ahead: Ahead::default(),
             held: 0,
             fin: false,
@@ -411,6 +416,29 @@ impl Binding {
             self.ahead.clear();
         }
         if self.buffer.len() > before || self.fin { Taken::New } else { Taken::Old }
+    }
+
+    /// Notes the sum of all that is in the buffer, if it is known.
+    pub(crate) fn note_sum(&mut self, sum: Option<u16>) {
+        (self.sum, self.summed) = sum.map_or((0, 0), |sum| (sum, self.buffer.len()));
+    }
+
+    /// The sum of so many bytes that [`Binding::source`] begins with, if it is known.
+    pub(crate) fn sum_of(&self, bytes: usize) -> Option<u16> {
+        (self.summed == bytes && self.phase != Phase::Replay).then_some(self.sum)
+    }
+
+    /// Forgets what is in the buffer behind so many bytes.
+    pub(crate) fn cut_off(&mut self, bytes: usize) {
+        self.buffer.truncate(bytes);
+        self.summed = 0;
+    }
+
+    /// Forgets so many bytes that the buffer begins with, and goes on behind them.
+    pub(crate) fn go_on_behind(&mut self, bytes: usize) {
+        self.buffer.drain(..bytes);
+        self.start = self.start.wrapping_add(bytes as u32);
+        self.summed = 0;
     }
 
     /// What has come beyond a gap, in order: number and bytes.
@@ -616,8 +644,7 @@ impl Binding {
     /// The request is delivered: what follows it in the buffer is the next one's beginning.
     pub(crate) fn next_request(&mut self) {
         let n = self.sendable();
-        self.buffer.drain(..n);
-        self.start = self.start.wrapping_add(n as u32);
+        self.go_on_behind(n);
         self.cut = 0;
         self.request = (Method::Other, BodyFollower::Done);
         self.delivered = 0;

@@ -28,14 +28,20 @@ pub(crate) enum Seen {
     UntilClose,
 }
 
-impl Follow {
-    pub(crate) fn new(method: Method, request: BodyFollower, next: [u32; 2]) -> Self {
-        Follow { next, request, response: ResponseFollower::new(method), watch: None }
+impl Default for Follow {
+    fn default() -> Self {
+        let (request, response) = (BodyFollower::Done, ResponseFollower::new(Method::Other));
+        Follow { next: [0; 2], request, response, watch: None }
     }
+}
 
-    /// The same, and looks for a cookie whose name has this hash; 0 for none.
-    pub(crate) fn watching(self, name: u64) -> Self {
-        Follow { watch: (name != 0).then(|| CookieWatch::new(name)), ..self }
+impl Follow {
+    /// Follows a request, as far as it is still to come, and the response to it, which begin with these bytes of their sides; and looks for a
+    /// cookie whose name has this hash, 0 for none. In place: it is large.
+    pub(crate) fn begin(&mut self, method: Method, request: BodyFollower, next: [u32; 2], cookie: u64) {
+        (self.next, self.request) = (next, request);
+        self.response.begin(method);
+        self.watch = (cookie != 0).then(|| CookieWatch::new(cookie));
     }
 
     /// Hashes of name and value of the cookie that the response has set; once, when its head is over.

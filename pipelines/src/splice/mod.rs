@@ -31,7 +31,7 @@ use crate::placement::{Away, Undecided};
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
 use lcs_dataplane::BURST;
-use lcs_dataplane::flow::{Addresses, Flow, Place};
+use lcs_dataplane::flow::{Addresses, Flow, Key, Place};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets, Stamps};
 use lcs_dataplane::worker::Nanos;
@@ -225,6 +225,18 @@ enum Slot {
 /// A rule set, and room to evaluate it in.
 type Lent = Box<(Arc<Content>, Scratch)>;
 
+/// A request whose server is chosen and is to be opened.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    pub(crate) b: Box<Binding>,
+    /// The place of the frame that has decided it.
+    pub(crate) at: usize,
+    pub(crate) server: u16,
+    /// What the server's answers are known by, and the hash of that.
+    pub(crate) back: Key,
+    pub(crate) hash: u64,
+}
+
 /// The entries, bindings and followers of one worker.
 #[derive(Debug)]
 pub struct Splices {
@@ -256,6 +268,8 @@ pub struct Splices {
     /// Entries of requests that were decided in this batch and are gone on with behind it, and the place of the frame that
     /// decided each.
     pub(crate) decided: Vec<(u32, usize)>,
+    /// Those of them whose servers are chosen, and opened behind all others of the batch.
+    pub(crate) opening: Vec<Opening>,
     /// Flows of legs whose connection is gone.
     pub(crate) orphans: Vec<u32>,
     /// Segments that the director made.
@@ -315,6 +329,7 @@ impl Splices {
             cookies: Cookies::new([seed, seed.rotate_left(29) ^ 0x6c63_735f_636f_6f6b]),
             scratches: Vec::new(),
             decided: Vec::with_capacity(BURST),
+            opening: Vec::with_capacity(BURST),
             orphans: Vec::new(),
             sent: 0,
             cookies_good: 0,
@@ -599,6 +614,12 @@ impl Splices {
         }
     }
 
+    /// Whether an entry has a binding that is in a caller's hands.
+    pub(crate) fn is_in_hand(&self, entry: u32) -> bool {
+        let slot = self.entries.get(entry as usize).map_or(NIL, |e| e.binding);
+        matches!(self.slots.get(slot as usize), Some(Slot::Taken))
+    }
+
     /// Gives a binding back, to be kept until it is done.
     pub(crate) fn put(&mut self, b: Box<Binding>) {
         let slot = self.entries.get(b.entry as usize).map_or(NIL, |e| e.binding);
@@ -693,24 +714,17 @@ impl Splices {
         (self.buffered + bytes) * copies <= BUFFERED
     }
 
-    /// Follows the messages of a connection from now on.
-    pub(crate) fn follow(&mut self, entry: u32, follow: Follow) {
-        let old = self.entries[entry as usize].follow;
-        if let Some(f) = self.follows.get_mut(old as usize) {
-            *f = follow;
-            return;
-        }
-        let id = match self.free_follows.pop() {
-            Some(id) => {
-                self.follows[id as usize] = follow;
-                id
-            }
-            None => {
-                self.follows.push(follow);
+    /// Follows the messages of a connection from now on. What follows them is to be told of which ([`Follow::begin`]).
+    pub(crate) fn follow(&mut self, entry: u32) -> &mut Follow {
+        let mut id = self.entries[entry as usize].follow;
+        if id as usize >= self.follows.len() {
+            id = self.free_follows.pop().unwrap_or_else(|| {
+                self.follows.push(Follow::default());
                 self.follows.len() as u32 - 1
-            }
-        };
-        self.entries[entry as usize].follow = id;
+            });
+            self.entries[entry as usize].follow = id;
+        }
+        &mut self.follows[id as usize]
     }
 
     /// The follower of an entry.

@@ -123,6 +123,8 @@ pub struct Connections {
     pub(crate) unbound: Places,
     /// The service that each of them calls, by place; not of UDP.
     pub(crate) called: [u16; BURST],
+    /// The endpoint and protocol that a client has called last, and the service there: the next one calls the same, mostly.
+    called_last: Option<(SocketAddr, u8, u16)>,
     /// The same: spliced connections whose segments must be looked at.
     pub(crate) looked_at: Places,
     events: VecDeque<Event>,
@@ -166,6 +168,7 @@ impl Connections {
             splices: Splices::new(settings.flows, settings.seed, settings.workers),
             unbound: Places::default(),
             called: [NO_SLOT; BURST],
+            called_last: None,
             looked_at: Places::default(),
             events: VecDeque::with_capacity(EVENTS),
             traced: 0,
@@ -173,6 +176,19 @@ impl Connections {
             said: HashMap::new(),
             snapshot,
             settings,
+        }
+    }
+
+    /// The service that packets to this endpoint call ([`Snapshot::service_at`]).
+    #[inline]
+    pub(crate) fn service_at(&mut self, to: SocketAddr, protocol: u8) -> Option<u16> {
+        match self.called_last {
+            Some((endpoint, p, slot)) if endpoint == to && p == protocol => Some(slot),
+            _ => {
+                let slot = self.snapshot.service_at(to, protocol)?;
+                self.called_last = Some((to, protocol, slot));
+                Some(slot)
+            }
         }
     }
 
@@ -208,6 +224,7 @@ impl Connections {
         self.splices.install(&snapshot);
         let Settings { worker, flows, .. } = self.settings;
         self.splices.migrations.install(&snapshot, worker, self.settings.spread(), flows);
+        self.called_last = None;
         std::mem::replace(&mut self.snapshot, snapshot)
     }
 

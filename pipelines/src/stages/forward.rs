@@ -333,7 +333,29 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
         batch.tx[i] = hop.interface;
         return Verdict::Forward;
     }
+    if flags.has(FlowFlags::SPLICED) && len <= hop.mtu && splice_plain(c, batch, i, place, hop) {
+        return Verdict::Forward;
+    }
     forward_other(c, batch, i, place, now)
+}
+
+/// Sends on a plain segment of a spliced connection that the bind stage has looked at, as on the short way. `false`, with nothing done, where
+/// something about it is unusual.
+#[inline]
+fn splice_plain(c: &Connections, batch: &mut Batch, i: usize, place: Place, hop: &NextHop) -> bool {
+    if batch.kind[i] != Kind::Transport4 || batch.l4[i] != 34 || batch.l3[i] != ethernet::HEADER as u8 {
+        return false;
+    }
+    let flow = c.table.get(place.flow());
+    let Some((ip, rest)) = batch.frames[i].bytes_mut().split_first_chunk_mut::<34>() else { return false };
+    let Some(tcp) = rest.first_chunk_mut::<{ tcp::HEADER }>() else { return false };
+    if ip[22] <= 1 || tcp[12] & 0xf0 != BARE_OFFSET {
+        return false;
+    }
+    ip[..12].copy_from_slice(&hop.addresses);
+    splice_v4(ip, tcp, flow, place.side(), &c.splices.get(flow.extra).offsets, Difference::NONE);
+    batch.tx[i] = hop.interface;
+    true
 }
 
 /// Sequence and acknowledgement number of a TCP segment that has come as it was sent.
@@ -344,7 +366,7 @@ fn numbers(batch: &Batch, i: usize) -> Option<[u32; 2]> {
     Some([u32::from_be_bytes([s, e, q, n]), u32::from_be_bytes([a, c, k, d])])
 }
 
-/// Translation with options, tags, UDP or IPv6; what is too big; and plain segments of spliced connections that the bind stage has looked at.
+/// Translation with options, tags, UDP or IPv6, and what is too big.
 #[inline(never)]
 fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place, now: u32) -> Verdict {
     let side = place.side();
@@ -361,17 +383,6 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
     let extra = flow.extra;
     let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(extra).offsets);
-    if let Some(offsets) = &spliced
-        && (batch.kind[i], l3, l4, too_long) == (Kind::Transport4, ethernet::HEADER as u8, 34, false)
-        && let Some((ip, rest)) = batch.frames[i].bytes_mut().split_first_chunk_mut()
-        && let Some(tcp) = rest.first_chunk_mut::<{ tcp::HEADER }>()
-        && ip[22] > 1
-        && tcp[12] & 0xf0 == BARE_OFFSET
-    {
-        // As on the short way: the bind stage has looked at it, and nothing about it is unusual.
-        splice_v4(ip, tcp, flow, side, offsets, Difference::NONE);
-        return addressed(c, batch, i, &hop, false);
-    }
     let done = match batch.kind[i] {
         Kind::Transport4 | Kind::First4 => translate_v4(&mut batch.frames[i], l3, l4, transport, flow, side),
         _ => {

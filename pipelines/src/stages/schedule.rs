@@ -285,7 +285,7 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Result<Open
     let client = key_of(batch, i).ok_or(Verdict::Drop(DropReason::BadHeader))?;
     let to = client.destination();
     let transport = batch.protocol[i];
-    let Some(slot) = c.snapshot.service_at(to, transport) else {
+    let Some(slot) = c.service_at(to, transport) else {
         // What directors and filters say to each other is the bind stage's.
         let channel = transport == protocol::UDP && c.splices.migrations.hears(to);
         return Err(if channel { Verdict::Consume } else { not_ours(c, batch, i) });

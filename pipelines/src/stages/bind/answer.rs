@@ -85,7 +85,7 @@ impl<P: Port> Desk<'_, P> {
                 ack: self.acknowledged(flow, b),
                 window: own,
                 options: &[],
-                payload: &b.out[from..from + n],
+                payload: b.out[from..from + n].into(),
             };
             self.send(flow, Place::CLIENT, segment);
             b.out_sent += n + usize::from(fin);
@@ -151,8 +151,7 @@ impl<P: Port> Desk<'_, P> {
         let bodiless = b.request.0 == Method::Head || b.buffer.starts_with(b"HEAD ");
         let response = if bodiless { &response[..head] } else { response };
         b.phase = Phase::Answer;
-        b.start = b.start.wrapping_add(b.buffer.len() as u32);
-        b.buffer.clear();
+        b.go_on_behind(b.buffer.len());
         b.forget_ahead();
         b.cut = 0;
         b.retries = 0;

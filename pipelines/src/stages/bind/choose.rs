@@ -2,6 +2,7 @@
 
 use super::Desk;
 use super::decide::is_up;
+use super::later::Opens;
 use crate::content::{Content, Sticky};
 use crate::matching::Action;
 use crate::migration::Filters;
@@ -115,6 +116,11 @@ impl<P: Port> Desk<'_, P> {
         (servers, group, scheduler): (&[u16], u16, Scheduler),
         usable: &impl Fn(u16) -> bool,
     ) -> Option<u16> {
+        if matches!(scheduler, Scheduler::Lc | Scheduler::Wlc) {
+            // What is chosen hangs on what has been opened.
+            self.open_chosen();
+            self.opens_later = Opens::Now;
+        }
         let chosen = self.c.schedulers.choose_in(service, group, scheduler, servers, &self.c.counts);
         if chosen != NO_SLOT && usable(chosen) {
             return Some(chosen);

@@ -3,15 +3,15 @@
 use super::super::schedule::{differences, free_source, server_endpoint};
 use super::{Desk, syn_options};
 use crate::extract::{Method, ReplayProgress};
-use crate::snapshot::Forward;
-use crate::splice::{Arrival, Binding, Entry, Follow, Phase, RTO_FIRST, TRIES};
+use crate::snapshot::{Forward, Server};
+use crate::splice::{Arrival, Binding, Entry, Phase, RTO_FIRST, TRIES};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place};
 use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offsets, Segment};
+use lcs_dataplane::splice::{Offsets, Payload, Segment};
 use lcs_dataplane::{DropReason, Verdict};
 
 /// A server's window where it has not been seen lately, bytes: the initial window that every sender may use (RFC 6928).
@@ -74,7 +74,16 @@ impl<P: Port> Desk<'_, P> {
 
     /// Opens a connection to a server for a request.
     pub(super) fn open_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
-        if self.attach(flow, server) {
+        if !self.opens_behind(flow, server) {
+            let attached = self.attach(flow, server);
+            self.ask_server(flow, b, server, attached);
+        }
+    }
+
+    /// Sends a server its SYN, or tries the next one if it could not be attached.
+    #[inline]
+    pub(super) fn ask_server(&mut self, flow: u32, b: &mut Binding, server: u16, attached: bool) {
+        if attached {
             b.phase = Phase::Connect;
             b.rto = RTO_FIRST;
             b.retries = 0;
@@ -89,42 +98,66 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
+    /// Whether a server is asked from the client's own endpoint, not from one of the director's.
+    fn asks_as_client(&self, flow: u32, server: &Server) -> bool {
+        server.forward == Forward::Nat && !self.is_migrated(flow)
+    }
+
+    /// What a server's answers are known by, and the hash of it, where it is asked from its client's own endpoint.
+    pub(super) fn key_of_server(&self, flow: u32, server: u16) -> Option<(Key, u64)> {
+        let s = self.snapshot.servers.get(usize::from(server)).and_then(Option::as_ref)?;
+        if !self.asks_as_client(flow, s) {
+            return None;
+        }
+        let client = self.c.table.key(flow, Place::CLIENT)?;
+        let port = if s.port == 0 { client.destination_port() } else { s.port };
+        let back = client.answered_by(s.address, port)?;
+        Some((back, back.hash(self.c.table.hasher(), self.c.table.get(flow).protocol)))
+    }
+
     /// Gives a flow a server's side. `false` when it can't have this one.
     pub(super) fn attach(&mut self, flow: u32, server: u16) -> bool {
         let snapshot = self.snapshot;
         let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return false };
-        let Some(keys) = self.c.table.keys(flow) else { return false };
+        if self.asks_as_client(flow, s) {
+            let back = self.key_of_server(flow, server);
+            return back.is_some_and(|(back, hash)| self.attach_as(flow, server, &back, hash));
+        }
+        let Some(client) = self.c.table.key(flow, Place::CLIENT) else { return false };
         let f = self.c.table.get(flow);
         let (protocol, service) = (f.protocol, f.service);
-        let endpoint = server_endpoint(s, keys.client.destination().port());
-        // Behind a filter it answers directly; who comes here for it falls back.
-        let forward = if self.is_migrated(flow) { Forward::FullNat } else { s.forward };
-        let local = match forward {
-            Forward::Nat => Some(keys.client.source()),
-            // Replies of a server behind direct routing or a tunnel come back through us only if they are for us. (A service that
-            // has no addresses for that has no such servers, or the configuration refuses it.)
-            Forward::FullNat | Forward::Dr | Forward::Tunnel => snapshot
-                .services
-                .get(usize::from(service))
-                .and_then(Option::as_ref)
-                .and_then(|service| free_source(self.c, service, s, &keys.client, protocol)),
-        };
+        // Replies of a server behind direct routing or a tunnel come back through us only if they are for us. (A service that
+        // has no addresses for that has no such servers, or the configuration refuses it.) Behind a filter a server answers directly, too;
+        // who comes here for it falls back.
+        let service = snapshot.services.get(usize::from(service)).and_then(Option::as_ref);
+        let local = service.and_then(|service| free_source(self.c, service, s, &client, protocol));
+        let endpoint = server_endpoint(s, client.destination_port());
         let Some(back) = local.and_then(|local| Key::new(endpoint, local)) else { return false };
-        if self.c.table.attach_server(flow, &back).is_err() {
+        let hash = back.hash(self.c.table.hasher(), protocol);
+        self.attach_as(flow, server, &back, hash)
+    }
+
+    /// The same with the key of the server's packets, and its hash.
+    pub(super) fn attach_as(&mut self, flow: u32, server: u16, back: &Key, hash: u64) -> bool {
+        let snapshot = self.snapshot;
+        let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return false };
+        let Some(client) = self.c.table.key(flow, Place::CLIENT) else { return false };
+        if self.c.table.attach_server_hashed(flow, back, hash).is_err() {
             return false;
         }
-        let (ip, l4) = differences(&keys.client, &back);
+        let (ip, l4) = differences(&client, back);
         let f = self.c.table.get_mut(flow);
         f.next_hop[Place::SERVER] = s.next_hop;
         f.ip_difference = ip.bits();
         f.l4_difference = l4.bits();
         f.flags.set(FlowFlags::TRANSLATED, true);
-        let entry = f.extra;
+        let (entry, service) = (f.extra, f.service);
         self.c.assign(flow, server, true);
         let pooled = s.forward == Forward::FullNat && self.pool_for(service, entry).is_some();
         self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, pooled);
+        let own = self.asks_as_client(flow, s);
         let e = self.c.splices.get_mut(entry);
-        let up = if forward == Forward::Nat { e.up_to_server(server) } else { 0 };
+        let up = if own { e.up_to_server(server) } else { 0 };
         e.offsets = Offsets::new(up, 0);
         e.response_known = false;
         e.until_close = false;
@@ -148,7 +181,7 @@ impl<P: Port> Desk<'_, P> {
         let ours = SynOptions { mss: Some(offer.mss), scale: offer.scale, sack: offer.sack, timestamps };
         let mut options = [0; 40];
         let n = ours.write(&mut options);
-        let segment = Segment { key, flags: SYN, seq, ack: 0, window, options: &options[..n], payload: &[] };
+        let segment = Segment { key, flags: SYN, seq, ack: 0, window, options: &options[..n], payload: Payload::NONE };
         self.send(flow, Place::SERVER, segment);
     }
 
@@ -172,7 +205,8 @@ impl<P: Port> Desk<'_, P> {
                 let Some(key) = self.key_toward(flow, Place::SERVER) else {
                     return Verdict::Drop(DropReason::NoFlow);
                 };
-                let segment = Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: &[] };
+                let segment =
+                    Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: Payload::NONE };
                 self.send(flow, Place::SERVER, segment);
                 self.send_syn(flow, b);
             }
@@ -241,7 +275,7 @@ impl<P: Port> Desk<'_, P> {
         self.begin_delivery(flow, b);
         if b.migration.is_some() && !b.uncut && b.cut < b.buffer.len() as u64 {
             // Its next request comes in a message of the director's, which has read it.
-            b.buffer.truncate(b.cut as usize);
+            b.cut_off(b.cut as usize);
             b.fin = false;
         }
         // The window of a SYN is never scaled.
@@ -329,7 +363,7 @@ impl<P: Port> Desk<'_, P> {
             e.offsets.open = false;
             e.offsets.limit[Place::CLIENT] = request_end;
             e.response_known = false;
-            self.c.splices.follow(b.entry, Follow::new(method, body, [request_end, first]).watching(b.watch));
+            self.c.splices.follow(b.entry).begin(method, body, [request_end, first], b.watch);
         }
         if b.uncut || b.cut > b.buffer.len() as u64 {
             self.pass_ahead(flow, b);
@@ -350,7 +384,7 @@ impl<P: Port> Desk<'_, P> {
             }
             for (n, payload) in bytes.chunks(mss).enumerate() {
                 let seq = offsets.seq(Place::CLIENT, from.wrapping_add((n * mss) as u32));
-                let segment = Segment { key, flags: ACK, seq, ack, window, options: &[], payload };
+                let segment = Segment { key, flags: ACK, seq, ack, window, options: &[], payload: payload.into() };
                 self.send(flow, Place::SERVER, segment);
             }
         }

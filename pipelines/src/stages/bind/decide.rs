@@ -13,6 +13,8 @@ use crate::splice::{Arrival, Binding, Owed, Phase, Taken};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Place, TcpState};
+use lcs_dataplane::headers::Kind;
+use lcs_dataplane::headers::parse::tcp_v4_payload_sum;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::{DropReason, Verdict};
@@ -48,6 +50,16 @@ fn belongs_to_delivery(a: &Arrival, b: &Binding) -> bool {
     let waits = b.sendable() < b.buffer.len();
     let within = (a.end().wrapping_sub(b.start) as i32) as i64 <= b.sendable() as i64;
     !waits && !b.fin || a.flags & FIN == 0 && (a.len == 0 || within) || b.sends_fin()
+}
+
+/// The sum of an intact segment's payload, as a checksum has it; `None` where it does not follow from the header alone.
+fn payload_sum(batch: &Batch, i: usize, a: &Arrival) -> Option<u16> {
+    if batch.kind[i] != Kind::Transport4 {
+        return None;
+    }
+    let l4 = usize::from(batch.l4[i]);
+    let header = batch.frames[i].bytes().get(l4..a.payload)?;
+    tcp_v4_payload_sum(batch.addresses[i], usize::from(batch.end[i]).checked_sub(l4)?, header)
 }
 
 impl<P: Port> Desk<'_, P> {
@@ -204,6 +216,11 @@ impl<P: Port> Desk<'_, P> {
             let l3 = usize::from(batch.l3[i]);
             let headers = batch.frames[i].bytes().get(l3..end.min(l3 + HEADERS)).unwrap_or(&[]);
             b.header.extend_from_slice(headers);
+            if before == 0 {
+                // Alone in the buffer, whole.
+                let alone = !fills && a.seq == b.start && grown == a.len;
+                b.note_sum(if alone { payload_sum(batch, i, a) } else { None });
+            }
         }
         if taken == Taken::New && b.phase == Phase::Collect && self.speaks_first(service) {
             // A dialogue takes as long as it takes, if only it goes on (RFC 5321 §4.5.3.2).

@@ -5,10 +5,10 @@ use super::read::is_up;
 use crate::extract::ReplayProgress;
 use crate::splice::{Arrival, Binding, Phase};
 use lcs_dataplane::batch::Batch;
-use lcs_dataplane::flow::{Place, TcpState};
+use lcs_dataplane::flow::{Key, Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offsets, Segment};
+use lcs_dataplane::splice::{Offsets, Payload, Segment};
 use lcs_dataplane::{DropReason, Verdict};
 
 impl<P: Port> Desk<'_, P> {
@@ -30,9 +30,24 @@ impl<P: Port> Desk<'_, P> {
     /// Sends what the server's window has room for.
     pub(super) fn deliver(&mut self, flow: u32, b: &mut Binding) {
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
+        let total = b.to_send();
+        if b.sent < total {
+            self.send_from(flow, key, b, total);
+        }
+        if b.sent > b.delivered || b.sent < total {
+            if b.resend_at == u64::MAX {
+                b.timed = Some(self.now);
+                b.arm(self.now);
+            }
+        } else if !b.out_pending() {
+            b.disarm();
+        }
+    }
+
+    /// Sends on from what has been sent, as far as the server's window goes.
+    fn send_from(&mut self, flow: u32, key: Key, b: &mut Binding, total: u64) {
         let offsets = self.c.splices.get(b.entry).offsets;
         let (ack, window) = (self.ack_to_server(b), offsets.window(Place::CLIENT, b.client_window));
-        let total = b.to_send();
         let sendable = b.sendable();
         let mss = usize::from(b.server_mss).saturating_sub(self.stamped_bytes(b.entry)).max(1);
         while b.sent < total {
@@ -46,17 +61,11 @@ impl<P: Port> Desk<'_, P> {
             }
             let flags = ACK | if last { PSH } else { 0 } | if fin { FIN } else { 0 };
             let seq = offsets.seq(Place::CLIENT, b.start.wrapping_add(from as u32));
-            let payload = b.source().get(from..from + n).unwrap_or(&[]);
+            // What has come in one segment, and goes out in one, has the sum that it has come with.
+            let sum = if from == 0 { b.sum_of(n) } else { None };
+            let payload = Payload::summed(b.source().get(from..from + n).unwrap_or(&[]), sum);
             self.send(flow, Place::SERVER, Segment { key, flags, seq, ack, window, options: &[], payload });
             b.sent += n as u64 + u64::from(fin);
-        }
-        if b.sent > b.delivered || b.sent < total {
-            if b.resend_at == u64::MAX {
-                b.timed = Some(self.now);
-                b.arm(self.now);
-            }
-        } else if !b.out_pending() {
-            b.disarm();
         }
     }
 
@@ -136,7 +145,7 @@ impl<P: Port> Desk<'_, P> {
             ack: self.ack_to_server(b),
             window: offsets.window(Place::CLIENT, b.client_window),
             options: &[],
-            payload: &[],
+            payload: Payload::NONE,
         };
         self.send(flow, Place::SERVER, segment);
     }
@@ -199,11 +208,11 @@ impl<P: Port> Desk<'_, P> {
         b.give_up(None);
         let forward = b.replay.forward().min(b.buffer.len());
         let sent = b.script.len() as u32;
-        b.buffer.drain(..forward);
+        let first = b.start;
+        b.go_on_behind(forward);
         let e = self.c.splices.get_mut(b.entry);
         let old = e.offsets;
-        let server = old.seq(Place::CLIENT, b.start).wrapping_add(sent);
-        b.start = b.start.wrapping_add(forward as u32);
+        let server = old.seq(Place::CLIENT, first).wrapping_add(sent);
         let mut offsets = Offsets::new(server.wrapping_sub(b.start), b.out_end().wrapping_sub(b.ack_floor))
             .with_shifts(old.shift(Place::CLIENT), old.shift(Place::SERVER));
         offsets.blank_sack = old.blank_sack;

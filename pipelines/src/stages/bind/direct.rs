@@ -23,7 +23,7 @@ use lcs_dataplane::headers::parse::{fill_transport_checksum, parse};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN, URG};
 use lcs_dataplane::headers::{ipv4, ipv6};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offer, Offsets, Segment};
+use lcs_dataplane::splice::{Offer, Offsets, Payload, Segment};
 use lcs_dataplane::worker::Nanos;
 use lcs_dataplane::{DropReason, Verdict};
 
@@ -101,7 +101,8 @@ impl<P: Port> Desk<'_, P> {
         }
         if let Some(keys) = self.c.table.keys(flow) {
             let seq = self.c.splices.get(entry).numbers[0].wrapping_add(1);
-            let segment = Segment { key: keys.client, flags: RST, seq, ack: 0, window: 0, options: &[], payload: &[] };
+            let segment =
+                Segment { key: keys.client, flags: RST, seq, ack: 0, window: 0, options: &[], payload: Payload::NONE };
             self.send(flow, Place::SERVER, segment);
         }
         self.c.unassign(flow);
@@ -290,7 +291,11 @@ impl<P: Port> Desk<'_, P> {
             let last = rest.is_empty();
             let flags = ACK | if last { PSH } else { 0 } | if last && b.fin { FIN } else { 0 };
             let (ack, window) = (b.client_ack, b.client_window);
-            self.send(flow, Place::SERVER, Segment { key, flags, seq, ack, window, options: &[], payload });
+            self.send(
+                flow,
+                Place::SERVER,
+                Segment { key, flags, seq, ack, window, options: &[], payload: payload.into() },
+            );
             seq = seq.wrapping_add(payload.len() as u32);
             if last {
                 break;
@@ -349,7 +354,11 @@ impl<P: Port> Desk<'_, P> {
         let back = super::super::schedule::key_of(batch, i).map(|k| k.reversed());
         let Some(key) = back else { return Verdict::Drop(DropReason::BadHeader) };
         let ack = old.wrapping_add(1);
-        self.answer_in_place(batch, i, &Segment { key, flags: ACK, seq: 0, ack, window: 0, options: &[], payload: &[] })
+        self.answer_in_place(
+            batch,
+            i,
+            &Segment { key, flags: ACK, seq: 0, ack, window: 0, options: &[], payload: Payload::NONE },
+        )
     }
 
     /// Whether a client acknowledges what only its guessed server can have said, before it was asked: more than the handshake.
@@ -384,7 +393,7 @@ impl<P: Port> Desk<'_, P> {
         while let Some(f) = self.c.splices.farewells.next() {
             let flags = RST | if f.ack.is_some() { ACK } else { 0 };
             let (seq, ack) = (f.seq, f.ack.unwrap_or(0));
-            let segment = Segment { key: f.key, flags, seq, ack, window: 0, options: &[], payload: &[] };
+            let segment = Segment { key: f.key, flags, seq, ack, window: 0, options: &[], payload: Payload::NONE };
             self.emit(f.hop, f.tunnel.then_some(f.server), &segment);
         }
     }

@@ -20,7 +20,7 @@ use lcs_dataplane::flow::{FlowFlags, Key, Place};
 use lcs_dataplane::headers::options::SynOptions;
 use lcs_dataplane::headers::tcp::flags::{ACK, RST, SYN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offer, Offsets, Segment};
+use lcs_dataplane::splice::{Offer, Offsets, Payload, Segment};
 use lcs_dataplane::{DropReason, Verdict};
 
 /// A client that sends its SYN again after so many ticks (an eighth of a second each) without an answer of the guessed server
@@ -153,7 +153,7 @@ impl<P: Port> Desk<'_, P> {
             self.send(
                 flow,
                 Place::SERVER,
-                Segment { key, flags, seq: next, ack, window: 0, options: &[], payload: &[] },
+                Segment { key, flags, seq: next, ack, window: 0, options: &[], payload: Payload::NONE },
             );
         }
         self.let_go_of_guess(flow, entry);
@@ -261,7 +261,8 @@ impl<P: Port> Desk<'_, P> {
             // It still has an older connection: this ends it there. The client, which sends its SYN again, is answered by the
             // director.
             let Some(key) = self.key_toward(flow, Place::SERVER) else { return Verdict::Drop(DropReason::NoFlow) };
-            let segment = Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: &[] };
+            let segment =
+                Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: Payload::NONE };
             return self.answer_in_place(batch, i, &segment);
         }
         if a.flags & (SYN | ACK | RST) == SYN | ACK {
@@ -318,7 +319,8 @@ impl<P: Port> Desk<'_, P> {
         let mss = Some(options.mss.unwrap_or(most).min(most));
         let mut written = [0; 40];
         let n = SynOptions { mss, ..options }.write(&mut written);
-        let segment = Segment { key, flags: SYN | ACK, seq, ack, window, options: &written[..n], payload: &[] };
+        let segment =
+            Segment { key, flags: SYN | ACK, seq, ack, window, options: &written[..n], payload: Payload::NONE };
         self.send(flow, Place::CLIENT, segment);
     }
 
@@ -327,7 +329,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn acknowledge_guess(&mut self, batch: &mut Batch, i: usize, flow: u32, entry: u32) -> Verdict {
         let [seq, ack] = self.c.splices.get(entry).offsets.limit;
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return Verdict::Drop(DropReason::NoFlow) };
-        let segment = Segment { key, flags: ACK, seq, ack, window: LEG_WINDOW, options: &[], payload: &[] };
+        let segment = Segment { key, flags: ACK, seq, ack, window: LEG_WINDOW, options: &[], payload: Payload::NONE };
         self.answer_in_place(batch, i, &segment)
     }
 

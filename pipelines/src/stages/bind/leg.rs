@@ -11,7 +11,7 @@ use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{Addresses, FlowFlags, Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offsets, Segment};
+use lcs_dataplane::splice::{Offsets, Payload, Segment};
 use lcs_dataplane::{DropReason, Verdict};
 
 /// Legs of one connection at most; the one parked longest ago gives way.
@@ -46,7 +46,11 @@ impl<P: Port> Desk<'_, P> {
             // The client's last acknowledgement may have come with the request that goes elsewhere.
             let [seq, ack] = next;
             let window = LEG_WINDOW;
-            self.send(flow, Place::SERVER, Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] });
+            self.send(
+                flow,
+                Place::SERVER,
+                Segment { key, flags: ACK, seq, ack, window, options: &[], payload: Payload::NONE },
+            );
         }
         let parked = room.then(|| self.c.table.insert_beside(flow).ok()).flatten().and_then(|beside| {
             match self.c.splices.insert(beside, f.service, next, entry.offer()) {
@@ -180,7 +184,7 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & FIN != 0 && a.end() == expected && self.c.splices.get(leg).until_close {
             // Closed by both ends.
             let (ack, window) = (expected.wrapping_add(1), LEG_WINDOW);
-            let segment = Segment { key, flags: ACK, seq: next, ack, window, options: &[], payload: &[] };
+            let segment = Segment { key, flags: ACK, seq: next, ack, window, options: &[], payload: Payload::NONE };
             let verdict = self.answer_in_place(batch, i, &segment);
             self.close(flow);
             return verdict;
@@ -188,7 +192,8 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & FIN != 0 || beyond {
             // It closes, or says what nobody asked for: there is no client to tell.
             let ack = a.end().wrapping_add(u32::from(a.flags & FIN != 0));
-            let segment = Segment { key, flags: RST | ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
+            let segment =
+                Segment { key, flags: RST | ACK, seq: next, ack, window: 0, options: &[], payload: Payload::NONE };
             let verdict = self.answer_on(batch, i, on, segment);
             self.close(flow);
             return verdict;
@@ -196,7 +201,8 @@ impl<P: Port> Desk<'_, P> {
         if a.len > 0 || a.seq != expected {
             // Sent again, or a probe (RFC 9293 §3.8.4).
             let window = LEG_WINDOW;
-            let segment = Segment { key, flags: ACK, seq: next, ack: expected, window, options: &[], payload: &[] };
+            let segment =
+                Segment { key, flags: ACK, seq: next, ack: expected, window, options: &[], payload: Payload::NONE };
             return self.answer_on(batch, i, on, segment);
         }
         Verdict::Consume
@@ -221,7 +227,7 @@ impl<P: Port> Desk<'_, P> {
         self.send(
             flow,
             Place::SERVER,
-            Segment { key, flags: RST | ACK, seq, ack, window: 0, options: &[], payload: &[] },
+            Segment { key, flags: RST | ACK, seq, ack, window: 0, options: &[], payload: Payload::NONE },
         );
         self.close(flow);
     }

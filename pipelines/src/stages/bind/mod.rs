@@ -50,7 +50,7 @@ use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN, URG};
 use lcs_dataplane::headers::tcp::{self, Tcp};
 use lcs_dataplane::headers::{Kind, Parsed, protocol};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::Segment;
+use lcs_dataplane::splice::{Payload, Segment};
 use lcs_dataplane::worker::Nanos;
 use lcs_dataplane::{BURST, DropReason, Verdict};
 
@@ -68,6 +68,8 @@ pub(crate) struct Desk<'d, P> {
     at: usize,
     /// Whether a request that is decided now is gone on with behind the batch ([`later`]).
     defers: bool,
+    /// Whether a server that is chosen now is opened behind others ([`later`]).
+    opens_later: later::Opens,
     /// Frames of the batch whose service is known ([`Connections::called`]).
     misses: Places,
 }
@@ -186,7 +188,8 @@ fn intact_other(batch: &Batch, i: usize) -> bool {
 
 impl<'d, P: Port> Desk<'d, P> {
     fn new(c: &'d mut Connections, port: &'d mut P, snapshot: &'d Snapshot, now: Nanos, tick: u32) -> Self {
-        Desk { c, port, snapshot, verified: 0, now, tick, at: 0, defers: false, misses: Places::default() }
+        let (defers, opens_later, misses) = (false, later::Opens::Now, Places::default());
+        Desk { c, port, snapshot, verified: 0, now, tick, at: 0, defers, opens_later, misses }
     }
 
     fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
@@ -306,8 +309,7 @@ impl<'d, P: Port> Desk<'d, P> {
     fn content_of(&self, flow: u32) -> Option<&'d Content> {
         let slot = usize::from(self.c.table.get(flow).service);
         let service = self.snapshot.services.get(slot).and_then(Option::as_ref)?;
-        let called = self.c.table.key(flow, Place::CLIENT)?.destination();
-        let same = called.ip() == service.address && called.port() == service.port;
+        let same = self.c.table.key(flow, Place::CLIENT)?.is_to(service.address, service.port);
         service.content.as_deref().filter(|_| same)
     }
 
@@ -403,7 +405,7 @@ impl<'d, P: Port> Desk<'d, P> {
         let counted = u32::from(a.flags & SYN != 0) + u32::from(a.flags & FIN != 0);
         let (flags, seq, ack) =
             if a.flags & ACK != 0 { (RST, a.ack, 0) } else { (RST | ACK, 0, a.end().wrapping_add(counted)) };
-        let segment = Segment { key, flags, seq, ack, window: 0, options: &[], payload: &[] };
+        let segment = Segment { key, flags, seq, ack, window: 0, options: &[], payload: Payload::NONE };
         self.answer_in_place(batch, i, &segment)
     }
 
@@ -425,7 +427,7 @@ impl<'d, P: Port> Desk<'d, P> {
         };
         let Some(key) = self.key_toward(flow, Place::CLIENT) else { return Verdict::Drop(DropReason::NoFlow) };
         let window = self.own_window(flow, 0, entry);
-        let segment = Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] };
+        let segment = Segment { key, flags: ACK, seq, ack, window, options: &[], payload: Payload::NONE };
         self.answer_on(batch, i, Place::new(flow, Place::CLIENT), segment)
     }
 
@@ -470,7 +472,7 @@ impl<'d, P: Port> Desk<'d, P> {
         let mut options = [0; 28];
         let n = if self.c.splices.get(b.entry).offer().sack { b.sack(&mut options) } else { 0 };
         let options = &options[..n];
-        self.send(flow, Place::CLIENT, Segment { key, flags: ACK, seq, ack, window, options, payload: &[] });
+        self.send(flow, Place::CLIENT, Segment { key, flags: ACK, seq, ack, window, options, payload: Payload::NONE });
     }
 
     /// The next number toward the client, as far as the director knows it.
@@ -484,7 +486,11 @@ impl<'d, P: Port> Desk<'d, P> {
     fn reset_client(&mut self, flow: u32, seq: u32, ack: u32) {
         if let Some(key) = self.key_toward(flow, Place::CLIENT) {
             let flags = RST | ACK;
-            self.send(flow, Place::CLIENT, Segment { key, flags, seq, ack, window: 0, options: &[], payload: &[] });
+            self.send(
+                flow,
+                Place::CLIENT,
+                Segment { key, flags, seq, ack, window: 0, options: &[], payload: Payload::NONE },
+            );
         }
     }
 
@@ -492,7 +498,11 @@ impl<'d, P: Port> Desk<'d, P> {
     fn reset_server(&mut self, flow: u32, seq: u32, ack: u32) {
         if let Some(key) = self.key_toward(flow, Place::SERVER) {
             let flags = RST | ACK;
-            self.send(flow, Place::SERVER, Segment { key, flags, seq, ack, window: 0, options: &[], payload: &[] });
+            self.send(
+                flow,
+                Place::SERVER,
+                Segment { key, flags, seq, ack, window: 0, options: &[], payload: Payload::NONE },
+            );
         }
         self.detach(flow);
     }
@@ -524,6 +534,7 @@ impl<'d, P: Port> Desk<'d, P> {
     }
 
     /// Forwards a frame as the fast path would, with its numbers moved.
+    #[inline]
     fn pass(&mut self, batch: &mut Batch, i: usize, place: Place) -> Verdict {
         batch.flow[i] = place.0;
         let entry = self.c.table.get(place.flow()).extra;

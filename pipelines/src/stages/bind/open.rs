@@ -15,7 +15,7 @@ use lcs_dataplane::headers::ethernet;
 use lcs_dataplane::headers::options::{DEFAULT_MSS_V4, DEFAULT_MSS_V6, SynOptions};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offer, Segment};
+use lcs_dataplane::splice::{Offer, Payload, Segment};
 use lcs_dataplane::{BURST, DropReason, Verdict};
 
 /// Share of the flow table that may be half open before SYNs are answered with cookies: one in so many.
@@ -156,7 +156,7 @@ impl<P: Port> Desk<'_, P> {
             ack: numbers[0].wrapping_add(1),
             window,
             options: &options[..n],
-            payload: &[],
+            payload: Payload::NONE,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Segments that pass with their numbers moved, and what is seen of them on the way: where messages end.
 
-use super::{Desk, arrival};
+use super::Desk;
 use crate::extract::BodyFollower;
-use crate::splice::{Arrival, Binding, Follow, Seen, Taken};
+use crate::splice::{Arrival, Binding, Seen, Taken};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::checksum::Difference;
@@ -197,8 +197,7 @@ impl<P: Port> Desk<'_, P> {
             return Some(verdict);
         }
         let request_end = a.seq.wrapping_add(read.length as u32);
-        let follow = Follow::new(read.method, read.body, [request_end, response_end]).watching(read.watch);
-        self.c.splices.follow(entry, follow);
+        self.c.splices.follow(entry).begin(read.method, read.body, [request_end, response_end], read.watch);
         let e = self.c.splices.get_mut(entry);
         let before = std::mem::replace(&mut e.offsets.limit[Place::CLIENT], request_end);
         e.response_known = false;
@@ -497,10 +496,15 @@ impl<P: Port> Desk<'_, P> {
 
     /// The director has acknowledged more than the server has: the client must not see that taken back.
     fn raise_ack(&mut self, batch: &mut Batch, i: usize, b: &Binding) {
-        let Some(a) = arrival(batch, i, false).filter(|a| a.flags & ACK != 0) else { return };
+        // As it stands in the frame now, in the client's numbers.
+        let at = usize::from(batch.l4[i]) + 8;
+        let Some(ack) = batch.frames[i].bytes().get(at..).and_then(|b| b.first_chunk()) else { return };
+        if batch.tcp_flags[i] & ACK == 0 {
+            return;
+        }
         let flow = self.c.splices.get(b.entry).flow;
         let acknowledged = self.acknowledged(flow, b);
-        let behind = acknowledged.wrapping_sub(a.ack) as i32;
+        let behind = acknowledged.wrapping_sub(u32::from_be_bytes(*ack)) as i32;
         if behind <= 0 {
             return;
         }

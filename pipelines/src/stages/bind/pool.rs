@@ -22,7 +22,7 @@ use lcs_dataplane::headers::options::SynOptions;
 use lcs_dataplane::headers::protocol::TCP;
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST, SYN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::{Offer, Segment, Stamps};
+use lcs_dataplane::splice::{Offer, Payload, Segment, Stamps};
 use lcs_dataplane::worker::Nanos;
 use lcs_dataplane::{DropReason, Verdict};
 use std::net::SocketAddr;
@@ -248,7 +248,7 @@ impl<P: Port> Desk<'_, P> {
         let e = self.c.splices.get(entry);
         let seq = e.offsets.seq(Place::CLIENT, e.numbers[0].wrapping_add(1));
         let ack = e.offsets.ack(Place::CLIENT, e.numbers[1].wrapping_add(1));
-        let segment = Segment { key, flags: ACK, seq, ack, window: LEG_WINDOW, options: &[], payload: &[] };
+        let segment = Segment { key, flags: ACK, seq, ack, window: LEG_WINDOW, options: &[], payload: Payload::NONE };
         self.answer_on(batch, i, Place::new(flow, Place::SERVER), segment)
     }
 
@@ -369,7 +369,7 @@ impl<P: Port> Desk<'_, P> {
         self.pool_tally(service).into_iter().for_each(|tally| tally.retired += 1);
         if let Some(key) = self.key_toward(flow, Place::SERVER) {
             let flags = FIN | ACK;
-            let segment = Segment { key, flags, seq, ack, window: LEG_WINDOW, options: &[], payload: &[] };
+            let segment = Segment { key, flags, seq, ack, window: LEG_WINDOW, options: &[], payload: Payload::NONE };
             self.send(flow, Place::SERVER, segment);
         }
         self.c.moved(flow, TcpState::FinWait, self.tick);
@@ -395,7 +395,8 @@ impl<P: Port> Desk<'_, P> {
                     return Some(Verdict::Drop(DropReason::OutOfWindow));
                 }
                 // It still has an older connection from there: this ends it, and the next one will have another source.
-                let segment = Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: &[] };
+                let segment =
+                    Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: Payload::NONE };
                 let verdict = self.answer_in_place(batch, i, &segment);
                 self.c.close(flow);
                 Some(verdict)
@@ -405,8 +406,15 @@ impl<P: Port> Desk<'_, P> {
                 if o.timestamps.is_none() && self.c.splices.get(leg).stamped {
                     self.lacks_stamps(flow);
                     let ack = a.seq.wrapping_add(1);
-                    let segment =
-                        Segment { key, flags: RST | ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
+                    let segment = Segment {
+                        key,
+                        flags: RST | ACK,
+                        seq: next,
+                        ack,
+                        window: 0,
+                        options: &[],
+                        payload: Payload::NONE,
+                    };
                     let verdict = self.answer_in_place(batch, i, &segment);
                     self.opening_failed(service, connection.server, flow);
                     return Some(verdict);
@@ -425,8 +433,15 @@ impl<P: Port> Desk<'_, P> {
                     pool.answered();
                 }
                 self.pool_tally(service).into_iter().for_each(|tally| tally.opened += 1);
-                let segment =
-                    Segment { key, flags: ACK, seq: next, ack, window: LEG_WINDOW, options: &[], payload: &[] };
+                let segment = Segment {
+                    key,
+                    flags: ACK,
+                    seq: next,
+                    ack,
+                    window: LEG_WINDOW,
+                    options: &[],
+                    payload: Payload::NONE,
+                };
                 Some(self.answer_on(batch, i, Place::new(flow, Place::SERVER), segment))
             }
             Doing::Opening if a.flags & (ACK | RST) == ACK | RST => {
@@ -436,7 +451,8 @@ impl<P: Port> Desk<'_, P> {
             Doing::Opening => Some(Verdict::Drop(DropReason::OutOfWindow)),
             Doing::Closing if a.flags & (FIN | RST) == FIN && a.len == 0 && a.seq == expected => {
                 let ack = expected.wrapping_add(1);
-                let segment = Segment { key, flags: ACK, seq: next, ack, window: 0, options: &[], payload: &[] };
+                let segment =
+                    Segment { key, flags: ACK, seq: next, ack, window: 0, options: &[], payload: Payload::NONE };
                 let verdict = self.answer_on(batch, i, Place::new(flow, Place::SERVER), segment);
                 self.c.close(flow);
                 Some(verdict)
@@ -549,7 +565,11 @@ impl<P: Port> Desk<'_, P> {
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return };
         // RFC 9293 §3.8.4: a number that it has acknowledged already makes it answer.
         let (seq, window) = (next.wrapping_sub(1), LEG_WINDOW);
-        self.send(flow, Place::SERVER, Segment { key, flags: ACK, seq, ack, window, options: &[], payload: &[] });
+        self.send(
+            flow,
+            Place::SERVER,
+            Segment { key, flags: ACK, seq, ack, window, options: &[], payload: Payload::NONE },
+        );
     }
 
     /// Sends a SYN to a server that nobody has asked for yet. `None` when that is not possible now.

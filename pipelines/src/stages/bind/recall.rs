@@ -12,7 +12,7 @@ use crate::matching::Action;
 use crate::migration::Ticket;
 use crate::migration::message::{Body, REQUEST_MAX, Turn, Why};
 use crate::snapshot::NO_SLOT;
-use crate::splice::{Arrival, Binding, Follow, Phase, RTO_FIRST, Seen};
+use crate::splice::{Arrival, Binding, Phase, RTO_FIRST, Seen};
 use crate::tally::Refusal;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Place};
@@ -63,7 +63,7 @@ impl<P: Port> Desk<'_, P> {
         if body.is_done() {
             self.c.splices.unfollow(b.entry);
         } else {
-            self.c.splices.follow(b.entry, Follow::new(method, body, [end, 0]));
+            self.c.splices.follow(b.entry).begin(method, body, [end, 0], 0);
         }
     }
 

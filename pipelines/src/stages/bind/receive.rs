@@ -19,7 +19,7 @@ use lcs_dataplane::flow::{FlowFlags, Key, Place, TableFull, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, RST};
 use lcs_dataplane::headers::{protocol, udp};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::Segment;
+use lcs_dataplane::splice::{Payload, Segment};
 use lcs_dataplane::{DropReason, Verdict};
 
 impl<P: Port> Desk<'_, P> {
@@ -338,7 +338,7 @@ impl<P: Port> Desk<'_, P> {
             None => self.c.splices.get(entry).offsets.limit[Place::CLIENT],
         };
         if let Some(key) = self.key_toward(flow, Place::SERVER) {
-            let segment = Segment { key, flags: RST, seq, ack: 0, window: 0, options: &[], payload: &[] };
+            let segment = Segment { key, flags: RST, seq, ack: 0, window: 0, options: &[], payload: Payload::NONE };
             self.send(flow, Place::SERVER, segment);
         }
         self.close(flow);

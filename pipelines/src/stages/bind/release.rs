@@ -13,7 +13,7 @@ use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{Place, TcpState};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN};
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::Segment;
+use lcs_dataplane::splice::{Payload, Segment};
 use lcs_dataplane::{DropReason, Verdict};
 
 impl<P: Port> Desk<'_, P> {
@@ -28,7 +28,7 @@ impl<P: Port> Desk<'_, P> {
         let taken = self.hold_bytes(&Arrival { flags: a.flags & !FIN, ..*a }, bytes, flow, b);
         // One that is malformed is found to be so when it is delivered.
         if b.extend().is_ok() && b.sendable() < b.buffer.len() {
-            b.buffer.truncate(b.sendable());
+            b.cut_off(b.sendable());
             b.forget_ahead();
             let held = b.holds();
             self.c.splices.buffered = (self.c.splices.buffered + held).saturating_sub(b.held);
@@ -276,7 +276,7 @@ impl<P: Port> Desk<'_, P> {
         self.send(
             e.flow,
             Place::SERVER,
-            Segment { key, flags: FIN | ACK, seq, ack, window, options: &[], payload: &[] },
+            Segment { key, flags: FIN | ACK, seq, ack, window, options: &[], payload: Payload::NONE },
         );
         let e = self.c.splices.get_mut(leg);
         e.numbers[0] = seq.wrapping_add(1);
