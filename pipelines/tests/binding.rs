@@ -46,11 +46,7 @@ type Piece<'p> = (u8, usize, &'p [u8]);
 /// Segments of the client's in one burst.
 fn burst(d: &mut Director, ack: u32, segments: &[Piece<'_>]) -> Vec<Sent> {
     for &(flags, at, payload) in segments {
-        let (client, service) = (CLIENT.parse().unwrap(), SERVICE.parse().unwrap());
-        let mut p = Packet { destination_mac: DIRECTOR, ..Packet::tcp(client, service, flags) }.payload(payload);
-        let seq = ISN.wrapping_add(1 + at as u32);
-        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: vec![] };
-        assert!(d.worker.port_mut().inject(0, &p.frame()));
+        d.puts(CLIENT, SERVICE, flags, ISN.wrapping_add(1 + at as u32), ack, &[], payload);
     }
     d.turn()
 }
@@ -625,6 +621,32 @@ fn a_server_that_remembers_the_connection_at_the_very_number_of_the_syn_is_reset
     let delivered = d.says(&server, CLIENT, SYN | ACK, 5000, FIRST, SYN_OPTIONS, b"");
     let data: Vec<u8> = delivered.iter().flat_map(|s| s.payload.clone()).collect();
     assert_eq!(data, REQUEST);
+}
+
+#[test]
+fn old_segments_of_a_server_in_one_burst_are_answered_with_one_reset() {
+    let told = |d: &mut Director, acks: &[u32]| -> Vec<_> {
+        acks.iter().for_each(|ack| d.puts(GUESSED, CLIENT, ACK, 700, *ack, &[], b"old"));
+        d.turn().iter().map(|s| (s.to.to_string(), s.flags, s.seq)).collect()
+    };
+    let (reset, syn) = (|ack| (GUESSED.to_owned(), RST, ack), (GUESSED.to_owned(), SYN, ISN));
+    let one =
+        Rule { name: "one".into(), condition: Expr::always(), action: Action::Forward { server: 0, queue: None } };
+    let mut d = Director::with(Binding::default(), &[one]);
+    let ack = d.handshake();
+    assert_eq!(server_asked(&d.client(ACK | PSH, FIRST, ack, REQUEST)), GUESSED);
+    assert_eq!(told(&mut d, &[900, 900, 900]), [reset(900), syn.clone()]);
+    assert_eq!(told(&mut d, &[900]), [reset(900), syn.clone()], "the reset was lost");
+    assert_eq!(
+        told(&mut d, &[900, 910]),
+        [reset(900), syn.clone(), reset(910), syn],
+        "what it expects now, it knows best"
+    );
+    // The same while a guessed server is asked.
+    let mut d = guessing(Switching::default());
+    assert_eq!(server_asked(&d.client(SYN, ISN, 0, b"")), GUESSED);
+    assert_eq!(told(&mut d, &[900, 900]), [reset(900)]);
+    assert_eq!(told(&mut d, &[900]), [reset(900)]);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 #[path = "binding.rs"]
 mod binding;
+#[path = "bursts.rs"]
+mod bursts;
 #[path = "direct.rs"]
 mod direct;
 #[path = "handshake.rs"]

@@ -83,11 +83,11 @@ impl Key {
 
     /// The key of packets that another host answers this packet's sender with, from that address and port; `None` when the families differ.
     #[inline]
-    pub fn answered_by(&self, address: IpAddr, port: u16) -> Option<Key> {
+    pub fn answered_by(&self, host: SocketAddr) -> Option<Key> {
         let p = self.ports().to_ne_bytes();
-        let [a, b] = port.to_be_bytes();
+        let [a, b] = host.port().to_be_bytes();
         let ports = u32::from_ne_bytes([a, b, p[0], p[1]]);
-        Some(match (self, address) {
+        Some(match (self, host.ip()) {
             (Key::V4 { addresses, .. }, IpAddr::V4(by)) => {
                 let (from, [c, d, e, f, ..]) = (by.octets(), addresses.to_ne_bytes());
                 let addresses = u64::from_ne_bytes([from[0], from[1], from[2], from[3], c, d, e, f]);
@@ -176,7 +176,10 @@ mod tests {
             let key = Key::new(s, d).unwrap();
             assert_eq!(key.reversed(), Key::new(d, s).unwrap());
             assert_eq!((key.source(), key.destination()), (s, d));
-            assert_eq!(key.answered_by(d.ip(), 8080), Key::new(SocketAddr::new(d.ip(), 8080), s));
+            let server = SocketAddr::new(d.ip(), 8080);
+            assert_eq!(key.answered_by(server), Key::new(server, s));
+            let other_family: SocketAddr = if d.is_ipv4() { "[::1]:80" } else { "127.0.0.1:80" }.parse().unwrap();
+            assert_eq!(key.answered_by(other_family), None);
             assert_eq!(key.destination_port(), d.port());
             assert!(key.is_to(d.ip(), d.port()) && !key.is_to(s.ip(), d.port()) && !key.is_to(d.ip(), s.port()));
         }

@@ -173,9 +173,8 @@ pub(crate) struct Binding {
     /// The client's bytes from `start` on.
     pub(crate) buffer: Vec<u8>,
     pub(crate) start: u32,
-    /// The sum of so many bytes that `buffer` begins with, as a checksum has it; of none where it is not known.
-    sum: u16,
-    summed: usize,
+    /// How many bytes that `buffer` begins with have a known sum, and that sum, as a checksum has it.
+    sum: Option<(usize, u16)>,
     /// What has come beyond a gap.
     ahead: Ahead,
     /// Bytes counted for this binding in what the worker holds.
@@ -284,8 +283,7 @@ impl Default for Binding {
             done: false,
             buffer: Vec::new(),
             start: 0,
-            sum: 0,
-            summed: 0,
+            sum: None,
             ahead: Ahead::default(),
             held: 0,
             fin: false,
@@ -420,25 +418,26 @@ impl Binding {
 
     /// Notes the sum of all that is in the buffer, if it is known.
     pub(crate) fn note_sum(&mut self, sum: Option<u16>) {
-        (self.sum, self.summed) = sum.map_or((0, 0), |sum| (sum, self.buffer.len()));
+        self.sum = sum.map(|sum| (self.buffer.len(), sum));
     }
 
     /// The sum of so many bytes that [`Binding::source`] begins with, if it is known.
     pub(crate) fn sum_of(&self, bytes: usize) -> Option<u16> {
-        (self.summed == bytes && self.phase != Phase::Replay).then_some(self.sum)
+        let (summed, sum) = self.sum.filter(|_| self.phase != Phase::Replay)?;
+        (summed == bytes).then_some(sum)
     }
 
     /// Forgets what is in the buffer behind so many bytes.
     pub(crate) fn cut_off(&mut self, bytes: usize) {
         self.buffer.truncate(bytes);
-        self.summed = 0;
+        self.sum = None;
     }
 
     /// Forgets so many bytes that the buffer begins with, and goes on behind them.
     pub(crate) fn go_on_behind(&mut self, bytes: usize) {
         self.buffer.drain(..bytes);
         self.start = self.start.wrapping_add(bytes as u32);
-        self.summed = 0;
+        self.sum = None;
     }
 
     /// What has come beyond a gap, in order: number and bytes.
@@ -713,6 +712,43 @@ mod tests {
             prop_assert_eq!(&b.buffer, &request);
             prop_assert!(b.fin && b.holds() == request.len());
         }
+    }
+
+    #[test]
+    fn a_sum_is_of_the_bytes_that_it_came_with_and_of_no_others() {
+        let a = |seq: u32, len: usize| Arrival { flags: 0, seq, ack: 0, window: 0, payload: 0, stamps: None, len };
+        let summed = || {
+            let mut b = Binding { cut: 4, ..Binding::default() };
+            b.take(&a(0, 4), b"abcd", false, 100);
+            b.note_sum(Some(7));
+            assert_eq!((b.sum_of(4), b.sum_of(3), b.sum_of(0)), (Some(7), None, None));
+            b
+        };
+        // What follows changes nothing about it.
+        let mut b = summed();
+        b.take(&a(4, 4), b"efgh", false, 100);
+        assert_eq!((b.sum_of(4), b.sum_of(8)), (Some(7), None));
+        // From here on the same number of bytes are others.
+        b.next_request();
+        assert_eq!((&b.buffer[..], b.sum_of(4), b.sum_of(0)), (&b"efgh"[..], None, None));
+        let mut b = summed();
+        b.go_on_behind(4);
+        b.take(&a(4, 4), b"efgh", false, 100);
+        assert_eq!((b.start, &b.buffer[..], b.sum_of(4)), (4, &b"efgh"[..], None));
+        let mut b = summed();
+        b.cut_off(2);
+        b.take(&a(2, 2), b"xy", false, 100);
+        assert_eq!((&b.buffer[..], b.sum_of(4), b.sum_of(2)), (&b"abxy"[..], None, None));
+        let mut b = summed();
+        b.clear();
+        b.take(&a(0, 4), b"efgh", false, 100);
+        assert_eq!(b.sum_of(4), None);
+        // A dialogue's replay sends something else than the buffer.
+        let b = Binding { phase: Phase::Replay, script: b"wxyz".to_vec(), ..summed() };
+        assert_eq!((b.source(), b.sum_of(4)), (&b"wxyz"[..], None));
+        let mut b = summed();
+        b.note_sum(None);
+        assert_eq!(b.sum_of(4), None);
     }
 
     #[test]

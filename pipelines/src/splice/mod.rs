@@ -35,6 +35,7 @@ use lcs_dataplane::flow::{Addresses, Flow, Key, Place};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets, Stamps};
 use lcs_dataplane::worker::Nanos;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// No entry, binding or follower.
@@ -268,8 +269,8 @@ pub struct Splices {
     /// Entries of requests that were decided in this batch and are gone on with behind it, and the place of the frame that
     /// decided each.
     pub(crate) decided: Vec<(u32, usize)>,
-    /// Those of them whose servers are chosen, and opened behind all others of the batch.
-    pub(crate) opening: Vec<Opening>,
+    /// Those of them whose servers are chosen, in that order, and opened when those of the whole batch are.
+    pub(crate) opening: VecDeque<Opening>,
     /// Flows of legs whose connection is gone.
     pub(crate) orphans: Vec<u32>,
     /// Segments that the director made.
@@ -329,7 +330,7 @@ impl Splices {
             cookies: Cookies::new([seed, seed.rotate_left(29) ^ 0x6c63_735f_636f_6f6b]),
             scratches: Vec::new(),
             decided: Vec::with_capacity(BURST),
-            opening: Vec::with_capacity(BURST),
+            opening: VecDeque::with_capacity(BURST),
             orphans: Vec::new(),
             sent: 0,
             cookies_good: 0,

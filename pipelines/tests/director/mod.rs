@@ -262,6 +262,17 @@ impl Director {
         sent
     }
 
+    /// Puts a segment into the burst of the next turn.
+    #[allow(clippy::too_many_arguments)] // a segment has so many parts
+    pub fn puts(&mut self, from: &str, to: &str, flags: u8, seq: u32, ack: u32, options: &[u8], payload: &[u8]) {
+        let mut p =
+            Packet { destination_mac: DIRECTOR, ..Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), flags) }
+                .payload(payload);
+        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: options.to_vec() };
+        assert!(self.worker.port_mut().inject(0, &p.frame()));
+    }
+
+    /// One segment in, what comes out.
     #[allow(clippy::too_many_arguments)] // a segment has so many parts
     pub fn says(
         &mut self,
@@ -273,11 +284,8 @@ impl Director {
         options: &[u8],
         payload: &[u8],
     ) -> Vec<Sent> {
-        let mut p =
-            Packet { destination_mac: DIRECTOR, ..Packet::tcp(from.parse().unwrap(), to.parse().unwrap(), flags) }
-                .payload(payload);
-        p.transport = Transport::Tcp { flags, seq, ack, window: 60_000, options: options.to_vec() };
-        self.receives(&p.frame())
+        self.puts(from, to, flags, seq, ack, options, payload);
+        self.turn()
     }
 
     pub fn client(&mut self, flags: u8, seq: u32, ack: u32, payload: &[u8]) -> Vec<Sent> {

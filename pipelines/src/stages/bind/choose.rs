@@ -116,10 +116,9 @@ impl<P: Port> Desk<'_, P> {
         (servers, group, scheduler): (&[u16], u16, Scheduler),
         usable: &impl Fn(u16) -> bool,
     ) -> Option<u16> {
-        if matches!(scheduler, Scheduler::Lc | Scheduler::Wlc) {
-            // What is chosen hangs on what has been opened.
-            self.open_chosen();
-            self.opens_later = Opens::Now;
+        if self.opens == Opens::Later && matches!(scheduler, Scheduler::Lc | Scheduler::Wlc) {
+            // What is chosen hangs on what was opened for the requests before, and what the next ones choose on this one's.
+            self.open_deferred();
         }
         let chosen = self.c.schedulers.choose_in(service, group, scheduler, servers, &self.c.counts);
         if chosen != NO_SLOT && usable(chosen) {

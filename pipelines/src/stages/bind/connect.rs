@@ -29,7 +29,7 @@ fn server_scale(e: &Entry) -> u8 {
     (e.offsets.shift(Place::SERVER) + own).max(0) as u8
 }
 
-impl<P: Port> Desk<'_, P> {
+impl<'d, P: Port> Desk<'d, P> {
     /// The request is for a server other than the one that the connection is attached to, if any.
     pub(super) fn other_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
         if self.is_direct_guess(flow) {
@@ -74,7 +74,7 @@ impl<P: Port> Desk<'_, P> {
 
     /// Opens a connection to a server for a request.
     pub(super) fn open_server(&mut self, flow: u32, b: &mut Binding, server: u16) {
-        if !self.opens_behind(flow, server) {
+        if !self.defer_open(flow, server) {
             let attached = self.attach(flow, server);
             self.ask_server(flow, b, server, attached);
         }
@@ -103,45 +103,41 @@ impl<P: Port> Desk<'_, P> {
         server.forward == Forward::Nat && !self.is_migrated(flow)
     }
 
-    /// What a server's answers are known by, and the hash of it, where it is asked from its client's own endpoint.
-    pub(super) fn key_of_server(&self, flow: u32, server: u16) -> Option<(Key, u64)> {
+    /// A server, and the key of the packets of a flow's client.
+    fn server_and_client(&self, flow: u32, server: u16) -> Option<(&'d Server, Key)> {
         let s = self.snapshot.servers.get(usize::from(server)).and_then(Option::as_ref)?;
-        if !self.asks_as_client(flow, s) {
-            return None;
-        }
-        let client = self.c.table.key(flow, Place::CLIENT)?;
-        let port = if s.port == 0 { client.destination_port() } else { s.port };
-        let back = client.answered_by(s.address, port)?;
+        Some((s, self.c.table.key(flow, Place::CLIENT)?))
+    }
+
+    /// What a server's answers are known by, and the hash of it, where it is asked from its client's own endpoint.
+    pub(super) fn key_as_client(&self, flow: u32, server: u16) -> Option<(Key, u64)> {
+        let (s, client) = self.server_and_client(flow, server).filter(|(s, _)| self.asks_as_client(flow, s))?;
+        let back = client.answered_by(server_endpoint(s, client.destination_port()))?;
         Some((back, back.hash(self.c.table.hasher(), self.c.table.get(flow).protocol)))
+    }
+
+    /// The same where it is asked from one of the director's own endpoints: replies of a server behind direct routing or a tunnel come back
+    /// through us only if they are for us. (A service that has no addresses for that has no such servers, or the configuration refuses it.)
+    /// Behind a filter a server answers directly, too; who comes here for it falls back.
+    fn key_as_director(&mut self, flow: u32, server: u16) -> Option<(Key, u64)> {
+        let (s, client) = self.server_and_client(flow, server).filter(|(s, _)| !self.asks_as_client(flow, s))?;
+        let f = self.c.table.get(flow);
+        let (protocol, service) = (f.protocol, f.service);
+        let service = self.snapshot.services.get(usize::from(service)).and_then(Option::as_ref)?;
+        let local = free_source(self.c, service, s, &client, protocol)?;
+        let back = Key::new(server_endpoint(s, client.destination_port()), local)?;
+        Some((back, back.hash(self.c.table.hasher(), protocol)))
     }
 
     /// Gives a flow a server's side. `false` when it can't have this one.
     pub(super) fn attach(&mut self, flow: u32, server: u16) -> bool {
-        let snapshot = self.snapshot;
-        let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return false };
-        if self.asks_as_client(flow, s) {
-            let back = self.key_of_server(flow, server);
-            return back.is_some_and(|(back, hash)| self.attach_as(flow, server, &back, hash));
-        }
-        let Some(client) = self.c.table.key(flow, Place::CLIENT) else { return false };
-        let f = self.c.table.get(flow);
-        let (protocol, service) = (f.protocol, f.service);
-        // Replies of a server behind direct routing or a tunnel come back through us only if they are for us. (A service that
-        // has no addresses for that has no such servers, or the configuration refuses it.) Behind a filter a server answers directly, too;
-        // who comes here for it falls back.
-        let service = snapshot.services.get(usize::from(service)).and_then(Option::as_ref);
-        let local = service.and_then(|service| free_source(self.c, service, s, &client, protocol));
-        let endpoint = server_endpoint(s, client.destination_port());
-        let Some(back) = local.and_then(|local| Key::new(endpoint, local)) else { return false };
-        let hash = back.hash(self.c.table.hasher(), protocol);
-        self.attach_as(flow, server, &back, hash)
+        let back = self.key_as_client(flow, server).or_else(|| self.key_as_director(flow, server));
+        back.is_some_and(|(back, hash)| self.attach_as(flow, server, &back, hash))
     }
 
     /// The same with the key of the server's packets, and its hash.
     pub(super) fn attach_as(&mut self, flow: u32, server: u16, back: &Key, hash: u64) -> bool {
-        let snapshot = self.snapshot;
-        let Some(s) = snapshot.servers.get(usize::from(server)).and_then(Option::as_ref) else { return false };
-        let Some(client) = self.c.table.key(flow, Place::CLIENT) else { return false };
+        let Some((s, client)) = self.server_and_client(flow, server) else { return false };
         if self.c.table.attach_server_hashed(flow, back, hash).is_err() {
             return false;
         }
@@ -199,7 +195,7 @@ impl<P: Port> Desk<'_, P> {
         }
         let next = self.c.splices.get(b.entry).offsets.seq(Place::CLIENT, b.start);
         if a.flags & ACK != 0 && (a.ack != next || a.flags & (SYN | RST) == 0) {
-            if a.flags & RST == 0 {
+            if a.flags & RST == 0 && self.ends_stale(flow, a.ack) {
                 // It still has an older connection: this ends it there, and our SYN, sent again, is welcome (RFC 9293 §3.10.7.3). Should
                 // the number be that of our SYN by chance, it is no answer to that all the same, which would be a SYN itself.
                 let Some(key) = self.key_toward(flow, Place::SERVER) else {

@@ -11,6 +11,7 @@
 use super::choose::candidates;
 use super::decide::is_up;
 use super::leg::LEG_WINDOW;
+use super::open::SynAck;
 use super::{Desk, syn_options};
 use crate::content::{Content, Guess, Scheme, Sticky};
 use crate::splice::sticky::{hash, hash_address};
@@ -129,7 +130,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(key) = super::super::schedule::key_of(batch, i) else { return Verdict::Drop(DropReason::BadHeader) };
         let (numbers, offer) = self.own_numbers(entry, &key);
         let slot = self.c.table.get(flow).service;
-        self.syn_ack_in_place(batch, i, slot, &key, numbers, offer, None)
+        self.syn_ack_in_place(batch, i, &SynAck { slot, key, numbers, offer, stamps: None })
     }
 
     /// Gives a connection an initial number of the director's own.
@@ -260,6 +261,9 @@ impl<P: Port> Desk<'_, P> {
         if a.flags & (RST | ACK) == ACK && a.ack != next {
             // It still has an older connection: this ends it there. The client, which sends its SYN again, is answered by the
             // director.
+            if !self.ends_stale(flow, a.ack) {
+                return Verdict::Drop(DropReason::OutOfWindow);
+            }
             let Some(key) = self.key_toward(flow, Place::SERVER) else { return Verdict::Drop(DropReason::NoFlow) };
             let segment =
                 Segment { key, flags: RST, seq: a.ack, ack: 0, window: 0, options: &[], payload: Payload::NONE };

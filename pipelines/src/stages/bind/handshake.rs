@@ -2,37 +2,28 @@
 //!
 //! Where clients speak first, their requests bring the acknowledgement, and nothing here is done.
 
+use super::open::SynAck;
 use super::{Desk, link_back};
 use crate::splice::Handshake;
 use lcs_dataplane::batch::Batch;
 use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::headers::protocol;
 use lcs_dataplane::port::Port;
-use lcs_dataplane::splice::Offer;
 
 /// Handshakes looked at between two batches.
 const BUDGET: usize = 32;
 
 impl<P: Port> Desk<'_, P> {
     /// A SYN is about to be answered in its place: the answer is repeated if need be. `has_flow`: it has a flow, not a cookie.
-    #[allow(clippy::too_many_arguments)] // a handshake has so many parts
-    pub(super) fn handshake_begins(
-        &mut self,
-        batch: &Batch,
-        i: usize,
-        (slot, key): (u16, &Key),
-        numbers: [u32; 2],
-        offer: Offer,
-        stamps: Option<(u32, u32)>,
-        has_flow: bool,
-    ) {
+    pub(super) fn handshake_begins(&mut self, batch: &Batch, i: usize, answer: &SynAck, has_flow: bool) {
+        let SynAck { slot, key, numbers, offer, stamps } = *answer;
         if !self.speaks_first(slot) {
             return;
         }
         let hash = batch.hash[i];
         let echo = stamps.map(|(_, echo)| echo);
         let (interface, link) = (batch.rx[i], link_back(batch, i));
-        let handshake = Handshake { key: *key, hash, numbers, offer, echo, has_flow, interface, link };
+        let handshake = Handshake { key, hash, numbers, offer, echo, has_flow, interface, link };
         self.c.splices.handshakes.remember(handshake, self.now);
     }
 
@@ -76,7 +67,8 @@ impl<P: Port> Desk<'_, P> {
         }
         let stamps = h.echo.and_then(|echo| self.answers_stamps(content, &h.key, Some((echo, 0))));
         let mut options = [0; 40];
-        let segment = self.syn_ack(slot, h.interface, &h.key, h.numbers, h.offer, stamps, &mut options);
+        let answer = SynAck { slot, key: h.key, numbers: h.numbers, offer: h.offer, stamps };
+        let segment = self.syn_ack(&answer, h.interface, &mut options);
         if self.put_out(h.interface, &h.link, None, &segment).is_some() {
             self.c.splices.handshakes.repeated += 1;
         }

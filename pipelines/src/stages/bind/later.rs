@@ -10,16 +10,16 @@ use lcs_dataplane::BURST;
 use lcs_dataplane::flow::Key;
 use lcs_dataplane::port::Port;
 
-/// Whether servers that are chosen now are opened behind those that other requests of the batch have chosen.
+/// When the server that is chosen next is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Opens {
     /// At once.
     #[default]
     Now,
-    /// Behind, if nothing hangs on it.
+    /// When all requests of the batch have chosen theirs, if nothing hangs on it.
     Later,
-    /// This one is to be; and what its answers are known by, with the hash of that.
-    Asked(u16, Key, u64),
+    /// This one was chosen, and is opened then; with what its answers are known by, and the hash of that.
+    Deferred(u16, Key, u64),
 }
 
 impl<P: Port> Desk<'_, P> {
@@ -46,10 +46,10 @@ impl<P: Port> Desk<'_, P> {
             if std::mem::take(&mut b.deferred) {
                 self.at = at;
                 let flow = self.c.splices.get(entry).flow;
-                self.opens_later = Opens::Later;
+                self.opens = Opens::Later;
                 self.hold(flow, &mut b);
-                if let Opens::Asked(server, back, hash) = std::mem::take(&mut self.opens_later) {
-                    self.c.splices.opening.push(Opening { b, at, server, back, hash });
+                if let Opens::Deferred(server, back, hash) = std::mem::take(&mut self.opens) {
+                    self.c.splices.opening.push_back(Opening { b, at, server, back, hash });
                     continue;
                 }
                 self.pay(flow, &mut b);
@@ -57,25 +57,25 @@ impl<P: Port> Desk<'_, P> {
             self.c.splices.put(b);
         }
         self.c.splices.decided.clear();
-        self.open_chosen();
+        self.open_deferred();
     }
 
-    /// Opens the servers that were put off ([`Desk::opens_behind`]).
-    pub(super) fn open_chosen(&mut self) {
-        let (before, later) = (self.at, std::mem::take(&mut self.opens_later));
-        let mut opening = std::mem::take(&mut self.c.splices.opening);
-        for Opening { mut b, at, server, back, hash } in opening.drain(..) {
+    /// Opens the servers that were put off ([`Desk::defer_open`]), in the order in which they were chosen. One whose key is taken by now gives way
+    /// to another, which is chosen and opened at once.
+    pub(super) fn open_deferred(&mut self) {
+        let before = self.at;
+        self.opens = Opens::Now;
+        while let Some(Opening { mut b, at, server, back, hash }) = self.c.splices.opening.pop_front() {
             self.at = at;
+            // Only frames end other connections than their own, and all frames of the batch have been read: it is as it was.
+            debug_assert!(self.c.splices.is_in_hand(b.entry) && b.phase == Phase::Hold);
             let flow = self.c.splices.get(b.entry).flow;
-            if self.c.splices.is_in_hand(b.entry) {
-                let attached = self.attach_as(flow, server, &back, hash);
-                self.ask_server(flow, &mut b, server, attached);
-                self.pay(flow, &mut b);
-            }
+            let attached = self.attach_as(flow, server, &back, hash);
+            self.ask_server(flow, &mut b, server, attached);
+            self.pay(flow, &mut b);
             self.c.splices.put(b);
         }
-        self.c.splices.opening = opening;
-        (self.at, self.opens_later) = (before, later);
+        self.at = before;
     }
 
     /// Acknowledges what a client is owed for the request that is gone on with.
@@ -89,16 +89,17 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    /// Whether a server is opened behind the others that the batch asks for: then it is asked for here. What says whether its key is
+    /// Puts the opening of a server off until all requests of the batch have chosen theirs, if that may be. What says whether its key is
     /// taken is on its way meanwhile; that lies anywhere in the index, and nothing can be done before it is there.
-    pub(super) fn opens_behind(&mut self, flow: u32, server: u16) -> bool {
-        if self.opens_later != Opens::Later {
+    pub(super) fn defer_open(&mut self, flow: u32, server: u16) -> bool {
+        if self.opens != Opens::Later {
             return false;
         }
-        let Some((back, hash)) = self.key_of_server(flow, server) else { return false };
+        // One of the director's own sources is taken when the server is opened: another request would find it free until then.
+        let Some((back, hash)) = self.key_as_client(flow, server) else { return false };
         self.c.table.prefetch(hash);
         self.c.table.prefetch_second(hash);
-        self.opens_later = Opens::Asked(server, back, hash);
+        self.opens = Opens::Deferred(server, back, hash);
         true
     }
 

@@ -68,8 +68,10 @@ pub(crate) struct Desk<'d, P> {
     at: usize,
     /// Whether a request that is decided now is gone on with behind the batch ([`later`]).
     defers: bool,
-    /// Whether a server that is chosen now is opened behind others ([`later`]).
-    opens_later: later::Opens,
+    /// When the server that is chosen next is opened ([`later`]).
+    opens: later::Opens,
+    /// The connection and the number of the reset that an old segment was answered with last ([`Desk::ends_stale`]).
+    stale: Option<(u32, u32)>,
     /// Frames of the batch whose service is known ([`Connections::called`]).
     misses: Places,
 }
@@ -188,8 +190,8 @@ fn intact_other(batch: &Batch, i: usize) -> bool {
 
 impl<'d, P: Port> Desk<'d, P> {
     fn new(c: &'d mut Connections, port: &'d mut P, snapshot: &'d Snapshot, now: Nanos, tick: u32) -> Self {
-        let (defers, opens_later, misses) = (false, later::Opens::Now, Places::default());
-        Desk { c, port, snapshot, verified: 0, now, tick, at: 0, defers, opens_later, misses }
+        let (defers, opens, misses) = (false, later::Opens::Now, Places::default());
+        Desk { c, port, snapshot, verified: 0, now, tick, at: 0, defers, opens, stale: None, misses }
     }
 
     fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
@@ -392,6 +394,12 @@ impl<'d, P: Port> Desk<'d, P> {
         let mut room = [0; 40];
         let stamped = self.with_stamps(place.flow(), place.side(), &segment, &mut room);
         self.answer_in_place(batch, i, stamped.as_ref().unwrap_or(&segment))
+    }
+
+    /// Whether a server's segment of an older connection is to be answered with a reset of that number: it was not yet, in this batch, and one
+    /// ends that connection.
+    fn ends_stale(&mut self, flow: u32, seq: u32) -> bool {
+        self.stale.replace((flow, seq)) != Some((flow, seq))
     }
 
     /// A reset for a segment that belongs to no connection (RFC 9293 §3.10.7.1), in its place.

@@ -21,6 +21,20 @@ use lcs_dataplane::{BURST, DropReason, Verdict};
 /// Share of the flow table that may be half open before SYNs are answered with cookies: one in so many.
 const HALF_OPEN_SHARE: usize = 8;
 
+/// The director's answer to a SYN.
+pub(super) struct SynAck {
+    /// Slot of the service that is called.
+    pub(super) slot: u16,
+    /// The key of the client's packets.
+    pub(super) key: Key,
+    /// The client's initial number, and the director's.
+    pub(super) numbers: [u32; 2],
+    /// What the client offers.
+    pub(super) offer: Offer,
+    /// Value and echo, where timestamps are agreed upon.
+    pub(super) stamps: Option<(u32, u32)>,
+}
+
 impl<P: Port> Desk<'_, P> {
     /// A frame to a content service that belongs to no flow.
     pub(super) fn open(&mut self, batch: &mut Batch, i: usize, a: &Arrival) -> Verdict {
@@ -66,8 +80,9 @@ impl<P: Port> Desk<'_, P> {
                         Err(reason) => return Verdict::Drop(reason),
                     }
                 }
-                self.handshake_begins(batch, i, (slot, &key), [a.seq, isn], offer, stamps, !cookies);
-                self.syn_ack_in_place(batch, i, slot, &key, [a.seq, isn], offer, stamps)
+                let answer = SynAck { slot, key, numbers: [a.seq, isn], offer, stamps };
+                self.handshake_begins(batch, i, &answer, !cookies);
+                self.syn_ack_in_place(batch, i, &answer)
             }
             RST => {
                 self.handshake_ends(&key, a.seq.wrapping_sub(1));
@@ -111,35 +126,16 @@ impl<P: Port> Desk<'_, P> {
         Offer { mss: options.mss.unwrap_or(default).max(64), scale: options.scale, sack: options.sack }
     }
 
-    /// Answers a SYN in its own frame. `stamps`: value and echo, where timestamps are agreed upon.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn syn_ack_in_place(
-        &mut self,
-        batch: &mut Batch,
-        i: usize,
-        slot: u16,
-        key: &Key,
-        numbers: [u32; 2],
-        offer: Offer,
-        stamps: Option<(u32, u32)>,
-    ) -> Verdict {
+    /// Answers a SYN in its own frame.
+    pub(super) fn syn_ack_in_place(&mut self, batch: &mut Batch, i: usize, answer: &SynAck) -> Verdict {
         let mut options = [0; 40];
-        let segment = self.syn_ack(slot, batch.rx[i], key, numbers, offer, stamps, &mut options);
+        let segment = self.syn_ack(answer, batch.rx[i], &mut options);
         self.answer_in_place(batch, i, &segment)
     }
 
     /// The answer to a SYN that came in on this interface. Its options are written to `options`.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn syn_ack<'o>(
-        &self,
-        slot: u16,
-        interface: u8,
-        key: &Key,
-        numbers: [u32; 2],
-        offer: Offer,
-        stamps: Option<(u32, u32)>,
-        options: &'o mut [u8; 40],
-    ) -> Segment<'o> {
+    pub(super) fn syn_ack<'o>(&self, answer: &SynAck, interface: u8, options: &'o mut [u8; 40]) -> Segment<'o> {
+        let SynAck { slot, key, numbers, offer, stamps } = *answer;
         let ours = SynOptions {
             mss: Some(self.own_mss(slot, interface, matches!(key, Key::V6 { .. }))),
             scale: offer.scale.map(|_| OWN_SCALE),
@@ -256,8 +252,9 @@ impl<P: Port> Desk<'_, P> {
             // A SYN that comes again may have lost what the first one offered.
             self.c.splices.get_mut(entry).stamped = false;
             self.stamp(flow, stamps);
-            self.handshake_begins(batch, i, (slot, &key), numbers, offer, stamps, true);
-            return Some(self.syn_ack_in_place(batch, i, slot, &key, numbers, offer, stamps));
+            let answer = SynAck { slot, key, numbers, offer, stamps };
+            self.handshake_begins(batch, i, &answer, true);
+            return Some(self.syn_ack_in_place(batch, i, &answer));
         }
         if a.flags & ACK == 0 {
             return Some(Verdict::Drop(DropReason::NoFlow));
