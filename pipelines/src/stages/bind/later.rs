@@ -67,7 +67,7 @@ impl<P: Port> Desk<'_, P> {
         self.opens = Opens::Now;
         while let Some(Opening { mut b, at, server, back, hash }) = self.c.splices.opening.pop_front() {
             self.at = at;
-            // Only frames end other connections than their own, and all frames of the batch have been read: it is as it was.
+            // Only frames end the connections of other clients, and all frames of the batch have been read: it is as it was.
             debug_assert!(self.c.splices.is_in_hand(b.entry) && b.phase == Phase::Hold);
             let flow = self.c.splices.get(b.entry).flow;
             let attached = self.attach_as(flow, server, &back, hash);
