@@ -4,10 +4,10 @@
 //! in `buffer` until the server has acknowledged it (SPLICING, Collecting the request).
 
 use super::NIL;
+use super::ahead::Ahead;
 use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Replay};
 use crate::migration::Ticket;
 use crate::placement::Undecided;
-use lcs_dataplane::headers::options::kind;
 use lcs_dataplane::worker::Nanos;
 
 /// Retransmission time-out before a round trip is known (RFC 6298 §2.1), and its bounds.
@@ -84,83 +84,6 @@ pub(crate) enum Taken {
     Ahead,
     /// It comes after a gap, and there is no room to keep it: the client sends it again.
     Gap,
-}
-
-/// Pieces beyond a gap that are kept for one connection at most.
-const PIECES: usize = 8;
-
-/// Bytes that have come before others that precede them.
-#[derive(Debug, Default)]
-struct Ahead {
-    /// In the order of `pieces`, without gaps.
-    bytes: Vec<u8>,
-    /// First number and length of each, in order; they do not overlap, and some byte is missing before the first.
-    pieces: Vec<(u32, usize)>,
-    /// The number of the client's FIN, if it has come.
-    fin: Option<u32>,
-}
-
-impl Ahead {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.bytes.shrink_to(KEEP);
-        self.pieces.clear();
-        self.fin = None;
-    }
-
-    /// Keeps the parts of a segment of which there is no copy yet (the first copy wins). `next` is the number in order.
-    /// `false` when a part of it had no place.
-    fn keep(&mut self, next: u32, seq: u32, payload: &[u8]) -> bool {
-        let offset = |n: u32| n.wrapping_sub(next) as usize;
-        let (mut from, end) = (offset(seq), offset(seq) + payload.len());
-        let first = from;
-        let (mut at, mut i) = (0, 0);
-        while from < end {
-            // Up to the piece that is there, or to the end.
-            let (start, length) = self.pieces.get(i).map_or((end, 0), |&(s, n)| (offset(s), n));
-            if start > from {
-                if self.pieces.len() > PIECES {
-                    return false;
-                }
-                let part = &payload[from - first..start.min(end) - first];
-                self.bytes.splice(at..at, part.iter().copied());
-                from += part.len();
-                at += part.len();
-                // Segments that follow one another are one piece: how many there are does not count, only how many gaps.
-                match i.checked_sub(1).and_then(|before| self.pieces.get_mut(before)) {
-                    Some((seq, length)) if offset(*seq) + *length == from - part.len() => {
-                        *length += part.len();
-                        continue;
-                    }
-                    _ => self.pieces.insert(i, (next.wrapping_add((from - part.len()) as u32), part.len())),
-                }
-            } else {
-                from = from.max(start + length);
-                at += length;
-            }
-            i += 1;
-        }
-        true
-    }
-
-    /// Whether a segment begins where a piece ends.
-    fn follows(&self, seq: u32) -> bool {
-        self.pieces.iter().any(|&(from, length)| from.wrapping_add(length as u32) == seq)
-    }
-
-    /// Moves what has come in order into `buffer`; returns whether the FIN is next.
-    fn drain(&mut self, mut next: u32, buffer: &mut Vec<u8>) -> bool {
-        let mut used = 0;
-        let mut pieces = 0;
-        while let Some(&(seq, length)) = self.pieces.get(pieces).filter(|p| p.0 == next) {
-            next = seq.wrapping_add(length as u32);
-            used += length;
-            pieces += 1;
-        }
-        buffer.extend(self.bytes.drain(..used));
-        self.pieces.drain(..pieces);
-        self.fin == Some(next)
-    }
 }
 
 /// One connection's binding.
@@ -345,7 +268,7 @@ impl Default for Binding {
 }
 
 /// Capacity of a buffer that is kept for another connection.
-const KEEP: usize = 16 << 10;
+pub(super) const KEEP: usize = 16 << 10;
 
 impl Binding {
     /// As new, keeping buffers of a usual size.
@@ -373,7 +296,7 @@ impl Binding {
 
     /// Bytes of the client's that are held, in order or not.
     pub(crate) fn holds(&self) -> usize {
-        self.buffer.len() + self.ahead.bytes.len()
+        self.buffer.len() + self.ahead.len()
     }
 
     /// Takes data as far as `room` bytes after those in order go, in any order; what is there already stays as it is (the
@@ -386,11 +309,11 @@ impl Binding {
         }
         if behind < 0 {
             let distance = behind.unsigned_abs() as usize;
-            if self.ahead.pieces.len() >= PIECES && !self.ahead.follows(a.seq) || distance + payload.len() > room {
+            if !self.ahead.takes(a.seq) || distance + payload.len() > room {
                 return Taken::Gap;
             }
             if fin {
-                self.ahead.fin.get_or_insert(a.end());
+                self.ahead.ends_at(a.end());
             }
             return if self.ahead.keep(next, a.seq, payload) { Taken::Ahead } else { Taken::Gap };
         }
@@ -398,7 +321,7 @@ impl Binding {
         let new = payload.get(behind..).unwrap_or(&[]);
         let taken = new.len().min(room);
         let whole = taken == new.len() && behind <= payload.len();
-        if self.ahead.pieces.is_empty() && self.ahead.fin.is_none() {
+        if self.ahead.is_empty() {
             self.buffer.extend_from_slice(&new[..taken]);
             self.fin = fin && whole;
             return if taken > 0 || self.fin { Taken::New } else { Taken::Old };
@@ -406,7 +329,7 @@ impl Binding {
         // Bytes beyond a gap that came earlier count more than those that come now.
         let known = self.ahead.keep(next, next, &new[..taken]);
         if fin && whole {
-            self.ahead.fin.get_or_insert(a.end());
+            self.ahead.ends_at(a.end());
         }
         let before = self.buffer.len();
         self.fin = self.ahead.drain(next, &mut self.buffer);
@@ -442,11 +365,7 @@ impl Binding {
 
     /// What has come beyond a gap, in order: number and bytes.
     pub(crate) fn ahead(&self) -> impl Iterator<Item = (u32, &[u8])> {
-        let mut at = 0;
-        self.ahead.pieces.iter().map(move |&(seq, length)| {
-            at += length;
-            (seq, &self.ahead.bytes[at - length..at])
-        })
+        self.ahead.pieces()
     }
 
     /// Forgets what has come beyond a gap.
@@ -456,32 +375,7 @@ impl Binding {
 
     /// A SACK option about what is held beyond gaps (RFC 2018 §3), padded to a multiple of four bytes; its length.
     pub(crate) fn sack(&self, out: &mut [u8; 28]) -> usize {
-        let mut blocks = 0;
-        let mut last: Option<(u32, u32)> = None;
-        let mut put = |(from, to): (u32, u32)| {
-            if blocks < 3 {
-                let at = 4 + 8 * blocks;
-                out[at..at + 4].copy_from_slice(&from.to_be_bytes());
-                out[at + 4..at + 8].copy_from_slice(&to.to_be_bytes());
-                blocks += 1;
-            }
-        };
-        for &(seq, length) in &self.ahead.pieces {
-            let end = seq.wrapping_add(length as u32);
-            last = match last {
-                Some((from, to)) if to == seq => Some((from, end)),
-                other => {
-                    other.into_iter().for_each(&mut put);
-                    Some((seq, end))
-                }
-            };
-        }
-        last.into_iter().for_each(&mut put);
-        if blocks == 0 {
-            return 0;
-        }
-        out[..4].copy_from_slice(&[kind::NOP, kind::NOP, kind::SACK, 2 + 8 * blocks as u8]);
-        4 + 8 * blocks
+        self.ahead.sack(out)
     }
 
     /// Whether a segment brings bytes, or others in their place, that are held for the server already. It may go beyond them:
@@ -662,6 +556,7 @@ impl Binding {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ahead::PIECES;
     use super::*;
     use proptest::prelude::*;
 

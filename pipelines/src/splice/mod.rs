@@ -4,6 +4,7 @@
 //! After a request has been delivered only the entry (64 bytes) stays beside the flow, and where timestamps were agreed upon,
 //! these (36 bytes).
 
+mod ahead;
 mod binding;
 mod counts;
 pub(crate) mod farewell;
