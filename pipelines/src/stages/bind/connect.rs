@@ -119,7 +119,7 @@ impl<P: Port> Desk<'_, P> {
         f.ip_difference = ip.bits();
         f.l4_difference = l4.bits();
         f.flags.set(FlowFlags::TRANSLATED, true);
-        let entry = f.extra;
+        let entry = flow;
         self.c.assign(flow, server, true);
         let pooled = s.forward == Forward::FullNat && self.pool_for(service, entry).is_some();
         self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, pooled);

@@ -29,7 +29,7 @@ impl<P: Port> Desk<'_, P> {
             let Some(mut b) = self.c.splices.take(entry) else { continue };
             if std::mem::take(&mut b.deferred) {
                 self.at = at;
-                let flow = self.c.splices.get(entry).flow;
+                let flow = entry;
                 self.hold(flow, &mut b);
                 let owed = std::mem::take(&mut b.owed);
                 if owed == Owed::Soon && self.server_may_tell(flow, &b) {

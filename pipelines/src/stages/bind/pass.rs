@@ -420,6 +420,10 @@ impl<P: Port> Desk<'_, P> {
             }
         }
         let verdict = self.pass_and_look(batch, i, place, entry);
+        if !known && verdict == Verdict::Forward {
+            // The rest of the response may need nobody.
+            self.c.splices.lend(self.c.table.get_mut(flow), entry, Place::SERVER, a.end(), a.ack);
+        }
         if a.flags & FIN != 0 && verdict == Verdict::Forward {
             self.c.splices.get_mut(entry).until_close = true;
             self.leaves_pool(entry);
@@ -498,7 +502,7 @@ impl<P: Port> Desk<'_, P> {
     /// The director has acknowledged more than the server has: the client must not see that taken back.
     fn raise_ack(&mut self, batch: &mut Batch, i: usize, b: &Binding) {
         let Some(a) = arrival(batch, i, false).filter(|a| a.flags & ACK != 0) else { return };
-        let flow = self.c.splices.get(b.entry).flow;
+        let flow = b.entry;
         let acknowledged = self.acknowledged(flow, b);
         let behind = acknowledged.wrapping_sub(a.ack) as i32;
         if behind <= 0 {
