@@ -1,9 +1,11 @@
-//! Time-outs: a hashed timer wheel and a queue of half-open connections, both threaded through the flow entries.
+//! Time-outs: a hashed timer wheel and a queue of half-open connections, both threaded through the flow table.
 //!
 //! Nothing is done per packet: a packet only writes its tick into [`crate::flow::Flow::last_seen`]. When a flow's slot comes up,
 //! the owner says whether it has expired or when to look again. Time is injected, in ticks of 2²⁷ ns (about 134 ms).
 
-use crate::flow::FlowTable;
+use crate::flow::entry::LEASED;
+use crate::flow::table::Links;
+use crate::flow::{FlowTable, Place};
 
 /// Nanoseconds in a tick, as a shift.
 const SHIFT: u32 = 27;
@@ -72,11 +74,9 @@ impl Timers {
         let slot = self.cursor.wrapping_add(ahead) & (SLOTS - 1);
         let next = self.heads[slot as usize];
         self.heads[slot as usize] = flow;
-        let entry = table.get_mut(flow);
-        entry.next = next;
-        entry.prev = HEAD | slot;
+        *table.links(flow) = Links { next, prev: HEAD | slot };
         if next != NIL {
-            table.get_mut(next).prev = flow;
+            table.links(next).prev = flow;
         }
     }
 
@@ -85,12 +85,11 @@ impl Timers {
         let unit = self.unit;
         let entry = table.get_mut(flow);
         entry.spare = stamp(entry.last_seen, unit);
-        entry.next = NIL;
-        entry.prev = if self.last == NIL { QUEUE } else { self.last };
+        *table.links(flow) = Links { next: NIL, prev: if self.last == NIL { QUEUE } else { self.last } };
         if self.last == NIL {
             self.first = flow;
         } else {
-            table.get_mut(self.last).next = flow;
+            table.links(self.last).next = flow;
         }
         self.last = flow;
         self.half_open += 1;
@@ -103,12 +102,7 @@ impl Timers {
 
     /// Takes a flow off its list. `queued` says that it is on the half-open queue.
     pub fn cancel(&mut self, table: &mut FlowTable, flow: u32, queued: bool) {
-        let (next, prev) = {
-            let entry = table.get_mut(flow);
-            let links = (entry.next, entry.prev);
-            (entry.next, entry.prev) = (NIL, NIL);
-            links
-        };
+        let Links { next, prev } = std::mem::replace(table.links(flow), Links::NONE);
         if prev == NIL {
             return; // on no list
         }
@@ -119,14 +113,14 @@ impl Timers {
             }
         }
         if prev & HEAD == 0 {
-            table.get_mut(prev).next = next;
+            table.links(prev).next = next;
         } else if prev == QUEUE {
             self.first = next;
         } else {
             self.heads[(prev & (SLOTS - 1)) as usize] = next;
         }
         if next != NIL {
-            table.get_mut(next).prev = prev;
+            table.links(next).prev = prev;
         }
     }
 
@@ -153,6 +147,8 @@ impl Timers {
             }
             self.cancel(table, flow, false);
             served += 1;
+            // What comes up next is on its way meanwhile.
+            table.prefetch_flow(Place::new(self.heads[slot], Place::CLIENT));
             match due(table, flow) {
                 Due::Expired => {}
                 // Not before the next tick, or this call would not end.
@@ -178,7 +174,7 @@ impl Timers {
         mut expire: impl FnMut(&mut FlowTable, u32),
     ) -> usize {
         let mut served = 0;
-        // 256 units reach over four time-outs: by then the flow would have come up.
+        // 128 units reach over two time-outs: by then the flow would have come up.
         self.unit = (timeout / 64).max(1);
         // Every flow at most once a call, or a queue of refreshed flows would be walked for ever.
         let budget = budget.min(self.half_open);
@@ -203,9 +199,9 @@ impl Timers {
     }
 }
 
-/// When a flow was queued, in as few bits as tell whether it was seen again since.
+/// When a flow was queued, in as few bits as tell whether it was seen again since, and which no lease has.
 fn stamp(tick: u32, unit: u32) -> u8 {
-    (tick / unit) as u8
+    (tick / unit) as u8 & !LEASED
 }
 
 #[cfg(test)]

@@ -251,6 +251,7 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
         if n > 0 {
             watch.lap(&mut counters.receive, n);
             counters.received += n as u64;
+            counters.received_bytes += batch.frames[..n].iter().map(|frame| frame.len() as u64).sum::<u64>();
             batch.start(n, false);
             serve(port, pipeline, batch, counters, handover.as_ref(), now, &mut watch);
         }
@@ -406,7 +407,6 @@ fn transmit<P: Port>(port: &mut P, batch: &mut Batch, counters: &mut Counters, h
     if let Some(handover) = handover {
         handover.wake();
     }
-    counters.received_bytes += bytes as u64;
     counters.forwarded += (n - unsent) as u64;
     counters.forwarded_bytes += (bytes - unsent_bytes) as u64;
 }

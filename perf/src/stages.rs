@@ -331,7 +331,8 @@ impl<P: Wire, M: Meter> Bench<P, M> {
     }
 
     /// Carries the connections `from..to`, whose SYNs are answered, to where their responses pass: the request is delivered, and
-    /// a response has begun whose end is far away. Sequence numbers are such that the template's segments are right.
+    /// a response has begun whose end is far away, and has gone on by a segment. Sequence numbers are such that the template's segments
+    /// are right.
     fn splice(&mut self, from: usize, to: usize) -> Result<(), StagesError> {
         use crate::connections::frame;
         use lcs_dataplane::headers::tcp::flags::PSH;
@@ -378,12 +379,15 @@ impl<P: Wire, M: Meter> Bench<P, M> {
         }
         self.drain(&mut quiet);
         self.worker.port_mut().take_sent(|_, _| {});
-        for (server, client) in &answers {
-            let ack = 1 + request.len() as u32;
-            let _ = self.worker.port_mut().inject(0, &frame(*server, *client, ACK | PSH, 1, ack, response));
+        let more = 1 + response.len() as u32;
+        for (seq, payload) in [(1, &response[..]), (more, &[b'x'; 100])] {
+            for (server, client) in &answers {
+                let ack = 1 + request.len() as u32;
+                let _ = self.worker.port_mut().inject(0, &frame(*server, *client, ACK | PSH, seq, ack, payload));
+            }
+            self.drain(&mut quiet);
+            self.worker.port_mut().take_sent(|_, _| {});
         }
-        self.drain(&mut quiet);
-        self.worker.port_mut().take_sent(|_, _| {});
         Ok(())
     }
 

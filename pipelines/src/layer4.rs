@@ -162,7 +162,7 @@ impl Layer4 {
             service: f.service,
             server: f.server,
             forward: server_address.map(|_| forward),
-            request: if spliced { c.splices.request_state(f.extra, f.state) } else { None },
+            request: if spliced { c.splices.request_state(flow, f.state) } else { None },
             state: f.state,
             expires: timer::seconds(left),
             packets_in: f.packets[Place::CLIENT],
@@ -217,10 +217,13 @@ impl Pipeline for Layer4 {
             if done > 0 {
                 watch.lap(forward_cost, done);
             }
-            // What looks established and was not found belongs to siblings more often than not: it is not looked up again.
-            let simple = Places::from_bits(v4.bits() & batch.simple);
-            mine = classify::steer_unknown(c, batch, simple, tick);
-            v4 = Places::from_bits(v4.bits() & !simple.bits() | mine.bits());
+            // What looks established and whose candidate is not its flow belongs to siblings more often than not: it is not looked up
+            // further.
+            if classify::is_steered(c, batch) {
+                let unknown = lookup::unknown(c, batch, v4);
+                mine = classify::steer_unknown(c, batch, unknown, tick);
+                v4 = Places::from_bits(v4.bits() & !unknown.bits() | mine.bits());
+            }
         }
         if !v4.is_empty() || !classified.v6.is_empty() {
             lookup::lookup(c, batch, v4, classified.v6, &mut hits, &mut misses);

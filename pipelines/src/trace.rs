@@ -129,7 +129,7 @@ impl Tracer {
 fn decided(c: &Connections, batch: &Batch, i: usize) -> Option<String> {
     if batch.flow[i] == NO_FLOW {
         return match batch.kind[i] {
-            _ if batch.verdict[i] == Verdict::HandOver => Some(format!("no flow here, of worker {}", batch.tx[i])),
+            _ if batch.verdict[i] == Verdict::HandOver => Some(format!("of worker {}", batch.tx[i])),
             Kind::Transport4 | Kind::Transport6 | Kind::First4 | Kind::First6 => Some("no flow".to_owned()),
             _ => None,
         };

@@ -308,12 +308,20 @@ proptest! {
         }
         let before: Vec<usize> = pair.workers.iter().map(|w| w.pipeline().flows()).collect();
         prop_assert_eq!(before.iter().sum::<usize>(), connections.len());
+        let received = |pair: &Pair| {
+            let all = pair.workers.iter().map(|w| (w.counters().received, w.counters().received_bytes));
+            all.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+        };
+        let mut sent = received(&pair);
         for (at, picks) in &bursts {
             for pick in picks {
-                prop_assert!(pair.workers[*at].port_mut().inject(0, &segments[pick % segments.len()]));
+                let segment = &segments[pick % segments.len()];
+                prop_assert!(pair.workers[*at].port_mut().inject(0, segment));
+                sent = (sent.0 + 1, sent.1 + segment.len() as u64);
             }
             prop_assert_eq!(pair.between().len(), picks.len());
         }
+        prop_assert_eq!(received(&pair), sent, "what is handed over has come once");
         for (worker, flows) in pair.workers.iter().zip(before) {
             prop_assert_eq!((worker.counters().dropped_total(), worker.pipeline().flows()), (0, flows));
         }

@@ -1,5 +1,6 @@
 //! One flow: a cache line.
 
+use crate::splice::Lease;
 use serde::{Deserialize, Serialize};
 
 /// A flow's number in the table, and which side of the connection a packet came from.
@@ -51,7 +52,7 @@ impl FlowFlags {
     pub const POOLED: u8 = 32;
     /// Stays only for the server's late segments: a new SYN may replace it.
     pub const CLOSED: u8 = 64;
-    /// Numbers change on the way as well: [`Flow::extra`] is the number of its splice.
+    /// Numbers change on the way as well; how is kept beside the flow, and in its [`Lease`].
     pub const SPLICED: u8 = 128;
 
     /// Whether a bit is set.
@@ -153,8 +154,8 @@ pub struct Flow {
     pub ip_difference: u16,
     /// Tick of the last packet.
     pub last_seen: u32,
-    pub(crate) next: u32,
-    pub(crate) prev: u32,
+    /// With [`LEASED`], its splice's limits ([`Lease`]).
+    limit: [u32; 2],
     /// Packets from the client and from the server, modulo 2³².
     pub packets: [u32; 2],
     /// IP protocol; 0 in a free entry.
@@ -163,10 +164,14 @@ pub struct Flow {
     pub state: TcpState,
     /// Flags.
     pub flags: FlowFlags,
+    /// While it is half open, when it was queued ([`crate::timer`]); or [`LEASED`] and the shift of a [`Lease`].
     pub(crate) spare: u8,
-    /// For the stage that owns the flow (splicing keeps its entry's number here).
+    /// For the stage that owns the flow. A spliced flow's is taken by its [`Lease`].
     pub extra: u32,
 }
+
+/// In [`Flow::spare`]: the flow has a [`Lease`].
+pub(crate) const LEASED: u8 = 1 << 7;
 
 impl Flow {
     /// Protocol, state and flags (low byte first) in one word, so that a packet's path is chosen by one comparison
@@ -189,6 +194,54 @@ impl Flow {
     #[inline]
     pub fn is_v6(&self) -> bool {
         self.flags.has(FlowFlags::V6)
+    }
+
+    /// An entry with nothing but these; the rest is zero.
+    pub(crate) fn new(protocol: u8, flags: FlowFlags, addresses: [u64; 2], ports: [u32; 2]) -> Self {
+        Flow {
+            addresses,
+            ports,
+            next_hop: [0; 2],
+            service: 0,
+            server: 0,
+            l4_difference: 0,
+            ip_difference: 0,
+            last_seen: 0,
+            limit: [0; 2],
+            packets: [0; 2],
+            protocol,
+            state: TcpState::None,
+            flags,
+            spare: 0,
+            extra: 0,
+        }
+    }
+
+    /// What a spliced flow knows of its splice by itself, if anything.
+    #[inline(always)]
+    pub fn lease(&self) -> Option<Lease> {
+        // The shift is in the low seven bits, with its sign.
+        let shift = (self.spare << 1) as i8 >> 1;
+        (self.spare & LEASED != 0).then_some(Lease { down: self.extra, limit: self.limit, shift })
+    }
+
+    /// Gives a spliced flow a lease, unless it is half open. Returns whether it has one.
+    #[inline]
+    pub fn lend(&mut self, lease: Lease) -> bool {
+        if self.flags.has(FlowFlags::HALF_OPEN) {
+            return false;
+        }
+        (self.extra, self.limit) = (lease.down, lease.limit);
+        self.spare = LEASED | lease.shift as u8 & !LEASED;
+        true
+    }
+
+    /// Takes a flow's lease away, if it has one.
+    #[inline]
+    pub fn end_lease(&mut self) {
+        if self.spare & LEASED != 0 {
+            self.spare = 0;
+        }
     }
 }
 

@@ -3,14 +3,14 @@
 //! Three parts, see `DESIGN.md` beside this file: an index of 64-byte buckets from a connection's key to
 //! its place, the [`Flow`] entries of one cache line each, and the addresses of IPv6 flows beside them.
 
-mod entry;
+pub(crate) mod entry;
 mod finder;
 mod hash;
 mod index;
 mod interned;
 mod key;
 mod slab;
-mod table;
+pub(crate) mod table;
 
 pub use entry::{Flow, FlowFlags, Place, TcpState};
 pub use finder::{AddressesV6, Finder};

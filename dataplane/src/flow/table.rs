@@ -1,12 +1,12 @@
 //! The table: entries, free list, and the addresses of IPv6 flows.
 
-use super::entry::{Flow, FlowFlags, Place, TcpState};
+use super::entry::{Flow, FlowFlags, Place};
 use super::finder::{AddressesV6, Finder};
 use super::hash::Hasher;
 use super::index::Index;
 use super::interned::{Interned, SAME_AS_CLIENT};
 use super::key::{Addresses, Key};
-use super::slab::Slab;
+use super::slab::{Slab, Zeroable};
 use crate::prefetch::{prefetch, prefetch_at};
 use serde::{Deserialize, Serialize};
 
@@ -26,7 +26,7 @@ pub enum TableFull {
 /// What a table takes in memory, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
-    /// Flow entries.
+    /// Flow entries, with the links of their lists.
     pub entries: usize,
     /// Index buckets.
     pub index: usize,
@@ -41,10 +41,27 @@ fn pair(low: u32, high: u32) -> u64 {
 
 const NIL: u32 = u32::MAX;
 
+/// A flow's neighbours on the one list that it is on: of a timer, or (`next` alone) of what is free. Apart from the entry, since no packet
+/// of an established connection asks for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Links {
+    pub(crate) next: u32,
+    pub(crate) prev: u32,
+}
+
+impl Links {
+    /// On no list.
+    pub(crate) const NONE: Links = Links { next: NIL, prev: NIL };
+}
+
+// SAFETY: integers.
+unsafe impl Zeroable for Links {}
+
 /// The flow table of one worker.
 #[derive(Debug)]
 pub struct FlowTable {
     flows: Slab<Flow>,
+    links: Slab<Links>,
     index: Index,
     /// Client addresses of IPv6 flows, by flow; a slab of its own, since not every flow has one.
     clients_v6: Slab<[u8; 16]>,
@@ -62,6 +79,7 @@ impl FlowTable {
         let capacity = capacity.clamp(1, 1 << 30);
         FlowTable {
             flows: Slab::zeroed(capacity),
+            links: Slab::zeroed(capacity),
             index: Index::new(capacity * 2),
             clients_v6: Slab::zeroed(capacity),
             interned: Interned::new(),
@@ -86,7 +104,7 @@ impl FlowTable {
     /// What the table takes in memory.
     pub fn memory(&self) -> Memory {
         Memory {
-            entries: self.flows.len() * size_of::<Flow>(),
+            entries: self.flows.len() * (size_of::<Flow>() + size_of::<Links>()),
             index: self.index.bytes(),
             addresses_v6: self.clients_v6.len() * 16,
         }
@@ -115,6 +133,7 @@ impl FlowTable {
     pub fn prefetch_free(&self, n: usize) {
         let flow = if self.free == NIL { self.fresh as usize + n } else { self.free as usize };
         prefetch_at(self.flows.as_ptr().wrapping_add(flow));
+        prefetch_at(self.links.as_ptr().wrapping_add(flow));
     }
 
     /// Asks for a flow's entry.
@@ -242,6 +261,12 @@ impl FlowTable {
         &mut self.flows[flow as usize]
     }
 
+    /// A flow's neighbours on its list.
+    #[inline]
+    pub(crate) fn links(&mut self, flow: u32) -> &mut Links {
+        &mut self.links[flow as usize]
+    }
+
     /// Adds a flow whose client's packets have key `client`, and whose server's packets, if they come back
     /// through the director, have key `server`. The caller has made sure that `client` is new. The entry is
     /// zero but for addresses, ports, protocol and the family flag.
@@ -297,30 +322,15 @@ impl FlowTable {
                 self.reference(flow, addresses, server).ok_or(TableFull::Addresses)?
             }
         };
-        let entry = &mut self.flows[flow as usize];
         if self.free == NIL {
             self.fresh += 1;
         } else {
-            self.free = entry.next;
+            self.free = self.links[flow as usize].next;
         }
-        *entry = Flow {
-            addresses,
-            ports: [client.ports(), server.map_or(0, Key::ports)],
-            next_hop: [0; 2],
-            service: 0,
-            server: 0,
-            l4_difference: 0,
-            ip_difference: 0,
-            last_seen: 0,
-            next: NIL,
-            prev: NIL,
-            packets: [0; 2],
-            protocol,
-            state: TcpState::None,
-            flags: FlowFlags(if matches!(client, Key::V6 { .. }) { FlowFlags::V6 } else { 0 }),
-            spare: 0,
-            extra: 0,
-        };
+        let flags = FlowFlags(if matches!(client, Key::V6 { .. }) { FlowFlags::V6 } else { 0 });
+        let ports = [client.ports(), server.map_or(0, Key::ports)];
+        self.flows[flow as usize] = Flow::new(protocol, flags, addresses, ports);
+        self.links[flow as usize] = Links::NONE;
         self.used += 1;
         Ok(flow)
     }
@@ -485,7 +495,7 @@ impl FlowTable {
         }
         entry.protocol = 0;
         entry.addresses = [0; 2];
-        entry.next = self.free;
+        self.links[flow as usize].next = self.free;
         self.free = flow;
         self.used -= 1;
     }
@@ -557,7 +567,7 @@ mod tests {
         t.remove(first);
         assert!(t.insert(6, &k(3), None).is_ok());
         let m = t.memory();
-        assert_eq!((m.entries, m.addresses_v6), (128, 32));
+        assert_eq!((m.entries, m.addresses_v6), (144, 32));
     }
 
     #[test]

@@ -11,6 +11,6 @@ mod segment;
 mod stamps;
 
 pub use cookie::{Cookies, Offer};
-pub use offsets::{NumberSpace, Offsets};
+pub use offsets::{Lease, NumberSpace, Offsets};
 pub use segment::{Payload, Segment};
 pub use stamps::{FARTHEST, SOON, Stamps, later};

@@ -36,6 +36,44 @@ pub struct Offsets {
     pub blank_sack: bool,
 }
 
+/// What most segments of a spliced connection need of its [`Offsets`], if nothing is added to the client's numbers and its windows stay.
+/// A flow has room for it in its own line, so that the offsets need not be fetched for each. Whoever changes the offsets, or has to see
+/// the connection's segments from then on, takes it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// What is added to the server's numbers.
+    pub(crate) down: u32,
+    /// By side, in its own numbers: where its segments end that need not be looked at.
+    pub(crate) limit: [u32; 2],
+    /// By how much the server's windows are shifted (RFC 7323 §2.3: by 14 at most).
+    pub(crate) shift: i8,
+}
+
+impl Lease {
+    /// Whether a segment of `side` that ends before sequence number `end` may pass with it.
+    #[inline(always)]
+    pub fn passes(&self, side: NumberSpace, end: u32) -> bool {
+        self.limit[side & 1].wrapping_sub(end) as i32 >= 0
+    }
+
+    /// As [`Offsets::rewrite`]. One number changes: the server's own, or what the client acknowledges of it.
+    #[inline(always)]
+    pub fn rewrite(&self, side: NumberSpace, header: &mut [u8; tcp::HEADER], difference: Difference) {
+        let client = side == Place::CLIENT;
+        let (at, n) = if client { (8, self.down.wrapping_neg()) } else { (4, self.down) };
+        let mut sum = u32::from(difference.bits());
+        if !client || header[13] & ACK != 0 {
+            let (new, s) = add(be32(header, at), n, sum_of(n));
+            header[at..at + 4].copy_from_slice(&new.to_be_bytes());
+            sum += s;
+        }
+        if !client && self.shift != 0 {
+            sum += shift_window(header, self.shift);
+        }
+        apply(header, sum);
+    }
+}
+
 impl Default for Offsets {
     fn default() -> Self {
         Offsets::new(0, 0)
@@ -57,7 +95,36 @@ fn subtract(old: u32, n: u32, sum: u16) -> (u32, u32) {
     (new, u32::from(!sum) + if wrapped { u32::from(1u16.to_be()) } else { 0 })
 }
 
+/// A window by another scale.
+#[inline]
+fn shifted(window: u16, shift: i8) -> u16 {
+    if shift >= 0 {
+        u16::try_from(u64::from(window) << shift.min(30)).unwrap_or(u16::MAX)
+    } else {
+        window >> (-shift).min(15)
+    }
+}
+
+/// Rewrites the window of a header; returns what that adds to the checksum.
+#[inline]
+fn shift_window(header: &mut [u8; tcp::HEADER], shift: i8) -> u32 {
+    let old = u16::from_be_bytes([header[14], header[15]]);
+    let new = shifted(old, shift);
+    header[14..16].copy_from_slice(&new.to_be_bytes());
+    u32::from(!old.to_be()) + u32::from(new.to_be())
+}
+
+/// Applies a sum of at most 2¹⁶ differences to a header's checksum.
+#[inline(always)]
+fn apply(header: &mut [u8; tcp::HEADER], sum: u32) {
+    let old = u16::from_ne_bytes([header[16], header[17]]);
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let bits = ((folded & 0xffff) + (folded >> 16)) as u16;
+    header[16..18].copy_from_slice(&Difference::from_bits(bits).apply(old).to_ne_bytes());
+}
+
 /// What adding `n` to a 32-bit field adds to a checksum, in memory order.
+#[inline(always)]
 fn sum_of(n: u32) -> u16 {
     let s = (n >> 16) + (n & 0xffff);
     (((s >> 16) + s) as u16).to_be()
@@ -69,6 +136,7 @@ impl Offsets {
         Offsets { up: 0, down: 0, limit: [0; 2], sums: [0; 2], shifts: [0; 2], open: false, blank_sack: false };
 
     /// Offsets with nothing let through yet.
+    #[inline(always)]
     pub fn new(up: u32, down: u32) -> Self {
         Offsets {
             up,
@@ -119,12 +187,25 @@ impl Offsets {
     /// The other side's window for a window of `side`: never larger than what was meant (SPLICING, Handshake).
     #[inline]
     pub fn window(&self, side: NumberSpace, window: u16) -> u16 {
-        let shift = self.shifts[side & 1];
-        if shift >= 0 {
-            u16::try_from(u64::from(window) << shift.min(30)).unwrap_or(u16::MAX)
-        } else {
-            window >> (-shift).min(15)
+        shifted(window, self.shifts[side & 1])
+    }
+
+    /// What a flow may know of these by itself for as long as they stay; `None` where that does not suffice. `end` and `ack`: the end and the acknowledgement of a
+    /// segment of `side` that may pass.
+    #[inline]
+    pub fn lease(&self, side: NumberSpace, end: u32, ack: u32) -> Option<Lease> {
+        /// Not so far that a number could be taken for an older one meanwhile.
+        const FAR: u32 = 1 << 30;
+        let [from_client, shift] = self.shifts;
+        if self.up != 0 || from_client != 0 || !(-14..=14).contains(&shift) {
+            return None;
         }
+        let mut limit = self.limit;
+        if self.open {
+            limit[side & 1] = end.wrapping_add(FAR);
+            limit[1 - (side & 1)] = self.ack(side, ack).wrapping_add(FAR);
+        }
+        Some(Lease { down: self.down, limit, shift })
     }
 
     /// Whether a segment of `side` that ends before sequence number `end` may pass without being looked at.
@@ -150,16 +231,11 @@ impl Offsets {
             header[8..12].copy_from_slice(&ack.to_be_bytes());
             sum += s;
         }
-        if self.shifts[side & 1] != 0 {
-            let old = u16::from_be_bytes([header[14], header[15]]);
-            let new = self.window(side, old);
-            header[14..16].copy_from_slice(&new.to_be_bytes());
-            sum += u32::from(!old.to_be()) + u32::from(new.to_be());
+        let shift = self.shifts[side & 1];
+        if shift != 0 {
+            sum += shift_window(header, shift);
         }
-        let old = u16::from_ne_bytes([header[16], header[17]]);
-        let folded = (sum & 0xffff) + (sum >> 16);
-        let bits = ((folded & 0xffff) + (folded >> 16)) as u16;
-        header[16..18].copy_from_slice(&Difference::from_bits(bits).apply(old).to_ne_bytes());
+        apply(header, sum);
     }
 
     /// [`Offsets::rewrite`] for a segment with options: `segment` starts at the TCP header. SACK edges move, too, and
@@ -259,6 +335,33 @@ mod tests {
             prop_assert_eq!(be32(&f, 38), seq);
         }
 
+        /// What passes with a lease passes with the offsets, too, and is changed to the same; and of what passes with these,
+        /// nothing near is kept off.
+        #[test]
+        fn a_lease_is_the_offsets(
+            down: u32, shift in -14i8..=14, limit: [u32; 2], open: bool, side in 0usize..2,
+            ahead in -100_000i32..100_000, ack: u32, of_other: bool, far in 0u32..1 << 29,
+        ) {
+            let mut o = Offsets::new(0, down).with_shifts(0, shift);
+            (o.limit, o.open) = (limit, open);
+            let end = limit[side].wrapping_add_signed(ahead);
+            let lease = o.lease(side, end, ack).unwrap();
+            let mut flow = crate::flow::Flow::new(6, crate::flow::FlowFlags(0), [0; 2], [0; 2]);
+            prop_assert_eq!(flow.lease(), None);
+            prop_assert!(flow.lend(lease));
+            prop_assert_eq!(flow.lease(), Some(lease));
+            let (other, begins) = if of_other { (1 - side, o.ack(side, ack)) } else { (side, end) };
+            let at = if open { begins.wrapping_add(far) } else { end };
+            prop_assert_eq!(lease.passes(other, at), o.passes(other, at));
+            let mut as_leased = frame(end, ack, 1000, &[]);
+            let mut as_kept = as_leased.clone();
+            lease.rewrite(other, as_leased[34..].first_chunk_mut().unwrap(), Difference::NONE);
+            o.rewrite(other, as_kept[34..].first_chunk_mut().unwrap(), Difference::NONE);
+            prop_assert_eq!(as_leased, as_kept);
+            flow.end_lease();
+            prop_assert_eq!(flow.lease(), None);
+        }
+
         #[test]
         fn an_embedded_segment_is_its_senders_again(up: u32, down: u32, seq: u32, ack: u32, side in 0usize..2) {
             let o = Offsets::new(up, down);
@@ -267,6 +370,12 @@ mod tests {
             o.rewrite_embedded(side, &mut f[34..]);
             prop_assert_eq!((be32(&f, 38), be32(&f, 42)), (seq, ack));
         }
+    }
+
+    #[test]
+    fn what_a_lease_can_not_say_has_none() {
+        assert_eq!(Offsets::new(1, 7).lease(0, 0, 0), None, "the client's numbers move");
+        assert_eq!(Offsets::new(0, 7).with_shifts(1, 0).lease(0, 0, 0), None, "so do its windows");
     }
 
     #[test]

@@ -32,7 +32,7 @@ use crate::placement::{Away, Undecided};
 use crate::snapshot::Snapshot;
 use crate::tally::Tally;
 use lcs_dataplane::BURST;
-use lcs_dataplane::flow::{Addresses, Flow, Key, Place};
+use lcs_dataplane::flow::{Addresses, Flow, FlowFlags, FlowTable, Key, Place};
 use lcs_dataplane::prefetch::prefetch_at;
 use lcs_dataplane::splice::{Cookies, Offer, Offsets, Stamps};
 use lcs_dataplane::worker::Nanos;
@@ -56,14 +56,12 @@ const COOKIED_FOR: Nanos = 30_000_000_000;
 /// Boxes and extractions kept for the next connection.
 const SPARE: usize = 256;
 
-/// One spliced connection, or one idle connection to a server beside it (a *leg*). 64 bytes.
+/// One spliced connection, or one idle connection to a server beside it (a *leg*): of the flow that has the entry's number. 64 bytes.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
 pub(crate) struct Entry {
     /// From one side's numbers to the other's. `limit` of the server's side is the end of the response where it is known.
     pub(crate) offsets: Offsets,
-    /// Its flow; none where the entry is free.
-    pub(crate) flow: u32,
     /// Initial sequence numbers: the client's, and ours toward the client; over a pool, as if the connection had begun with
     /// the present request. A leg: the next number toward the server, and the next one expected from it.
     pub(crate) numbers: [u32; 2],
@@ -93,6 +91,10 @@ pub(crate) struct Entry {
     pub(crate) until_close: bool,
     /// It is a leg.
     pub(crate) is_leg: bool,
+    /// It is some flow's: the one of its own number.
+    used: bool,
+    /// The flow has a [`Lease`].
+    leased: bool,
     /// The largest power of two in its server's window in the handshake: an idle server has room for so much at least.
     /// [`DIRECT`] where the server is guessed and its answer is not seen, [`LET_GO`] where a guessed one has been let go and none
     /// has answered since.
@@ -110,7 +112,6 @@ const NO_SCALE: u8 = u8::MAX;
 /// No connection's.
 const FREE: Entry = Entry {
     offsets: Offsets::NONE,
-    flow: NIL,
     numbers: [0; 2],
     binding: NIL,
     follow: NIL,
@@ -125,6 +126,8 @@ const FREE: Entry = Entry {
     response_known: true,
     until_close: false,
     is_leg: false,
+    used: false,
+    leased: false,
     server_window: 9,
 };
 
@@ -190,6 +193,22 @@ impl Entry {
         if (self.server_window, self.server_mss) == (LET_GO, server) { 2 } else { 0 }
     }
 
+    /// See [`Splices::lend`].
+    #[inline(always)]
+    pub(crate) fn lend(&mut self, flow: &mut Flow, side: usize, end: u32, ack: u32) {
+        /// Bytes that are to come at least. A lease is taken back when they have.
+        const WORTH: i32 = 4 << 10;
+        let o = &self.offsets;
+        let left = |side: usize, from: u32| o.limit[side].wrapping_sub(from) as i32;
+        let far = o.open || left(side & 1, end).max(left(1 - (side & 1), o.ack(side, ack))) >= WORTH;
+        if !far || self.binding != NIL || self.is_leg || self.stamped || flow.flags.has(FlowFlags::POOLED) {
+            return;
+        }
+        if let Some(lease) = self.offsets.lease(side, end, ack) {
+            self.leased = flow.lend(lease);
+        }
+    }
+
     /// Whether its server was guessed and nothing has passed yet but the handshake. (Of another connection's: its server
     /// has not got a byte, and the numbers say so by chance once in 2³².)
     pub(crate) fn is_guess(&self) -> bool {
@@ -200,6 +219,23 @@ impl Entry {
             && self.follow == NIL
             && self.offsets.limit == first
     }
+}
+
+/// The entries as the fast path has them, which counts those that it has read.
+pub(crate) struct Entries<'s> {
+    pub(crate) all: &'s mut [Entry],
+    pub(crate) stamps: &'s mut [Stamps],
+    pub(crate) read: &'s mut u32,
+}
+
+/// An entry whose flow has no lease any more.
+#[inline]
+fn revoke<'e>(e: &'e mut Entry, number: u32, revoked: &mut Vec<u32>) -> &'e mut Entry {
+    if e.leased {
+        e.leased = false;
+        revoked.push(number);
+    }
+    e
 }
 
 /// Bytes of an [`Entry`].
@@ -243,6 +279,11 @@ pub(crate) struct Opening {
 #[derive(Debug)]
 pub struct Splices {
     entries: Vec<Entry>,
+    /// Entries whose flows are to give their lease back. Each stands here once at most, but for those leased again meanwhile.
+    revoked: Vec<u32>,
+    /// Entries that were read since a batch began, and frames of that batch.
+    read: u32,
+    batch: u32,
     /// Timestamps of each entry that has them; none while no service agrees upon them.
     stamps: Vec<Stamps>,
     used: usize,
@@ -314,6 +355,9 @@ impl Splices {
     pub(crate) fn new(capacity: usize, seed: u64, workers: u8) -> Self {
         Splices {
             entries: Vec::new(),
+            revoked: Vec::new(),
+            read: 0,
+            batch: 0,
             stamps: Vec::new(),
             used: 0,
             capacity,
@@ -365,6 +409,7 @@ impl Splices {
         if any && self.entries.capacity() == 0 {
             // All at once, so that no growth ever stops the packets.
             self.entries = vec![FREE; self.capacity];
+            self.revoked.reserve_exact(self.capacity);
             let bindings = BINDINGS.min(self.capacity);
             self.slots.reserve_exact(bindings);
             self.owners.reserve_exact(bindings);
@@ -432,7 +477,7 @@ impl Splices {
     /// The entry of a flow: it has the flow's own number, so that both can be asked for at once. `None` while no service is
     /// switched by content.
     pub(crate) fn insert(&mut self, flow: u32, service: u16, numbers: [u32; 2], offer: Offer) -> Option<u32> {
-        let mut entry = Entry { flow, numbers, ..FREE };
+        let mut entry = Entry { numbers, used: true, ..FREE };
         entry.set_offer(offer);
         *self.entries.get_mut(flow as usize)? = entry;
         self.used += 1;
@@ -472,8 +517,8 @@ impl Splices {
 
     /// The entries, for the fast path.
     #[inline(always)]
-    pub(crate) fn entries(&mut self) -> (&[Entry], &mut [Stamps]) {
-        (&self.entries, &mut self.stamps)
+    pub(crate) fn entries(&mut self) -> Entries<'_> {
+        Entries { all: &mut self.entries, stamps: &mut self.stamps, read: &mut self.read }
     }
 
     /// Whether some service agrees upon timestamps, or has: where none does, nobody asks for those of a segment.
@@ -486,7 +531,7 @@ impl Splices {
     pub(crate) fn stamp(&mut self, entry: u32, stamps: Stamps) {
         if let Some(s) = self.stamps.get_mut(entry as usize) {
             *s = stamps;
-            self.entries[entry as usize].stamped = true;
+            self.get_mut(entry).stamped = true;
         }
     }
 
@@ -504,21 +549,55 @@ impl Splices {
         &self.entries[entry as usize]
     }
 
+    /// An entry that may change: its flow's lease ends.
     #[inline]
     pub(crate) fn get_mut(&mut self, entry: u32) -> &mut Entry {
-        &mut self.entries[entry as usize]
+        revoke(&mut self.entries[entry as usize], entry, &mut self.revoked)
+    }
+
+    /// Lends a flow what it needs for segments that nobody has to look at, if that is worth while: many more are to come. `end` and
+    /// `ack` are of a segment of `side` that has passed.
+    #[inline]
+    pub(crate) fn lend(&mut self, flow: &mut Flow, entry: u32, side: usize, end: u32, ack: u32) {
+        if let Some(e) = self.entries.get_mut(entry as usize) {
+            e.lend(flow, side, end, ack);
+        }
+    }
+
+    /// Takes the leases back that have ended since the last time.
+    #[inline]
+    pub(crate) fn settle(&mut self, table: &mut FlowTable) {
+        while let Some(entry) = self.revoked.pop() {
+            if !self.entries[entry as usize].leased {
+                table.get_mut(entry).end_lease();
+            }
+        }
+    }
+
+    /// An entry is going to be read.
+    #[inline]
+    pub(crate) fn reads(&mut self) {
+        self.read += 1;
+    }
+
+    /// Whether the entries of a batch of so many frames are to be asked for: not where few of the batch before have read theirs, since
+    /// they are of other flows, or of flows with a lease.
+    #[inline]
+    pub(crate) fn asks(&mut self, frames: u32) -> bool {
+        let (read, of) = (std::mem::take(&mut self.read), std::mem::replace(&mut self.batch, frames));
+        self.used > 0 && read * 4 >= of
     }
 
     /// A flow is about to be forgotten: whether its server must be told.
-    pub(crate) fn part(&mut self, flow: &Flow, keys: Option<Addresses>) {
-        if let Some(e) = self.entries.get(flow.extra as usize).filter(|e| e.flow != NIL) {
+    pub(crate) fn part(&mut self, number: u32, flow: &Flow, keys: Option<Addresses>) {
+        if let Some(e) = self.entries.get(number as usize).filter(|e| e.used) {
             self.farewells.note(flow, keys, e);
         }
     }
 
     /// Forgets an entry whose flow is gone, with all that belongs to it. Its legs become orphans.
     pub(crate) fn release(&mut self, entry: u32, service: u16) {
-        let Some(e) = self.entries.get(entry as usize).copied().filter(|e| e.flow != NIL) else { return };
+        let Some(e) = self.entries.get(entry as usize).copied().filter(|e| e.used) else { return };
         if let Some(id) = pool::unmarked(e.main) {
             self.pools.gone(id, entry);
         } else if e.is_leg {
@@ -529,30 +608,32 @@ impl Splices {
             self.state_mut(service).connections -= 1;
             let mut leg = e.legs;
             while leg != NIL {
-                let l = &mut self.entries[leg as usize];
-                self.orphans.push(l.flow);
+                self.orphans.push(leg);
+                let l = self.get_mut(leg);
                 l.main = NIL;
                 leg = std::mem::replace(&mut l.legs, NIL);
             }
         }
         self.unbind(entry);
         self.unfollow(entry);
-        let e = &mut self.entries[entry as usize];
-        *e = FREE;
+        *self.get_mut(entry) = FREE;
         self.used -= 1;
     }
 
     /// Takes a leg off its connection's list.
     fn unlink(&mut self, leg: u32) {
         let (main, next) = (self.entries[leg as usize].main, self.entries[leg as usize].legs);
-        let Some(m) = self.entries.get_mut(main as usize) else { return };
+        if self.entries.len() <= main as usize {
+            return;
+        }
+        let m = self.get_mut(main);
         if m.legs == leg {
             m.legs = next;
             return;
         }
         let mut at = m.legs;
         while at != NIL {
-            let e = &mut self.entries[at as usize];
+            let e = self.get_mut(at);
             if e.legs == leg {
                 e.legs = next;
                 return;
@@ -566,15 +647,15 @@ impl Splices {
         let state = self.state_mut(service);
         state.connections -= 1;
         state.parked += 1;
-        let first = std::mem::replace(&mut self.entries[main as usize].legs, leg);
-        let e = &mut self.entries[leg as usize];
+        let first = std::mem::replace(&mut self.get_mut(main).legs, leg);
+        let e = self.get_mut(leg);
         (e.legs, e.main, e.is_leg) = (first, main, true);
     }
 
     /// Makes an entry that of an idle connection of a pool.
     pub(crate) fn pool(&mut self, leg: u32, service: u16, id: u32) {
         self.state_mut(service).connections -= 1;
-        let e = &mut self.entries[leg as usize];
+        let e = self.get_mut(leg);
         (e.main, e.is_leg) = (pool::marked(id), true);
     }
 
@@ -595,7 +676,7 @@ impl Splices {
             return None;
         };
         self.slots[slot as usize] = Slot::Taken;
-        self.entries[entry as usize].binding = slot;
+        self.get_mut(entry).binding = slot;
         self.bound += 1;
         self.owners[slot as usize] = service;
         self.state_mut(service).in_hand += 1;
@@ -640,7 +721,7 @@ impl Splices {
     }
 
     fn free_slot(&mut self, entry: u32) {
-        let slot = std::mem::replace(&mut self.entries[entry as usize].binding, NIL);
+        let slot = std::mem::replace(&mut self.get_mut(entry).binding, NIL);
         if let Some(s) = self.slots.get_mut(slot as usize) {
             *s = Slot::Free(self.free_slots);
             self.free_slots = slot;
@@ -724,21 +805,20 @@ impl Splices {
                 self.follows.push(Follow::default());
                 self.follows.len() as u32 - 1
             });
-            self.entries[entry as usize].follow = id;
+            self.get_mut(entry).follow = id;
         }
         &mut self.follows[id as usize]
     }
 
     /// The follower of an entry.
     pub(crate) fn follower(&mut self, entry: u32) -> Option<(&mut Entry, &mut Follow)> {
-        let e = &mut self.entries[entry as usize];
-        let f = self.follows.get_mut(e.follow as usize)?;
-        Some((e, f))
+        let f = self.follows.get_mut(self.entries[entry as usize].follow as usize)?;
+        Some((revoke(&mut self.entries[entry as usize], entry, &mut self.revoked), f))
     }
 
     /// There is nothing left to follow.
     pub(crate) fn unfollow(&mut self, entry: u32) {
-        let id = std::mem::replace(&mut self.entries[entry as usize].follow, NIL);
+        let id = std::mem::replace(&mut self.get_mut(entry).follow, NIL);
         if id != NIL {
             self.free_follows.push(id);
         }

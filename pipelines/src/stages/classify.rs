@@ -5,7 +5,7 @@ use super::fragment;
 use super::link::OwnAddresses;
 use crate::command::Event;
 use lcs_dataplane::batch::{Batch, NO_FLOW, Places};
-use lcs_dataplane::flow::Finder;
+use lcs_dataplane::flow::{Finder, Key};
 use lcs_dataplane::headers::parse::{checksum_is_partial, fill_transport_checksum, plain, plain6};
 use lcs_dataplane::headers::tcp::flags::{FIN, RST, SYN, URG};
 use lcs_dataplane::headers::{Kind, parse, protocol};
@@ -69,7 +69,7 @@ pub(crate) fn classify(c: &mut Connections, batch: &mut Batch, out: &mut Classif
     if foreign != 0 {
         super::link::refuse(c, batch, out, foreign);
     }
-    if c.settings.workers > 1 && !batch.from_sibling && (out.firsts || !out.others.is_empty()) {
+    if is_steered(c, batch) && (out.firsts || !out.others.is_empty()) {
         steer(c, batch, out, now);
     }
 }
@@ -213,11 +213,17 @@ fn steer(c: &mut Connections, batch: &mut Batch, out: &mut Classified, now: u32)
     out.others = steer_all(c, batch, out.others, now);
 }
 
+/// Whether frames of a batch may be siblings'.
+#[inline]
+pub(crate) fn is_steered(c: &Connections, batch: &Batch) -> bool {
+    c.settings.workers > 1 && !batch.from_sibling
+}
+
 /// The same for frames that no flow of this worker was found for; returns those that stay. A flow that is here is this worker's, so that
 /// frames that come to the right worker are never asked whose they are.
 #[inline]
 pub(crate) fn steer_unknown(c: &mut Connections, batch: &mut Batch, unknown: Places, now: u32) -> Places {
-    if c.settings.workers < 2 || batch.from_sibling || unknown.is_empty() {
+    if unknown.is_empty() || !is_steered(c, batch) {
         return unknown;
     }
     let stay = steer_all(c, batch, unknown, now);
@@ -248,40 +254,42 @@ fn steer_all(c: &mut Connections, batch: &mut Batch, list: Places, now: u32) -> 
 fn worker_of(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Option<u8> {
     let workers = c.settings.workers;
     match batch.kind[i] {
-        Kind::Transport4 | Kind::Transport6 | Kind::First4 | Kind::First6 => {
+        Kind::Transport4 | Kind::Transport6 => {
+            Some(owner_of_packet(c, &super::schedule::key_of(batch, i)?, batch.protocol[i]))
+        }
+        Kind::First4 | Kind::First6 => {
             let key = super::schedule::key_of(batch, i)?;
-            let w = owner_of_packet(c, key.source(), key.destination(), batch.protocol[i]);
-            if matches!(batch.kind[i], Kind::First4 | Kind::First6) {
-                // The port's receive queue is chosen by addresses alone for all fragments of a packet, so the
-                // later ones come to this worker as well.
-                let id = fragment::identity(batch, i)?;
-                c.fragments.set_owner(id, w, now);
-                // Of this worker's own, they wait until it has gone its way: it may have to wait itself.
-                if w != c.settings.worker {
-                    c.holding.has_come(&super::hold::Awaited::First(id));
-                }
+            let w = owner_of_any(c, &key, batch.protocol[i]);
+            // The port's receive queue is chosen by addresses alone for all fragments of a packet, so the
+            // later ones come to this worker as well.
+            let id = fragment::identity(batch, i)?;
+            c.fragments.set_owner(id, w, now);
+            // Of this worker's own, they wait until it has gone its way: it may have to wait itself.
+            if w != c.settings.worker {
+                c.holding.has_come(&super::hold::Awaited::First(id));
             }
             Some(w)
         }
         Kind::Fragment4 | Kind::Fragment6 => c.fragments.owner(&fragment::identity(batch, i)?),
         Kind::Icmp4 | Kind::Icmp6 => {
             let (key, transport) = super::icmp::connection_key(batch, i)?;
-            Some(owner_of_packet(c, key.source(), key.destination(), transport))
+            Some(owner_of_any(c, &key, transport))
         }
         _ => None,
     }
     .filter(|w| *w < workers)
 }
 
-/// The owner of a packet: by its source when it comes from a client (its destination is a service), by its destination otherwise.
-fn owner_of_packet(
-    c: &Connections,
-    source: std::net::SocketAddr,
-    destination: std::net::SocketAddr,
-    transport: u8,
-) -> u8 {
-    let from_client = c.snapshot.service_at(destination, transport).is_some();
-    let client = if from_client { source } else { destination };
+/// The owner of a packet that no flow has been looked up for: this worker, if it has its flow.
+fn owner_of_any(c: &Connections, key: &Key, transport: u8) -> u8 {
+    if c.table.find(key, transport).is_some() { c.settings.worker } else { owner_of_packet(c, key, transport) }
+}
+
+/// The owner of a packet whose flow is not known: by its source when it comes from a client (its destination is a service), by its
+/// destination otherwise.
+fn owner_of_packet(c: &Connections, key: &Key, transport: u8) -> u8 {
+    let from_client = c.snapshot.service_at(key.destination(), transport).is_some();
+    let client = if from_client { key.source() } else { key.destination() };
     c.settings.spread().owner(client)
 }
 

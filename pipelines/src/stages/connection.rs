@@ -468,8 +468,8 @@ fn uncount(
 ) -> u16 {
     let entry = table.get(flow);
     if entry.flags.has(FlowFlags::SPLICED) {
-        splices.part(entry, table.keys(flow));
-        splices.release(entry.extra, entry.service);
+        splices.part(flow, entry, table.keys(flow));
+        splices.release(flow, entry.service);
     }
     learned.release(entry.next_hop[0]);
     let (server, state, active) = (entry.server, entry.state, entry.flags.has(FlowFlags::ACTIVE));

@@ -8,7 +8,7 @@ use super::state::{followed, next_state, note, notes_of};
 use super::translate::{Translated, directed, splice_v4, translate_v4, translate_v6};
 use super::{icmp, tunnel};
 use crate::snapshot::NextHop;
-use crate::splice::{Entry, NIL};
+use crate::splice::{Entries, NIL};
 use lcs_dataplane::batch::{Batch, Places};
 use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::{Flow, FlowFlags, Place, TcpState};
@@ -16,18 +16,19 @@ use lcs_dataplane::headers::options::STAMPED_HEAD;
 use lcs_dataplane::headers::tcp::flags::RST;
 use lcs_dataplane::headers::{Kind, ethernet, protocol, tcp};
 use lcs_dataplane::prefetch::prefetch_at;
-use lcs_dataplane::splice::Stamps;
 use lcs_dataplane::{BURST, DropReason, Verdict};
 
 /// Rewrites and addresses every frame in `hits`, whose flows are known, in order.
 #[inline]
 pub(crate) fn forward(c: &mut Connections, batch: &mut Batch, hits: Places, now: u32) {
+    c.splices.settle(&mut c.table);
     let mut rest = hits.bits();
     while rest != 0 {
         let i = rest.trailing_zeros() as usize % BURST;
         let left = simple(c, batch, rest, now);
         if left == rest {
             if super::bind::is_spliced(c, batch, i) {
+                c.splices.reads();
                 c.looked_at.push(i);
             } else {
                 batch.verdict[i] = forward_one(c, batch, i, now);
@@ -44,6 +45,7 @@ pub(crate) fn forward(c: &mut Connections, batch: &mut Batch, hits: Places, now:
 /// entries of a burst the time of the first ones' forwarding to arrive. Returns the places that are left.
 #[inline]
 pub(crate) fn forward_found(c: &mut Connections, batch: &mut Batch, places: Places, now: u32) -> Places {
+    c.splices.settle(&mut c.table);
     let mut rest = places.bits();
     while rest != 0 {
         let left = simple(c, batch, rest, now);
@@ -102,46 +104,65 @@ const POOLED: u32 = (FlowFlags::POOLED as u32) << 16;
 const BARE_OFFSET: u8 = 0x50;
 const STAMPED_OFFSET: u8 = 0x80;
 
-/// What its checksum changes by besides its numbers, if a spliced connection's segment may go the way `HOW` without anybody
-/// looking at it: its timestamps have been moved where it has some. `rest` and `len`: what follows the first 20 bytes.
+/// Moves the numbers of a spliced connection's segment, and its timestamps where it has some, with the checksum for these and for its
+/// ends, if it may go the way `HOW` without anybody looking at it. `rest` and `len`: what follows the first 20 bytes.
 #[inline(always)]
-fn passing<const HOW: u32>(
-    e: &Entry,
-    s: Option<&mut Stamps>,
-    side: usize,
-    tcp: &[u8; 20],
+fn passes<const HOW: u32>(
+    flow: &mut Flow,
+    entries: &mut Entries,
+    place: Place,
+    tcp: &mut [u8; 20],
     rest: &mut [u8],
     len: u16,
-) -> Option<Difference> {
-    let stamped = HOW & STAMPED != 0;
+) -> bool {
+    let ends = directed(flow.l4_difference, place.side());
+    let (side, stamped, pooled) = (place.side(), HOW & STAMPED != 0, HOW & POOLED != 0);
     let (offset, options) = if stamped { (STAMPED_OFFSET, 12) } else { (BARE_OFFSET, 0) };
     let seq_end =
         u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(u32::from(len.wrapping_sub(options)));
-    // While it is being bound, the bind stage sees every segment, acknowledgements too; and all of a leg's.
     // Other options (SACK) go the other way.
-    if e.binding != NIL || e.is_leg || tcp[12] != offset || !e.offsets.passes(side, seq_end) {
-        return None;
+    if tcp[12] != offset {
+        return false;
     }
-    let pooled = HOW & POOLED != 0;
+    if let (false, false, Some(lease)) = (stamped, pooled, flow.lease())
+        && lease.passes(side, seq_end)
+    {
+        lease.rewrite(side, tcp, ends);
+        return true;
+    }
+    *entries.read += 1;
+    let number = place.flow() as usize;
+    let Some(e) = entries.all.get_mut(number) else { return false };
+    // While it is being bound, the bind stage sees every segment, acknowledgements too; and all of a leg's.
+    if e.binding != NIL || e.is_leg || !e.offsets.passes(side, seq_end) {
+        return false;
+    }
     if pooled && !e.is_within_request(side, tcp) {
-        return None;
+        return false;
     }
     if !stamped {
-        return Some(Difference::NONE);
+        let ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
+        e.lend(flow, side, seq_end, ack);
+        e.offsets.rewrite(side, tcp, ends);
+        return true;
     }
-    let (s, (head, rest)) = (s?, rest.split_first_chunk_mut::<4>()?);
-    let option = rest.first_chunk_mut::<8>()?;
+    let (Some(s), Some((head, rest))) = (entries.stamps.get_mut(number), rest.split_first_chunk_mut::<4>()) else {
+        return false;
+    };
+    let Some(option) = rest.first_chunk_mut::<8>() else { return false };
     if len < options || *head != STAMPED_HEAD || !e.stamped || !s.goes_on(side, option) {
-        return None;
+        return false;
     }
     // How far a client's stamps may go until somebody looks.
     let value = u32::from_be_bytes([option[0], option[1], option[2], option[3]]);
     let lent = pooled && e.main != NIL;
     let far = !s.is_near(value) || lent && !s.is_near_heard(value, FAR_IN_POOL);
     if side == Place::CLIENT && far {
-        return None;
+        return false;
     }
-    Some(s.translate(side, option))
+    let moved = s.translate(side, option);
+    e.offsets.rewrite(side, tcp, ends.plus(moved));
+    true
 }
 
 /// No bit of a path: segments have timestamps, and no other option.
@@ -172,7 +193,8 @@ const NEAR: usize = 64;
 fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u32, now: u32) -> u32 {
     let Connections { table, traffic, hops, outers, ident, splices, .. } = c;
     let (flows, v6) = table.flows_mut();
-    let (traffic, hops, outers, (splices, stamps)) = (&mut traffic[..], &**hops, &outers[..], splices.entries());
+    let (traffic, hops, outers) = (&mut traffic[..], &**hops, &outers[..]);
+    let mut entries = splices.entries();
     let later = places & !batch.simple;
     let mut rest = places & batch.simple;
     // Up to the first frame that is not simple.
@@ -195,9 +217,11 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
         let len = end.wrapping_sub(ethernet::HEADER as u16);
         let server = usize::from(flow.server);
         let (true, true, Some(traffic)) = (hop.resolved, len <= hop.mtu, traffic.get_mut(server)) else { break };
-        // Over IPv4 the flow may be a candidate that nobody has verified (`forward_found`); with it verified, this is true.
-        let verified =
-            HOW & V6 != 0 || flow.addresses[side] == batch.addresses[i] && flow.ports[side] == batch.ports[i];
+        // A frame's flow over IPv4 may be a candidate that nobody has verified (`forward_found`); with it verified, this is true.
+        let verified = match HOW & V6 {
+            0 => flow.addresses[side] == batch.addresses[i] && flow.ports[side] == batch.ports[i],
+            _ => batch.kind[i] == Kind::Transport6,
+        };
         if flow.summary() & PATH != HOW & !STAMPED || !verified {
             break;
         }
@@ -216,35 +240,28 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
             }
             SPLICE_V4 | POOLED_V4 | STAMPED_V4 | POOLED_STAMPED_V4 => {
                 // As NAT; and the numbers move (SPLICING, In the splice), and the timestamps where there are some.
-                let (Some((b, rest)), Some(e)) =
-                    (frame.bytes_mut().split_first_chunk_mut::<54>(), splices.get(flow.extra as usize))
-                else {
-                    break;
-                };
+                let Some((b, rest)) = frame.bytes_mut().split_first_chunk_mut::<54>() else { break };
                 let (ip, tcp) = b.split_at_mut(34);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<34>(), tcp.first_chunk_mut::<20>()) else { break };
-                let s = stamps.get_mut(flow.extra as usize);
-                let Some(moved) = passing::<HOW>(e, s, side, tcp, rest, end - 54) else { break };
+                if !passes::<HOW>(flow, &mut entries, place, tcp, rest, end - 54) {
+                    break;
+                }
                 ip[..12].copy_from_slice(&hop.addresses);
-                splice_v4(ip, tcp, flow, side, &e.offsets, moved);
+                splice_v4(ip, tcp, flow, side);
             }
             SPLICE_V6 | POOLED_V6 | STAMPED_V6 | POOLED_STAMPED_V6 => {
-                let (Some((b, rest)), Some(e)) =
-                    (frame.bytes_mut().split_first_chunk_mut::<74>(), splices.get(flow.extra as usize))
-                else {
-                    break;
-                };
+                let Some((b, rest)) = frame.bytes_mut().split_first_chunk_mut::<74>() else { break };
                 let (ip, tcp) = b.split_at_mut(54);
                 let (Some(ip), Some(tcp)) = (ip.first_chunk_mut::<54>(), tcp.first_chunk_mut::<20>()) else { break };
-                let s = stamps.get_mut(flow.extra as usize);
-                let Some(moved) = passing::<HOW>(e, s, side, tcp, rest, end - 74) else { break };
+                if !passes::<HOW>(flow, &mut entries, place, tcp, rest, end - 74) {
+                    break;
+                }
                 let (source, destination) = v6.of(flow, 1 - side);
                 ip[..12].copy_from_slice(&hop.addresses);
                 ip[21] = ip[21].wrapping_sub(1);
                 ip[22..38].copy_from_slice(destination);
                 ip[38..54].copy_from_slice(source);
                 tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
-                e.offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
             }
             DIRECT_V4 | DIRECT_V6 => {
                 // Direct routing: only the link-layer address changes (tutorial, slide 26).
@@ -300,7 +317,7 @@ pub(crate) fn forward_one(c: &mut Connections, batch: &mut Batch, i: usize, now:
         let tcp_flags = batch.tcp_flags[i];
         let spliced = flags.has(FlowFlags::SPLICED);
         let (state, notes) = if spliced {
-            (next_state(flow.state, tcp_flags, side, flags.has(FlowFlags::TRANSLATED)), flow.extra)
+            (next_state(flow.state, tcp_flags, side, flags.has(FlowFlags::TRANSLATED)), 0)
         } else {
             followed(flow, tcp_flags, side, || numbers(batch, i))
         };
@@ -353,7 +370,8 @@ fn splice_plain(c: &Connections, batch: &mut Batch, i: usize, place: Place, hop:
         return false;
     }
     ip[..12].copy_from_slice(&hop.addresses);
-    splice_v4(ip, tcp, flow, place.side(), &c.splices.get(flow.extra).offsets, Difference::NONE);
+    c.splices.get(place.flow()).offsets.rewrite(place.side(), tcp, directed(flow.l4_difference, place.side()));
+    splice_v4(ip, tcp, flow, place.side());
     batch.tx[i] = hop.interface;
     true
 }
@@ -381,8 +399,8 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
         return addressed(c, batch, i, &hop, too_long);
     }
     let (l3, l4, transport) = (batch.l3[i], batch.l4[i], batch.protocol[i]);
-    let extra = flow.extra;
-    let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(extra).offsets);
+    let entry = place.flow();
+    let spliced = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(entry).offsets);
     let done = match batch.kind[i] {
         Kind::Transport4 | Kind::First4 => translate_v4(&mut batch.frames[i], l3, l4, transport, flow, side),
         _ => {
@@ -397,7 +415,7 @@ fn forward_other(c: &mut Connections, batch: &mut Batch, i: usize, place: Place,
     }
     if let Some(offsets) = spliced
         && let Some(segment) = batch.frames[i].bytes_mut().get_mut(usize::from(l4)..)
-        && !offsets.rewrite_with_options(side, segment, Difference::NONE, c.splices.stamps(extra))
+        && !offsets.rewrite_with_options(side, segment, Difference::NONE, c.splices.stamps(entry))
     {
         return Verdict::Drop(DropReason::BadHeader);
     }
@@ -601,6 +619,30 @@ mod tests {
             let ip = |at: usize| std::net::IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
             (SocketAddr::new(ip(30), port(36)), SocketAddr::new(ip(26), port(34)))
         }
+    }
+
+    #[test]
+    fn a_candidate_of_the_other_family_is_none() {
+        let mut bench = Bench::new(Forward::Nat, true, false);
+        let sent = bench.turn(&[client_packet(0, true, SYN).frame()]);
+        let mut packet = client_packet(0, true, SYN | ACK);
+        (packet.source, packet.destination) = answer_ends(&sent[0].2, true);
+        bench.turn(&[packet.frame()]);
+        bench.turn(&[client_packet(0, true, ACK).frame()]);
+        assert_eq!(bench.c.table.get(0).state, TcpState::Established);
+        // A packet over IPv4 whose hash leads there.
+        let Bench { port, c, .. } = &mut bench;
+        let mut batch = Batch::default();
+        let frame = client_packet(1, false, ACK).sized(120).frame();
+        assert!(port.inject(0, &frame));
+        let n = port.receive(&mut batch.frames, &mut batch.rx);
+        batch.start(n, false);
+        let mut classified = classify::Classified::default();
+        classify::classify(c, &mut batch, &mut classified, 7);
+        batch.flow[0] = Place::new(0, Place::CLIENT).0;
+        assert_eq!(forward_found(c, &mut batch, classified.v4, 7).bits(), 1);
+        assert_eq!(batch.frames[0].bytes(), frame);
+        port.release(std::mem::take(&mut batch.frames[0]));
     }
 
     proptest! {

@@ -230,7 +230,7 @@ fn translate(c: &mut Connections, batch: &mut Batch, i: usize, now: u32) -> Verd
     if !hop.resolved {
         return Verdict::Drop(DropReason::NextHopUnresolved);
     }
-    let offsets = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(flow.extra).offsets);
+    let offsets = flow.flags.has(FlowFlags::SPLICED).then(|| c.splices.get(place.flow()).offsets);
     let v6 = batch.kind[i] == Kind::Icmp6;
     let (l3, l4, end) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]), usize::from(batch.end[i]));
     // A server must not learn of routers' addresses that it can't reach in full NAT, a client nothing of our inside.

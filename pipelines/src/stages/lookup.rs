@@ -14,10 +14,10 @@ use lcs_dataplane::headers::{Kind, protocol};
 
 /// Notes for each frame in `places` which flow it may belong to ([`NO_FLOW`] stays where there is none), and asks for the flow's entry.
 #[inline]
-pub(crate) fn candidates(c: &Connections, batch: &mut Batch, places: Places) {
+pub(crate) fn candidates(c: &mut Connections, batch: &mut Batch, places: Places) {
+    let spliced = c.splices.asks(places.len() as u32);
     let finder = c.table.finder();
     let mut second = 0u32;
-    let spliced = c.splices.len() > 0;
     for i in places.iter() {
         match finder.candidate(batch.hash[i]) {
             Some(place) => {
@@ -78,6 +78,18 @@ pub(crate) fn lookup(
     }
 }
 
+/// The simple frames in `v4` that do not belong to the flow that their candidate names.
+pub(crate) fn unknown(c: &Connections, batch: &Batch, v4: Places) -> Places {
+    let finder = c.table.finder();
+    let mut unknown = Places::default();
+    for i in Places::from_bits(v4.bits() & batch.simple).iter() {
+        if !finder.is_tcp_v4(Place(batch.flow[i]), batch.addresses[i], batch.ports[i]) {
+            unknown.push(i);
+        }
+    }
+    unknown
+}
+
 /// Frames that open or close a connection, that are no plain TCP, or whose first candidate was none.
 #[inline(never)]
 fn lookup_other(c: &mut Connections, batch: &mut Batch, rest: Places, hits: &mut Places, misses: &mut Places) {
@@ -114,7 +126,7 @@ fn keep(c: &mut Connections, batch: &mut Batch, place: Place, i: usize, hits: &m
     let decided = opens && was_decided(c, flow);
     let closed = flow.flags.has(FlowFlags::CLOSED);
     let again = opens && (closed || decided) && batch.protocol[i] == protocol::TCP;
-    if again && is_newer(c, batch, i, flow, decided) {
+    if again && is_newer(c, batch, i, place, decided) {
         if closed {
             reopen(c, batch, place, i, hits, misses);
         } else {
@@ -148,7 +160,8 @@ pub(crate) fn was_decided(c: &Connections, flow: &Flow) -> bool {
 /// the old SYN must not end what is still being acknowledged. Where the server answers unseen, the number says nothing: a client may
 /// choose any (RFC 6528), and there is nothing left to be protected that the client does not know better (`bind/direct.rs` asks it).
 /// Only its own SYN is no new one.
-fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow, decided: bool) -> bool {
+fn is_newer(c: &Connections, batch: &Batch, i: usize, place: Place, decided: bool) -> bool {
+    let flow = c.table.get(place.flow());
     let spliced = flow.flags.has(FlowFlags::SPLICED);
     if !spliced && !decided {
         return true;
@@ -159,7 +172,7 @@ fn is_newer(c: &Connections, batch: &Batch, i: usize, flow: &Flow, decided: bool
     if !spliced {
         return seq != flow.extra;
     }
-    let e = c.splices.get(flow.extra);
+    let e = c.splices.get(place.flow());
     let last = if flow.flags.has(FlowFlags::TRANSLATED) { e.offsets.limit[Place::CLIENT] } else { e.numbers[0] };
     e.offsets.open || seq.wrapping_sub(last) as i32 > 0
 }

@@ -290,6 +290,11 @@ fn choose(c: &mut Connections, batch: &Batch, i: usize, now: u32) -> Result<Open
         let channel = transport == protocol::UDP && c.splices.migrations.hears(to);
         return Err(if channel { Verdict::Consume } else { not_ours(c, batch, i) });
     };
+    if batch.from_sibling && !c.settings.is_owner(client.source()) {
+        // A sibling that did not know the service yet took it for another packet. Its owner gets the next one; a flow here would keep
+        // it from that.
+        return Err(Verdict::Drop(DropReason::NoFlow));
+    }
     if c.snapshot.services.get(usize::from(slot)).and_then(Option::as_ref).is_some_and(|s| s.content.is_some()) {
         c.called[i % BURST] = slot;
         return Err(Verdict::Consume);

@@ -5,7 +5,6 @@ use lcs_dataplane::checksum::Difference;
 use lcs_dataplane::flow::Flow;
 use lcs_dataplane::headers::parse::checksum_offset;
 use lcs_dataplane::headers::{protocol, tcp};
-use lcs_dataplane::splice::Offsets;
 
 /// What came of a translation.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,21 +85,13 @@ fn apply_transport(b: &mut [u8], at: usize, transport: u8, difference: Differenc
     b[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
 }
 
-/// A segment of a spliced connection over IPv4, whose headers have no options: addresses, ports, TTL and numbers. `ip` is all that stands
-/// before the TCP header; `moved` is what the TCP checksum changes by besides.
+/// Addresses, ports and TTL of a segment of a spliced connection over IPv4, whose headers have no options. `ip` is all that stands before
+/// the TCP header. The TCP checksum is another's, with the numbers'.
 #[inline(always)]
-pub(super) fn splice_v4(
-    ip: &mut [u8; 34],
-    tcp: &mut [u8; tcp::HEADER],
-    flow: &Flow,
-    side: usize,
-    offsets: &Offsets,
-    moved: Difference,
-) {
+pub(super) fn splice_v4(ip: &mut [u8; 34], tcp: &mut [u8; tcp::HEADER], flow: &Flow, side: usize) {
     ip[22] = ip[22].wrapping_sub(1);
     let sum = u16::from_ne_bytes([ip[24], ip[25]]);
     ip[24..26].copy_from_slice(&directed(flow.ip_difference, side).apply_with_ttl(sum).to_ne_bytes());
     ip[26..34].copy_from_slice(&flow.addresses[1 - side].rotate_left(32).to_ne_bytes());
     tcp[..4].copy_from_slice(&flow.ports[1 - side].rotate_left(16).to_ne_bytes());
-    offsets.rewrite(side, tcp, directed(flow.l4_difference, side).plus(moved));
 }

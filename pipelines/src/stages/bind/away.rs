@@ -50,7 +50,7 @@ impl<P: Port> Desk<'_, P> {
             b.errand = 0;
         }
         if its_own && b.phase == Phase::Collect {
-            let flow = self.c.splices.get(b.entry).flow;
+            let flow = b.entry;
             // Nothing was acknowledged while nobody knew how much of it goes to a filter, or that it does not go to a guessed server.
             let untold = !b.may_ack || self.is_migrated(flow);
             self.goes_on(flow, &mut b, piece);

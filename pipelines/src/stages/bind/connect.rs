@@ -147,7 +147,7 @@ impl<'d, P: Port> Desk<'d, P> {
         f.ip_difference = ip.bits();
         f.l4_difference = l4.bits();
         f.flags.set(FlowFlags::TRANSLATED, true);
-        let (entry, service) = (f.extra, f.service);
+        let (entry, service) = (flow, f.service);
         self.c.assign(flow, server, true);
         let pooled = s.forward == Forward::FullNat && self.pool_for(service, entry).is_some();
         self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, pooled);

@@ -102,7 +102,7 @@ impl<P: Port> Desk<'_, P> {
     /// for ever, not when it is not to be used any more, and not while what is held for such servers leaves little room for others.
     fn may_keep_waiting(&self, b: &Binding) -> bool {
         let idle = self.snapshot.timeouts.get(TcpState::Established).as_nanos() as u64;
-        let server = self.c.table.get(self.c.splices.get(b.entry).flow).server;
+        let server = self.c.table.get(b.entry).server;
         self.now.saturating_sub(b.taken_at) < idle && is_up(self.snapshot, server) && self.c.splices.has_room_to_spare()
     }
 

@@ -44,7 +44,7 @@ impl<P: Port> Desk<'_, P> {
     /// Whether a flow has a guessed server that answers directly, and nothing is decided yet.
     pub(super) fn is_direct_guess(&self, flow: u32) -> bool {
         let f = self.c.table.get(flow);
-        f.flags.has(FlowFlags::SPLICED) && f.server != NO_SLOT && self.c.splices.get(f.extra).is_direct()
+        f.flags.has(FlowFlags::SPLICED) && f.server != NO_SLOT && self.c.splices.get(flow).is_direct()
     }
 
     /// The client has acknowledged a number that the director knows: its address is its own.

@@ -67,7 +67,7 @@ impl<P: Port> Desk<'_, P> {
             Ok(flow) => flow,
             Err(reason) => return Some(Verdict::Drop(reason)),
         };
-        let entry = self.c.table.get(flow).extra;
+        let entry = flow;
         if !direct && !self.attach(flow, server) {
             return Some(self.answer_syn(batch, i, flow, entry));
         }

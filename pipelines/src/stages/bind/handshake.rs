@@ -81,6 +81,6 @@ impl<P: Port> Desk<'_, P> {
         place.side() == Place::CLIENT
             && f.flags.has(FlowFlags::SPLICED)
             && f.state == TcpState::SynReceived
-            && self.c.splices.get(f.extra).numbers == h.numbers
+            && self.c.splices.get(place.flow()).numbers == h.numbers
     }
 }

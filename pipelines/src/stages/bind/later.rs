@@ -45,7 +45,7 @@ impl<P: Port> Desk<'_, P> {
             let Some(mut b) = self.c.splices.take(entry) else { continue };
             if std::mem::take(&mut b.deferred) {
                 self.at = at;
-                let flow = self.c.splices.get(entry).flow;
+                let flow = entry;
                 self.opens = Opens::Later;
                 self.hold(flow, &mut b);
                 if let Opens::Deferred(server, back, hash) = std::mem::take(&mut self.opens) {
@@ -69,7 +69,7 @@ impl<P: Port> Desk<'_, P> {
             self.at = at;
             // Only frames end the connections of other clients, and all frames of the batch have been read: it is as it was.
             debug_assert!(self.c.splices.is_in_hand(b.entry) && b.phase == Phase::Hold);
-            let flow = self.c.splices.get(b.entry).flow;
+            let flow = b.entry;
             let attached = self.attach_as(flow, server, &back, hash);
             self.ask_server(flow, &mut b, server, attached);
             self.pay(flow, &mut b);

@@ -78,7 +78,6 @@ impl<P: Port> Desk<'_, P> {
         l.next_hop = if pool { [f.next_hop[Place::SERVER]; 2] } else { f.next_hop };
         l.service = f.service;
         l.server = NO_SLOT;
-        l.extra = leg;
         l.flags.set(FlowFlags::TRANSLATED, true);
         l.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(beside, TcpState::Established, self.tick);
@@ -98,7 +97,7 @@ impl<P: Port> Desk<'_, P> {
         if !self.adopt(flow, b, leg, shifts, l.offsets.blank_sack, false) {
             return false;
         }
-        self.c.close(l.flow);
+        self.c.close(leg);
         self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, false);
         true
     }
@@ -115,11 +114,11 @@ impl<P: Port> Desk<'_, P> {
         pool: bool,
     ) -> bool {
         let l = *self.c.splices.get(leg);
-        if self.c.table.move_server(l.flow, flow).is_err() {
+        if self.c.table.move_server(leg, flow).is_err() {
             return false;
         }
-        let beside = *self.c.table.get(l.flow);
-        self.c.unassign(l.flow);
+        let beside = *self.c.table.get(leg);
+        self.c.unassign(leg);
         // A pool's was another client's before.
         let difference = match self.c.table.keys(flow) {
             Some(Addresses { client, server: Some(back) }) => differences(&client, &back),
@@ -152,12 +151,12 @@ impl<P: Port> Desk<'_, P> {
 
     /// The server of a leg that may be used.
     pub(super) fn leg_to(&self, entry: u32, usable: &impl Fn(u16) -> bool) -> Option<u16> {
-        self.legs(entry).map(|leg| self.c.table.get(self.c.splices.get(leg).flow).server).find(|&s| usable(s))
+        self.legs(entry).map(|leg| self.c.table.get(leg).server).find(|&s| usable(s))
     }
 
     /// The leg to a server.
     pub(super) fn leg_of(&self, entry: u32, server: u16) -> Option<u32> {
-        self.legs(entry).find(|&leg| self.c.table.get(self.c.splices.get(leg).flow).server == server)
+        self.legs(entry).find(|&leg| self.c.table.get(leg).server == server)
     }
 
     /// A server's segment on a leg.
@@ -215,15 +214,14 @@ impl<P: Port> Desk<'_, P> {
             if leg == NIL {
                 return;
             }
-            let flow = self.c.splices.get(leg).flow;
-            self.end_leg(flow);
+            self.end_leg(leg);
         }
     }
 
     /// Resets a leg and forgets it.
     pub(super) fn end_leg(&mut self, flow: u32) {
         let Some(key) = self.key_toward(flow, Place::SERVER) else { return self.close(flow) };
-        let [seq, ack] = self.c.splices.get(self.c.table.get(flow).extra).numbers;
+        let [seq, ack] = self.c.splices.get(flow).numbers;
         self.send(
             flow,
             Place::SERVER,
@@ -238,8 +236,8 @@ impl<P: Port> Desk<'_, P> {
             let is = self.c.table.keys(flow).is_some() && {
                 let f = self.c.table.get(flow);
                 f.flags.has(FlowFlags::SPLICED) && {
-                    let e = self.c.splices.get(f.extra);
-                    e.is_leg && e.flow == flow && e.main == NIL
+                    let e = self.c.splices.get(flow);
+                    e.is_leg && e.main == NIL
                 }
             };
             if is {

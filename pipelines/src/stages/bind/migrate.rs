@@ -354,7 +354,7 @@ impl<P: Port> Desk<'_, P> {
         if !f.flags.has(FlowFlags::SPLICED) {
             return stale;
         }
-        let (server, entry) = (f.server, f.extra);
+        let (server, entry) = (f.server, flow);
         let ticket = Ticket::from(header);
         let Some(mut b) = self.c.splices.take(entry) else { return stale };
         let asked = match body {

@@ -214,7 +214,7 @@ impl<'d, P: Port> Desk<'d, P> {
             }
             return forward::forward_one(self.c, batch, i, self.tick);
         }
-        let entry = flow.extra;
+        let entry = place.flow();
         if a.flags & (SYN | FIN | RST) != 0 && !self.is_intact(batch, i) {
             // What changes a connection's state must be what its sender said.
             return Verdict::Drop(DropReason::BadTcpChecksum);
@@ -520,7 +520,7 @@ impl<'d, P: Port> Desk<'d, P> {
         if !self.is_attached(flow) {
             return;
         }
-        let entry = self.c.table.get(flow).extra;
+        let entry = flow;
         self.leaves_pool(entry);
         self.c.table.get_mut(flow).flags.set(FlowFlags::POOLED, false);
         self.c.table.detach_server(flow);
@@ -545,7 +545,7 @@ impl<'d, P: Port> Desk<'d, P> {
     #[inline]
     fn pass(&mut self, batch: &mut Batch, i: usize, place: Place) -> Verdict {
         batch.flow[i] = place.0;
-        let entry = self.c.table.get(place.flow()).extra;
+        let entry = place.flow();
         if place.side() == Place::CLIENT
             && batch.tcp_flags[i] & (URG | RST) == URG
             && !self.c.splices.get(entry).offsets.open

@@ -109,8 +109,7 @@ impl<P: Port> Desk<'_, P> {
                     Ok(flow) => {
                         let stamps = self.brought_stamps(&key, a);
                         self.stamp(flow, stamps);
-                        let entry = self.c.table.get(flow).extra;
-                        self.by_client(batch, i, a, flow, entry)
+                        self.by_client(batch, i, a, flow, flow)
                     }
                     Err(reason) => Verdict::Drop(reason),
                 }
@@ -192,15 +191,14 @@ impl<P: Port> Desk<'_, P> {
             TableFull::Index => DropReason::FlowIndexFull,
             _ => DropReason::FlowTableFull,
         })?;
-        let Some(entry) = self.c.splices.insert(flow, slot, numbers, offer) else {
+        if self.c.splices.insert(flow, slot, numbers, offer).is_none() {
             self.c.table.remove(flow);
             return Err(DropReason::FlowTableFull);
-        };
+        }
         let f = self.c.table.get_mut(flow);
         f.service = slot;
         f.server = NO_SLOT;
         f.next_hop = [to_client, 0];
-        f.extra = entry;
         f.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(flow, TcpState::SynReceived, self.tick);
         Ok(flow)

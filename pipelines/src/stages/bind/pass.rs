@@ -419,6 +419,10 @@ impl<P: Port> Desk<'_, P> {
             }
         }
         let verdict = self.pass_and_look(batch, i, place, entry);
+        if !known && verdict == Verdict::Forward {
+            // The rest of the response may need nobody.
+            self.c.splices.lend(self.c.table.get_mut(flow), entry, Place::SERVER, a.end(), a.ack);
+        }
         if a.flags & FIN != 0 && verdict == Verdict::Forward {
             self.c.splices.get_mut(entry).until_close = true;
             self.leaves_pool(entry);
@@ -502,7 +506,7 @@ impl<P: Port> Desk<'_, P> {
         if batch.tcp_flags[i] & ACK == 0 {
             return;
         }
-        let flow = self.c.splices.get(b.entry).flow;
+        let flow = b.entry;
         let acknowledged = self.acknowledged(flow, b);
         let behind = acknowledged.wrapping_sub(u32::from_be_bytes(*ack)) as i32;
         if behind <= 0 {

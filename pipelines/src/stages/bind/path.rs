@@ -17,7 +17,7 @@ const LEAST_MTU_V6: u32 = 1280;
 /// segment; if not, the error is for the other end.
 pub(crate) fn told(c: &mut Connections, place: Place, seq: Option<u32>, error: PathError) -> bool {
     let flow = c.table.get(place.flow());
-    let (entry, v6) = (flow.extra, flow.is_v6());
+    let (entry, v6) = (place.flow(), flow.is_v6());
     let attached = flow.flags.has(FlowFlags::TRANSLATED);
     let half_open = flow.state == TcpState::SynReceived;
     let Some(seq) = seq else { return false };

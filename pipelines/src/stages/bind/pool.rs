@@ -72,7 +72,7 @@ impl<P: Port> Desk<'_, P> {
         let pool = self.content(service)?.binding.scheme.pool()?;
         let e = self.c.splices.get(entry);
         let offer = e.offer();
-        let v6 = self.c.table.get(e.flow).is_v6();
+        let v6 = self.c.table.get(entry).is_v6();
         let same = e.stamped == self.content(service).is_some_and(agrees);
         (same && offer.sack && offer.mss >= mss(pool, v6)).then_some(pool)
     }
@@ -123,17 +123,17 @@ impl<P: Port> Desk<'_, P> {
                 // From before the setting was changed.
                 return false;
             }
-            let beside = self.c.splices.get(leg).flow;
             // A slot may have a new owner.
-            let is_there = self.c.table.keys(beside).and_then(|keys| keys.server).is_some_and(|k| k.source() == to);
+            let is_there = self.c.splices.get(leg).is_leg
+                && self.c.table.keys(leg).and_then(|keys| keys.server).is_some_and(|k| k.source() == to);
             let e = self.c.splices.get(b.entry);
             let (shifts, blank) = (shifts(e, scale), e.offer().sack && !sack);
             if !is_there || !self.adopt(flow, b, leg, shifts, blank, true) {
-                self.end_leg(beside);
+                self.end_leg(leg);
                 continue;
             }
             self.c.splices.pools.now(id, Doing::Lent, b.entry, self.now);
-            self.c.close(beside);
+            self.c.close(leg);
             if let Some(connection) = self.c.splices.pools.get_mut(id) {
                 connection.requests = requests.saturating_add(1);
             }
@@ -363,7 +363,7 @@ impl<P: Port> Desk<'_, P> {
     fn retire(&mut self, id: u32) {
         let Some(&Pooled { entry: leg, service, .. }) = self.c.splices.pools.get(id) else { return };
         let e = self.c.splices.get_mut(leg);
-        let (flow, [seq, ack]) = (e.flow, e.numbers);
+        let (flow, [seq, ack]) = (leg, e.numbers);
         e.numbers[0] = seq.wrapping_add(1);
         self.c.splices.pools.now(id, Doing::Closing, leg, self.now);
         self.pool_tally(service).into_iter().for_each(|tally| tally.retired += 1);
@@ -502,8 +502,7 @@ impl<P: Port> Desk<'_, P> {
             if since + PATIENCE > self.now {
                 break;
             }
-            let flow = self.c.splices.get(entry).flow;
-            self.opening_failed(service, server, flow);
+            self.opening_failed(service, server, entry);
         }
         for n in 0..AT_ONCE {
             let Some(&id) = self.c.splices.pools.pool(at).and_then(|pool| pool.opening.get(n)) else { break };
@@ -512,7 +511,7 @@ impl<P: Port> Desk<'_, P> {
                 c.unanswered = 1;
                 let leg = c.entry;
                 let e = *self.c.splices.get(leg);
-                self.send_syn_as(e.flow, leg, e.numbers[0].wrapping_sub(1), u16::MAX);
+                self.send_syn_as(leg, leg, e.numbers[0].wrapping_sub(1), u16::MAX);
             }
         }
         let settings = self.pool_settings(service, server);
@@ -543,7 +542,7 @@ impl<P: Port> Desk<'_, P> {
         let Some(&c) = self.c.splices.pools.get(id) else { return };
         let Some(pool) = settings else { return self.retire(id) };
         let since = |then: Nanos| self.now.saturating_sub(then);
-        let v6 = self.c.table.get(self.c.splices.get(c.entry).flow).is_v6();
+        let v6 = self.c.table.get(c.entry).is_v6();
         let spare = idle > self.share(pool.idle) && since(c.since) >= pool.idle_timeout.as_nanos() as u64;
         let stamped = self.content(c.service).is_some_and(agrees);
         let other = c.mss > mss(pool, v6) || stamped != self.c.splices.get(c.entry).stamped;
@@ -554,7 +553,7 @@ impl<P: Port> Desk<'_, P> {
             return;
         }
         let e = self.c.splices.get(c.entry);
-        let (flow, [next, ack]) = (e.flow, e.numbers);
+        let (flow, [next, ack]) = (c.entry, e.numbers);
         if c.unanswered >= PROBES {
             self.pool_tally(c.service).into_iter().for_each(|tally| tally.lost += 1);
             return self.end_leg(flow);
@@ -608,7 +607,6 @@ impl<P: Port> Desk<'_, P> {
         f.next_hop = [s.next_hop; 2];
         f.service = service;
         f.server = crate::snapshot::NO_SLOT;
-        f.extra = leg;
         f.flags.set(FlowFlags::TRANSLATED, true);
         f.flags.set(FlowFlags::SPLICED, true);
         if self.content(service).is_some_and(agrees) {

@@ -68,7 +68,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn serve_queues(&mut self) -> bool {
         for _ in 0..BUDGET {
             let Some((mut b, passed)) = self.c.splices.released(self.now) else { return false };
-            let flow = self.c.splices.get(b.entry).flow;
+            let flow = b.entry;
             b.queued = false;
             if b.phase == Phase::Hold {
                 b.admitted |= passed;

@@ -48,7 +48,7 @@ impl<P: Port> Desk<'_, P> {
         let answers_unseen =
             f.flags.has(FlowFlags::SPLICED) && !f.flags.has(FlowFlags::TRANSLATED) && f.server != NO_SLOT;
         // A connection to a guessed server that answers directly looks the same until it is bound.
-        answers_unseen && self.is_migrated(flow) && !self.c.splices.get(f.extra).is_direct()
+        answers_unseen && self.is_migrated(flow) && !self.c.splices.get(flow).is_direct()
     }
 
     /// From here on the connection's present request is this one, as far as the client's bytes go.

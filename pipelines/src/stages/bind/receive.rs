@@ -131,7 +131,7 @@ impl<P: Port> Desk<'_, P> {
             self.say_to_director(ticket, &Body::Refused(m.ends, Why::Over));
             return stale;
         };
-        let entry = self.c.table.get(flow).extra;
+        let entry = flow;
         if !self.c.splices.migrations.has_brought(entry, ticket) {
             // Another connection from the same port.
             self.say_to_director(ticket, &Body::Refused(m.ends, Why::Over));
@@ -203,7 +203,7 @@ impl<P: Port> Desk<'_, P> {
             // given back has an end still on the way, which would be in that SYN's place.
             let old = old.flow();
             if self.c.table.get(old).flags.has(FlowFlags::SPLICED) {
-                self.end_legs(self.c.table.get(old).extra);
+                self.end_legs(old);
             }
             self.c.close(old);
         }
@@ -239,7 +239,6 @@ impl<P: Port> Desk<'_, P> {
         f.service = slot;
         f.server = crate::snapshot::NO_SLOT;
         f.next_hop = [row, 0];
-        f.extra = entry;
         f.flags.set(FlowFlags::SPLICED, true);
         self.c.opened(flow, TcpState::Established, self.tick);
         let Some(mut b) = self.c.splices.bind(entry, slot) else {
@@ -322,7 +321,7 @@ impl<P: Port> Desk<'_, P> {
         let ticket = Ticket::from(header);
         self.c.splices.migrations.assemblies.forget(ticket);
         let Some(flow) = self.flow_of(ends) else { return Verdict::Consume };
-        let entry = self.c.table.get(flow).extra;
+        let entry = flow;
         let m = &self.c.splices.migrations;
         // Or it has been asked back, or given another request, with a later number.
         if !(m.has_brought(entry, ticket) || m.is_newer(entry, ticket)) {

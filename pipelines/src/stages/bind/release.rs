@@ -74,11 +74,11 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn take_next(&mut self, header: &Header, m: &Migrate<'_>, bytes: &[u8]) -> Verdict {
         let ticket = Ticket::from(header);
         let flow = self.flow_of(&m.ends).filter(|&flow| self.is_attached(flow));
-        let Some(flow) = flow.filter(|&f| self.c.splices.migrations.is_newer(self.c.table.get(f).extra, ticket)) else {
+        let Some(flow) = flow.filter(|&f| self.c.splices.migrations.is_newer(f, ticket)) else {
             self.refuse_turn(header, m, Why::Over);
             return Verdict::Consume;
         };
-        let entry = self.c.table.get(flow).extra;
+        let entry = flow;
         let e = *self.c.splices.get(entry);
         if let Some(why) = self.keeps(flow, (m.start, m.next)) {
             if why == Why::NotYet {
@@ -164,7 +164,7 @@ impl<P: Port> Desk<'_, P> {
     /// Why no request can follow on a connection whose client has sent `start` bytes and acknowledged `next`, if so.
     fn keeps(&mut self, flow: u32, (start, next): (u32, u32)) -> Option<Why> {
         let f = self.c.table.get(flow);
-        let (entry, state) = (f.extra, f.state);
+        let (entry, state) = (flow, f.state);
         let e = *self.c.splices.get(entry);
         if e.offsets.open {
             return Some(Why::Tunnel);
@@ -205,7 +205,7 @@ impl<P: Port> Desk<'_, P> {
             self.say_to_director(ticket, &Body::Refused(turn.ends, Why::Over));
             return Verdict::Consume;
         };
-        let entry = self.c.table.get(flow).extra;
+        let entry = flow;
         let e = *self.c.splices.get(entry);
         if !self.is_attached(flow) {
             let [start, next] = e.numbers.map(|n| n.wrapping_add(1));
@@ -271,17 +271,13 @@ impl<P: Port> Desk<'_, P> {
     fn close_leg(&mut self, leg: u32) {
         let e = *self.c.splices.get(leg);
         let [seq, ack] = e.numbers;
-        let Some(key) = self.key_toward(e.flow, Place::SERVER) else { return };
+        let Some(key) = self.key_toward(leg, Place::SERVER) else { return };
         let window = super::leg::LEG_WINDOW;
-        self.send(
-            e.flow,
-            Place::SERVER,
-            Segment { key, flags: FIN | ACK, seq, ack, window, options: &[], payload: Payload::NONE },
-        );
+        let payload = Payload::NONE;
+        self.send(leg, Place::SERVER, Segment { key, flags: FIN | ACK, seq, ack, window, options: &[], payload });
         let e = self.c.splices.get_mut(leg);
         e.numbers[0] = seq.wrapping_add(1);
         e.until_close = true;
-        let flow = e.flow;
-        self.moved_by(flow, FIN | ACK, Place::CLIENT);
+        self.moved_by(leg, FIN | ACK, Place::CLIENT);
     }
 }

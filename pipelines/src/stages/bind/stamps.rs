@@ -33,8 +33,7 @@ impl<P: Port> Desk<'_, P> {
     /// A connection begins whose client was answered with these.
     pub(super) fn stamp(&mut self, flow: u32, answer: Option<(u32, u32)>) {
         if let Some((value, echo)) = answer {
-            let entry = self.c.table.get(flow).extra;
-            self.c.splices.stamp(entry, Stamps::new(echo, value));
+            self.c.splices.stamp(flow, Stamps::new(echo, value));
         }
     }
 
@@ -55,15 +54,14 @@ impl<P: Port> Desk<'_, P> {
         if !f.flags.has(FlowFlags::SPLICED) {
             return None;
         }
-        let entry = f.extra;
-        let mut s = *self.c.splices.stamps(entry)?;
+        let mut s = *self.c.splices.stamps(flow)?;
         let own = if side == Place::SERVER {
             s.to_server()
         } else {
             let clock = self.client_clock(flow)?;
             s.to_client(|| clock)
         };
-        *self.c.splices.stamps(entry)? = s;
+        *self.c.splices.stamps(flow)? = s;
         Some(own)
     }
 

@@ -16,7 +16,7 @@ impl<P: Port> Desk<'_, P> {
     pub(super) fn timers(&mut self) -> bool {
         for _ in 0..BUDGET {
             let Some(mut b) = self.c.splices.due(self.now) else { return false };
-            let flow = self.c.splices.get(b.entry).flow;
+            let flow = b.entry;
             self.time_out(flow, &mut b);
             self.c.splices.put(b);
         }
