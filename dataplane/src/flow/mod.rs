@@ -1,7 +1,7 @@
 //! The flow table: one worker's connections. Bounded, preallocated, shared with nobody.
 //!
-//! Three parts, see `DESIGN.md` beside this file: an index of 64-byte buckets from a connection's key to
-//! its place, the [`Flow`] entries of one cache line each, and the addresses of IPv6 flows beside them.
+//! Four parts, see `DESIGN.md` beside this file: an index of 64-byte buckets from a connection's key to
+//! its place, the [`Flow`] entries of one cache line each, their links on the lists of the timers, and the addresses of IPv6 flows beside them.
 
 pub(crate) mod entry;
 mod finder;
