@@ -3,9 +3,9 @@
 //! Nothing is done per packet: a packet only writes its tick into [`crate::flow::Flow::last_seen`]. When a flow's slot comes up,
 //! the owner says whether it has expired or when to look again. Time is injected, in ticks of 2²⁷ ns (about 134 ms).
 
+use crate::flow::FlowTable;
 use crate::flow::entry::LEASED;
 use crate::flow::table::Links;
-use crate::flow::{FlowTable, Place};
 
 /// Nanoseconds in a tick, as a shift.
 const SHIFT: u32 = 27;
@@ -148,7 +148,7 @@ impl Timers {
             self.cancel(table, flow, false);
             served += 1;
             // What comes up next is on its way meanwhile.
-            table.prefetch_flow(Place::new(self.heads[slot], Place::CLIENT));
+            table.prefetch_listed(self.heads[slot]);
             match due(table, flow) {
                 Due::Expired => {}
                 // Not before the next tick, or this call would not end.
@@ -175,7 +175,7 @@ impl Timers {
     ) -> usize {
         let mut served = 0;
         // 128 units reach over two time-outs: by then the flow would have come up.
-        self.unit = (timeout / 64).max(1);
+        self.unit = timeout.div_ceil(64).max(1);
         // Every flow at most once a call, or a queue of refreshed flows would be walked for ever.
         let budget = budget.min(self.half_open);
         while served < budget && self.first != NIL {

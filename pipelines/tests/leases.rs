@@ -1,12 +1,12 @@
-//! Long responses and tunnels, segment by segment: most of their segments pass by what their flow knows by itself, and none may
-//! that would not pass otherwise.
+//! Long responses and tunnels, segment by segment: most of their segments pass by what their flow knows by itself (that they do, a test of
+//! the forward stage says), and none may that would not pass otherwise.
 
 mod director;
 
-use director::{CLIENT, Director, ISN, SYN_OPTIONS, Sent};
+use director::{CLIENT, Director, ISN, SYN_OPTIONS, Sent, server_asked, url};
 use lcs_dataplane::headers::tcp::flags::{ACK, FIN, PSH, RST, SYN};
 use lcs_pipelines::content::Binding;
-use lcs_pipelines::matching::{self, Action, Expr, Rule};
+use lcs_pipelines::matching::{Action, Rule};
 
 const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
 const OTHER: &[u8] = b"GET /b HTTP/1.1\r\nHost: www.example.com\r\n\r\n";
@@ -33,7 +33,7 @@ impl Connection {
         let ack = d.handshake();
         let first = ISN.wrapping_add(1);
         let sent = d.client(ACK | PSH, first, ack, REQUEST);
-        let server = asked(&sent);
+        let server = server_asked(&sent);
         d.says(&server, CLIENT, SYN | ACK, SERVERS.wrapping_sub(1), first, options, b"");
         Connection { d, server, client: first.wrapping_add(REQUEST.len() as u32), ack, next: SERVERS }
     }
@@ -54,17 +54,6 @@ impl Connection {
         assert_eq!((passed.seq, passed.ack, passed.to.to_string()), (self.client, self.next, self.server.clone()));
         passed
     }
-}
-
-fn url(prefix: &str) -> Expr {
-    let value = matching::Value::Text(prefix.as_bytes().into());
-    let relation = matching::Relation::Prefix;
-    Expr::Term(matching::Term { variable: matching::Variable::Url, relation, value, ignore_case: false })
-}
-
-/// The server whose SYN is among these.
-fn asked(sent: &[Sent]) -> String {
-    sent.iter().find(|s| s.flags == SYN).expect("a server is asked").to.to_string()
 }
 
 fn one(sent: Vec<Sent>, whose: &str) -> Sent {
@@ -89,7 +78,7 @@ fn a_long_response_passes_and_the_next_request_is_decided_by_itself() {
         // The response is over; what comes now is another one's.
         let sent = c.d.client(ACK | PSH, c.client, c.ack, OTHER);
         assert!(sent.iter().all(|s| s.to.to_string() != c.server || s.payload.is_empty()), "{sent:?}");
-        let second = asked(&sent);
+        let second = server_asked(&sent);
         assert_ne!(second, c.server);
         c.server = second;
         let first = sent.iter().find(|s| s.flags == SYN).unwrap().seq.wrapping_add(1);
@@ -144,6 +133,24 @@ fn what_a_client_asks_for_in_the_middle_of_a_response_waits() {
 }
 
 #[test]
+fn an_acknowledgement_from_before_a_waiting_request_is_seen() {
+    let mut c = Connection::new(SYN_OPTIONS);
+    c.says(&head(20_000));
+    for _ in 0..10 {
+        c.says(&[0x61; 1000]);
+    }
+    c.acknowledges();
+    c.d.client(ACK | PSH, c.client, c.ack, OTHER);
+    for _ in 0..10 {
+        c.d.says(&c.server, CLIENT, ACK, c.next, c.client, &[], &[0x61; 1000]);
+        (c.next, c.ack) = (c.next.wrapping_add(1000), c.ack.wrapping_add(1000));
+    }
+    // With the number that it had before it asked, as a late copy has: the response has come, so the request goes on.
+    let sent = c.d.client(ACK, c.client, c.ack, b"");
+    assert_ne!(server_asked(&sent), c.server);
+}
+
+#[test]
 fn a_new_connection_in_the_place_of_one_that_was_reset_is_read_again() {
     let mut c = Connection::new(SYN_OPTIONS);
     c.says(&head(50_000));
@@ -159,7 +166,7 @@ fn a_new_connection_in_the_place_of_one_that_was_reset_is_read_again() {
     let ack = answer.seq.wrapping_add(1);
     c.d.client(ACK, isn.wrapping_add(1), ack, b"");
     let sent = c.d.client(ACK | PSH, isn.wrapping_add(1), ack, OTHER);
-    assert_ne!(asked(&sent), c.server);
+    assert_ne!(server_asked(&sent), c.server);
     assert!(sent.iter().all(|s| s.payload.is_empty()), "{sent:?}");
 }
 

@@ -9,8 +9,12 @@ mod binding;
 mod bursts;
 #[path = "direct.rs"]
 mod direct;
+#[path = "guess.rs"]
+mod guess;
 #[path = "handshake.rs"]
 mod handshake;
+#[path = "leases.rs"]
+mod leases;
 #[path = "migration/main.rs"]
 mod migration;
 #[path = "pooled.rs"]

@@ -132,8 +132,7 @@ impl FlowTable {
     #[inline]
     pub fn prefetch_free(&self, n: usize) {
         let flow = if self.free == NIL { self.fresh as usize + n } else { self.free as usize };
-        prefetch_at(self.flows.as_ptr().wrapping_add(flow));
-        prefetch_at(self.links.as_ptr().wrapping_add(flow));
+        self.prefetch_listed(flow as u32);
     }
 
     /// Asks for a flow's entry.
@@ -259,6 +258,13 @@ impl FlowTable {
     #[inline(always)]
     pub fn get_mut(&mut self, flow: u32) -> &mut Flow {
         &mut self.flows[flow as usize]
+    }
+
+    /// Asks for a flow's entry and its links; `flow` may be none.
+    #[inline]
+    pub(crate) fn prefetch_listed(&self, flow: u32) {
+        prefetch_at(self.flows.as_ptr().wrapping_add(flow as usize));
+        prefetch_at(self.links.as_ptr().wrapping_add(flow as usize));
     }
 
     /// A flow's neighbours on its list.

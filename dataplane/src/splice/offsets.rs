@@ -190,8 +190,8 @@ impl Offsets {
         shifted(window, self.shifts[side & 1])
     }
 
-    /// What a flow may know of these by itself for as long as they stay; `None` where that does not suffice. `end` and `ack`: the end and the acknowledgement of a
-    /// segment of `side` that may pass.
+    /// What a flow may know of these by itself for as long as they stay; `None` where that does not suffice. `end` and `ack`: up to
+    /// where a segment of `side` that may pass reaches, and what it acknowledges.
     #[inline]
     pub fn lease(&self, side: NumberSpace, end: u32, ack: u32) -> Option<Lease> {
         /// Not so far that a number could be taken for an older one meanwhile.

@@ -130,7 +130,6 @@ fn passes<const HOW: u32>(
         lease.rewrite(side, tcp, ends);
         return true;
     }
-    *entries.read += 1;
     let number = place.flow() as usize;
     let Some(e) = entries.all.get_mut(number) else { return false };
     // While it is being bound, the bind stage sees every segment, acknowledgements too; and all of a leg's.
@@ -144,6 +143,7 @@ fn passes<const HOW: u32>(
         let ack = u32::from_be_bytes([tcp[8], tcp[9], tcp[10], tcp[11]]);
         e.lend(flow, side, seq_end, ack);
         e.offsets.rewrite(side, tcp, ends);
+        *entries.read += 1;
         return true;
     }
     let (Some(s), Some((head, rest))) = (entries.stamps.get_mut(number), rest.split_first_chunk_mut::<4>()) else {
@@ -161,6 +161,7 @@ fn passes<const HOW: u32>(
         return false;
     }
     let moved = s.translate(side, option);
+    *entries.read += 1;
     e.offsets.rewrite(side, tcp, ends.plus(moved));
     true
 }
@@ -616,6 +617,36 @@ mod tests {
         } else {
             let ip = |at: usize| std::net::IpAddr::from(<[u8; 4]>::try_from(&frame[at..at + 4]).unwrap());
             (SocketAddr::new(ip(30), port(36)), SocketAddr::new(ip(26), port(34)))
+        }
+    }
+
+    /// A spliced flow that has many bytes to come passes its second segment without its entry, and hears when that changes.
+    #[test]
+    fn a_leased_flow_does_not_ask_for_its_entry() {
+        use lcs_dataplane::headers::build::Transport;
+        use lcs_dataplane::splice::{Offer, Offsets};
+        let mut bench = Bench::new(Forward::Nat, false, false);
+        let sent = bench.turn(&[client_packet(0, false, SYN).frame()]);
+        let mut answer = client_packet(0, false, SYN | ACK);
+        (answer.source, answer.destination) = answer_ends(&sent[0].2, false);
+        bench.turn(&[answer.frame()]);
+        bench.turn(&[client_packet(0, false, ACK).frame()]);
+        let splices = &mut bench.c.splices;
+        splices.reserve();
+        splices.insert(0, 0, [0; 2], Offer { mss: 1460, scale: None, sack: false });
+        let e = splices.get_mut(0);
+        e.offsets = Offsets::new(0, 1000);
+        e.offsets.limit = [0, 1 << 20];
+        bench.c.table.get_mut(0).flags.set(FlowFlags::SPLICED, true);
+        let mut segment = answer.clone().payload(&[1; 100]);
+        segment.transport = Transport::Tcp { flags: ACK, seq: 1, ack: 0, window: 9, options: vec![] };
+        for (reads, limit) in [(true, 1 << 20), (false, 1 << 20), (true, 1 << 19), (false, 1 << 19)] {
+            if bench.c.splices.get(0).offsets.limit[1] != limit {
+                bench.c.splices.get_mut(0).offsets.limit[1] = limit;
+            }
+            let out = bench.turn(&[segment.frame()]);
+            assert_eq!((out[0].0, &out[0].2[38..42]), (Verdict::Forward, &1001u32.to_be_bytes()[..]));
+            assert_eq!(bench.c.splices.asks(1), reads, "{limit}");
         }
     }
 

@@ -14,7 +14,7 @@ use lcs_pipelines::command::{Acknowledgement, Command, Report};
 use lcs_pipelines::content::{Binding, Content, Group};
 use lcs_pipelines::extract::{Limits, Plan, Protocol};
 use lcs_pipelines::layer4::Layer4;
-use lcs_pipelines::matching::{self, Action, Expr, Rule, RuleSet, Stickiness};
+use lcs_pipelines::matching::{self, Action, Expr, Relation, Rule, RuleSet, Stickiness, Term, Value, Variable};
 use lcs_pipelines::placement::{self, ContentWorker};
 use lcs_pipelines::snapshot::*;
 use lcs_pipelines::stages::connection::Settings;
@@ -76,6 +76,18 @@ impl Sent {
             tunnel,
         }
     }
+}
+
+/// The server whose SYN is among these segments.
+pub fn server_asked(sent: &[Sent]) -> String {
+    sent.iter().find(|s| s.flags == SYN).expect("a server is asked").to.to_string()
+}
+
+/// That a request's URL begins with this.
+pub fn url(prefix: &str) -> Expr {
+    let value = Value::Text(prefix.as_bytes().into());
+    let relation = Relation::Prefix;
+    Expr::Term(Term { variable: Variable::Url, relation, value, ignore_case: false })
 }
 
 /// The checksum of an IPv4 header, which is 0 where the one in it is right.

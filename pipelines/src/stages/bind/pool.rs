@@ -124,8 +124,7 @@ impl<P: Port> Desk<'_, P> {
                 return false;
             }
             // A slot may have a new owner.
-            let is_there = self.c.splices.get(leg).is_leg
-                && self.c.table.keys(leg).and_then(|keys| keys.server).is_some_and(|k| k.source() == to);
+            let is_there = self.c.table.keys(leg).and_then(|keys| keys.server).is_some_and(|k| k.source() == to);
             let e = self.c.splices.get(b.entry);
             let (shifts, blank) = (shifts(e, scale), e.offer().sack && !sack);
             if !is_there || !self.adopt(flow, b, leg, shifts, blank, true) {
