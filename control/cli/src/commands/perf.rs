@@ -125,7 +125,8 @@ enum Pipeline {
     Dr,
     /// IP in IP.
     Tun,
-    /// Switched by content and spliced: NAT with numbers moved; measured against NAT in the same run.
+    /// Switched by content and spliced: NAT with numbers moved, in the middle of a long response and without timestamps;
+    /// measured against NAT in the same run.
     Splice,
     /// Connections whose server was guessed rightly, over NAT; measured against NAT in the same run.
     Preallocate,
