@@ -30,6 +30,5 @@ pub mod neighbour;
 pub(crate) mod persistence;
 pub mod schedule;
 pub(crate) mod state;
-pub(crate) mod traffic;
 mod translate;
 pub mod tunnel;
