@@ -206,9 +206,10 @@ fn simple_run<const HOW: u32>(c: &mut Connections, batch: &mut Batch, places: u3
     let far = traffic.len() > NEAR;
     while rest != 0 {
         let i = rest.trailing_zeros() as usize % BURST;
-        if far && let Some(next) = flows.get(Place(batch.flow[(i + 3) % BURST]).flow() as usize) {
-            prefetch_at(traffic.as_ptr().wrapping_add(usize::from(next.server)));
-            prefetch_at(&raw const hops[usize::from(next.next_hop[1])]);
+        let next = Place(batch.flow[(i + 3) % BURST]);
+        if far && let Some(flow) = flows.get(next.flow() as usize) {
+            prefetch_at(traffic.as_ptr().wrapping_add(usize::from(flow.server)));
+            prefetch_at(&raw const hops[usize::from(flow.next_hop[1 - next.side()])]);
         }
         let place = Place(batch.flow[i]);
         let side = place.side();
