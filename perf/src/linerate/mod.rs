@@ -204,7 +204,7 @@ pub struct Row {
     /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director.
     pub ndr: Option<Summary>,
     /// This from searches that set aside what was lost while somebody else used the core's other hardware thread, and from those that could not,
-    /// because somebody did nearly all the time. Absent where device and generator stand on other cores.
+    /// because somebody did too much of the time, or it left too little. Absent where device and generator stand on other cores.
     pub alone: Option<Summary>,
     /// See [`Row::alone`].
     pub shared: Option<Summary>,

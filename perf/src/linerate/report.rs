@@ -219,7 +219,7 @@ impl fmt::Display for Figures {
                 )?;
             }
             if let Some(shared) = row.shared {
-                write!(f, "; with somebody else on it nearly all the time: {}", of(shared))?;
+                write!(f, "; with it counted, since there was too much of it or too little time: {}", of(shared))?;
             }
             if row.gaps.0 > 0 {
                 let (n, ms) = row.gaps;

@@ -17,7 +17,10 @@ use std::time::Duration;
 ///
 /// On the memory port generator, director and sink share one core, and time is the director's own: the clock stands still while
 /// frames are made and taken. What that costs is shown, and a reflector without a pipeline is measured beside the director.
-/// What is lost while somebody else uses the core's other hardware thread is set aside, unless that is nearly all the time.
+/// What is lost while somebody else uses the core's other hardware thread is set aside, unless that is more than two fifths of the time
+/// at a search's beginning, or leaves it too little to end in its time. A rate without loss is one that has held; the lowest one that has
+/// not is tried up to four times more, so that on a disturbed machine the figure leans upward, and a longer trial at that rate may lose
+/// frames.
 ///
 /// With --tx and --rx the generator sends and receives on any two ports, by the wall clock, and what joins these is measured: this
 /// director in another process or on another machine, or anything else that forwards. It forwards by address and port (layer 4);
