@@ -106,6 +106,8 @@ const GAP: f64 = 150e-6;
 const START: Nanos = 1_000_000_000;
 /// What is left of a trial's connections is gone after this.
 const LATER: Nanos = 200_000_000_000;
+/// Share of a trial's time that may be disturbed before the trial says nothing.
+const DISTURBED: f64 = 0.5;
 /// Connections of one trial at most: the table is made for them.
 const MOST: usize = 400_000;
 
@@ -262,6 +264,7 @@ impl Site {
         let offered = self.due.len() as u64;
         let counters = self.worker.counters();
         let reasons = DropReason::ALL.iter().zip(counters.dropped.iter().zip(&dropped));
+        let disturbed = disturbed as f64 / (self.clock.cycles() - begin).max(1) as f64;
         let trial = Trial {
             rate,
             seconds,
@@ -273,7 +276,8 @@ impl Site {
             interruptions: self.clock.interruptions - interruptions,
             interrupted_ms: (self.clock.left_out - left_out) as f64 / hz * 1e3,
             set_aside: self.set_aside,
-            disturbed: disturbed as f64 / (self.clock.cycles() - begin).max(1) as f64,
+            disturbed,
+            short: disturbed > DISTURBED,
             forwarded_rate: self.ends.done as f64 / seconds,
             ..Trial::default()
         };

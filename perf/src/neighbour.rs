@@ -5,15 +5,12 @@
 //! after it, and figures are given for both kinds of rounds.
 
 use crate::summary::Summary;
-use lcs_dataplane::cycles::{tsc, tsc_hz};
-use lcs_dataplane::share::{WHOLE_CORE, additions_per_cycle, glance};
+use lcs_dataplane::share::{WHOLE_CORE, additions_per_cycle};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Of the best rate, what a core gives to a thread that has it alone, at least.
 const ALONE: f64 = 0.9;
-/// The same of a glance, which finds up to a tenth less.
-const ALONE_AT_A_GLANCE: f64 = 0.8;
 
 /// Looks at the core before and after each round.
 #[derive(Debug, Default)]
@@ -32,50 +29,6 @@ pub(crate) fn looked<T>(round: impl FnOnce() -> T) -> (T, Option<f64>) {
 /// From which rate on a core was whole, given the best of these.
 pub(crate) fn whole(rates: impl IntoIterator<Item = f64>) -> f64 {
     rates.into_iter().fold(WHOLE_CORE, f64::max) * ALONE
-}
-
-/// Looks at the core while something runs on it, every [`Slices::SECONDS`].
-#[derive(Debug)]
-pub(crate) struct Slices {
-    every: u64,
-    next: u64,
-    was_alone: bool,
-    /// Looks so far, and those that found the core shared.
-    pub looks: u32,
-    pub shared: u32,
-}
-
-impl Slices {
-    /// Seconds between two looks, which take less than a hundredth of it.
-    const SECONDS: f64 = 250e-6;
-
-    /// The first slice begins.
-    pub(crate) fn begin() -> Self {
-        let every = (tsc_hz() as f64 * Self::SECONDS) as u64;
-        let mut slices = Slices { every, next: tsc(), was_alone: true, looks: 0, shared: 0 };
-        slices.ended();
-        slices
-    }
-
-    /// Where a slice has ended, whether the core was this thread's alone at both its ends. It is taken to be where that can't be seen.
-    #[inline]
-    pub(crate) fn ended(&mut self) -> Option<bool> {
-        (tsc() >= self.next).then(|| self.look())
-    }
-
-    /// Whether the last look found the core this thread's alone.
-    pub(crate) fn is_alone(&self) -> bool {
-        self.was_alone
-    }
-
-    #[inline(never)]
-    fn look(&mut self) -> bool {
-        let alone = glance().is_none_or(|rate| rate >= WHOLE_CORE * ALONE_AT_A_GLANCE);
-        self.looks += 1;
-        self.shared += u32::from(!alone);
-        self.next = tsc() + self.every;
-        std::mem::replace(&mut self.was_alone, alone) && alone
-    }
 }
 
 impl Watch {

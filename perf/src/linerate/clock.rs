@@ -6,7 +6,7 @@
 //! It also stands still while the machine has taken the core away. Over established flows the worst turn that is the program's own is 32 frames
 //! and 64 timers with every line of theirs in memory, some 25 µs, so that what takes longer than [`VirtualClock::GAP`] was an interruption: it is
 //! counted, and charged as the turn before it. Behind it the caches are somebody else's; until they are refilled ([`VirtualClock::RECOVERY`])
-//! the clock goes on, but what is lost then is set aside and told apart, not counted as the director's.
+//! the clock goes on, but what is offered and lost then is set aside, not counted as the director's.
 //!
 //! How long that takes is a matter of the flows: one is in the cache again when a packet of it has come, and packets come in random order. A
 //! clock that went by the size of a cache alone (half a millisecond) took the rest of it, some ten milliseconds with 100,000 flows, for the
@@ -132,6 +132,11 @@ impl Schedule {
         }
         self.next += n * self.interval;
         n as u64
+    }
+
+    /// Ends it at another time; frames go on at their distances.
+    pub fn end_at(&mut self, end: u64) {
+        self.end = end as f64;
     }
 
     /// Whether the last frame has been due.

@@ -1,16 +1,21 @@
 //! The memory port as a device under test: a receive queue of so many descriptors that frames arrive in by their schedule.
+//!
+//! Time is cut into slices of [`Looks::SECONDS`]. Those in which the machine interrupted, or the worker recovered from that, are set aside, and on
+//! demand those in which a neighbour disturbed: neither what was offered then nor what was lost is counted, and the trial takes so much longer.
+//! Behind a disturbance nothing is offered until the queue is empty, or what waited in it would be lost in a slice that nobody disturbed.
 
 use super::clock::{Schedule, VirtualClock};
 use super::histogram::Histogram;
+use super::looks::Looks;
 use super::sizes::Size;
 use super::trial::Trial;
-use crate::neighbour::Slices;
 use crate::traffic::{Stamp, Traffic};
 use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{Meter, tsc, tsc_hz};
 use lcs_dataplane::headers::tcp::flags::ACK;
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::worker::{Pipeline, Worker};
+use std::time::Instant;
 
 /// Of so many frames one is a probe, in trials that measure latency.
 const PROBE_EVERY: u64 = 16;
@@ -19,17 +24,40 @@ const BUSY_TURNS: u32 = 8;
 /// The pipeline's time at the clock's 0: that of [`crate::stages`] when flows were opened.
 const START: u64 = 1_000_000_000;
 
-/// Slices for which a queue may still be full of what came while the core was shared.
-const BACKLOG: u32 = 8;
+/// A trial may take so many times its seconds until as many have passed undisturbed; then it ends as it is.
+const PATIENCE: u64 = 20;
+/// Of these seconds, the share that a trial must have had.
+const ENOUGH: f64 = 0.99;
 
 /// What a trial has seen since the last look at the core.
 #[derive(Default)]
 struct Slice {
+    begin: u64,
+    injected: u64,
+    missed: u64,
+    forwarded: u64,
+    /// The machine interrupted, or the worker still suffered from that.
+    recovering: bool,
+    /// Latencies of probes, ns.
+    probes: Vec<u64>,
+}
+
+/// What slices come to.
+#[derive(Default)]
+struct Sum {
+    injected: u64,
     missed: u64,
     forwarded: u64,
     cycles: u64,
-    /// Latencies of probes, ns.
-    probes: Vec<u64>,
+}
+
+impl Sum {
+    fn add(&mut self, slice: &Slice, now: u64) {
+        self.injected += slice.injected;
+        self.missed += slice.missed;
+        self.forwarded += slice.forwarded;
+        self.cycles += now - slice.begin;
+    }
 }
 
 /// A worker on the memory port, with its generator and its sink.
@@ -38,8 +66,11 @@ pub(crate) struct Memory<L: Pipeline, M> {
     pub traffic: Traffic,
     pub flows: usize,
     pub descriptors: usize,
-    /// Sets aside what is lost while somebody else uses the core's other hardware thread.
+    /// Sets slices aside in which somebody else used the core's other hardware thread, or the last-level cache more than usual.
     pub apart: bool,
+    /// Trials end by then.
+    pub until: Option<Instant>,
+    looks: Looks,
     clock: VirtualClock,
     busy: u32,
 }
@@ -48,7 +79,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
     /// Over a port that has more buffers than `descriptors`.
     pub fn new(worker: Worker<MemoryPort, L, M>, traffic: Traffic, flows: usize, descriptors: usize) -> Self {
         let clock = VirtualClock::new(VirtualClock::GAP, flows);
-        Memory { worker, traffic, flows, descriptors, apart: false, clock, busy: 0 }
+        Memory { worker, traffic, flows, descriptors, apart: false, until: None, looks: Looks::new(), clock, busy: 0 }
     }
 
     /// The worker's own time so far, ns.
@@ -74,68 +105,80 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
         });
     }
 
-    /// Offers frames of `size` at `rate` a second for `seconds` of the worker's time, and waits for the last to come out.
+    /// Offers frames of `size` at `rate` a second until `seconds` of the worker's time have passed undisturbed, and waits for the last to come out.
     pub fn trial(&mut self, rate: f64, seconds: f64, size: Size, probes: bool) -> Trial {
         let hz = tsc_hz() as f64;
         let sizes: Vec<usize> = size.parts().iter().map(|p| p.0).collect();
         self.traffic.set_sizes(&sizes);
         let (interruptions, left_out) = (self.clock.interruptions, self.clock.left_out);
         let dropped = self.worker.counters().dropped.clone();
-        let begin = self.clock.cycles();
-        let mut schedule = Schedule::new(begin, begin + (seconds * hz) as u64, hz / rate);
-        let (mut offered, mut overflow, mut received, mut answered, mut sent) = (0, 0, 0, 0, 0);
-        let (mut set_aside, mut undisturbed, mut undisturbed_cycles) = (0, 0, 0);
+        let (begin, asked) = (self.clock.cycles(), (seconds * hz) as u64);
+        let mut schedule = Schedule::new(begin, begin + asked, hz / rate);
+        let (mut received, mut answered, mut sent) = (0u64, 0u64, 0);
+        let (mut counted, mut aside) = (Sum::default(), Sum::default());
         let mut histogram = Histogram::default();
-        let (mut slices, mut slice, mut backlog) = (Slices::begin(), Slice::default(), 0);
+        let mut slice = Slice { begin, ..Slice::default() };
+        // Nothing is offered until the queue is empty; no more time is left.
+        let (mut emptying, mut cut) = (false, false);
+        self.looks.begin(size.mean() as u64);
         let started = tsc();
         loop {
             let now = self.clock.cycles();
-            while self.worker.port().waiting() < self.descriptors {
+            let waiting = self.worker.port().waiting();
+            if emptying {
+                schedule.skip(now);
+                if waiting == 0 {
+                    emptying = false;
+                    aside.add(&slice, now);
+                    slice = Slice { begin: now, ..Slice::default() };
+                    if !cut {
+                        schedule.end_at(now + asked.saturating_sub(counted.cycles));
+                        schedule.skip(now);
+                    }
+                }
+            }
+            while !emptying && self.worker.port().waiting() < self.descriptors {
                 let Some(due) = schedule.due(now) else { break };
-                offered += 1;
                 sent += 1;
                 let stamp = (probes && sent % PROBE_EVERY == 0)
                     .then(|| Stamp { number: (sent as u32) | 2, due: (due as f64 * 1e9 / hz) as u64 as u32 });
                 let pair = self.traffic.any(self.flows);
                 let part = size.pick(self.traffic.random());
-                if !self.traffic.inject(self.worker.port_mut(), 0, pair, ACK, stamp, part) {
-                    overflow += 1;
+                if self.traffic.inject(self.worker.port_mut(), 0, pair, ACK, stamp, part) {
+                    slice.injected += 1;
+                } else {
+                    slice.missed += 1;
                 }
             }
             if self.worker.port().waiting() >= self.descriptors {
-                let missed = schedule.skip(now);
-                if self.clock.recovering() {
-                    set_aside += missed;
-                } else {
-                    slice.missed += missed;
-                }
+                slice.missed += schedule.skip(now);
             }
+            slice.recovering |= self.clock.recovering();
             let over = schedule.over() && self.worker.port().waiting() == 0;
-            let looked = slices.ended();
-            if over || looked.is_some() {
-                // The rest of a slice at the trial's end is as its beginning was.
-                let alone = looked.unwrap_or_else(|| slices.is_alone());
-                let Slice { missed, forwarded, cycles, probes } = &mut slice;
-                if self.apart && (!alone || backlog > 0) {
-                    set_aside += *missed;
-                    probes.clear();
+            if let Some(look) = self.looks.ended(over) {
+                let disturbed = emptying || slice.recovering || self.apart && look.disturbed();
+                if disturbed {
+                    aside.add(&slice, now);
                 } else {
-                    offered += *missed;
-                    overflow += *missed;
-                    undisturbed += *forwarded;
-                    undisturbed_cycles += *cycles;
-                    probes.drain(..).for_each(|ns| histogram.note(ns));
+                    counted.add(&slice, now);
+                    slice.probes.drain(..).for_each(|ns| histogram.note(ns));
                 }
-                (*missed, *forwarded, *cycles) = (0, 0, 0);
-                let emptied = self.worker.port().waiting() < self.descriptors / 4;
-                backlog = match alone {
-                    false => BACKLOG,
-                    true if emptied => 0,
-                    true => backlog.saturating_sub(1),
-                };
-            }
-            if over {
-                break;
+                slice.probes.clear();
+                slice = Slice { begin: now, probes: slice.probes, ..Slice::default() };
+                let late = now - begin > asked.saturating_mul(PATIENCE)
+                    || self.until.is_some_and(|until| Instant::now() > until);
+                if late && !cut {
+                    cut = true;
+                    schedule.end_at(now);
+                } else if disturbed && !cut {
+                    schedule.end_at(now + asked.saturating_sub(counted.cycles));
+                    schedule.skip(now);
+                    let goes_on = self.clock.recovering() || self.apart && self.looks.last().disturbed();
+                    emptying |= !goes_on;
+                }
+                if over && schedule.over() {
+                    break;
+                }
             }
             self.turn();
             let (out, recovering) = (self.clock.ns(), self.clock.recovering());
@@ -152,34 +195,40 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             }) as u64;
             received += sent;
             answered += came - sent;
-            if !recovering {
-                slice.forwarded += sent;
-                slice.cycles += self.clock.cycles() - now;
-            }
+            slice.forwarded += sent;
+            slice.recovering |= recovering;
         }
-        let worker_cycles = self.clock.cycles() - begin + self.clock.left_out - left_out;
+        let cycles = self.clock.cycles() - begin;
+        let worker_cycles = cycles + self.clock.left_out - left_out;
         let elapsed = tsc().wrapping_sub(started);
+        let all = counted.injected + aside.injected + counted.missed + aside.missed;
+        // Of what came out, what was offered in slices that are set aside; all that is in the queue comes out.
+        let of_aside = aside.injected.min(received);
+        let answers_of_aside = (aside.injected - of_aside).min(answered);
         let now = self.worker.counters();
         let reasons = DropReason::ALL.iter().zip(now.dropped.iter().zip(&dropped));
+        let share = |of: u32| f64::from(of) / f64::from(self.looks.looks.max(1));
         Trial {
             rate,
             seconds,
-            offered,
+            offered: counted.injected + counted.missed,
             behind: 0,
-            received,
-            answered,
-            overflow: vec![overflow],
+            received: received - of_aside,
+            answered: answered - answers_of_aside,
+            overflow: vec![counted.missed],
             dropped: reasons.filter(|(_, (a, b))| a > b).map(|(r, (a, b))| (r.to_string(), a - b)).collect(),
-            generator_cycles: elapsed.saturating_sub(worker_cycles) as f64 / offered.max(1) as f64,
+            generator_cycles: elapsed.saturating_sub(worker_cycles) as f64 / all.max(1) as f64,
             interruptions: self.clock.interruptions - interruptions,
             interrupted_ms: (self.clock.left_out - left_out) as f64 / hz * 1e3,
-            set_aside,
-            shared: f64::from(slices.shared) / f64::from(slices.looks.max(1)),
+            set_aside: aside.missed,
+            shared: share(self.looks.shared),
+            evicted: share(self.looks.evicted),
             gaps: 0,
             gaps_ms: 0.0,
             queues: vec![],
-            disturbed: 1.0 - (undisturbed_cycles as f64 / (self.clock.cycles() - begin).max(1) as f64).min(1.0),
-            forwarded_rate: undisturbed as f64 * hz / undisturbed_cycles.max(1) as f64,
+            disturbed: aside.cycles as f64 / cycles.max(1) as f64,
+            short: (counted.cycles as f64) < ENOUGH * asked as f64,
+            forwarded_rate: counted.forwarded as f64 * hz / counted.cycles.max(1) as f64,
             latency: None,
         }
         .with_latency(&histogram)

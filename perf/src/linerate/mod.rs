@@ -4,6 +4,11 @@
 //! lost; the highest rate without loss is the throughput (section 26.1, here NDR, no-drop rate), the highest with a given loss ratio the
 //! PDR (partial-drop rate). Latency is measured at shares of the NDR (section 26.2) by probes among the load.
 //!
+//! On a machine that others share no rate is without loss for long, and which one a search finds depends on when it asks. On the memory port, where
+//! time can be taken as it comes, the search goes up and down about the rate at which half of the trials lose nothing, in shares of what is carried at
+//! that moment ([`Method::UpAndDown`], `staircase.rs`), and time in which a neighbour disturbed is set aside (`looks.rs`). Elsewhere, and for single
+//! trials, it is a bisection (`search.rs`).
+//!
 //! On the memory port generator, director and sink are one thread, and time is the director's alone: see `clock.rs`. A frame that is due
 //! while the receive queue is full is lost, as a card would lose it. What the generator costs is shown, and a reflector without any pipeline
 //! is measured in the same run, so that its limit is not taken for the director's.
@@ -13,6 +18,7 @@ mod clock;
 mod dpdk;
 mod flows;
 mod histogram;
+mod looks;
 mod memory;
 mod open_loop;
 pub mod plot;
@@ -21,7 +27,9 @@ pub mod ports;
 pub mod reflector;
 mod report;
 mod search;
+mod seen;
 mod sizes;
+mod staircase;
 mod trial;
 #[cfg(target_os = "linux")]
 pub mod veth;
@@ -31,6 +39,7 @@ pub use histogram::{Histogram, Latency};
 pub use report::{Figures, Ratio};
 pub use search::{Found, Limit, Search, Searcher};
 pub use sizes::{IMIX, RFC_2544, Size, WIRE_OVERHEAD};
+pub use staircase::Half;
 pub use trial::{QueueCounts, Trial};
 
 pub(crate) use clock::{Schedule, VirtualClock};
@@ -46,9 +55,10 @@ use lcs_dataplane::worker::{Pipeline, Worker};
 use lcs_pipelines::snapshot::Forward;
 use memory::Memory;
 use reflector::Reflector;
+use seen::Seen;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What frames pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,12 +113,26 @@ impl Default for Options {
             flows: 100_000,
             sizes: vec![Size::Bytes(64), Size::Imix],
             loss: 0.001,
-            search: Search { seconds: 0.2, resolution: 0.005, agree: 2, budget: Duration::from_secs(100) },
+            search: Search { seconds: 0.02, resolution: 0.005, agree: 2, budget: Duration::from_secs(100) },
             rounds: 3,
             descriptors: 1024,
             ipv6: false,
         }
     }
+}
+
+/// Seconds of a trial by default where the search is a bisection.
+pub const BISECTED_SECONDS: f64 = 0.2;
+
+/// How rates are searched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Between a rate that held and one that did not: the highest that holds.
+    #[default]
+    Bisection,
+    /// A step up when a trial holds, a step down when it does not, in shares of the capacity at that moment: the rate at which half of the trials hold.
+    UpAndDown,
 }
 
 /// Shares of the NDR at which latency is measured.
@@ -201,30 +225,68 @@ pub struct Row {
     pub size: Size,
     /// Frames/s that came out while more were offered than could be carried.
     pub saturated: Summary,
-    /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director.
+    /// How rates were searched.
+    #[serde(default)]
+    pub method: Method,
+    /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director. Where there are searches with
+    /// disturbed time set aside and others, it is of the first.
     pub ndr: Option<Summary>,
-    /// This from searches that set aside what was lost while somebody else used the core's other hardware thread, and from those that could not,
-    /// because somebody did nearly all the time. Absent where device and generator stand on other cores.
-    pub alone: Option<Summary>,
-    /// See [`Row::alone`].
-    pub shared: Option<Summary>,
-    /// Rate with the loss ratio that was allowed.
+    /// Rate with the loss ratio that was allowed, of the same searches.
     pub pdr: Option<Summary>,
+    /// Of searches up and down, and of the same searches: these two as shares of what came out while more was offered than could be carried.
+    #[serde(default)]
+    pub shares: Option<[Summary; 2]>,
+    /// Of searches up and down: those that set aside the time in which a neighbour disturbed, and those that counted it, as too little was
+    /// left without it.
+    #[serde(default)]
+    pub alone: Option<Rates>,
+    /// See [`Row::alone`].
+    #[serde(default)]
+    pub counted: Option<Rates>,
     /// Of each round, NDR and PDR as they were found.
     pub searches: Vec<[Found; 2]>,
+    /// Of each round, what the search saw of neighbours; empty where device and generator stand on other cores.
+    #[serde(default)]
+    pub neighbours: Vec<Neighbours>,
     /// Seconds that each of these searches took.
     pub search_seconds: Vec<f64>,
     /// Cycles of generator and sink, a frame.
     pub generator_cycles: Summary,
     /// At these shares of the median NDR: what a trial with probes has seen.
     pub loads: Vec<(f64, Trial)>,
-    /// Turns that the machine interrupted, left out of the clock, in all trials; and their time, ms.
+    /// Turns that the machine interrupted, left out of the clock, in all trials that count; and their time, ms.
     pub interruptions: (u64, f64),
-    /// Frames lost while the worker recovered from these, which no rate counts.
+    /// Frames lost in the time that was set aside, which no rate counts.
     pub set_aside: u64,
     /// Turns in which the generator had lost its core, over real ports, in all trials; and their time, ms.
     #[serde(default)]
     pub gaps: (u64, f64),
+}
+
+/// Rates of some of the searches of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// No-drop rate, frames/s.
+    pub ndr: Summary,
+    /// Rate with the loss ratio that was allowed.
+    pub pdr: Summary,
+    /// These as shares of the capacity.
+    pub shares: [Summary; 2],
+}
+
+/// What one search saw of others on its machine.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Neighbours {
+    /// Whether it set aside the time in which they disturbed.
+    pub apart: bool,
+    /// Share of the worker's time that was set aside, for them or for interruptions.
+    pub set_aside: f64,
+    /// Share of looks at the core that found it shared with another hardware thread.
+    pub shared: f64,
+    /// Share of looks that found more evicted from the last-level cache than usual.
+    pub evicted: f64,
+    /// Times that more than could be carried was offered, with a trial for each rate behind it.
+    pub turns: usize,
 }
 
 /// Something that frames are sent through.
@@ -239,10 +301,16 @@ trait Device {
     /// More than can be carried, frames/s.
     fn most(&self, size: Size) -> f64;
 
-    /// Sets aside what is lost while the core is shared, or no longer; `false` where the device does not run on the calling thread's core.
-    fn tell_apart(&mut self, _apart: bool) -> bool {
+    /// Whether its time is its own, so that a trial can go on until enough of it was undisturbed.
+    fn own_time(&self) -> bool {
         false
     }
+
+    /// Sets aside the time in which neighbours disturb, or no longer, where time is its own.
+    fn set_apart(&mut self, _apart: bool) {}
+
+    /// Trials end by then, where time is its own.
+    fn end_by(&mut self, _until: Instant) {}
 }
 
 impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
@@ -255,130 +323,16 @@ impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
         tsc_hz() as f64 / 8.0
     }
 
-    fn tell_apart(&mut self, apart: bool) -> bool {
-        self.apart = apart;
+    fn own_time(&self) -> bool {
         true
     }
-}
 
-/// What rounds have seen of one row so far.
-#[derive(Default)]
-struct Seen {
-    saturated: Vec<f64>,
-    generator: Vec<f64>,
-    searches: Vec<[Found; 2]>,
-    seconds: Vec<f64>,
-    interruptions: (u64, f64),
-    set_aside: u64,
-    gaps: (u64, f64),
-    loads: Vec<(f64, Trial)>,
-    /// Of each search, whether it told apart; none where the device runs elsewhere.
-    apart: Vec<bool>,
-}
-
-/// Share of the time in which a core may be shared for a search that sets this time aside.
-const SHARED: f64 = 0.4;
-
-impl Seen {
-    /// A round's search. Where the device runs on this core, what somebody else's use of it costs is set aside, unless that is most of the time, or
-    /// becomes so: then the search counts all.
-    fn search(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
-        let started = std::time::Instant::now();
-        let mut apart =
-            device.tell_apart(true) && device.trial(device.most(size), o.search.seconds, size, false)?.shared <= SHARED;
-        let found = loop {
-            let here = device.tell_apart(apart);
-            let found = self.search_once(device, o, size)?;
-            if apart && found.iter().any(|f| matches!(f.limit, Limit::Machine | Limit::Time)) {
-                apart = false;
-                continue;
-            }
-            if here {
-                self.apart.push(apart);
-            }
-            break found;
-        };
-        self.searches.push(found);
-        self.seconds.push(started.elapsed().as_secs_f64());
-        Ok(())
+    fn set_apart(&mut self, apart: bool) {
+        self.apart = apart;
     }
 
-    fn note(&mut self, trial: &Trial) {
-        self.interruptions.0 += trial.interruptions;
-        self.interruptions.1 += trial.interrupted_ms;
-        self.set_aside += trial.set_aside;
-        self.gaps.0 += trial.gaps;
-        self.gaps.1 += trial.gaps_ms;
-    }
-
-    /// Offers more than can be carried.
-    fn saturate(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<f64, LinerateError> {
-        let trial = device.trial(device.most(size), o.search.seconds, size, false)?;
-        // What is lost here is lost on purpose, whoever interrupts.
-        self.note(&Trial { set_aside: 0, ..trial.clone() });
-        self.saturated.push(trial.forwarded_rate);
-        Ok(trial.forwarded_rate)
-    }
-
-    /// Searches NDR and PDR.
-    fn search_once(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<[Found; 2], LinerateError> {
-        let capacity = self.saturate(device, o, size)?;
-        let most = (capacity * 1.25).min(device.most(size));
-        let (mut generator, mut noted) = (vec![], Seen::default());
-        let mut searcher = Searcher::new(o.search, |rate, seconds| {
-            let trial = device.trial(rate, seconds, size, false)?;
-            noted.note(&trial);
-            generator.push(trial.generator_cycles);
-            Ok::<_, LinerateError>(trial)
-        });
-        let ndr = searcher.find(0.0, most, 0.96 * capacity, 0.0)?;
-        let pdr = searcher.find(o.loss, most, (0.98 * capacity).max(ndr.rate * 1.005), ndr.rate)?;
-        self.interruptions.0 += noted.interruptions.0;
-        self.interruptions.1 += noted.interruptions.1;
-        self.set_aside += noted.set_aside;
-        self.gaps.0 += noted.gaps.0;
-        self.gaps.1 += noted.gaps.1;
-        self.generator.push(Summary::of(generator).median);
-        Ok([ndr, pdr])
-    }
-
-    /// Measures latency at shares of the median NDR.
-    fn loads(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
-        let ndr = Summary::of(self.searches.iter().map(|s| s[0].rate).collect()).median;
-        for share in LOADS.into_iter().filter(|_| ndr > 0.0) {
-            let trial = device.trial(ndr * share, 2.0 * o.search.seconds, size, true)?;
-            self.note(&trial);
-            self.loads.push((share, trial));
-        }
-        Ok(())
-    }
-
-    fn row(self, subject: Subject, size: Size) -> Row {
-        let rates = |which: usize| {
-            let rates: Vec<f64> = self.searches.iter().filter_map(|s| s.get(which)).map(|f| f.rate).collect();
-            (!rates.is_empty()).then(|| Summary::of(rates))
-        };
-        let by = |apart: bool| {
-            let found = self.searches.iter().zip(&self.apart).filter(|(_, was)| **was == apart);
-            let rates: Vec<f64> = found.map(|([ndr, _], _)| ndr.rate).collect();
-            (!rates.is_empty()).then(|| Summary::of(rates))
-        };
-        Row {
-            alone: by(true),
-            shared: by(false),
-            subject,
-            size,
-            ndr: rates(0),
-            pdr: rates(1),
-            saturated: Summary::of(self.saturated),
-            generator_cycles: Summary::of(self.generator),
-            searches: self.searches,
-            search_seconds: self.seconds,
-            loads: self.loads,
-            interruptions: self.interruptions,
-            set_aside: self.set_aside,
-            gaps: self.gaps,
-        }
+    fn end_by(&mut self, until: Instant) {
+        self.until = Some(until);
     }
 }
 
@@ -453,6 +407,9 @@ fn carried(trial: &Trial, size: Size) -> Result<(), LinerateError> {
     Err(LinerateError::NotCarried { size, offered: trial.offered, lost, reasons: reasons.join(", ") })
 }
 
+/// Seconds of the first trial of a size at least: what is usual of the cache is learnt from it.
+const WARM: f64 = 0.2;
+
 /// All sizes and rounds through `device`; beside it, saturated, through `bare`.
 fn run<B: Device>(
     device: &mut impl Device,
@@ -464,7 +421,8 @@ fn run<B: Device>(
     progress("warming up");
     device.ready()?;
     for size in &o.sizes {
-        carried(&device.trial(device.most(*size), o.search.seconds, *size, false)?, *size)?;
+        device.end_by(Instant::now() + o.search.budget);
+        carried(&device.trial(device.most(*size), o.search.seconds.max(WARM), *size, false)?, *size)?;
     }
     for round in 0..o.rounds {
         for (size, [of_device, of_bare]) in o.sizes.iter().zip(&mut seen) {
@@ -473,6 +431,8 @@ fn run<B: Device>(
             of_device.search(device, o, *size)?;
             if let Some(bare) = &mut bare {
                 progress(&format!("round {} of {}, {size}: the reflector", round + 1, o.rounds));
+                bare.set_apart(o.search.agree > 1);
+                bare.end_by(Instant::now() + o.search.budget);
                 of_bare.saturate(*bare, o, *size)?;
             }
         }
@@ -543,7 +503,9 @@ mod tests {
             let smallest = if ipv6 { Size::Bytes(78) } else { Size::Imix };
             for size in [smallest, Size::Bytes(1518)] {
                 let trial = sound(&mut device, 100e3, size);
-                assert_eq!((trial.offered, trial.set_aside), (1000, 0), "{forward:?} {ipv6}: {trial:?}");
+                // An interruption ends a slice and begins one anew, with a frame more or less.
+                let most = trial.interruptions + u64::from(trial.short) * 1000;
+                assert!(trial.offered.abs_diff(1000) <= most && trial.set_aside == 0, "{forward:?} {ipv6}: {trial:?}");
                 let full = sound(&mut device, 1e9, size);
                 assert!(full.overflow[0] + full.set_aside > 0, "{forward:?} {ipv6}: {full:?}");
                 for trial in [trial, full] {

@@ -1,7 +1,8 @@
 //! What `lcs perf linerate` prints.
 
+use super::histogram::Latency;
 use super::ports::Between;
-use super::{Limit, Options, QueueCounts, Row, Size, Subject, Summary, Trial, flows};
+use super::{Limit, Method, Neighbours, Options, QueueCounts, Rates, Row, Size, Subject, Summary, Trial, flows};
 use crate::traffic::server_mtu;
 use lcs_pipelines::snapshot::Forward;
 use serde::{Deserialize, Serialize};
@@ -46,9 +47,17 @@ pub struct Ratio {
     pub cost: Summary,
 }
 
+/// What NDR and PDR are of a search up and down.
+const UP_AND_DOWN: &str = "NDR and PDR are the rates at which half of the trials hold, by steps up and down in shares of what is carried saturated just before; --single looks for the highest rate that holds once, with nothing set aside for neighbours";
+
 /// Millions, with its quartiles.
 fn mega(s: &Summary) -> String {
     format!("{:.3} ({:.3} – {:.3})", s.median / 1e6, s.quartiles.0 / 1e6, s.quartiles.1 / 1e6)
+}
+
+/// Percent of the median between the least and the most.
+fn within(s: Summary) -> f64 {
+    if s.median > 0.0 { (s.max - s.min) / s.median * 100.0 } else { 0.0 }
 }
 
 fn us(ns: u64) -> String {
@@ -56,6 +65,10 @@ fn us(ns: u64) -> String {
 }
 
 impl Figures {
+    fn up_and_down(&self) -> bool {
+        self.rows.iter().any(|row| row.method == Method::UpAndDown)
+    }
+
     /// What was measured and how, a sentence each.
     pub fn setting(&self) -> Vec<String> {
         let o = &self.options;
@@ -66,12 +79,17 @@ impl Figures {
             self.port,
             o.flows
         );
+        let up_and_down = self.up_and_down();
         let search = format!(
-            "trials of {} s, resolution {} %, {} round(s); a rate is judged by {}",
+            "trials of {} s, resolution {} %, {} round(s); {}",
             o.search.seconds,
             o.search.resolution * 100.0,
             o.rounds,
-            if o.search.agree > 1 { "the majority of up to three trials" } else { "one trial" }
+            match (up_and_down, o.search.agree) {
+                (true, _) => UP_AND_DOWN,
+                (false, 2..) => "a rate is judged by the majority of up to three trials, the last ones of up to five",
+                (false, _) => "a rate is judged by one trial",
+            }
         );
         let mut all = vec![sentence, search];
         if self.port == "memory" {
@@ -89,6 +107,41 @@ impl Figures {
         all
     }
 
+    /// Rates as shares of what is carried saturated: the figure to compare.
+    fn half(row: &Row, rates: &Rates) -> String {
+        let [ndr, pdr] = rates.shares;
+        let halves = |which: fn((f64, f64)) -> f64| {
+            let all = row.searches.iter().zip(&row.neighbours);
+            let of = all.filter(|(_, n)| n.apart == row.alone.as_ref().is_some_and(|alone| alone == rates));
+            Summary::of(of.filter_map(|([ndr, _], _)| Some(which(ndr.half?.quarters))).collect()).median
+        };
+        format!(
+            "half of the trials lost nothing at {:.3} ({:.3} – {:.3}) of what it carries saturated, within {:.1} % in {} round(s), and at most what the PDR allows at {:.3}, within {:.1} %; three quarters of them lost nothing at {:.3}, one quarter at {:.3}",
+            ndr.median,
+            ndr.quartiles.0,
+            ndr.quartiles.1,
+            within(ndr),
+            ndr.rounds,
+            pdr.median,
+            within(pdr),
+            halves(|(most, _)| most),
+            halves(|(_, few)| few)
+        )
+    }
+
+    /// What searches saw of others on the machine.
+    fn neighbours(all: &[Neighbours]) -> Option<String> {
+        let median = |of: fn(&Neighbours) -> f64| Summary::of(all.iter().map(of).collect()).median * 100.0;
+        (!all.is_empty()).then(|| {
+            format!(
+                "{:.0} % of the time is set aside (medians of the rounds); the core's other hardware thread was in use in {:.0} % of the looks, the last-level cache more than usual in {:.0} %",
+                median(|n| n.set_aside),
+                median(|n| n.shared),
+                median(|n| n.evicted)
+            )
+        })
+    }
+
     fn limits(row: &Row) -> String {
         let mut said: Vec<&str> = row
             .searches
@@ -99,7 +152,7 @@ impl Figures {
                 Limit::Offered => Some("more could not be offered"),
                 Limit::Generator => Some("the generator fell behind its schedule: its limit, not the subject's"),
                 Limit::Machine => Some("the machine interrupted too often to tell: is another program on this core?"),
-                Limit::Time => Some("time was over before the resolution was reached"),
+                Limit::Time => Some("time was over before there were enough trials: give more with --budget"),
                 Limit::Never => Some("no rate held"),
             })
             .collect();
@@ -115,6 +168,7 @@ impl fmt::Display for Figures {
             writeln!(f, "{sentence}")?;
         }
         writeln!(f, "TSC {:.3} GHz; Mpps: median (quartiles) of the rounds", self.tsc_hz as f64 / 1e9)?;
+        let up_and_down = self.up_and_down();
         let pdr = format!("PDR at {} %", self.options.loss * 100.0);
         // Of the link's speed, where it is known.
         let share = |text: String| if self.line_rate.is_some() { format!(" {text:>9}") } else { String::new() };
@@ -124,7 +178,7 @@ impl fmt::Display for Figures {
             "frame",
             "subject",
             "saturated",
-            "NDR, no loss",
+            if up_and_down { "NDR, half without loss" } else { "NDR, no loss" },
             pdr,
             "Gbit/s",
             share("of link".to_owned()),
@@ -160,7 +214,7 @@ impl fmt::Display for Figures {
         )?;
         for row in &self.rows {
             for (share, trial) in &row.loads {
-                let Some(l) = &trial.latency else { continue };
+                let of = |of: fn(&Latency) -> u64| trial.latency.as_ref().map_or("–".to_owned(), |l| us(of(l)));
                 writeln!(
                     f,
                     "{:<6} {:<15} {:>8}% {:>9.3} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8}",
@@ -169,12 +223,26 @@ impl fmt::Display for Figures {
                     share * 100.0,
                     trial.rate / 1e6,
                     trial.lost(),
-                    us(l.p50),
-                    us(l.p99),
-                    us(l.p999),
-                    us(l.max),
-                    l.probes
+                    of(|l| l.p50),
+                    of(|l| l.p99),
+                    of(|l| l.p999),
+                    of(|l| l.max),
+                    trial.latency.as_ref().map_or(0, |l| l.probes)
                 )?;
+                if trial.is_void() {
+                    writeln!(
+                        f,
+                        "       this trial says nothing: the machine disturbed too much of it, or the generator was late"
+                    )?;
+                }
+                if trial.disturbed > 0.0 {
+                    writeln!(
+                        f,
+                        "       {:.0} % of its time is set aside, with {} frames that were lost in it; latencies and loss are of the rest",
+                        trial.disturbed * 100.0,
+                        trial.set_aside
+                    )?;
+                }
                 for (n, lost) in trial.overflow.iter().enumerate().filter(|(_, n)| **n > 0) {
                     writeln!(f, "       queue {n} was full for {lost} frames")?;
                 }
@@ -203,23 +271,22 @@ impl fmt::Display for Figures {
         writeln!(f)?;
         for row in self.rows.iter().filter(|r| !r.searches.is_empty()) {
             let took = Summary::of(row.search_seconds.clone());
-            let within = |s: Summary| if s.median > 0.0 { (s.max - s.min) / s.median * 100.0 } else { 0.0 };
             let spread = row.ndr.map_or(0.0, within);
             write!(
                 f,
                 "{} {}: a search took {:.0} s at most; NDR lay within {spread:.1} % in {} round(s)",
                 row.size, row.subject, took.max, took.rounds
             )?;
-            let of = |s: Summary| format!("{:.2} Mpps, within {:.1} % in {}", s.median / 1e6, within(s), s.rounds);
-            if let Some(alone) = row.alone {
-                write!(
-                    f,
-                    "; with what was lost while somebody else used the core's other hardware thread set aside: {}",
-                    of(alone)
-                )?;
+            for (what, rates) in [
+                ("with the time set aside in which neighbours disturbed", &row.alone),
+                ("with it counted, as too little was left without it", &row.counted),
+            ] {
+                if let Some(rates) = rates {
+                    write!(f, "; {what}: {}", Self::half(row, rates))?;
+                }
             }
-            if let Some(shared) = row.shared {
-                write!(f, "; with somebody else on it nearly all the time: {}", of(shared))?;
+            if let Some(said) = Self::neighbours(&row.neighbours) {
+                write!(f, "; {said}")?;
             }
             if row.gaps.0 > 0 {
                 let (n, ms) = row.gaps;
@@ -231,11 +298,10 @@ impl fmt::Display for Figures {
             }
             if row.interruptions.0 > 0 {
                 let (n, ms) = row.interruptions;
-                write!(
-                    f,
-                    "; the machine interrupted {n} turns for {ms:.0} ms, which is left out, and {} frames lost while the caches filled again behind these, or the core was shared, are not counted",
-                    row.set_aside
-                )?;
+                write!(f, "; the machine interrupted {n} turns for {ms:.0} ms, which is left out")?;
+            }
+            if row.set_aside > 0 {
+                write!(f, "; {} frames lost in the time that was set aside are not counted", row.set_aside)?;
             }
             let limits = Self::limits(row);
             writeln!(f, "{}{limits}", if limits.is_empty() { "" } else { "; " })?;

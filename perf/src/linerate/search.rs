@@ -4,9 +4,11 @@
 //! that others share a single trial can lose for reasons that are not the device's, so that a rate is judged by a majority of up to three trials
 //! (what RFC 9004 and the drafts on MLRsearch call loss verification); a loss far beyond the goal needs no second opinion.
 //! Trials that say nothing (the machine had the core, the generator was late) are neither for nor against a rate: others take their place.
-//! The rate that is found is tried once more, for twice as long, before it is believed; and so is the rate above it that did not hold: the machine
-//! may have been slow for as long as the trials that spoke against it took, and a search that believed these would end far below.
+//! The rate that is found and the one above it, which did not hold, are asked once more before they are believed, for the machine
+//! may have been slow, or quick, for as long as their trials took; the majority of all trials of a rate decides, of up to five then. Every rate
+//! is asked so once, whether it held or not, so that this leans neither up nor down. One trial a rate and none again is RFC 2544 as it stands.
 
+use super::staircase::Half;
 use super::trial::Trial;
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
@@ -16,9 +18,10 @@ use std::time::{Duration, Instant};
 pub struct Search {
     /// Seconds of a trial.
     pub seconds: f64,
-    /// The search ends when the rates that held and that did not are as near as this share of the rate.
+    /// The search ends when the rates that held and that did not are as near as this share of the rate. The least step up or down is twice this.
     pub resolution: f64,
-    /// Trials that must agree on a rate: 2 for a majority of three, 1 for a single trial.
+    /// Trials that must agree on a rate: 2 for a majority of three, 1 for a single trial. What is searched up and down
+    /// ([`Method::UpAndDown`](super::Method)) is so for 2 and more.
     pub agree: usize,
     /// It ends after so long, whatever it has found by then.
     pub budget: Duration,
@@ -47,22 +50,25 @@ pub enum Limit {
 pub struct Found {
     /// Loss ratio that was allowed.
     pub goal: f64,
-    /// Highest rate that held, frames/s; 0 when none did.
+    /// Highest rate that held, frames/s; 0 when none did. Of a search up and down the rate at which half of the trials held.
     pub rate: f64,
-    /// Lowest rate that did not, frames/s.
+    /// Lowest rate that did not, frames/s. Of a search up and down the rate at which three quarters of the trials did not.
     pub above: f64,
     /// What bounds it.
     pub limit: Limit,
     /// Trials that it took.
     pub trials: usize,
+    /// Of a search up and down.
+    #[serde(default)]
+    pub half: Option<Half>,
 }
 
 /// Trials of a rate that the machine may disturb before it is left: another one may find it quiet.
 const DISTURBED: usize = 40;
-/// Times that the rate above is tried again.
-const AGAIN: usize = 4;
-/// Rates below this share of the most that can be offered are not looked at.
+/// Rates below this share of where the answer is expected are not looked at.
 const LEAST: f64 = 0.001;
+/// Until a rate has failed, the next one is so much higher.
+const GROWTH: f64 = 1.25;
 
 /// Searches one device for several goals; trials serve all of them.
 #[derive(Debug)]
@@ -93,74 +99,65 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
     }
 
     /// Finds the highest rate whose loss is at most `goal`. `most` is the highest that can be offered, `guess` where the
-    /// answer is expected. `held` is a rate that is known to hold, or 0.
+    /// answer is expected. `held` is a rate that is known to hold, or 0; the answer is not below it.
     ///
     /// # Errors
     /// Whatever a trial cannot do.
     pub fn find(&mut self, goal: f64, most: f64, guess: f64, held: f64) -> Result<Found, E> {
         let before = self.trials;
-        let (mut low, mut high, mut limit) = (held, most, Limit::Offered);
-        let mut rate = guess.clamp(low.max(most * LEAST), most);
-        // Rates that did not hold, falling.
-        let mut failed: Vec<(f64, Limit)> = vec![];
-        let mut again = AGAIN;
+        let least = LEAST * guess.min(most);
+        let agree = self.search.agree;
+        // Rates that held, rising; those that did not, falling; and those that were asked again.
+        let (mut passed, mut failed): (Vec<f64>, Vec<(f64, Limit)>) = (vec![held], vec![]);
+        let mut again: Vec<f64> = vec![held];
+        let mut rate = guess.clamp(held.max(least), most);
         // What can be offered at all may hold: a device that never loses has no rate above it.
-        loop {
-            while high - low > self.search.resolution * high {
-                if Instant::now() > self.end {
-                    limit = Limit::Time;
-                    break;
+        let (low, high, mut limit) = loop {
+            let ends = |passed: &[f64], failed: &[(f64, Limit)]| {
+                let (high, limit) = failed.last().copied().unwrap_or((most, Limit::Offered));
+                (passed.last().copied().unwrap_or(0.0), high, limit)
+            };
+            let (low, high, limit) = ends(&passed, &failed);
+            let near = high - low <= self.search.resolution * high || high < least;
+            let need = if !near {
+                agree
+            } else if let Some(unsure) = [low, high].into_iter().find(|rate| {
+                agree > 1 && *rate > 0.0 && (limit == Limit::Loss || *rate == low) && !again.contains(rate)
+            }) {
+                again.push(unsure);
+                rate = unsure;
+                agree + 1
+            } else {
+                break (low, high, limit);
+            };
+            passed.retain(|held| *held < rate);
+            failed.retain(|(lost, _)| *lost > rate);
+            match self.judge(rate, goal, need)? {
+                Judgement::Holds => passed.push(rate),
+                Judgement::Loses => failed.push((rate, Limit::Loss)),
+                Judgement::Void(Limit::Time) => {
+                    let (low, high, _) = ends(&passed, &failed);
+                    break (low, high, Limit::Time);
                 }
-                match self.judge(rate, goal)? {
-                    Judgement::Holds => low = rate,
-                    Judgement::Loses => (high, limit) = (rate, Limit::Loss),
-                    Judgement::Void(why) => (high, limit) = (rate, why),
-                }
-                if high == rate {
-                    failed.push((rate, limit));
-                }
-                if high < most * LEAST {
-                    break;
-                }
-                rate = if low <= 0.0 { high * 0.6 } else { (low + high) / 2.0 };
+                Judgement::Void(why) => failed.push((rate, why)),
             }
-            if again == 0 || self.search.agree < 2 || limit != Limit::Loss || low <= 0.0 || Instant::now() > self.end {
-                break;
-            }
-            again -= 1;
-            self.seen.retain(|(rate, _)| *rate != high);
-            if !matches!(self.judge(high, goal)?, Judgement::Holds) {
-                break;
-            }
-            failed.retain(|(rate, _)| *rate > high);
-            low = high;
-            (high, limit) = failed.last().copied().unwrap_or((most, Limit::Offered));
-            rate = (low * 1.1).min((low + high) / 2.0);
-        }
-        // Twice as long, and lower by a resolution each time it fails.
-        for _ in 0..8 {
-            if low <= 0.0 || limit == Limit::Time || Instant::now() > self.end {
-                break;
-            }
-            let trial = self.trial(low, 2.0 * self.search.seconds)?;
-            if trial.holds(goal) != Some(false) {
-                break;
-            }
-            let again = self.trial(low, 2.0 * self.search.seconds)?;
-            if again.holds(goal) != Some(false) {
-                break;
-            }
-            (high, limit) = (low, Limit::Loss);
-            low *= 1.0 - 2.0 * self.search.resolution;
-        }
+            let (low, high, _) = ends(&passed, &failed);
+            rate = if low <= 0.0 {
+                high * 0.6
+            } else if failed.is_empty() {
+                (low * GROWTH).min(most)
+            } else {
+                (low * GROWTH).min((low + high) / 2.0)
+            };
+        };
         if low <= 0.0 && limit == Limit::Loss {
             limit = Limit::Never;
         }
-        Ok(Found { goal, rate: low, above: high, limit, trials: self.trials - before })
+        Ok(Found { goal, rate: low, above: high, limit, trials: self.trials - before, half: None })
     }
 
-    /// Whether a rate holds: what a majority of its trials says.
-    fn judge(&mut self, rate: f64, goal: f64) -> Result<Judgement, E> {
+    /// Whether a rate holds: what `need` of its trials say first, or one by itself that lost far more.
+    fn judge(&mut self, rate: f64, goal: f64, need: usize) -> Result<Judgement, E> {
         let at = match self.seen.iter().position(|(r, _)| *r == rate) {
             Some(at) => at,
             None => {
@@ -172,18 +169,22 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             let trials = &self.seen[at].1;
             let says = |what: Option<bool>| trials.iter().filter(|t| t.holds(goal) == what).count();
             let (good, bad, void) = (says(Some(true)), says(Some(false)), says(None));
-            if good >= self.search.agree {
+            if good >= need {
                 return Ok(Judgement::Holds);
             }
-            if bad >= self.search.agree || trials.iter().any(|t| t.holds(goal) == Some(false) && t.is_clear(goal)) {
+            let clear = trials.iter().any(|t| t.holds(goal) == Some(false) && t.is_clear(goal));
+            if bad >= need || clear && need <= self.search.agree {
                 return Ok(Judgement::Loses);
             }
             let late = trials.iter().filter(|t| t.behind_ratio() > Trial::BEHIND || t.missed() > 0).count();
-            if late > self.search.agree {
+            if late > need {
                 return Ok(Judgement::Void(Limit::Generator));
             }
             if void > DISTURBED {
                 return Ok(Judgement::Void(Limit::Machine));
+            }
+            if Instant::now() > self.end {
+                return Ok(Judgement::Void(Limit::Time));
             }
             let trial = self.trial(rate, self.search.seconds)?;
             self.seen[at].1.push(trial);
@@ -270,11 +271,48 @@ mod tests {
             let t = trial(r, s, 6e6, 0);
             // Every third trial is disturbed, and loses nothing or everything.
             let received = if n % 2 == 0 { 0 } else { t.offered };
-            if n % 3 == 0 { Trial { disturbed: 0.9, received, ..t } } else { t }
+            if n % 3 == 0 { Trial { short: true, received, ..t } } else { t }
         });
         assert!((5.9e6..=6e6).contains(&found.rate) && found.limit == Limit::Loss, "{found:?}");
-        let found = find(0.0, |r, s| Trial { disturbed: 1.0, ..trial(r, s, f64::INFINITY, 0) });
+        let found = find(0.0, |r, s| Trial { short: true, ..trial(r, s, f64::INFINITY, 0) });
         assert_eq!((found.limit, found.rate), (Limit::Machine, 0.0));
+    }
+
+    /// The device is quick by turns: no rate that it held by chance is believed for that, nor is one that was ever tried left out.
+    #[test]
+    fn a_rate_that_held_by_chance_is_not_believed() {
+        let mut n = 0;
+        let found = find(0.0, |r, s| {
+            n += 1;
+            trial(r, s, if (2..6).contains(&n) { 9e6 } else { 6e6 }, 0)
+        });
+        assert!((5.9e6..=6e6).contains(&found.rate) && found.limit == Limit::Loss, "{found:?}");
+    }
+
+    #[test]
+    fn the_rate_with_loss_is_not_below_the_one_without() {
+        let mut n = 0;
+        let run = |r, s| {
+            n += 1;
+            Ok::<_, Infallible>(trial(r, s, if n > 20 { 3e6 } else { 6e6 }, 0))
+        };
+        let mut searcher = Searcher::new(SEARCH, run);
+        let ndr = searcher.find(0.0, 10e6, 5.9e6, 0.0).unwrap();
+        let pdr = searcher.find(0.001, 10e6, 6e6, ndr.rate).unwrap();
+        assert!(pdr.rate >= ndr.rate && ndr.rate > 0.0, "{ndr:?} {pdr:?}");
+    }
+
+    #[test]
+    fn no_rate_is_judged_longer_than_there_is_time() {
+        let search = Search { budget: Duration::from_millis(20), ..SEARCH };
+        let begun = Instant::now();
+        let mut searcher = Searcher::new(search, |r, s| {
+            std::thread::sleep(Duration::from_millis(2));
+            Ok::<_, Infallible>(Trial { short: true, ..trial(r, s, 5e6, 0) })
+        });
+        assert_eq!(searcher.find(0.0, 10e6, 9e6, 0.0).unwrap().limit, Limit::Time);
+        // Forty trials that say nothing would take four times as long.
+        assert!(searcher.trials < 40, "{:?}", begun.elapsed());
     }
 
     #[test]

@@ -30,15 +30,22 @@ pub struct Trial {
     pub interruptions: u64,
     /// Time of these, ms.
     pub interrupted_ms: f64,
-    /// Frames that were lost while the worker recovered from an interruption, or had to share its core; in none of the numbers above.
+    /// Frames that were lost in the time that was set aside: the worker recovered from an interruption, or a neighbour disturbed. Nothing of that
+    /// time is in any of the numbers above but those of interruptions, nor in the rate or the latencies below.
     pub set_aside: u64,
-    /// Share of the trial's time in which what was lost was set aside.
+    /// Share of the trial's time that was set aside. On the memory port the trial took so much longer.
     pub disturbed: f64,
+    /// Less time than was asked for was undisturbed: the trial says nothing.
+    #[serde(default)]
+    pub short: bool,
     /// Frames/s that came out in the rest of it.
     pub forwarded_rate: f64,
     /// Share of looks at the worker's core that found it shared with another hardware thread, set aside or not.
     #[serde(default)]
     pub shared: f64,
+    /// Share of looks that found more evicted from the last-level cache than usual with these flows, set aside or not.
+    #[serde(default)]
+    pub evicted: f64,
     /// Turns of the generator in which it had lost its core, over real ports.
     #[serde(default)]
     pub gaps: u64,
@@ -69,15 +76,12 @@ impl Trial {
     /// Share of frames that may be late before the trial says nothing about the device.
     pub const BEHIND: f64 = 0.01;
 
-    /// Share of a trial's time that may be disturbed before the trial says nothing about the device.
-    pub const DISTURBED: f64 = 0.5;
-
     /// A loss so far beyond the goal that no second trial is asked, and no interruption explains it.
     pub const CLEAR: f64 = 0.02;
 
     /// Whether the trial says nothing about the device.
     pub fn is_void(&self) -> bool {
-        self.behind_ratio() > Self::BEHIND || self.disturbed > Self::DISTURBED
+        self.behind_ratio() > Self::BEHIND || self.short
     }
 
     /// Whether the loss is at most `goal`; `None` where the trial cannot tell: it is void, the generator had lost its core before it lost so much,
