@@ -234,3 +234,49 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
         .with_latency(&histogram)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linerate::reflector::Reflector;
+    use crate::stages;
+    use lcs_dataplane::cycles::Tsc;
+    use std::time::Duration;
+
+    fn reflector() -> Memory<Reflector, Tsc> {
+        let worker = Worker::new(MemoryPort::new(1, 2048), Reflector { interfaces: 1 }, Tsc);
+        let flows = stages::Options { flows: 500, size: 64, ..Default::default() };
+        Memory::new(worker, Traffic::new(&flows), 500, 256)
+    }
+
+    /// Where neighbours disturb all the time nothing is counted, neither as offered nor as lost, and the trial ends all the same.
+    #[test]
+    fn what_is_set_aside_is_in_no_number() {
+        if cfg!(not(target_arch = "x86_64")) {
+            println!("skipped: what_is_set_aside_is_in_no_number needs a processor whose cache can be looked at");
+            return;
+        }
+        let mut device = reflector();
+        device.apart = true;
+        device.looks.expect(64, 1);
+        let trial = device.trial(1e9, 0.005, Size::Bytes(64), true);
+        assert!(trial.short && trial.evicted == 1.0 && trial.disturbed == 1.0, "{trial:?}");
+        assert_eq!((trial.offered, trial.received, trial.lost(), &trial.latency), (0, 0, 0, &None), "{trial:?}");
+        assert!(trial.set_aside > 0 && trial.holds(0.0).is_none(), "{trial:?}");
+        assert_eq!(device.worker.port().waiting(), 0);
+        // The same counts where it is not to be set aside.
+        device.apart = false;
+        let trial = device.trial(1e9, 0.005, Size::Bytes(64), false);
+        assert!(trial.short || trial.lost() > 0 && trial.evicted == 1.0, "{trial:?}");
+    }
+
+    #[test]
+    fn a_trial_ends_when_it_must() {
+        let mut device = reflector();
+        let begun = Instant::now();
+        device.until = Some(begun + Duration::from_millis(20));
+        let trial = device.trial(1e6, 100.0, Size::Bytes(64), false);
+        assert!(trial.short && trial.is_void() && begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert_eq!(device.worker.port().waiting(), 0);
+    }
+}

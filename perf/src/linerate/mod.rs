@@ -421,7 +421,7 @@ fn run<B: Device>(
     progress("warming up");
     device.ready()?;
     for size in &o.sizes {
-        device.end_by(Instant::now() + o.search.budget);
+        device.end_by(Instant::now() + o.search.budget / seen::BESIDE);
         carried(&device.trial(device.most(*size), o.search.seconds.max(WARM), *size, false)?, *size)?;
     }
     for round in 0..o.rounds {
@@ -432,7 +432,7 @@ fn run<B: Device>(
             if let Some(bare) = &mut bare {
                 progress(&format!("round {} of {}, {size}: the reflector", round + 1, o.rounds));
                 bare.set_apart(o.search.agree > 1);
-                bare.end_by(Instant::now() + o.search.budget);
+                bare.end_by(Instant::now() + o.search.budget / seen::BESIDE);
                 of_bare.saturate(*bare, o, *size)?;
             }
         }
@@ -549,6 +549,32 @@ mod tests {
             }
             assert!(ndr > 1e4 && row.loads.len() == LOADS.len(), "{figures}");
         }
+    }
+
+    #[test]
+    fn a_search_up_and_down_ends_in_its_time_and_says_what_it_set_aside() {
+        let search = Search { seconds: 0.01, resolution: 0.05, agree: 2, budget: Duration::from_secs(3) };
+        let o = Options { sizes: vec![Size::Bytes(64)], search, rounds: 2, ..quick() };
+        let figures = measure(&o, |_| {}).unwrap();
+        let row = &figures.rows[0];
+        assert_eq!((row.method, row.neighbours.len(), row.searches.len()), (Method::UpAndDown, 2, 2));
+        // A trial that is under way is given up; what was in the queue still comes out.
+        assert!(row.search_seconds.iter().all(|seconds| *seconds < 10.0), "{:?}", row.search_seconds);
+        let said = figures.to_string();
+        assert!(said.contains("half of the trials hold") && said.contains("is set aside (medians"), "{said}");
+        for [ndr, pdr] in &row.searches {
+            assert!(pdr.rate >= ndr.rate, "{said}");
+            if let Some(half) = ndr.half {
+                assert!((ndr.rate / (half.share * half.capacity) - 1.0).abs() < 1e-9, "{half:?}");
+                assert!(half.quarters.0 <= half.share && half.share <= half.quarters.1, "{half:?}");
+            }
+        }
+        if row.ndr.is_none_or(|ndr| ndr.median == 0.0) {
+            println!("skipped: the machine was too busy for a rate");
+            return;
+        }
+        assert_eq!(row.loads.len(), LOADS.len());
+        assert!(said.contains("of what it carries saturated"), "{said}");
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             } else {
                 break (low, high, limit);
             };
-            passed.retain(|held| *held < rate);
+            passed.retain(|passed| *passed < rate || *passed == held);
             failed.retain(|(lost, _)| *lost > rate);
             match self.judge(rate, goal, need)? {
                 Judgement::Holds => passed.push(rate),

@@ -2,14 +2,16 @@
 
 use super::search::{Found, Searcher};
 use super::trial::Trial;
-use super::{Device, LOADS, LinerateError, Method, Neighbours, Options, Rates, Row, Size, Subject, staircase};
+use super::{Device, LOADS, LinerateError, Method, Neighbours, Options, Rates, Row, Size, Subject, WARM, staircase};
 use crate::summary::Summary;
 use std::time::Instant;
 
 /// Part of a search's time after which so few turns mean that neighbours disturb nearly all of it.
 const SOON: u32 = 4;
-/// So few: a twentieth of all.
-const FEW: usize = staircase::TURNS / 20;
+/// So few: with what the rest brings they would hardly be enough.
+const FEW: usize = 8;
+/// Parts of a search's time that what is measured beside it may take: a trial of latencies, of the reflector, the first of a size.
+pub(super) const BESIDE: u32 = 10;
 /// A trial that says nothing, of the capacity or of latencies, is run so often.
 const TRIES: usize = 4;
 /// Seconds of a trial of latencies, in those of the search's own: these are short where it goes up and down.
@@ -126,12 +128,13 @@ impl Seen {
     /// Offers more than can be carried; what a trial said of it that says something, where one of some does.
     pub fn saturate(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<f64, LinerateError> {
         let most = device.most(size);
-        let mut trial = device.trial(most, o.search.seconds, size, false)?;
+        let seconds = if device.own_time() { o.search.seconds.max(WARM) } else { o.search.seconds };
+        let mut trial = device.trial(most, seconds, size, false)?;
         for _ in 1..TRIES {
             if !trial.short && trial.forwarded_rate > 0.0 {
                 break;
             }
-            trial = device.trial(most, o.search.seconds, size, false)?;
+            trial = device.trial(most, seconds, size, false)?;
         }
         self.add(&(trial.interruptions, trial.interrupted_ms), 0, &(trial.gaps, trial.gaps_ms));
         self.saturated.push(trial.forwarded_rate);
@@ -166,11 +169,16 @@ impl Seen {
         self.neighbours.iter().any(|n| n.apart)
     }
 
-    /// Rates of the searches that did, or did not; of all where nothing can be set aside.
-    fn rates(&self, apart: bool) -> Option<(Summary, Summary, Option<[Summary; 2]>)> {
+    /// Of values by search, those of the searches that did, or did not; all where nothing can be set aside.
+    fn kind<'v, T>(&self, values: &'v [T], apart: bool) -> Vec<&'v T> {
         let all = self.neighbours.is_empty();
-        let of = |(at, _): &(usize, &[Found; 2])| all || self.neighbours.get(*at).is_some_and(|n| n.apart == apart);
-        let found: Vec<&[Found; 2]> = self.searches.iter().enumerate().filter(of).map(|(_, found)| found).collect();
+        let of = |(at, _): &(usize, &T)| all || self.neighbours.get(*at).is_some_and(|n| n.apart == apart);
+        values.iter().enumerate().filter(of).map(|(_, value)| value).collect()
+    }
+
+    /// Their rates.
+    fn rates(&self, apart: bool) -> Option<(Summary, Summary, Option<[Summary; 2]>)> {
+        let found = self.kind(&self.searches, apart);
         if found.is_empty() {
             return None;
         }
@@ -190,10 +198,11 @@ impl Seen {
         device.set_apart(apart);
         let times = if self.method == Method::UpAndDown { LOAD_SECONDS.1 } else { LOAD_SECONDS.0 };
         for share in LOADS.into_iter().filter(|_| ndr > 0.0) {
-            device.end_by(Instant::now() + o.search.budget);
+            let end = Instant::now() + o.search.budget / BESIDE;
+            device.end_by(end);
             let mut trial = device.trial(ndr * share, times * o.search.seconds, size, true)?;
             for _ in 1..TRIES {
-                if !trial.short {
+                if !trial.short || Instant::now() > end {
                     break;
                 }
                 trial = device.trial(ndr * share, times * o.search.seconds, size, true)?;
@@ -206,6 +215,7 @@ impl Seen {
 
     pub fn row(self, subject: Subject, size: Size) -> Row {
         let shown = self.rates(self.headline());
+        let saturated = self.kind(&self.saturated, self.headline()).into_iter().copied().collect();
         let kind = |apart: bool| {
             let (ndr, pdr, shares) = self.rates(apart)?;
             Some(Rates { ndr, pdr, shares: shares? })
@@ -219,7 +229,7 @@ impl Seen {
             ndr: shown.map(|(ndr, ..)| ndr),
             pdr: shown.map(|(_, pdr, _)| pdr),
             shares: shown.and_then(|(.., shares)| shares),
-            saturated: Summary::of(self.saturated),
+            saturated: Summary::of(saturated),
             generator_cycles: Summary::of(self.generator),
             searches: self.searches,
             neighbours: self.neighbours,
