@@ -2,7 +2,8 @@
 //!
 //! Time is cut into slices of [`Looks::SECONDS`]. Those in which the machine interrupted, or the worker recovered from that, are set aside, and on
 //! demand those in which a neighbour disturbed: neither what was offered then nor what was lost is counted, and the trial takes so much longer.
-//! Behind a disturbance nothing is offered until the queue is empty, or what waited in it would be lost in a slice that nobody disturbed.
+//! Behind a disturbance the queue is brought to what waited in it before, as if the disturbance had never been: were it left as it is, what it
+//! holds would be lost in slices that nobody disturbed; were it emptied, a rate that is beyond the worker would hold where disturbances are many.
 
 use super::clock::{Schedule, VirtualClock};
 use super::histogram::Histogram;
@@ -105,6 +106,14 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
         });
     }
 
+    /// Puts a frame of any flow into the receive queue.
+    #[inline]
+    fn inject(&mut self, size: Size, stamp: Option<Stamp>) -> bool {
+        let pair = self.traffic.any(self.flows);
+        let part = size.pick(self.traffic.random());
+        self.traffic.inject(self.worker.port_mut(), 0, pair, ACK, stamp, part)
+    }
+
     /// Offers frames of `size` at `rate` a second until `seconds` of the worker's time have passed undisturbed, and waits for the last to come out.
     pub fn trial(&mut self, rate: f64, seconds: f64, size: Size, probes: bool) -> Trial {
         let hz = tsc_hz() as f64;
@@ -118,17 +127,20 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
         let (mut counted, mut aside) = (Sum::default(), Sum::default());
         let mut histogram = Histogram::default();
         let mut slice = Slice { begin, ..Slice::default() };
-        // Nothing is offered until the queue is empty; no more time is left.
-        let (mut emptying, mut cut) = (false, false);
+        // Frames that waited when the last slice that counts ended; nothing is offered until as few wait again; no more time is left.
+        let (mut level, mut restoring, mut cut) = (0, false, false);
         self.looks.begin(size.mean() as u64);
         let started = tsc();
         loop {
             let now = self.clock.cycles();
             let waiting = self.worker.port().waiting();
-            if emptying {
+            if restoring {
                 schedule.skip(now);
-                if waiting == 0 {
-                    emptying = false;
+                if waiting <= level {
+                    restoring = false;
+                    while !cut && self.worker.port().waiting() < level && self.inject(size, None) {
+                        slice.injected += 1;
+                    }
                     aside.add(&slice, now);
                     slice = Slice { begin: now, ..Slice::default() };
                     if !cut {
@@ -137,14 +149,12 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
                     }
                 }
             }
-            while !emptying && self.worker.port().waiting() < self.descriptors {
+            while !restoring && self.worker.port().waiting() < self.descriptors {
                 let Some(due) = schedule.due(now) else { break };
                 sent += 1;
                 let stamp = (probes && sent % PROBE_EVERY == 0)
                     .then(|| Stamp { number: (sent as u32) | 2, due: (due as f64 * 1e9 / hz) as u64 as u32 });
-                let pair = self.traffic.any(self.flows);
-                let part = size.pick(self.traffic.random());
-                if self.traffic.inject(self.worker.port_mut(), 0, pair, ACK, stamp, part) {
+                if self.inject(size, stamp) {
                     slice.injected += 1;
                 } else {
                     slice.missed += 1;
@@ -156,11 +166,12 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
             slice.recovering |= self.clock.recovering();
             let over = schedule.over() && self.worker.port().waiting() == 0;
             if let Some(look) = self.looks.ended(over) {
-                let disturbed = emptying || slice.recovering || self.apart && look.disturbed();
+                let disturbed = restoring || slice.recovering || self.apart && look.disturbed();
                 if disturbed {
                     aside.add(&slice, now);
                 } else {
                     counted.add(&slice, now);
+                    level = self.worker.port().waiting();
                     slice.probes.drain(..).for_each(|ns| histogram.note(ns));
                 }
                 slice.probes.clear();
@@ -174,7 +185,7 @@ impl<L: Pipeline, M: Meter> Memory<L, M> {
                     schedule.end_at(now + asked.saturating_sub(counted.cycles));
                     schedule.skip(now);
                     let goes_on = self.clock.recovering() || self.apart && self.looks.last().disturbed();
-                    emptying |= !goes_on;
+                    restoring |= !goes_on;
                 }
                 if over && schedule.over() {
                     break;
