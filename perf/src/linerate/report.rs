@@ -160,7 +160,11 @@ impl fmt::Display for Figures {
         )?;
         for row in &self.rows {
             for (share, trial) in &row.loads {
-                let Some(l) = &trial.latency else { continue };
+                // Without any where somebody disturbed all of its probes.
+                let [p50, p99, p999, max, probes] = match &trial.latency {
+                    Some(l) => [us(l.p50), us(l.p99), us(l.p999), us(l.max), l.probes.to_string()],
+                    None => ["–", "–", "–", "–", "0"].map(str::to_owned),
+                };
                 writeln!(
                     f,
                     "{:<6} {:<15} {:>8}% {:>9.3} {:>10} {:>8} {:>8} {:>8} {:>8} {:>8}",
@@ -169,11 +173,11 @@ impl fmt::Display for Figures {
                     share * 100.0,
                     trial.rate / 1e6,
                     trial.lost(),
-                    us(l.p50),
-                    us(l.p99),
-                    us(l.p999),
-                    us(l.max),
-                    l.probes
+                    p50,
+                    p99,
+                    p999,
+                    max,
+                    probes
                 )?;
                 for (n, lost) in trial.overflow.iter().enumerate().filter(|(_, n)| **n > 0) {
                     writeln!(f, "       queue {n} was full for {lost} frames")?;
