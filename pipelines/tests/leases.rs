@@ -38,6 +38,17 @@ impl Connection {
         Connection { d, server, client: first.wrapping_add(REQUEST.len() as u32), ack, next: SERVERS }
     }
 
+    /// One whose response of 20,000 bytes has half come, and is acknowledged.
+    fn halfway() -> Self {
+        let mut c = Connection::new(SYN_OPTIONS);
+        c.says(&head(20_000));
+        for _ in 0..10 {
+            c.says(&[0x61; 1000]);
+        }
+        c.acknowledges();
+        c
+    }
+
     /// The server says more, which passes as it is but for its numbers.
     fn says(&mut self, payload: &[u8]) -> Sent {
         let sent = self.d.says(&self.server, CLIENT, ACK, self.next, self.client, &[], payload);
@@ -109,12 +120,7 @@ fn a_server_that_says_more_than_it_has_announced_is_stopped() {
 
 #[test]
 fn what_a_client_asks_for_in_the_middle_of_a_response_waits() {
-    let mut c = Connection::new(SYN_OPTIONS);
-    c.says(&head(20_000));
-    for _ in 0..10 {
-        c.says(&[0x61; 1000]);
-    }
-    c.acknowledges();
+    let mut c = Connection::halfway();
     let sent = c.d.client(ACK | PSH, c.client, c.ack, OTHER);
     assert!(sent.iter().all(|s| s.payload.is_empty() && s.flags & SYN == 0), "{sent:?}");
     // The rest of the response passes meanwhile.
@@ -134,12 +140,7 @@ fn what_a_client_asks_for_in_the_middle_of_a_response_waits() {
 
 #[test]
 fn an_acknowledgement_from_before_a_waiting_request_is_seen() {
-    let mut c = Connection::new(SYN_OPTIONS);
-    c.says(&head(20_000));
-    for _ in 0..10 {
-        c.says(&[0x61; 1000]);
-    }
-    c.acknowledges();
+    let mut c = Connection::halfway();
     c.d.client(ACK | PSH, c.client, c.ack, OTHER);
     for _ in 0..10 {
         c.d.says(&c.server, CLIENT, ACK, c.next, c.client, &[], &[0x61; 1000]);

@@ -623,17 +623,24 @@ mod tests {
         }
     }
 
+    /// One connection by NAT, and its server's SYN+ACK.
+    fn established(v6: bool) -> (Bench, Packet) {
+        let mut bench = Bench::new(Forward::Nat, v6, false);
+        let sent = bench.turn(&[client_packet(0, v6, SYN).frame()]);
+        let mut answer = client_packet(0, v6, SYN | ACK);
+        (answer.source, answer.destination) = answer_ends(&sent[0].2, v6);
+        bench.turn(&[answer.frame()]);
+        bench.turn(&[client_packet(0, v6, ACK).frame()]);
+        assert_eq!(bench.c.table.get(0).state, TcpState::Established);
+        (bench, answer)
+    }
+
     /// A spliced flow that has many bytes to come passes its second segment without its entry, and hears when that changes.
     #[test]
     fn a_leased_flow_does_not_ask_for_its_entry() {
         use lcs_dataplane::headers::build::Transport;
         use lcs_dataplane::splice::{Offer, Offsets};
-        let mut bench = Bench::new(Forward::Nat, false, false);
-        let sent = bench.turn(&[client_packet(0, false, SYN).frame()]);
-        let mut answer = client_packet(0, false, SYN | ACK);
-        (answer.source, answer.destination) = answer_ends(&sent[0].2, false);
-        bench.turn(&[answer.frame()]);
-        bench.turn(&[client_packet(0, false, ACK).frame()]);
+        let (mut bench, answer) = established(false);
         let splices = &mut bench.c.splices;
         splices.reserve();
         splices.insert(0, 0, [0; 2], Offer { mss: 1460, scale: None, sack: false });
@@ -641,7 +648,7 @@ mod tests {
         e.offsets = Offsets::new(0, 1000);
         e.offsets.limit = [0, 1 << 20];
         bench.c.table.get_mut(0).flags.set(FlowFlags::SPLICED, true);
-        let mut segment = answer.clone().payload(&[1; 100]);
+        let mut segment = answer.payload(&[1; 100]);
         segment.transport = Transport::Tcp { flags: ACK, seq: 1, ack: 0, window: 9, options: vec![] };
         for (reads, limit) in [(true, 1 << 20), (false, 1 << 20), (true, 1 << 19), (false, 1 << 19)] {
             if bench.c.splices.get(0).offsets.limit[1] != limit {
@@ -655,13 +662,7 @@ mod tests {
 
     #[test]
     fn a_candidate_of_the_other_family_is_none() {
-        let mut bench = Bench::new(Forward::Nat, true, false);
-        let sent = bench.turn(&[client_packet(0, true, SYN).frame()]);
-        let mut packet = client_packet(0, true, SYN | ACK);
-        (packet.source, packet.destination) = answer_ends(&sent[0].2, true);
-        bench.turn(&[packet.frame()]);
-        bench.turn(&[client_packet(0, true, ACK).frame()]);
-        assert_eq!(bench.c.table.get(0).state, TcpState::Established);
+        let (mut bench, _) = established(true);
         // A packet over IPv4 whose hash leads there.
         let Bench { port, c, .. } = &mut bench;
         let mut batch = Batch::default();

@@ -41,11 +41,10 @@ impl<P: Port> Desk<'_, P> {
             return;
         }
         for n in 0..self.c.splices.decided.len() {
-            let (entry, at) = self.c.splices.decided[n];
-            let Some(mut b) = self.c.splices.take(entry) else { continue };
+            let (flow, at) = self.c.splices.decided[n];
+            let Some(mut b) = self.c.splices.take(flow) else { continue };
             if std::mem::take(&mut b.deferred) {
                 self.at = at;
-                let flow = entry;
                 self.opens = Opens::Later;
                 self.hold(flow, &mut b);
                 if let Opens::Deferred(server, back, hash) = std::mem::take(&mut self.opens) {
