@@ -56,22 +56,28 @@ impl Lease {
         self.limit[side & 1].wrapping_sub(end) as i32 >= 0
     }
 
-    /// As [`Offsets::rewrite`]. One number changes: the server's own, or what the client acknowledges of it.
+    /// As [`Offsets::rewrite`]. One number changes: the server's own, or what the client acknowledges of it. Nothing branches on the side: which of
+    /// them sent a segment is as good as random.
     #[inline(always)]
     pub fn rewrite(&self, side: NumberSpace, header: &mut [u8; tcp::HEADER], difference: Difference) {
         let client = side == Place::CLIENT;
         let (at, n) = if client { (8, self.down.wrapping_neg()) } else { (4, self.down) };
-        let mut sum = u32::from(difference.bits());
-        if !client || header[13] & ACK != 0 {
-            let (new, s) = add(be32(header, at), n, sum_of(n));
-            header[at..at + 4].copy_from_slice(&new.to_be_bytes());
-            sum += s;
-        }
-        if !client && self.shift != 0 {
-            sum += shift_window(header, self.shift);
+        // What a client's segment without the flag acknowledges is nothing.
+        let n = n & mask(!client | (header[13] & ACK != 0));
+        let (new, mut sum) = add(be32(header, at), n, sum_of(n));
+        header[at..at + 4].copy_from_slice(&new.to_be_bytes());
+        sum += u32::from(difference.bits());
+        if self.shift != 0 {
+            sum += shift_window(header, if client { 0 } else { self.shift });
         }
         apply(header, sum);
     }
+}
+
+/// All bits, or none.
+#[inline(always)]
+fn mask(yes: bool) -> u32 {
+    u32::from(yes).wrapping_neg()
 }
 
 impl Default for Offsets {
@@ -96,22 +102,20 @@ fn subtract(old: u32, n: u32, sum: u16) -> (u32, u32) {
 }
 
 /// A window by another scale.
-#[inline]
+#[inline(always)]
 fn shifted(window: u16, shift: i8) -> u16 {
-    if shift >= 0 {
-        u16::try_from(u64::from(window) << shift.min(30)).unwrap_or(u16::MAX)
-    } else {
-        window >> (-shift).min(15)
-    }
+    // One of them is 0.
+    let (left, right) = (shift.clamp(0, 30), shift.clamp(-15, 0).unsigned_abs());
+    u16::try_from(u64::from(window) << left >> right).unwrap_or(u16::MAX)
 }
 
 /// Rewrites the window of a header; returns what that adds to the checksum.
-#[inline]
+#[inline(always)]
 fn shift_window(header: &mut [u8; tcp::HEADER], shift: i8) -> u32 {
     let old = u16::from_be_bytes([header[14], header[15]]);
     let new = shifted(old, shift);
     header[14..16].copy_from_slice(&new.to_be_bytes());
-    u32::from(!old.to_be()) + u32::from(new.to_be())
+    (u32::from(!old.to_be()) + u32::from(new.to_be())) & mask(new != old)
 }
 
 /// Applies a sum of at most 2¹⁶ differences to a header's checksum.
@@ -231,9 +235,9 @@ impl Offsets {
             header[8..12].copy_from_slice(&ack.to_be_bytes());
             sum += s;
         }
-        let shift = self.shifts[side & 1];
-        if shift != 0 {
-            sum += shift_window(header, shift);
+        // Of either side, so that it is the same for all segments of a connection.
+        if self.shifts != [0; 2] {
+            sum += shift_window(header, self.shifts[side & 1]);
         }
         apply(header, sum);
     }
