@@ -39,9 +39,38 @@ impl Summary {
     }
 }
 
+/// Between which two of `values` the median of what they are a sample of lies with a confidence of 95 % or more, whatever its distribution:
+/// by the binomial distribution of how many values fall below it. `None` for fewer than six, whose extremes do not say so much.
+pub fn median_interval(values: &[f64]) -> Option<(f64, f64)> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    // Of n values fewer than k+1 fall below the median with this probability: the lower tail.
+    let n = values.len();
+    let (mut tail, mut term, mut at) = (0.0, 0.5f64.powi(n as i32), None);
+    for k in 0..n / 2 {
+        tail += term;
+        if 2.0 * tail > 0.05 {
+            break;
+        }
+        at = Some(k);
+        term *= (n - k) as f64 / (k + 1) as f64;
+    }
+    at.map(|k| (values[k], values[n - 1 - k]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Ranks of the usual tables.
+    #[test]
+    fn the_interval_of_the_median_is_that_of_the_binomial_distribution() {
+        for (n, from, to) in [(6, 1, 6), (8, 1, 8), (9, 2, 8), (12, 3, 10), (20, 6, 15), (100, 40, 61)] {
+            let values: Vec<f64> = (1..=n).rev().map(f64::from).collect();
+            assert_eq!(median_interval(&values), Some((f64::from(from), f64::from(to))), "{n}");
+        }
+        assert_eq!((median_interval(&[1.0; 5]), median_interval(&[])), (None, None));
+    }
 
     #[test]
     fn the_median_ignores_an_outlier() {

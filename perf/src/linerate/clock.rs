@@ -98,45 +98,53 @@ impl VirtualClock {
 /// When frames are due: one after the other at equal distances, by whatever clock.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
-    next: f64,
+    begin: f64,
     interval: f64,
-    end: f64,
+    /// Frames that have been due, and that will have been in the end.
+    n: u64,
+    all: u64,
 }
 
 impl Schedule {
-    /// From `begin` to `end`, cycles, a frame each `interval` cycles.
+    /// From `begin` to `end`, cycles, a frame each `interval` cycles. A clock's rate is no round number: what is less than a millionth of an interval
+    /// too long makes no frame more.
     pub fn new(begin: u64, end: u64, interval: f64) -> Self {
-        Schedule { next: begin as f64, interval, end: end as f64 }
+        let intervals = end.saturating_sub(begin) as f64 / interval;
+        Schedule { begin: begin as f64, interval, n: 0, all: (intervals - 1e-6).ceil() as u64 }
+    }
+
+    /// The time of the next frame, cycles.
+    #[inline]
+    fn next(&self) -> f64 {
+        self.n as f64 * self.interval + self.begin
     }
 
     /// The time of the next frame if it is due at `now`.
     #[inline]
     pub fn due(&mut self, now: u64) -> Option<u64> {
-        (self.next <= now as f64 && self.next < self.end).then(|| {
-            let due = self.next as u64;
-            self.next += self.interval;
-            due
+        let next = self.next();
+        (next <= now as f64 && self.n < self.all).then(|| {
+            self.n += 1;
+            next as u64
         })
     }
 
     /// Passes over all that is due at `now`, and returns how many frames that is.
     pub fn skip(&mut self, now: u64) -> u64 {
-        let until = (now as f64).min(self.end);
-        if self.next > until || self.next >= self.end {
+        let next = self.next();
+        if next > now as f64 {
             return 0;
         }
-        // Those at `next`, `next + interval`, … that are not after `until`; the end itself is not part of the trial.
-        let mut n = ((until - self.next) / self.interval).floor();
-        if self.next + n * self.interval < self.end {
-            n += 1.0;
-        }
-        self.next += n * self.interval;
-        n as u64
+        // Those at `next`, `next + interval`, … that are not after `now`.
+        let n = ((now as f64 - next) / self.interval) as u64 + 1;
+        let n = n.min(self.all - self.n);
+        self.n += n;
+        n
     }
 
     /// Whether the last frame has been due.
     pub fn over(&self) -> bool {
-        self.next >= self.end
+        self.n >= self.all
     }
 }
 
@@ -166,6 +174,16 @@ mod tests {
                 now += 70;
             }
             assert_eq!(n, expected, "{interval}");
+        }
+    }
+
+    #[test]
+    fn a_rate_and_a_time_make_a_number_of_frames_whatever_the_clocks_rate() {
+        for hz in (2_249_999_000u64..2_250_001_000).step_by(7) {
+            let begin = hz * 3 + 1;
+            let mut schedule = Schedule::new(begin, begin + (0.01 * hz as f64) as u64, hz as f64 / 100e3);
+            assert_eq!(schedule.skip(u64::MAX), 1000, "{hz}");
+            assert!(schedule.over() && schedule.due(u64::MAX).is_none());
         }
     }
 

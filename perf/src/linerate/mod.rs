@@ -37,7 +37,7 @@ pub(crate) use clock::{Schedule, VirtualClock};
 
 use crate::range::{OutOfRange, in_range};
 use crate::stages::{self, Bench, StagesError};
-use crate::summary::Summary;
+use crate::summary::{Summary, median_interval};
 use crate::traffic::Traffic;
 use lcs_dataplane::batch::BURST;
 use lcs_dataplane::cycles::{Meter, Tsc, tsc_hz};
@@ -48,7 +48,7 @@ use memory::Memory;
 use reflector::Reflector;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What frames pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +88,10 @@ pub struct Options {
     pub loss: f64,
     /// How the rates are searched.
     pub search: Search,
-    /// Searches, of which median and spread are shown.
-    pub rounds: usize,
+    /// Searches, of which median and spread are shown; none: on the memory port as many as [`Options::precision`] asks for, elsewhere three.
+    pub rounds: Option<usize>,
+    /// Without a number of rounds these go on until the median is known to so small a share of it: the width of its 95 % confidence interval.
+    pub precision: f64,
     /// Frames that wait in a receive queue at most, on the memory port.
     pub descriptors: usize,
     /// IPv6 instead of IPv4.
@@ -104,12 +106,37 @@ impl Default for Options {
             sizes: vec![Size::Bytes(64), Size::Imix],
             loss: 0.001,
             search: Search { seconds: 0.2, resolution: 0.005, agree: 2, budget: Duration::from_secs(100) },
-            rounds: 3,
+            rounds: None,
+            precision: 0.05,
             descriptors: 1024,
             ipv6: false,
         }
     }
 }
+
+impl Options {
+    /// Rounds where their number was not left open.
+    fn fixed_rounds(&self) -> usize {
+        self.rounds.unwrap_or(LEAST_ROUNDS)
+    }
+
+    /// Whether searches that found `rates` and took so many seconds each are enough.
+    fn enough(&self, rates: &[f64], seconds: &[f64]) -> bool {
+        if let Some(rounds) = self.rounds {
+            return rates.len() >= rounds;
+        }
+        let (sum, longest) = (seconds.iter().sum::<f64>(), seconds.iter().copied().fold(0.0, f64::max));
+        let precise = median_interval(rates).is_some_and(|(from, to)| {
+            let median = Summary::of(rates.to_vec()).median;
+            median > 0.0 && to - from <= self.precision * median
+        });
+        // No new one that would not end in time, as far as that is known.
+        rates.len() >= LEAST_ROUNDS && (precise || sum + longest > self.search.budget.as_secs_f64())
+    }
+}
+
+/// Rounds where nobody says how many.
+const LEAST_ROUNDS: usize = 3;
 
 /// Shares of the NDR at which latency is measured.
 pub const LOADS: [f64; 3] = [0.5, 0.9, 1.0];
@@ -203,6 +230,9 @@ pub struct Row {
     pub saturated: Summary,
     /// No-drop rate, frames/s, by search; absent for the reflector that is measured beside a director.
     pub ndr: Option<Summary>,
+    /// Between these the median of such searches lies with 95 % confidence; absent for fewer than six.
+    #[serde(default)]
+    pub ndr_interval: Option<(f64, f64)>,
     /// This from searches that set aside what was lost while somebody else used the core's other hardware thread, and from those that could not,
     /// because somebody did too much of the time, or it left too little. Absent where device and generator stand on other cores.
     pub alone: Option<Summary>,
@@ -239,10 +269,13 @@ trait Device {
     /// More than can be carried, frames/s.
     fn most(&self, size: Size) -> f64;
 
-    /// Sets aside what is lost while the core is shared, or no longer; `false` where the device does not run on the calling thread's core.
-    fn tell_apart(&mut self, _apart: bool) -> bool {
+    /// Whether it runs on the calling thread's core, and can tell what is lost while that is shared.
+    fn runs_here(&self) -> bool {
         false
     }
+
+    /// From now on sets aside what is lost while the core is shared, or does not; nothing where the device runs elsewhere.
+    fn set_apart(&mut self, _apart: bool) {}
 }
 
 impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
@@ -255,9 +288,12 @@ impl<L: Pipeline, M: Meter> Device for Memory<L, M> {
         tsc_hz() as f64 / 8.0
     }
 
-    fn tell_apart(&mut self, apart: bool) -> bool {
-        self.apart = apart;
+    fn runs_here(&self) -> bool {
         true
+    }
+
+    fn set_apart(&mut self, apart: bool) {
+        self.apart = apart;
     }
 }
 
@@ -278,28 +314,41 @@ struct Seen {
 
 /// Share of the time in which a core may be shared for a search that sets this time aside.
 const SHARED: f64 = 0.4;
+/// Share of a search's time after which one that sets such time aside gives way to one that counts all.
+const PATIENCE: f64 = 0.6;
+/// Trials of more than can be carried, of which the first that says something is believed.
+const SATURATED: usize = 5;
 
 impl Seen {
     /// A round's search. Where the device runs on this core, what somebody else's use of it costs is set aside, unless that is most of the time, or
-    /// becomes so: then the search counts all.
+    /// becomes so: then the search counts all, in the time that is left.
     fn search(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(), LinerateError> {
-        let started = std::time::Instant::now();
-        let mut apart =
-            device.tell_apart(true) && device.trial(device.most(size), o.search.seconds, size, false)?.shared <= SHARED;
-        let found = loop {
-            let here = device.tell_apart(apart);
-            let found = self.search_once(device, o, size)?;
-            if apart && found.iter().any(|f| matches!(f.limit, Limit::Machine | Limit::Time)) {
-                apart = false;
-                continue;
-            }
-            if here {
-                self.apart.push(apart);
-            }
-            break found;
+        let begin = Instant::now();
+        let here = device.runs_here();
+        device.set_apart(here);
+        let (mut capacity, shared) = self.saturate(device, o, size)?;
+        let mut apart = here && shared <= SHARED;
+        let mut found = None;
+        if apart {
+            let found_apart = self.search_once(device, o, size, capacity, begin + o.search.budget.mul_f64(PATIENCE))?;
+            apart = !found_apart.iter().any(|f| matches!(f.limit, Limit::Machine | Limit::Time));
+            found = apart.then_some(found_apart);
+        }
+        if here && !apart {
+            device.set_apart(false);
+            // Of the kind that the search is of.
+            self.saturated.pop();
+            (capacity, _) = self.saturate(device, o, size)?;
+        }
+        let found = match found {
+            Some(found) => found,
+            None => self.search_once(device, o, size, capacity, begin + o.search.budget)?,
         };
+        if here {
+            self.apart.push(apart);
+        }
         self.searches.push(found);
-        self.seconds.push(started.elapsed().as_secs_f64());
+        self.seconds.push(begin.elapsed().as_secs_f64());
         Ok(())
     }
 
@@ -311,21 +360,35 @@ impl Seen {
         self.gaps.1 += trial.gaps_ms;
     }
 
-    /// Offers more than can be carried.
-    fn saturate(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<f64, LinerateError> {
-        let trial = device.trial(device.most(size), o.search.seconds, size, false)?;
-        // What is lost here is lost on purpose, whoever interrupts.
-        self.note(&Trial { set_aside: 0, ..trial.clone() });
+    /// Offers more than can be carried: how many frames/s came out, and for which share of the time the core was shared.
+    fn saturate(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<(f64, f64), LinerateError> {
+        let mut trial;
+        let mut tries = 0;
+        loop {
+            trial = device.trial(device.most(size), o.search.seconds, size, false)?;
+            // What is lost here is lost on purpose, whoever interrupts.
+            self.note(&Trial { set_aside: 0, ..trial.clone() });
+            tries += 1;
+            if tries == SATURATED || trial.forwarded_rate > 0.0 && trial.disturbed <= Trial::DISTURBED {
+                break;
+            }
+        }
         self.saturated.push(trial.forwarded_rate);
-        Ok(trial.forwarded_rate)
+        Ok((trial.forwarded_rate, trial.shared))
     }
 
-    /// Searches NDR and PDR.
-    fn search_once(&mut self, device: &mut impl Device, o: &Options, size: Size) -> Result<[Found; 2], LinerateError> {
-        let capacity = self.saturate(device, o, size)?;
-        let most = (capacity * 1.25).min(device.most(size));
+    /// Searches NDR and PDR around what is carried when more is offered, until `end` at the latest.
+    fn search_once(
+        &mut self,
+        device: &mut impl Device,
+        o: &Options,
+        size: Size,
+        capacity: f64,
+        end: Instant,
+    ) -> Result<[Found; 2], LinerateError> {
+        let most = device.most(size);
         let (mut generator, mut noted) = (vec![], Seen::default());
-        let mut searcher = Searcher::new(o.search, |rate, seconds| {
+        let mut searcher = Searcher::until(end, o.search, |rate, seconds| {
             let trial = device.trial(rate, seconds, size, false)?;
             noted.note(&trial);
             generator.push(trial.generator_cycles);
@@ -369,6 +432,7 @@ impl Seen {
             subject,
             size,
             ndr: rates(0),
+            ndr_interval: median_interval(&self.searches.iter().map(|[ndr, _]| ndr.rate).collect::<Vec<_>>()),
             pdr: rates(1),
             saturated: Summary::of(self.saturated),
             generator_cycles: Summary::of(self.generator),
@@ -395,7 +459,8 @@ fn check(o: &Options) -> Result<(), LinerateError> {
     in_range("--seconds", o.search.seconds, 0.01, 600.0)?;
     in_range("--resolution", o.search.resolution, 1e-4, 0.2)?;
     in_range("--budget", o.search.budget.as_secs_f64(), 1.0, 86_400.0)?;
-    in_range("--rounds", o.rounds, 1, 1_000)?;
+    in_range("--rounds", o.fixed_rounds(), 1, 1_000)?;
+    in_range("--precision", o.precision, 1e-4, 1.0)?;
     in_range("--descriptors", o.descriptors, BURST, 65_536)?;
     Ok(())
 }
@@ -466,15 +531,33 @@ fn run<B: Device>(
     for size in &o.sizes {
         carried(&device.trial(device.most(*size), o.search.seconds, *size, false)?, *size)?;
     }
-    for round in 0..o.rounds {
+    // Sizes in turns, so that an hour in which the machine is slower does not fall on one of them alone.
+    for round in 1.. {
+        let mut searched = false;
         for (size, [of_device, of_bare]) in o.sizes.iter().zip(&mut seen) {
-            progress(&format!("round {} of {}, {size}: searching", round + 1, o.rounds));
+            let rates: Vec<f64> = of_device.searches.iter().map(|[ndr, _]| ndr.rate).collect();
+            // Elsewhere than here a search takes minutes, and nobody waits for as many as a narrow interval needs.
+            let enough =
+                if device.runs_here() { o.enough(&rates, &of_device.seconds) } else { rates.len() >= o.fixed_rounds() };
+            if enough {
+                continue;
+            }
+            searched = true;
+            let so_far = match Summary::of(rates) {
+                none if none.rounds == 0 => String::new(),
+                s => format!("; so far {:.2} Mpps ({:.2} – {:.2})", s.median / 1e6, s.min / 1e6, s.max / 1e6),
+            };
+            let of = o.rounds.map_or_else(String::new, |n| format!(" of {n}"));
+            progress(&format!("round {round}{of}, {size}: searching{so_far}"));
             device.ready()?;
             of_device.search(device, o, *size)?;
             if let Some(bare) = &mut bare {
-                progress(&format!("round {} of {}, {size}: the reflector", round + 1, o.rounds));
+                progress(&format!("round {round}{of}, {size}: the reflector"));
                 of_bare.saturate(*bare, o, *size)?;
             }
+        }
+        if !searched {
+            break;
         }
     }
     let mut rows = vec![];
@@ -498,7 +581,7 @@ mod tests {
             flows: 500,
             sizes: vec![Size::Bytes(90), Size::Imix],
             search: Search { seconds: 0.01, resolution: 0.1, agree: 1, budget: Duration::from_secs(20) },
-            rounds: 1,
+            rounds: Some(1),
             ..Options::default()
         }
     }
@@ -602,6 +685,19 @@ mod tests {
     }
 
     #[test]
+    fn rounds_go_on_until_the_median_is_known_or_the_time_is_over() {
+        let open = Options { rounds: None, ..Options::default() };
+        let rates = |spread: f64| -> Vec<f64> { (0..8).map(|n| 10e6 * (1.0 + spread * f64::from(n) / 8.0)).collect() };
+        let (near, far) = (rates(0.02), rates(0.5));
+        assert!(!open.enough(&near[..5], &[1.0; 5]) && open.enough(&near, &[1.0; 8]));
+        assert!(!open.enough(&far, &[5.0; 8]) && open.enough(&far, &[12.0; 8]));
+        // However long they take there are some; and as many as were asked for, whatever they say.
+        assert!(!open.enough(&far[..2], &[90.0; 2]) && open.enough(&far[..3], &[90.0; 3]));
+        let asked = Options { rounds: Some(7), ..open };
+        assert!(!asked.enough(&near[..6], &[90.0; 6]) && asked.enough(&far[..7], &[1.0; 7]));
+    }
+
+    #[test]
     fn options_out_of_range_are_named() {
         for (o, what) in [
             (Options { sizes: vec![Size::Bytes(60)], ..quick() }, "--sizes is 60; it must be between 64"),
@@ -609,6 +705,8 @@ mod tests {
             (Options { descriptors: 1, ..quick() }, "--descriptors is 1"),
             (Options { loss: 0.0, ..quick() }, "--loss is 0"),
             (Options { flows: 0, ..quick() }, "--flows"),
+            (Options { rounds: Some(0), ..quick() }, "--rounds is 0"),
+            (Options { precision: 0.0, ..quick() }, "--precision is 0"),
         ] {
             assert!(measure(&o, |_| {}).unwrap_err().to_string().contains(what), "{what}");
         }

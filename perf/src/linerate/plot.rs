@@ -89,7 +89,7 @@ mod tests {
             flows: 200,
             sizes: vec![Size::Bytes(64), Size::Bytes(512), Size::Imix],
             search: Search { seconds: 0.01, resolution: 0.2, agree: 1, budget: Duration::from_secs(20) },
-            rounds: 1,
+            rounds: Some(1),
             ..Options::default()
         };
         let figures = measure(&o, |_| {}).unwrap();

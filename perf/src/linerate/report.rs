@@ -66,11 +66,19 @@ impl Figures {
             self.port,
             o.flows
         );
+        let rounds = match o.rounds {
+            Some(rounds) => format!("{rounds} round(s)"),
+            None if self.port == "memory" => format!(
+                "rounds until the median is known to {} % or {} s are over",
+                o.precision * 100.0,
+                o.search.budget.as_secs()
+            ),
+            None => format!("{} rounds", o.fixed_rounds()),
+        };
         let search = format!(
-            "trials of {} s, resolution {} %, {} round(s); a rate is judged by {}",
+            "trials of {} s, resolution {} %, {rounds}; a rate is judged by {}",
             o.search.seconds,
             o.search.resolution * 100.0,
-            o.rounds,
             if o.search.agree > 1 { "the majority of up to three trials" } else { "one trial" }
         );
         let mut all = vec![sentence, search];
@@ -214,6 +222,15 @@ impl fmt::Display for Figures {
                 "{} {}: a search took {:.0} s at most; NDR lay within {spread:.1} % in {} round(s)",
                 row.size, row.subject, took.max, took.rounds
             )?;
+            if let Some(((from, to), ndr)) = row.ndr_interval.zip(row.ndr) {
+                write!(
+                    f,
+                    ", its median with 95 % confidence between {:.2} and {:.2} Mpps ({:.1} %)",
+                    from / 1e6,
+                    to / 1e6,
+                    if ndr.median > 0.0 { (to - from) / ndr.median * 100.0 } else { 0.0 }
+                )?;
+            }
             let of = |s: Summary| format!("{:.2} Mpps, within {:.1} % in {}", s.median / 1e6, within(s), s.rounds);
             if let Some(alone) = row.alone {
                 write!(

@@ -20,7 +20,7 @@ pub struct Search {
     pub resolution: f64,
     /// Trials that must agree on a rate: 2 for a majority of three, 1 for a single trial.
     pub agree: usize,
-    /// It ends after so long, whatever it has found by then.
+    /// It ends after so long, whatever it has found by then: for all goals together.
     pub budget: Duration,
 }
 
@@ -63,6 +63,8 @@ const DISTURBED: usize = 40;
 const AGAIN: usize = 4;
 /// Rates below this share of the most that can be offered are not looked at.
 const LEAST: f64 = 0.001;
+/// The first rate above is this many times the expected one; it is raised as often where all below it held.
+const HEADROOM: f64 = 1.25;
 
 /// Searches one device for several goals; trials serve all of them.
 #[derive(Debug)]
@@ -84,7 +86,16 @@ enum Judgement {
 impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
     /// A search that runs a trial of so many seconds at a rate by `run(rate, seconds)`. Its time begins now.
     pub fn new(search: Search, run: F) -> Self {
-        Searcher { search, run, seen: vec![], trials: 0, end: Instant::now() + search.budget }
+        Self::until(Instant::now() + search.budget, search, run)
+    }
+
+    /// The same, with its time over at `end` whatever the budget is.
+    pub(crate) fn until(end: Instant, search: Search, run: F) -> Self {
+        Searcher { search, run, seen: vec![], trials: 0, end }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() > self.end
     }
 
     fn trial(&mut self, rate: f64, seconds: f64) -> Result<Trial, E> {
@@ -93,27 +104,28 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
     }
 
     /// Finds the highest rate whose loss is at most `goal`. `most` is the highest that can be offered, `guess` where the
-    /// answer is expected. `held` is a rate that is known to hold, or 0.
+    /// answer is expected. `held` is a rate that is known to hold, or 0; what is found is not below it.
     ///
     /// # Errors
     /// Whatever a trial cannot do.
     pub fn find(&mut self, goal: f64, most: f64, guess: f64, held: f64) -> Result<Found, E> {
         let before = self.trials;
-        let (mut low, mut high, mut limit) = (held, most, Limit::Offered);
-        let mut rate = guess.clamp(low.max(most * LEAST), most);
+        let raised = |above: f64| (above * HEADROOM).min(most);
+        let mut rate = guess.clamp(held.max(most * LEAST).min(most), most);
+        // Nothing speaks against the rate above but that nobody has tried it, until one has been.
+        let (mut low, mut high, mut limit) = (held, raised(rate), Limit::Offered);
         // Rates that did not hold, falling.
         let mut failed: Vec<(f64, Limit)> = vec![];
         let mut again = AGAIN;
-        // What can be offered at all may hold: a device that never loses has no rate above it.
         loop {
             while high - low > self.search.resolution * high {
-                if Instant::now() > self.end {
-                    limit = Limit::Time;
-                    break;
-                }
                 match self.judge(rate, goal)? {
                     Judgement::Holds => low = rate,
                     Judgement::Loses => (high, limit) = (rate, Limit::Loss),
+                    Judgement::Void(Limit::Time) => {
+                        limit = Limit::Time;
+                        break;
+                    }
                     Judgement::Void(why) => (high, limit) = (rate, why),
                 }
                 if high == rate {
@@ -122,9 +134,12 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
                 if high < most * LEAST {
                     break;
                 }
+                if limit == Limit::Offered && high - low <= self.search.resolution * high {
+                    high = raised(high);
+                }
                 rate = if low <= 0.0 { high * 0.6 } else { (low + high) / 2.0 };
             }
-            if again == 0 || self.search.agree < 2 || limit != Limit::Loss || low <= 0.0 || Instant::now() > self.end {
+            if again == 0 || self.search.agree < 2 || limit != Limit::Loss || low <= 0.0 || self.is_over() {
                 break;
             }
             again -= 1;
@@ -134,12 +149,12 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             }
             failed.retain(|(rate, _)| *rate > high);
             low = high;
-            (high, limit) = failed.last().copied().unwrap_or((most, Limit::Offered));
+            (high, limit) = failed.last().copied().unwrap_or((raised(high), Limit::Offered));
             rate = (low * 1.1).min((low + high) / 2.0);
         }
         // Twice as long, and lower by a resolution each time it fails.
         for _ in 0..8 {
-            if low <= 0.0 || limit == Limit::Time || Instant::now() > self.end {
+            if low <= held || limit == Limit::Time || self.is_over() {
                 break;
             }
             let trial = self.trial(low, 2.0 * self.search.seconds)?;
@@ -151,7 +166,7 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
                 break;
             }
             (high, limit) = (low, Limit::Loss);
-            low *= 1.0 - 2.0 * self.search.resolution;
+            low = (low * (1.0 - 2.0 * self.search.resolution)).max(held);
         }
         if low <= 0.0 && limit == Limit::Loss {
             limit = Limit::Never;
@@ -169,6 +184,9 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
             }
         };
         loop {
+            if self.is_over() {
+                return Ok(Judgement::Void(Limit::Time));
+            }
             let trials = &self.seen[at].1;
             let says = |what: Option<bool>| trials.iter().filter(|t| t.holds(goal) == what).count();
             let (good, bad, void) = (says(Some(true)), says(Some(false)), says(None));
@@ -278,10 +296,40 @@ mod tests {
     }
 
     #[test]
-    fn a_search_ends_with_its_time() {
-        let search = Search { budget: Duration::ZERO, ..SEARCH };
-        let mut searcher = Searcher::new(search, |r, s| Ok::<_, Infallible>(trial(r, s, 5e6, 0)));
-        std::thread::sleep(Duration::from_millis(1));
+    fn a_guess_that_is_far_too_low_bounds_nothing() {
+        for goal in [0.0, 0.05] {
+            let run = |r: f64, s: f64| Ok::<_, Infallible>(trial(r, s, 8e6, 0));
+            let found = Searcher::new(SEARCH, run).find(goal, 10e6, 0.5e6, 0.0).unwrap();
+            let expected = 8e6 / (1.0 - goal);
+            assert!((found.rate / expected - 1.0).abs() < 0.01 && found.limit == Limit::Loss, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_that_is_known_to_hold_is_not_gone_below() {
+        // Slower than it was when that rate held.
+        let mut searcher = Searcher::new(SEARCH, |r, s| Ok::<_, Infallible>(trial(r, s, 4e6, 0)));
+        let found = searcher.find(0.001, 10e6, 6.1e6, 6e6).unwrap();
+        assert_eq!(found.rate, 6e6, "{found:?}");
+    }
+
+    #[test]
+    fn a_search_ends_with_its_time_also_where_no_trial_says_anything() {
+        let begun = Instant::now();
+        let search = Search { budget: Duration::from_millis(20), ..SEARCH };
+        let mut searcher = Searcher::new(search, |r, s| {
+            // Each takes the time that a trial takes.
+            std::thread::sleep(Duration::from_millis(2));
+            Ok::<_, Infallible>(Trial { disturbed: 1.0, ..trial(r, s, 5e6, 0) })
+        });
+        let found = searcher.find(0.0, 10e6, 9e6, 0.0).unwrap();
+        assert!(found.limit == Limit::Time && found.trials <= 11, "{found:?} after {:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn a_search_without_time_tries_nothing() {
+        let run = |r: f64, s: f64| Ok::<_, Infallible>(trial(r, s, 5e6, 0));
+        let mut searcher = Searcher::until(Instant::now() - Duration::from_millis(1), SEARCH, run);
         let found = searcher.find(0.0, 10e6, 9e6, 0.0).unwrap();
         assert_eq!((found.limit, found.trials), (Limit::Time, 0));
     }

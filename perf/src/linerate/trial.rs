@@ -112,9 +112,10 @@ impl Trial {
         (self.offered - self.behind.min(self.offered)).saturating_sub(self.received)
     }
 
-    /// These, as a share of what was sent.
+    /// These, as a share of what was sent in the time that was not disturbed.
     pub fn loss(&self) -> f64 {
-        self.lost() as f64 / (self.offered - self.behind.min(self.offered)).max(1) as f64
+        let sent = (self.offered - self.behind.min(self.offered) + self.set_aside) as f64;
+        self.lost() as f64 / (sent * (1.0 - self.disturbed)).max(1.0)
     }
 
     /// Share of frames that the generator could not send at their time.

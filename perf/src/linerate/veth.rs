@@ -356,10 +356,11 @@ fn inside(
     let mut seen: Vec<[Seen; 2]> = o.sizes.iter().map(|_| Default::default()).collect();
     let mut accounts: [Account; 2] = Default::default();
     let mut costs: [Vec<f64>; 2] = Default::default();
-    for round in 0..o.rounds {
+    let rounds = o.fixed_rounds();
+    for round in 0..rounds {
         for which in [0, 1] {
             let subject = subjects[which];
-            progress(&format!("round {} of {}: {subject}", round + 1, o.rounds));
+            progress(&format!("round {} of {}: {subject}", round + 1, rounds));
             let stop = AtomicBool::new(false);
             let opened = port(&bed.subject)?;
             let result: Result<Account, LinerateError> = thread::scope(|scope| {
@@ -379,9 +380,9 @@ fn inside(
                         device.open()?;
                     }
                     for (size, seen) in o.sizes.iter().zip(&mut seen) {
-                        progress(&format!("round {} of {}, {size}: {subject}", round + 1, o.rounds));
+                        progress(&format!("round {} of {}, {size}: {subject}", round + 1, rounds));
                         seen[which].search(&mut device, o, *size)?;
-                        if round + 1 == o.rounds {
+                        if round + 1 == rounds {
                             seen[which].loads(&mut device, o, *size)?;
                         }
                     }
@@ -458,7 +459,7 @@ mod tests {
                 subject: Subject::Director(forward),
                 flows: 200,
                 sizes: vec![Size::Imix],
-                rounds: 1,
+                rounds: Some(1),
                 search,
                 ..Options::default()
             };

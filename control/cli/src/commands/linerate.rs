@@ -69,9 +69,13 @@ pub struct Args {
     /// Judge a rate by one trial, as RFC 2544 does, and not by the majority of up to three; nor try the lowest rate that failed again.
     #[arg(long)]
     single: bool,
-    /// Searches, of which the median is shown.
-    #[arg(long, value_name = "N", default_value_t = Options::default().rounds)]
-    rounds: usize,
+    /// Searches, of which the median is shown [default: on the memory port as many as --precision asks for, at least 3; elsewhere 3].
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// On the memory port, without --rounds: search until the median is known to so much of itself (with a confidence of 95 %), or --budget is used
+    /// up by all searches of a size.
+    #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "5%", conflicts_with = "rounds")]
+    precision: f64,
     /// Frames that wait in the receive queue at most, on the memory port.
     #[arg(long, value_name = "N", default_value_t = Options::default().descriptors)]
     descriptors: usize,
@@ -197,6 +201,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             budget,
         },
         rounds: args.rounds,
+        precision: args.precision,
         descriptors: args.descriptors,
         ipv6: args.ipv6,
     };
