@@ -3,7 +3,7 @@
 
 mod lab;
 
-use lab::{HEAD, Lab, neighbours};
+use lab::{HEAD, Lab, neighbours, service};
 use lcs_control::config::{Configuration, Invalid};
 use lcs_control::config::{Protocol as Transport, Service};
 use lcs_control::model::{Environment, Model};
@@ -805,4 +805,33 @@ fn a_service_by_content_is_added_while_the_director_runs_and_its_servers_after_i
     let new = all.services.iter().find(|s| s.name == "new").unwrap();
     let groups = &new.content.as_ref().unwrap().groups;
     assert!(groups.iter().all(|g| g.servers == ["x"]) && groups.len() == 2, "{groups:?}");
+}
+
+/// Its memory is that of all flows: filled between two batches at once, it would stop the worker for longer than a device's queue lasts.
+#[test]
+fn the_first_service_by_content_takes_its_memory_in_pieces_while_packets_pass() {
+    const SYN: u8 = 2;
+    const ACK: u8 = 16;
+    let folder = Folder::new();
+    let rules = folder.write("new.rules", &rules());
+    let plain = format!("{}{}", HEAD.replace("4096", "50000"), neighbours(4));
+    let mut lab = Lab::new(&format!("{plain}{}", service("web", 12, &[(1, 1)])));
+    let server = lab.client(12, 1000, SYN);
+    assert!(server.is_some());
+    let shop = format!("[[services]]\n{}", shop(&rules.display().to_string()));
+    lab.write(&format!("{plain}{}{shop}", service("web", 12, &[(1, 1)])));
+    let ticket = lab.control.submit(Request::Reload);
+    let mut turns = 0;
+    while lab.control.is_busy() {
+        assert_eq!(lab.client(12, 1000, ACK), server, "turn {turns}");
+        turns += 1;
+        assert!(turns < 1000);
+    }
+    assert!(turns > 50_000 / 4096, "{turns} turns");
+    assert!(matches!(lab.answers(ticket)[..], [Ok(Response::Applied(_))]));
+    // The next one needs no more, and both serve.
+    lab.write(&format!("{plain}{}{shop}{}", service("web", 12, &[(1, 1)]), service("more", 11, &[(2, 1)])));
+    let applied = lab.apply(Request::Reload);
+    assert_eq!(applied.workers, 1);
+    assert_eq!(lab.client(10, 4001, SYN), Some([198, 51, 100, 7].into()));
 }

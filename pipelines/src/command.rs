@@ -1,7 +1,9 @@
 //! What the control thread may ask of a pipeline, and what comes back.
 
 use crate::placement::{Decided, Handed};
+
 use crate::snapshot::{Forward, NextHop, Snapshot};
+pub use crate::splice::Needs;
 use crate::tally::Tally;
 use lcs_dataplane::cycles::StageCost;
 use lcs_dataplane::flow::{Memory, TcpState};
@@ -16,6 +18,9 @@ use std::sync::Arc;
 pub enum Command {
     /// Use this snapshot from the next batch on.
     Install(Arc<Snapshot>),
+    /// Take a piece of the memory that services switched by content need, before a snapshot with such services comes. To be sent again until all
+    /// of it is there. Without it installing the snapshot takes the memory at once, and the worker stops for as long.
+    Prepare(Needs),
     /// Set one server's weight. The control thread puts it in its next snapshot as well.
     SetWeight {
         /// Slot of the server.
@@ -50,6 +55,8 @@ pub enum Command {
 pub enum Acknowledgement {
     /// The snapshot that was replaced.
     Installed(Option<Arc<Snapshot>>),
+    /// Whether all of the memory that was asked for is there.
+    Prepared(bool),
     /// Done.
     Done,
     /// Not done: there is no such slot or row.

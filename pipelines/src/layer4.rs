@@ -281,6 +281,7 @@ impl Pipeline for Layer4 {
         let done = |ok: bool| if ok { Acknowledgement::Done } else { Acknowledgement::NoSuchSlot };
         match command {
             Command::Install(snapshot) => Acknowledgement::Installed(Some(c.install(snapshot))),
+            Command::Prepare(needs) => Acknowledgement::Prepared(c.splices.prepare(needs)),
             Command::SetWeight { server, weight } => done(c.set_weight(server, weight)),
             Command::SetNextHop { row, hop } => done(c.set_next_hop(row, hop)),
             Command::Report(report) => Acknowledgement::Report(self.report(report, counters, now)),

@@ -9,7 +9,7 @@ use crate::protocol::{
     WorkerStatus,
 };
 use lcs_dataplane::ring::SendError;
-use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, TraceFilter};
+use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, Needs, TraceFilter};
 
 impl<W: Workers, S: Steering> Control<W, S> {
     /// Sends one command; remembers what its acknowledgement is for.
@@ -37,12 +37,18 @@ impl<W: Workers, S: Steering> Control<W, S> {
     /// Sends the workers what they lack, and ends what has come to pass.
     pub(super) fn advance(&mut self) {
         for worker in 0..self.progress.len() {
-            let Progress { installed, in_flight, ended } = self.progress[worker];
+            let Progress { installed, in_flight, ended, memory } = self.progress[worker];
             if installed < self.model.generation() && !in_flight && !ended {
                 let snapshot = self.model.snapshot();
-                let generation = snapshot.generation;
-                self.progress[worker].in_flight =
-                    self.tell(worker, Command::Install(snapshot), Sent::Install(generation));
+                let needs = Needs::of(&snapshot);
+                // A worker that has nothing to do yet takes its memory at once.
+                let (command, sent) = if installed > 0 && !needs.are_in(memory) {
+                    (Command::Prepare(needs), Sent::Prepare(needs))
+                } else {
+                    let generation = snapshot.generation;
+                    (Command::Install(snapshot), Sent::Install(generation, needs))
+                };
+                self.progress[worker].in_flight = self.tell(worker, command, sent);
             }
         }
         self.steer();
@@ -205,11 +211,19 @@ impl<W: Workers, S: Steering> Control<W, S> {
     pub(super) fn acknowledged(&mut self, id: u64, what: Acknowledgement) {
         let Some((worker, sent)) = self.sent.remove(&id) else { return };
         match sent {
-            Sent::Install(generation) => {
+            Sent::Prepare(needs) => {
+                let progress = &mut self.progress[worker];
+                progress.in_flight = false;
+                if matches!(what, Acknowledgement::Prepared(true)) {
+                    progress.memory = progress.memory.and(needs);
+                }
+            }
+            Sent::Install(generation, needs) => {
                 // `what` carries the worker's old snapshot, which is freed here when no other worker has it.
                 let progress = &mut self.progress[worker];
                 progress.in_flight = false;
                 progress.installed = progress.installed.max(generation);
+                progress.memory = progress.memory.and(needs);
                 let oldest = self.oldest();
                 self.model.settle(oldest);
             }

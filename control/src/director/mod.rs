@@ -27,7 +27,7 @@ use crate::netlink::Target;
 use crate::protocol::{Failure, FailureCode, Notice, Request, Response};
 use ipnet::IpNet;
 use lcs_dataplane::port::tap::TapWatch;
-use lcs_pipelines::command::Command;
+use lcs_pipelines::command::{Command, Needs};
 use lcs_pipelines::snapshot::Interface;
 use operation::{Operation, Pending, Purpose, Sent};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -83,8 +83,10 @@ pub struct Reply {
 #[derive(Debug, Clone, Copy, Default)]
 struct Progress {
     installed: u64,
-    /// A snapshot is under way.
+    /// A snapshot is under way, or the memory for it.
     in_flight: bool,
+    /// Memory that the worker has taken.
+    memory: Needs,
     ended: bool,
 }
 

@@ -3,7 +3,7 @@
 use super::report;
 use crate::model::{Change, Model};
 use crate::protocol::{Connection, ConnectionFilter};
-use lcs_pipelines::command::{FlowView, RequestState, TraceFilter};
+use lcs_pipelines::command::{FlowView, Needs, RequestState, TraceFilter};
 use std::time::Duration;
 
 /// What is to be made of the workers' reports.
@@ -102,7 +102,9 @@ pub(super) struct Pending {
 /// What an acknowledgement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
-    Install(u64),
+    Install(u64, Needs),
+    /// Memory for a snapshot that is to come.
+    Prepare(Needs),
     Operation(u64),
     /// Nobody waits for it.
     Nothing,

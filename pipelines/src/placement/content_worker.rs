@@ -76,6 +76,8 @@ impl<M: Meter> ContentWorker<M> {
     pub fn command(&mut self, command: Command) -> Acknowledgement {
         match command {
             Command::Install(snapshot) => Acknowledgement::Installed(Some(self.install(snapshot))),
+            // Its memory is that of connections.
+            Command::Prepare(_) => Acknowledgement::Prepared(true),
             Command::Report(mut report) => {
                 *report = Default::default();
                 report.generation = self.snapshot.generation;

@@ -15,6 +15,7 @@ mod handshakes;
 pub(crate) mod pool;
 mod proven;
 mod queue;
+mod room;
 pub(crate) mod sticky;
 mod wheel;
 
@@ -25,6 +26,7 @@ pub(crate) use follow::{Follow, Seen};
 pub(crate) use handshakes::Handshake;
 pub(crate) use queue::Admission;
 use queue::Queues;
+pub use room::Needs;
 use wheel::Wheel;
 
 use crate::content::Content;
@@ -220,29 +222,11 @@ impl Splices {
         self.used
     }
 
-    /// Takes the memory for all connections at once, so that no growth ever stops the packets.
-    pub(crate) fn reserve(&mut self) {
-        self.entries = vec![FREE; self.capacity];
-        self.revoked.reserve_exact(self.capacity);
-        let bindings = BINDINGS.min(self.capacity);
-        self.slots.reserve_exact(bindings);
-        self.owners.reserve_exact(bindings);
-        self.queues.reserve(bindings);
-        self.wheel.reserve(bindings);
-    }
-
     /// Follows a new snapshot: the rules of its services.
     pub(crate) fn install(&mut self, snapshot: &Snapshot) {
-        let any = snapshot.services.iter().flatten().any(|s| s.content.is_some());
-        if any && self.entries.capacity() == 0 {
-            self.reserve();
-        }
-        let stamped = |content: &Content| content.binding.timestamps;
-        let stamped = snapshot.services.iter().flatten().filter_map(|s| s.content.as_deref()).any(stamped);
-        if stamped && self.stamps.is_empty() {
-            self.stamps = vec![Stamps::default(); self.capacity];
-        }
-        if any && self.cookied.is_empty() {
+        // All but the first time it is there already: `Command::Prepare` came before.
+        self.reserve(Needs::of(snapshot));
+        if !self.entries.is_empty() && self.cookied.is_empty() {
             self.cookied = vec![(0, 0); COOKIED];
         }
         let greets = |content: &Content| content.protocol.server_speaks_first();

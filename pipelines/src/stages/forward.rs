@@ -642,7 +642,7 @@ mod tests {
         use lcs_dataplane::splice::{Offer, Offsets};
         let (mut bench, answer) = established(false);
         let splices = &mut bench.c.splices;
-        splices.reserve();
+        splices.reserve(crate::splice::Needs::ENTRIES);
         splices.insert(0, 0, [0; 2], Offer { mss: 1460, scale: None, sack: false });
         let e = splices.get_mut(0);
         e.offsets = Offsets::new(0, 1000);
