@@ -1,8 +1,8 @@
 //! What the pipeline is measured in turns with: on the same core, over the same number of flows, in bursts of the same size.
 //!
 //! One is a director of layer 4 as it is usually written on DPDK. The program is `rte_hash.c` beside this file. It is built where it
-//! runs, so that it is made for the same processor, and neither this crate nor its users need DPDK for anything else. The other is the
-//! pipeline itself, with as few services and servers as a small site has.
+//! runs, so that it is made for the same processor, and neither this crate nor its users need DPDK for anything else. The others are the
+//! pipeline itself: with as few services and servers as a small site has, and with NAT, for what is to be no dearer.
 
 use super::{Bench, Options, StagesError};
 use crate::folder::Folder;
@@ -27,6 +27,8 @@ pub enum Peer {
     RteHash,
     /// The same pipeline over as many flows of a [`SMALL`] site, so that only the number of services and servers differs.
     Small,
+    /// The same pipeline over as many flows by NAT, so that only the way to the servers differs.
+    Nat,
 }
 
 /// Services and servers of [`Peer::Small`].
@@ -76,6 +78,7 @@ impl fmt::Display for Beside {
         match self.peer {
             Peer::RteHash => f.write_str("rte_hash loop in C")?,
             Peer::Small => write!(f, "the same with {} service and {} servers", SMALL.0, SMALL.1)?,
+            Peer::Nat => f.write_str("the same by NAT")?,
         }
         write!(
             f,
@@ -91,7 +94,7 @@ impl fmt::Display for Beside {
 /// # Errors
 /// [`BesideError::Other`] names the option that it does not know.
 pub(super) fn check(peer: Peer, o: &Options) -> Result<(), BesideError> {
-    if peer == Peer::Small {
+    if peer != Peer::RteHash {
         return Ok(());
     }
     let unknown = [
@@ -106,7 +109,7 @@ pub(super) fn check(peer: Peer, o: &Options) -> Result<(), BesideError> {
 /// A peer with all flows open.
 pub(super) enum Running {
     RteHash(RteHash),
-    Small(Box<Bench<MemoryPort, Tsc>>),
+    Pipeline(Box<Bench<MemoryPort, Tsc>>),
 }
 
 impl Running {
@@ -115,20 +118,24 @@ impl Running {
         check(peer, o)?;
         Ok(match peer {
             Peer::RteHash => Running::RteHash(RteHash::start(o)?),
-            Peer::Small => {
-                let (services, servers) = SMALL;
-                let mut bench = Bench::new(&Options { services, servers, ..o.clone() }, Tsc);
-                bench.fill()?;
-                Running::Small(Box::new(bench))
+            Peer::Small => Self::pipeline(Options { services: SMALL.0, servers: SMALL.1, ..o.clone() })?,
+            Peer::Nat => {
+                Self::pipeline(Options { forward: Forward::Nat, splice: false, preallocate: false, ..o.clone() })?
             }
         })
+    }
+
+    fn pipeline(o: Options) -> Result<Self, StagesError> {
+        let mut bench = Bench::new(&o, Tsc);
+        bench.fill()?;
+        Ok(Running::Pipeline(Box::new(bench)))
     }
 
     /// One round; TSC cycles a packet.
     pub fn round(&mut self) -> Result<f64, StagesError> {
         Ok(match self {
             Running::RteHash(program) => program.round()?,
-            Running::Small(bench) => bench.round()?,
+            Running::Pipeline(bench) => bench.round()?,
         })
     }
 }
@@ -234,6 +241,7 @@ mod tests {
         ] {
             assert!(check(Peer::RteHash, &o).unwrap_err().to_string().contains(option), "{o:?}");
             check(Peer::Small, &o).unwrap();
+            check(Peer::Nat, &o).unwrap();
         }
         check(Peer::RteHash, &Options::default()).unwrap();
     }
@@ -261,6 +269,14 @@ mod tests {
         assert_eq!(json["beside"]["peer"], "small");
         assert_eq!(json["beside"]["ratio"]["median"], beside.ratio.median);
         assert_eq!(json["options"]["servers"], 100);
+    }
+
+    #[test]
+    fn direct_routing_is_measured_in_turns_with_nat() {
+        let o = Options { forward: Forward::Dr, flows: 600, rounds: 3, packets: 2048, ..Options::default() };
+        let figures = super::super::measure(&Options { beside: Some(Peer::Nat), ..o }, |_| {}).unwrap();
+        assert!(figures.beside.as_ref().unwrap().ratio.min > 0.0, "{figures:?}");
+        assert!(figures.to_string().contains("the same by NAT: "), "{figures}");
     }
 
     /// It verifies its own checksums before it says that it is ready.

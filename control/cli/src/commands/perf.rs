@@ -49,6 +49,7 @@ enum What {
   lcs perf stages --plot stages
   lcs perf stages --services 1024 --servers 8192 --json
   taskset -c 1 lcs perf stages --beside rte-hash
+  taskset -c 1 lcs perf stages --pipeline tun --beside nat
   taskset -c 1 lcs perf stages --services 1024 --servers 8192 --beside small --packets 4096 --rounds 1000
 
 Cycles are those of the time-stamp counter. Pin the command to a quiet core (`taskset -c 1`) for figures to compare.")]
@@ -105,6 +106,8 @@ enum BesideArg {
     RteHash,
     /// The same pipeline over as many flows, with one service and three servers: what --services and --servers add.
     Small,
+    /// The same pipeline over as many flows by NAT: what another --pipeline costs more, or less.
+    Nat,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -329,6 +332,7 @@ fn stages(common: &Common, args: &StagesArgs) -> Outcome {
         beside: args.beside.map(|beside| match beside {
             BesideArg::RteHash => stages::Peer::RteHash,
             BesideArg::Small => stages::Peer::Small,
+            BesideArg::Nat => stages::Peer::Nat,
         }),
     };
     if matches!(args.port, PortArg::Dpdk) {
