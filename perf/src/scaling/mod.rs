@@ -9,7 +9,7 @@ mod model;
 pub mod plot;
 mod report;
 
-pub use model::{Model, Need};
+pub use model::{Check, Model, Need};
 pub use report::Figures;
 
 use crate::linerate::VirtualClock;
@@ -58,7 +58,7 @@ impl Default for Options {
             forward: Forward::Nat,
             workers: vec![1, 2],
             flows: 100_000,
-            foreign: vec![0.0, 0.5],
+            foreign: vec![0.0, 0.25, 0.5],
             rounds: 11,
             seconds: 0.2,
             size: 64,

@@ -28,6 +28,45 @@ pub struct Target {
     pub handed_over: Option<usize>,
 }
 
+/// What the model says of a share of frames handed over, and what was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// Workers.
+    pub workers: usize,
+    /// Share of the frames.
+    pub share: f64,
+    /// TSC cycles a frame, by the model.
+    pub predicted: f64,
+    /// The same, as measured.
+    pub measured: f64,
+}
+
+impl Check {
+    /// By how much the model is wrong, as a share of what was measured.
+    pub fn error(&self) -> f64 {
+        self.predicted / self.measured - 1.0
+    }
+
+    /// Of all shares but none, with which the line begins, and the last, to which it was fitted.
+    fn all(hand_overs: &[HandOver], extra: Option<f64>) -> Vec<Check> {
+        let Some((fitted, extra)) = hand_overs.iter().rev().find(|h| h.extra.is_some()).zip(extra) else {
+            return vec![];
+        };
+        let Some(none) = hand_overs.iter().find(|h| h.workers == fitted.workers && h.asked == 0.0) else {
+            return vec![];
+        };
+        let others =
+            hand_overs.iter().filter(|h| h.extra.is_some() && (h.workers, h.asked) != (fitted.workers, fitted.asked));
+        let check = |h: &HandOver| Check {
+            workers: h.workers,
+            share: h.share,
+            predicted: none.cycles.median + h.share * extra,
+            measured: h.cycles.median,
+        };
+        others.filter(|h| h.workers == fitted.workers).map(check).collect()
+    }
+}
+
 /// The model, fitted to what was measured.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
@@ -37,6 +76,9 @@ pub struct Model {
     pub contention: f64,
     /// Cycles more that a frame costs which is handed over.
     pub hand_over: Option<f64>,
+    /// What it says of measurements that it was not fitted to.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     /// What so many workers would carry.
     pub needs: Vec<Need>,
     /// 100 Gbit/s.
@@ -65,6 +107,7 @@ impl Model {
             one: one.rate.median,
             contention: contention.unwrap_or(0.0),
             hand_over,
+            checks: Check::all(hand_overs, hand_over),
             needs: vec![],
             targets: vec![],
             assumptions: vec![
@@ -125,10 +168,21 @@ mod tests {
     #[test]
     fn the_model_gives_back_what_was_measured_and_says_what_a_link_needs() {
         let extra = Some(Summary::of(vec![300.0]));
-        let hand_over = HandOver { workers: 2, asked: 0.5, share: 0.5, cycles: Summary::of(vec![250.0]), extra };
+        let hand_over = |asked: f64, cycles: f64, extra| HandOver {
+            workers: 2,
+            asked,
+            share: asked,
+            cycles: Summary::of(vec![cycles]),
+            extra,
+        };
+        let quarter = hand_over(0.25, 200.0, Some(Summary::of(vec![400.0])));
+        let all = [hand_over(0.0, 100.0, None), quarter, hand_over(0.5, 250.0, extra)];
         let rows = [row(1, 20e6, 1.0), row(2, 38e6, 1.9)];
-        let m = Model::fit(2_000_000_000, &rows, &[hand_over]).unwrap();
+        let m = Model::fit(2_000_000_000, &rows, &all).unwrap();
         assert!((m.fitting(2) - 38e6).abs() < 1.0 && m.fitting(1) == 20e6, "{m:?}");
+        // A quarter of 300 more than 100 was expected, and not what was measured.
+        let [check] = m.checks[..] else { panic!("{m:?}") };
+        assert_eq!((check.predicted, check.measured, check.error()), (175.0, 200.0, -0.125));
         // 100 cycles and half of 300 more.
         assert!((m.handed_over(2, 2_000_000_000).unwrap() - 38e6 / 2.5).abs() < 1.0);
         assert!((m.targets[0].rate - 148.81e6).abs() < 1e4 && (m.targets[1].rate - 32.74e6).abs() < 1e4, "{m:?}");

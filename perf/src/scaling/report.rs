@@ -123,6 +123,17 @@ impl fmt::Display for Figures {
                 if m.hand_over.is_some() { workers(t.handed_over) } else { "not measured".to_owned() }
             )?;
         }
+        for c in &m.checks {
+            writeln!(
+                f,
+                "held against what it was not fitted to: {} workers, {:.0} % handed over: {:.0} cycles a frame predicted, {:.0} measured ({:+.1} %)",
+                c.workers,
+                c.share * 100.0,
+                c.predicted,
+                c.measured,
+                c.error() * 100.0
+            )?;
+        }
         writeln!(f, "it assumes:")?;
         for assumption in &m.assumptions {
             writeln!(f, "- {assumption}")?;

@@ -63,13 +63,13 @@ pub struct Args {
     /// A search ends when what held and what did not are as near as this.
     #[arg(long, value_name = "SHARE", value_parser = read_loss, default_value = "0.5%")]
     resolution: f64,
-    /// A search ends after so many seconds in any case.
+    /// A search, of NDR and PDR together, ends after so many seconds in any case; without --rounds none is begun that would not end by then.
     #[arg(long, value_name = "S", default_value_t = Options::default().search.budget.as_secs_f64())]
     budget: f64,
     /// Judge a rate by one trial, as RFC 2544 does, and not by the majority of up to three; nor try the lowest rate that failed again.
     #[arg(long)]
     single: bool,
-    /// Searches, of which the median is shown [default: on the memory port as many as --precision asks for, at least 3; elsewhere 3].
+    /// Searches, of which the median is shown [default: on the memory port as many as --precision asks for; elsewhere 3].
     #[arg(long, value_name = "N")]
     rounds: Option<usize>,
     /// On the memory port, without --rounds: search until the median is known to so much of itself (with a confidence of 95 %), or --budget is used
