@@ -66,7 +66,7 @@ drop_reasons! {
     NoHeadroom = "no-headroom",
     /// No free buffer in the port's pool.
     NoBuffer = "no-buffer",
-    /// A later fragment whose first fragment did not come within a second, or was dropped.
+    /// A later fragment whose first fragment did not come within three seconds, or was dropped.
     FragmentUnknown = "fragment-unknown",
     /// The table of fragmented packets is at its bound.
     FragmentTableFull = "fragment-table-full",

@@ -73,6 +73,17 @@ pub struct Device {
     pub interface: Option<String>,
 }
 
+/// Workers that decide on requests and poll no port ([workers] placement = "split").
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentWorkers {
+    /// How many.
+    pub count: usize,
+    /// Their cores; empty: they are not pinned.
+    pub cores: Vec<usize>,
+    /// They never sleep.
+    pub poll: bool,
+}
+
 /// What is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -86,6 +97,8 @@ pub struct Asked {
     pub cores: Vec<usize>,
     /// Workers never sleep.
     pub poll: bool,
+    /// Content workers, where requests are decided apart from the packets' way.
+    pub content: Option<ContentWorkers>,
     /// Where the XDP program is wanted.
     pub xdp: XdpWish,
     /// Frames must not be copied by the kernel.
@@ -102,5 +115,15 @@ impl Asked {
     /// Number of workers, at least 1.
     pub fn workers(&self) -> usize {
         self.cores.len().max(1)
+    }
+
+    /// Cores of the content workers; none where there are no such workers, or they are not pinned.
+    pub fn content_cores(&self) -> &[usize] {
+        self.content.as_ref().map_or(&[], |content| &content.cores)
+    }
+
+    /// The cores of all workers.
+    pub fn all_cores(&self) -> impl Iterator<Item = usize> + '_ {
+        self.cores.iter().chain(self.content_cores()).copied()
     }
 }

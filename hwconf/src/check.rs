@@ -100,7 +100,7 @@ impl Report {
 /// All codes of findings, with what each is about.
 pub const CODES: [(&str, &str); 30] = [
     ("clock", "the clock, or the counter of cycles"),
-    ("core-interrupts", "a worker's core that serves the card's interrupts"),
+    ("core-interrupts", "a worker's core that serves interrupts, the card's or another device's"),
     ("core-missing", "a worker's core that is not there"),
     ("core-shared", "two workers on one physical core"),
     ("core-zero", "a worker on core 0"),

@@ -60,6 +60,12 @@ pub struct Plan {
     pub goal: Goal,
     /// Which core polls which queue.
     pub workers: Vec<Assignment>,
+    /// Cores of the workers that decide on requests and poll no queue; none where there are no such, or they are not pinned.
+    #[serde(default)]
+    pub content: Vec<usize>,
+    /// What running the commands would cut off: to be read before any of it is run.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Processors for everything else: the kernel, interrupts, the control thread.
     pub housekeeping: Vec<usize>,
     /// What to change, in this order.
@@ -132,10 +138,13 @@ pub fn plan(machine: &Machine, asked: &Asked, goal: Goal) -> Result<Plan> {
     }
     let (workers, housekeeping) = place(machine, asked, node, limit.map(|(queues, _)| queues), &mut notes);
     let ground = Ground { machine, asked, goal, nics, workers, housekeeping };
-    let steps = steps::steps(&ground, &mut notes);
+    let mut warnings = Vec::new();
+    let steps = steps::steps(&ground, &mut notes, &mut warnings);
     Ok(Plan {
         goal,
         configuration: ground.configuration(),
+        content: asked.content_cores().to_vec(),
+        warnings,
         steps,
         notes,
         housekeeping: ground.housekeeping,
@@ -180,9 +189,13 @@ fn place(
     let near: Vec<usize> =
         online.iter().filter(first_thread).filter(|cpu| node.is_none() || cpu.node == node).map(|cpu| cpu.id).collect();
     // Core 0 takes what the kernel cannot put elsewhere, so it is the last choice.
-    let mut free: Vec<usize> = near.iter().copied().filter(|id| *id != 0).collect();
+    let content = asked.content_cores();
+    let mut free: Vec<usize> = near.iter().copied().filter(|id| *id != 0 && !content.contains(id)).collect();
     // Those that are isolated already are the ones that somebody has set aside for this.
     free.sort_by_key(|id| (!machine.cpu(*id).is_some_and(|cpu| cpu.isolated), *id));
+    if free.is_empty() {
+        free = near.iter().copied().filter(|id| !content.contains(id)).collect();
+    }
     if free.is_empty() {
         free = near;
     }
@@ -206,6 +219,7 @@ fn place(
 
     let busy: BTreeSet<usize> = cores
         .iter()
+        .chain(content)
         .filter_map(|id| machine.cpu(*id))
         .flat_map(|cpu| cpu.other_threads().chain([cpu.id]).collect::<Vec<_>>())
         .collect();
@@ -216,7 +230,8 @@ fn place(
              as much as of the director"
                 .into(),
         );
-        housekeeping = online.iter().map(|cpu| cpu.id).filter(|id| !cores.contains(id)).collect();
+        let own = |id: &usize| cores.contains(id) || content.contains(id);
+        housekeeping = online.iter().map(|cpu| cpu.id).filter(|id| !own(id)).collect();
     }
     let server_of = |worker: usize| {
         let choices = if servers.is_empty() { &housekeeping } else { &servers };
@@ -241,8 +256,26 @@ fn place(
 }
 
 impl Ground<'_> {
+    /// The cores that workers poll from.
     fn cores(&self) -> Vec<usize> {
         self.workers.iter().map(|worker| worker.core).collect()
+    }
+
+    /// These, and those of the content workers.
+    fn all_cores(&self) -> Vec<usize> {
+        [self.cores().as_slice(), self.asked.content_cores()].concat()
+    }
+
+    /// The keys of `[workers]` that are about content workers.
+    fn placement(&self) -> String {
+        let Some(content) = &self.asked.content else { return String::new() };
+        let cores: Vec<String> = content.cores.iter().map(usize::to_string).collect();
+        let which = match cores.is_empty() {
+            true => format!("content-workers = {}", content.count),
+            false => format!("content-cores = [{}]", cores.join(", ")),
+        };
+        let idle = if self.goal == Goal::Latency || content.poll { "poll" } else { "adaptive" };
+        format!("placement = \"split\"\n{which}\ncontent-idle = \"{idle}\"\n")
     }
 
     /// The `[workers]` and `[port]` of a configuration.
@@ -252,7 +285,8 @@ impl Ground<'_> {
         let cores: Vec<String> = self.cores().iter().map(usize::to_string).collect();
         // A worker that sleeps has to be woken up, which takes longer than anything that it does with a frame.
         let idle = if self.goal == Goal::Latency || self.asked.kind == PortKind::Dpdk { "poll" } else { "adaptive" };
-        let mut text = format!("[workers]\ncores = {}\nidle = \"{idle}\"\n\n[port]\n", list(&cores));
+        let mut text =
+            format!("[workers]\ncores = {}\nidle = \"{idle}\"\n{}\n[port]\n", list(&cores), self.placement());
         match self.asked.kind {
             PortKind::Dpdk => {
                 let devices: Vec<String> = self.asked.devices.iter().map(|device| self.device_text(device)).collect();

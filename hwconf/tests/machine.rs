@@ -5,10 +5,10 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use lcs_hwconf::asked::{Asked, Device, Forwarding, PortKind, XdpWish};
+use lcs_hwconf::asked::{Asked, ContentWorkers, Device, Forwarding, PortKind, XdpWish};
 use lcs_hwconf::check::{self, Report, Severity};
 use lcs_hwconf::ethtool::{Ethtool, Offload};
-use lcs_hwconf::machine::Machine;
+use lcs_hwconf::machine::{Interrupt, Machine};
 use lcs_hwconf::netns::Namespace;
 use lcs_hwconf::plan::{self, Goal, Plan};
 use lcs_hwconf::receive::CLIENT_KEY;
@@ -141,6 +141,7 @@ fn set_up(mut m: Machine, plan: &Plan) -> Machine {
         }
     }
     let elsewhere = plan.housekeeping[0];
+    m.interrupts.iter_mut().for_each(|interrupt| interrupt.effective = Some(vec![elsewhere]));
     for nic in m.nics.iter_mut().filter(|nic| PORTS.contains(&nic.told.interface.link.name.as_str())) {
         nic.told.interface.receive_queues = plan.workers.len() as u32;
         nic.told.interface.offloads.values_mut().for_each(|on| *on = false);
@@ -251,6 +252,14 @@ fn dpdk_without_its_preparations_does_not_run() {
     assert!(!report.has("driver-binding"));
     let report = check::check(&m, &dpdk(&["0000:b1:00.0"], &[2]));
     assert!(!report.has("hugepages") && places(&report, "numa") == ["0000:b1:00.0"]);
+    // Without a worker on its node it has no buffers; with one of several it is only slower for the others.
+    let numa = |cores: &[usize]| {
+        let report = check::check(&m, &dpdk(&["0000:b1:00.0"], cores));
+        report.findings.into_iter().find(|f| f.code == "numa").map(|f| f.severity)
+    };
+    assert_eq!(numa(&[2, 3]), Some(Severity::DoesNotRun));
+    assert_eq!(numa(&[2, 4]), Some(Severity::Slower));
+    assert_eq!(numa(&[4, 5]), None);
     // Bound away, it is still known for what it is.
     assert!(report.unknown.iter().all(|unknown| !unknown.contains("no profile")), "{:?}", report.unknown);
 }
@@ -300,6 +309,99 @@ fn a_veth_made_here_is_found_with_its_other_end_and_mended() {
 
     Ethtool::open_in(&here).unwrap().set_offload("host0", Offload::TxChecksum, false).unwrap();
     assert!(!check::check(&look(), &af_xdp(&["lb0"], &[0])).has("partial-checksums"));
+}
+
+fn with_content(asked: Asked, cores: &[usize]) -> Asked {
+    let content = ContentWorkers { count: cores.len().max(1), cores: cores.to_vec(), poll: false };
+    Asked { content: Some(content), ..asked }
+}
+
+#[test]
+fn content_workers_are_planned_for_and_looked_at_like_others() {
+    let m = machine(E810);
+    let plan = plan::plan(&m, &with_content(af_xdp(&PORTS, &[]), &[4]), Goal::Throughput).unwrap();
+    assert_eq!((plan.content.as_slice(), plan.workers[0].core), (&[4][..], 5), "its core is not given away");
+    assert!(plan.workers.iter().all(|w| w.core != 4 && w.interrupts != Some(4)));
+    assert!(!plan.housekeeping.contains(&4) && !plan.housekeeping.contains(&12));
+    assert!(plan.configuration.contains("placement = \"split\"\ncontent-cores = [4]\ncontent-idle = \"adaptive\"\n"));
+    let commands = commands(&plan);
+    assert!(commands.iter().any(|c| c.starts_with("isolcpus=managed_irq,domain,4-")), "{commands:#?}");
+    assert!(commands.contains(&"echo performance > /sys/devices/system/cpu/cpu4/cpufreq/scaling_governor"));
+    let unpinned = plan::plan(&m, &with_content(af_xdp(&PORTS, &[5]), &[]), Goal::Latency).unwrap();
+    assert!(unpinned.configuration.contains("placement = \"split\"\ncontent-workers = 1\ncontent-idle = \"poll\"\n"));
+
+    let report = check::check(&m, &with_content(af_xdp(&PORTS, &[5]), &[0, 13, 99]));
+    assert_eq!(places(&report, "core-zero"), ["core 0"]);
+    assert_eq!(places(&report, "core-missing"), ["core 99"]);
+    assert_eq!(places(&report, "core-shared"), ["cores 5 and 13"]);
+    // The worker polls, the content workers sleep.
+    assert_eq!(places(&report, "idle-states"), ["core 0", "core 13"]);
+    let report = check::check(&m, &with_content(af_xdp(&PORTS, &[5]), &[]));
+    assert_eq!(places(&report, "not-pinned"), ["[workers] content-cores"]);
+}
+
+#[test]
+fn interrupts_of_devices_that_nobody_asked_about_are_found_where_they_come() {
+    let mut m = machine("vm-virtio");
+    let disk = |number, name: &str, count| Interrupt {
+        number,
+        name: name.into(),
+        allowed: Some(vec![0, 1]),
+        effective: Some(vec![1]),
+        count,
+    };
+    m.interrupts.extend([disk(50, "nvme0q2", 81), disk(51, "ahci", 0)]);
+    let told = |asked: &Asked| {
+        let report = check::check(&m, asked);
+        let found = report.findings.into_iter().filter(|f| f.code == "core-interrupts");
+        found.map(|f| (f.place, f.what)).collect::<Vec<_>>()
+    };
+    // The disk's, which come; not the idle one's; and without AF_XDP on it the card's as well.
+    let memory = Asked { kind: PortKind::Memory, ..af_xdp(&[], &[1]) };
+    let found = told(&memory);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].1.contains("50 (nvme0q2, 81 times") && found[0].1.contains("38 (virtio2-input.0, 10175 times"));
+    assert!(!found[0].1.contains("ahci"), "{found:?}");
+    // The port's own queue is a finding of its own, and stands once.
+    let found = told(&af_xdp(&["eth0"], &[1]));
+    assert_eq!(found.iter().filter(|(place, what)| place == "core 1" && what.contains("virtio2-input.0")).count(), 1);
+    assert_eq!(found.len(), 2, "{found:?}");
+}
+
+#[test]
+fn a_plan_warns_before_it_takes_the_way_in_from_the_kernel() {
+    let mut m = machine(E810);
+    let warnings = |m: &Machine, devices: &[&str]| {
+        let plan = plan::plan(m, &dpdk(devices, &[]), Goal::Throughput).unwrap();
+        let why: Vec<String> =
+            plan.steps.into_iter().map(|step| step.why).filter(|why| why.contains("WARNING")).collect();
+        assert_eq!(why.len(), plan.warnings.len(), "it stands at the commands, too");
+        plan.warnings
+    };
+    let nic = |m: &mut Machine, at: usize, addresses, default_route| {
+        (m.nics[at].told.addresses, m.nics[at].told.default_route) = (Some(addresses), Some(default_route));
+    };
+    assert!(warnings(&m, &["0000:b1:00.0"]).is_empty(), "an older recording does not tell");
+    (0..3).for_each(|at| nic(&mut m, at, 0, false));
+    assert!(warnings(&m, &["0000:b1:00.0"]).is_empty(), "it has no address");
+    nic(&mut m, 1, 1, false);
+    let told = warnings(&m, &["0000:b1:00.0"]);
+    assert!(told[0].starts_with("ens1f0 (0000:b1:00.0) has the only address"), "{told:?}");
+    nic(&mut m, 2, 1, false);
+    assert!(warnings(&m, &["0000:b1:00.0"]).is_empty(), "there is another way in");
+    assert_eq!(warnings(&m, &["0000:b1:00.0", "0000:b1:00.1"]).len(), 2, "which goes, too");
+    nic(&mut m, 1, 1, true);
+    assert!(warnings(&m, &["0000:b1:00.0"])[0].contains("has the default route"));
+    // A bridge has the address, and the card is its port.
+    nic(&mut m, 1, 0, false);
+    nic(&mut m, 2, 0, false);
+    let mut bridge = m.nics[1].clone();
+    let link = &mut bridge.told.interface.link;
+    (link.index, link.name, link.kind) = (9, "br0".into(), Some("bridge".into()));
+    (bridge.pci, bridge.told.addresses, bridge.told.default_route) = (None, Some(1), Some(true));
+    m.nics[1].told.interface.link.master = Some(9);
+    m.nics.push(bridge);
+    assert!(warnings(&m, &["0000:b1:00.0"])[0].contains("has the default route, through br0"));
 }
 
 #[test]

@@ -345,8 +345,8 @@ fn check(o: &Options) -> Result<(), ConnectionsError> {
     in_range("--rounds", o.rounds, 1, 1000)?;
     in_range("--descriptors", o.descriptors, BURST, 65_536)?;
     in_range("--delay in µs", (o.delay / 1000) as usize, 0, 100_000)?;
-    in_range("--resolution in 1/10000", (o.search.resolution * 1e4) as usize, 1, 2000)?;
-    in_range("--seconds in ms", (o.search.seconds * 1e3) as usize, 10, 60_000)?;
+    in_range("--resolution", o.search.resolution, 1e-4, 0.2)?;
+    in_range("--seconds", o.search.seconds, 0.01, 60.0)?;
     Ok(())
 }
 

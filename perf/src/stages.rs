@@ -176,6 +176,8 @@ pub struct Figures {
 
 /// Frames put on the wire at a time: eight bursts.
 pub(crate) const GROUP: usize = 256;
+/// Servers at most, and services, which have one each at least.
+const SERVERS: usize = 49_152;
 /// The worker's time while flows are open.
 pub(crate) const NOW: u64 = 1_000_000_000;
 /// When all flows have been idle for longer than any time-out.
@@ -442,8 +444,9 @@ pub(crate) fn check(o: &Options) -> Result<(), StagesError> {
     in_range("--flows", o.flows, 1, 50_000_000)?;
     in_range("--size", o.size, if o.ipv6 { 78 } else { 64 }, 1518)?;
     in_range("--rounds", o.rounds, 1, 10_000)?;
-    in_range("--services", o.services, 1, 65_000)?;
-    in_range("--servers", o.servers, o.services, 49_152)?;
+    in_range("--packets", o.packets, 1, 1_000_000_000)?;
+    in_range("--services", o.services, 1, SERVERS)?;
+    in_range("--servers", o.servers, o.services, SERVERS)?;
     if o.capacity != 0 {
         in_range("--capacity", o.capacity, o.flows, 1 << 30)?;
     }
@@ -688,5 +691,12 @@ mod tests {
     fn impossible_options_are_named() {
         let o = Options { size: 20, ..Options::default() };
         assert!(measure(&o, |_| {}).unwrap_err().to_string().contains("--size is 20"));
+        for packets in [0, usize::MAX] {
+            let told = measure(&Options { packets, ..Options::default() }, |_| {}).unwrap_err().to_string();
+            assert_eq!(told, format!("--packets is {packets}; it must be between 1 and 1000000000"));
+        }
+        // Each service has a server.
+        let told = measure(&Options { services: 60_000, servers: 60_000, ..Options::default() }, |_| {}).unwrap_err();
+        assert_eq!(told.to_string(), "--services is 60000; it must be between 1 and 49152");
     }
 }

@@ -131,6 +131,31 @@ fn each_frame_has_its_verdict_its_reason_and_its_server() {
 }
 
 #[test]
+fn a_frame_that_is_answered_in_its_place_is_not_told_as_forwarded() {
+    let large =
+        |client: &str, service: &str| Packet::tcp(at(client), at(service), ACK | PSH).payload(&[7; 1400]).frame();
+    let mut narrow = snapshot();
+    // The servers are behind a narrower link than the clients.
+    narrow.next_hops = vec![NextHop { interface: 1, mtu: 1300, ..NextHop::default() }; 2];
+    let mut sent = vec![];
+    let mut records = vec![];
+    let each = |r: &FrameRecord| {
+        records.push(r.clone());
+        Ok(())
+    };
+    let frames = [(0, tcp(CLIENT, VIP, SYN)), (SECOND, large(CLIENT, VIP)), (2 * SECOND, tcp(CLIENT, VIP, ACK))];
+    let report = layer4(narrow, Options::default(), &capture(&frames), &mut sent, each).unwrap();
+    let verdicts: Vec<_> = records.iter().map(|r| (r.verdict, r.answer.as_deref())).collect();
+    let answer = "ICMP \"fragmentation needed\", MTU 1300 to 192.0.2.7";
+    assert_eq!(verdicts, [("forward", None), ("answer", Some(answer)), ("forward", None)]);
+    assert!(records[1].to_string().ends_with(&format!("; answered with {answer}")), "{}", records[1]);
+    assert_eq!((report.forwarded, report.answered, report.sent, report.complete), (2, 1, 3, true));
+    assert!(report.to_string().contains("2 forwarded, 1 answered, 0 consumed"), "{report}");
+    let sent = read(&sent).unwrap();
+    assert_eq!((sent[1].bytes[23], sent[1].bytes[34], sent[1].bytes[35]), (1, 3, 4), "ICMP: too big");
+}
+
+#[test]
 fn time_outs_act_by_the_captures_clock() {
     let syn = |time: u64| (time * SECOND, tcp(CLIENT, VIP, SYN));
     let ack = |time: u64| (time * SECOND, tcp(CLIENT, VIP, ACK));
@@ -163,6 +188,7 @@ fn a_damaged_capture_is_replayed_up_to_there() {
     file.truncate(file.len() - 3);
     let (report, records, _) = replayed(&file);
     assert_eq!((records.len(), report.frames), (1, 1));
+    assert!(!report.complete && report.to_string().contains("the capture is damaged, and was replayed up to there"));
     assert!(report.damaged.unwrap().contains("the file was cut short"));
     let error = layer4(snapshot(), Options::default(), b"no capture", vec![], |_| Ok(())).unwrap_err();
     assert!(error.to_string().starts_with("the capture can't be read: byte 0: no pcap"), "{error}");
@@ -194,8 +220,33 @@ fn files_are_read_and_written_and_lines_are_json() {
     assert_eq!(report.forwarded, 1);
     let table = String::from_utf8(table).unwrap();
     assert!(table.starts_with(" number      seconds on       verdict"), "{table}");
-    assert!(table.contains("2 frames in 0.000 s: 1 forwarded, 0 consumed, 1 for the kernel, 0 dropped"), "{table}");
+    assert!(
+        table.contains("2 frames in 0.000 s: 1 forwarded, 0 answered, 0 consumed, 1 for the kernel, 0 dropped"),
+        "{table}"
+    );
     assert!(matches!(missing, Err(ReplayError::File { ref path, .. }) if path.ends_with("none.pcap")), "{missing:?}");
+}
+
+#[test]
+fn a_capture_is_not_written_over_itself() {
+    let folder = std::env::temp_dir().join(format!("lcs-replay-same-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let (input, symbolic, hard) = (folder.join("in.pcap"), folder.join("symbolic.pcap"), folder.join("hard.pcap"));
+    let bytes = capture(&[(0, tcp(CLIENT, VIP, SYN))]);
+    std::fs::write(&input, &bytes).unwrap();
+    std::os::unix::fs::symlink(&input, &symbolic).unwrap();
+    std::fs::hard_link(&input, &hard).unwrap();
+    let through_folder = folder.join(".").join("in.pcap");
+    let outcomes = [&input, &symbolic, &hard, &through_folder]
+        .map(|output| run(snapshot(), Options::default(), &input, output, false, &mut vec![]));
+    let left = std::fs::read(&input).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(left, bytes, "it is what it was");
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, ReplayError::SameFile { .. }), "{error}");
+        assert!(error.to_string().contains("give --out another file"), "{error}");
+    }
 }
 
 #[test]

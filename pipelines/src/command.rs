@@ -148,6 +148,9 @@ pub struct Report {
     pub content: ContentStats,
     /// Memory of the flow table, bytes.
     pub memory: Option<Memory>,
+    /// Memory of what is kept of spliced connections beside it, bytes; taken with the first service that has rules.
+    #[serde(default)]
+    pub splice_memory: usize,
     /// Requests handed to content workers, where there are some.
     #[serde(default)]
     pub handed: Option<Handed>,

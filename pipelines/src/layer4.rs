@@ -114,6 +114,7 @@ impl Layer4 {
         }
         c.splices.report(&mut report.content, now);
         report.memory = Some(c.table.memory());
+        report.splice_memory = c.splices.memory();
         report.handed = c.splices.away.as_ref().map(Away::counts);
         report.decided = None;
         report

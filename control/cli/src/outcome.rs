@@ -106,6 +106,10 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
             Error::Invalid(invalid) => eprintln!("{invalid}"),
             Error::Rules(rules::FileError::Errors(errors)) => eprintln!("{errors}"),
             Error::Run(lcs_control::run::RunError::Invalid(invalid)) => eprintln!("{invalid}"),
+            // The same report, from the director that was to read the file again.
+            Error::Client(ClientError::Refused(failure)) if failure.message.starts_with("error: ") => {
+                eprintln!("{failure}")
+            }
             error => eprintln!("error: {error}"),
         }
     }

@@ -106,6 +106,9 @@ fn the_example_of_init_passes_check() {
     std::fs::write(folder.join("lcs.toml"), &example.stdout).unwrap();
     let checked = lcs(&folder, &["check", "-c", "lcs.toml"]);
     assert_eq!(code(&checked), 0, "{}", text(&checked.stderr));
+    std::fs::write(folder.join("one.toml"), CONFIGURATION).unwrap();
+    let checked = lcs(&folder, &["check", "-c", "one.toml"]);
+    assert_eq!(text(&checked.stdout), "one.toml is valid: 1 service with 1 server\n");
     for shell in ["bash", "zsh", "fish"] {
         assert!(text(&lcs(&folder, &["completions", shell]).stdout).contains("weight"));
     }
@@ -201,4 +204,112 @@ fn content_workers_run_and_are_shown() {
     let refused = director.lcs(&["reload"]);
     assert_eq!(code(&refused), 1);
     assert!(text(&refused.stderr).contains("[workers] placement"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn a_file_that_is_not_valid_is_told_of_once_when_it_is_loaded_again() {
+    let director = Director::start(folder("reload"));
+    std::fs::write(director.folder.join("lcs.toml"), CONFIGURATION.replace("port = 80", "prot = 80")).unwrap();
+    let refused = director.lcs(&["reload"]);
+    assert_eq!(code(&refused), 1);
+    let said = text(&refused.stderr);
+    assert!(said.starts_with("error: unknown key `prot` in service web\n"), "{said}");
+    assert!(said.ends_with("nothing was changed; the director runs on\n"), "{said}");
+}
+
+#[test]
+fn full_nat_without_a_source_is_mended_by_an_option() {
+    let director = Director::start(folder("source"));
+    let refused = director.lcs(&["vs", "add", "api", "192.0.2.9:80", "--forward", "fullnat"]);
+    assert_eq!(code(&refused), 2);
+    assert!(text(&refused.stderr).contains("give --source ADDRESS"), "{}", text(&refused.stderr));
+    assert!(!text(&refused.stderr).contains("sources ="), "{}", text(&refused.stderr));
+    let refused = director.lcs(&["rs", "add", "web/s2", "10.0.0.2", "--forward", "fullnat"]);
+    assert!(text(&refused.stderr).contains("--source ADDRESS with `lcs vs add`"), "{}", text(&refused.stderr));
+    let source = ["vs", "add", "api", "192.0.2.9:80", "--forward", "fullnat", "--source", "10.0.0.100"];
+    assert_eq!(code(&director.lcs(&source)), 0);
+}
+
+#[test]
+fn the_memory_that_rules_take_is_shown() {
+    let director = Director::start(folder("memory"));
+    let memory = || director.json(&["status"])["workers"][0]["memory"].as_u64().unwrap();
+    let plain = memory();
+    std::fs::write(director.folder.join("t.rules"), "default: routeTo(any)\n").unwrap();
+    let content = CONFIGURATION.replace("port = 80\n", "port = 80\nrules = \"t.rules\"\ngroups = { any = [\"s1\"] }\n");
+    std::fs::write(director.folder.join("lcs.toml"), content).unwrap();
+    let reloaded = director.lcs(&["reload"]);
+    assert_eq!(code(&reloaded), 0, "{}", text(&reloaded.stderr));
+    // An entry of 64 bytes and one of 4 for each of the 64 connections, at least.
+    assert!(memory() >= plain + 64 * 68, "{plain} → {}", memory());
+}
+
+#[test]
+fn an_adaptive_worker_of_a_memory_port_sleeps() {
+    let director = Director::start(folder("idle"));
+    let seen = || {
+        let stats = director.json(&["stats"]);
+        let worker = &stats["workers"][0];
+        (stats["uptime"].as_f64().unwrap(), worker["idle-turns"].as_u64().unwrap(), worker["sleeps"].as_u64().unwrap())
+    };
+    let (begun, turns, sleeps) = seen();
+    let (mut now, mut later, mut slept) = seen();
+    while now < begun + 0.2 {
+        (now, later, slept) = seen();
+    }
+    assert!(slept > sleeps, "it never slept");
+    // Each sleep is 5 ms or ends with a request; a worker that spins takes millions of turns a second.
+    let rate = (later - turns) as f64 / (now - begun);
+    assert!(rate < 50_000.0, "{rate} turns a second with nothing to do");
+}
+
+#[test]
+fn what_is_not_measured_is_refused_with_its_range() {
+    let folder = folder("range");
+    for (args, told) in [
+        (&["perf", "stages", "--packets", "0"][..], "--packets is 0; it must be between 1 and 1000000000"),
+        (&["perf", "stages", "--packets", "18446744073709551615"], "it must be between 1 and 1000000000"),
+        (&["perf", "stages", "--services", "60000"], "--services is 60000; it must be between 1 and 49152"),
+        (&["perf", "cps", "--seconds", "inf"], "--seconds is inf; it must be between 0.01 and 60"),
+        (&["perf", "connections", "--connections", "0"], "--connections is 0"),
+        (&["perf", "rules", "--rounds", "0"], "a number of rounds 0 is out of range"),
+        (&["perf", "xml", "--size", "0"], "a size of 0 is out of range"),
+        (&["perf", "scaling", "--seconds", "nan"], "--seconds is NaN"),
+        (&["perf", "placement", "--requests", "0"], "--requests is 0"),
+        (&["perf", "linerate", "--budget", "nan"], "--budget"),
+        (&["perf", "schemes", "--connections", "0"], "--connections is 0"),
+        (&["perf", "peers", "--rounds", "0"], "rounds"),
+    ] {
+        let refused = lcs(&folder, args);
+        assert_eq!(code(&refused), 2, "{args:?}: {}", text(&refused.stderr));
+        assert!(text(&refused.stderr).contains(told), "{args:?}: {}", text(&refused.stderr));
+    }
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+#[test]
+fn a_replay_fails_where_the_capture_is_damaged_or_would_be_overwritten() {
+    let folder = folder("replay");
+    std::fs::write(folder.join("lcs.toml"), CONFIGURATION).unwrap();
+    let mut capture = lcs_dataplane::port::pcap::Writer::new(vec![]).unwrap();
+    (0..2).for_each(|n| capture.write(n, &[0; 60]).unwrap());
+    let capture = capture.finish().unwrap();
+    let replay = |bytes: &[u8], to: &str, json: &[&str]| {
+        std::fs::write(folder.join("in.pcap"), bytes).unwrap();
+        let output = lcs(&folder, &[&["replay", "-c", "lcs.toml", "--in", "in.pcap", "--out", to], json].concat());
+        (code(&output), text(&output.stdout), text(&output.stderr))
+    };
+    assert_eq!(replay(&capture, "out.pcap", &[]).0, 0);
+    let (code, said, _) = replay(&capture[..capture.len() - 3], "out.pcap", &[]);
+    assert!(
+        code == 1 && said.contains("1 frame in 0.000 s") && said.contains("the capture is damaged"),
+        "{code} {said}"
+    );
+    let (code, said, _) = replay(&capture[..capture.len() - 3], "out.pcap", &["--json"]);
+    let summary: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!((code, &summary["summary"]["complete"], &summary["summary"]["frames"]), (1, &false.into(), &1.into()));
+    let (code, _, error) = replay(&capture, "./in.pcap", &[]);
+    assert!(code == 1 && error.contains("give --out another file"), "{code} {error}");
+    assert_eq!(std::fs::read(folder.join("in.pcap")).unwrap(), capture);
+    let _ = std::fs::remove_dir_all(&folder);
 }

@@ -61,6 +61,11 @@ fn the_configuration_of_a_plan_is_valid() {
     for line in printed.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
         assert!(commands.iter().any(|command| line.starts_with(command)), "{line}");
     }
+    let bare = lcs(&folder, &["hw", "plan"]);
+    assert_eq!(bare.status.code(), Some(2));
+    for way in ["--config", "--interfaces", "--dpdk"] {
+        assert!(text(&bare.stderr).contains(way), "{way} is not named: {}", text(&bare.stderr));
+    }
     let missing = lcs(&folder, &["hw", "plan", "--interfaces", "no-such-link"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(text(&missing.stderr).contains("no-such-link") && text(&missing.stderr).contains("lo"));
@@ -87,6 +92,22 @@ fn a_script_can_tell_findings_from_no_findings_and_from_no_check() {
     let none = lcs(&folder, &["hw", "check", "-c", "lcs.toml", "--ignore", &codes.join(",")]);
     assert_eq!(none.status.code(), Some(0), "{}", text(&none.stdout));
     assert!(text(&none.stdout).ends_with("nothing was found\n"));
+    // A machine that keeps something to itself is no finding, but for who asks for certainty.
+    let machine = lcs(&folder, &["hw", "show", "--json"]).stdout;
+    let mut machine: Value = serde_json::from_slice(&machine).unwrap();
+    machine["cpus"].as_array_mut().unwrap().iter_mut().for_each(|cpu| cpu["governor"] = Value::Null);
+    std::fs::write(folder.join("silent.json"), machine.to_string()).unwrap();
+    let pinned = "[workers]\ncores = [0]\n[port]\nkind = \"memory\"\ninterfaces = [\"eth0\"]\n".to_owned() + SERVICE;
+    std::fs::write(folder.join("pinned.toml"), pinned).unwrap();
+    let all = text(&lcs(&folder, &["hw", "check", "--list"]).stdout);
+    let all: Vec<&str> = all.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    let all = all.join(",");
+    let silent = ["hw", "check", "-c", "pinned.toml", "--machine", "silent.json", "--ignore", &all];
+    let lenient = lcs(&folder, &silent);
+    assert_eq!(lenient.status.code(), Some(0), "{}", text(&lenient.stderr));
+    let strict = lcs(&folder, &[&silent[..], &["--strict"]].concat());
+    assert_eq!(strict.status.code(), Some(1));
+    assert!(text(&strict.stdout).contains("not told by this machine:\n"), "{}", text(&strict.stdout));
 
     for (args, named) in [
         (&["-c", "missing.toml"][..], "missing.toml"),

@@ -2,7 +2,7 @@
 
 use super::{NAME_MAX, SOURCES_MAX, Service, WEIGHT_MAX, Word, endpoint_text};
 use lcs_pipelines::snapshot::{Forward, SLOTS};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 
@@ -59,20 +59,30 @@ pub fn name(kind: &str, name: &str) -> Result<(), (String, String)> {
 
 /// Everything that is wrong with a service by itself. Names and endpoints of other services are not looked at.
 pub fn service(s: &Service) -> Vec<Finding> {
+    service_except(s, &HashSet::new())
+}
+
+/// The same of a service of which these keys could not be read, and have values that mean nothing: nothing is found that is about them.
+pub(super) fn service_except(s: &Service, unread: &HashSet<(Place, &'static str)>) -> Vec<Finding> {
+    let read = |place: Place, key: &'static str| !unread.contains(&(place, key));
+    let (address_read, port_read) = (read(Place::Service, "address"), read(Place::Service, "port"));
     let mut found = Vec::new();
     let mut add = |place, key, what: String, mend: &str| {
         found.push(Finding { place, key, what, mend: mend.to_owned() });
     };
     let label = &s.name;
-    if let Err((what, mend)) = name("service", label) {
+    if read(Place::Service, "name")
+        && let Err((what, mend)) = name("service", label)
+    {
         add(Place::Service, "name", what, &mend);
     }
-    if let Some(why) = unusable(s.address) {
+    if let Some(why) = unusable(s.address).filter(|_| address_read) {
         add(Place::Service, "address", format!("{} is {why}", s.address), "give the address that clients connect to");
     }
     let full_nat = s.forward == Forward::FullNat || s.servers.iter().any(|r| r.forward == Forward::FullNat);
     if full_nat && s.sources.is_empty() {
-        let mend = "add sources = [\"…\"]: addresses of the director, in the servers' network, that nothing else uses";
+        let mend = "give it addresses of the director, in the servers' network, that nothing else uses: sources = [\"…\"] in the file, \
+                    --source ADDRESS with `lcs vs add` and `lcs vs set`";
         add(Place::Service, "sources", format!("service {label} uses full NAT and has no source address"), mend);
     }
     if s.sources.len() > SOURCES_MAX {
@@ -82,7 +92,7 @@ pub fn service(s: &Service) -> Vec<Finding> {
     for (i, source) in s.sources.iter().enumerate() {
         if let Some(why) = unusable(*source) {
             add(Place::Service, "sources", format!("the source address {source} is {why}"), "give a unicast address");
-        } else if source.is_ipv4() != s.address.is_ipv4() {
+        } else if address_read && source.is_ipv4() != s.address.is_ipv4() {
             let what =
                 format!("the source address {source} is {}, and service {label} is {}", v(*source), v(s.address));
             add(Place::Service, "sources", what, "full NAT keeps the address family; give a source of the same family");
@@ -91,7 +101,7 @@ pub fn service(s: &Service) -> Vec<Finding> {
             add(Place::Service, "sources", format!("the source address {source} is given twice"), "remove one");
         }
     }
-    if let Some((what, mend)) = super::health::problem(s) {
+    if let Some((what, mend)) = super::health::problem(s).filter(|_| port_read) {
         add(Place::Service, "check", what, mend);
     }
     let (first, last) = s.source_ports;
@@ -107,10 +117,11 @@ pub fn service(s: &Service) -> Vec<Finding> {
     let mut endpoints: HashMap<(IpAddr, u16), &str> = HashMap::new();
     for (i, server) in s.servers.iter().enumerate() {
         let place = Place::Server(i);
-        if let Err((what, mend)) = name("server", &server.name) {
+        let (name_read, own_address_read) = (read(place, "name"), read(place, "address"));
+        if name_read && let Err((what, mend)) = name("server", &server.name) {
             add(place, "name", what, &mend);
         }
-        if names.insert(&server.name, i).is_some() {
+        if name_read && names.insert(&server.name, i).is_some() {
             let what = format!("service {label} has two servers named {}", server.name);
             add(place, "name", what, "give one of them another name");
         }
@@ -118,8 +129,12 @@ pub fn service(s: &Service) -> Vec<Finding> {
             let what = format!("weight {} is out of range", server.weight);
             add(place, "weight", what, &format!("write a weight from 0 to {WEIGHT_MAX}"));
         }
-        if let Some(why) = unusable(server.address) {
+        if !own_address_read {
+            // It has been said what is wrong with it.
+        } else if let Some(why) = unusable(server.address) {
             add(place, "address", format!("{} is {why}", server.address), "give the server's own address");
+        } else if !address_read {
+            // There is nothing to compare it with.
         } else if server.address == s.address {
             let what = format!("server {} has the address of its service, {}", server.name, s.address);
             add(place, "address", what, "give the address that the server has on its own interface");
@@ -129,7 +144,7 @@ pub fn service(s: &Service) -> Vec<Finding> {
             let mend = "give it an address of the service's family, or forward = \"tunnel\", which may mix families";
             add(place, "address", what, mend);
         }
-        if server.port != 0 && server.port != s.port {
+        if port_read && server.port != 0 && server.port != s.port {
             if matches!(server.forward, Forward::Dr | Forward::Tunnel) {
                 let what = format!(
                     "server {} has port {}, and {} cannot change the port from {}",
@@ -153,7 +168,9 @@ pub fn service(s: &Service) -> Vec<Finding> {
             }
         }
         let port = if server.port == 0 { s.port } else { server.port };
-        if let Some(other) = endpoints.insert((server.address, port), &server.name) {
+        // Where one of the ports is the service's, it must be known.
+        let comparable = own_address_read && name_read && (port_read || server.port != 0);
+        if comparable && let Some(other) = endpoints.insert((server.address, port), &server.name) {
             let what = format!(
                 "servers {other} and {} of service {label} are both {}",
                 server.name,
@@ -171,7 +188,7 @@ pub fn service(s: &Service) -> Vec<Finding> {
             "write sticky = \"source\" instead: it keeps clients with their servers where rules decide",
         );
     }
-    if let Some(content) = &s.content {
+    if let Some(content) = s.content.as_ref().filter(|_| unread.is_empty()) {
         super::content::check(s, content, &mut found);
     }
     found

@@ -4,7 +4,8 @@ use super::check::{self, Place};
 use super::read::{Placed, Problems, Section};
 use super::{Admin, Protocol, Server, Service, WEIGHT_MAX, endpoint_text, switching};
 use lcs_pipelines::snapshot::{Endpoint, Forward, Persistence, SLOTS, Scheduler};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -33,16 +34,20 @@ pub(super) fn read<'i>(document: &Section<'_, 'i>, problems: &Problems<'i>, besi
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut endpoints: HashMap<Endpoint, (String, usize)> = HashMap::new();
     for section in document.tables("services", "a service") {
-        let Some((service, places)) = read_service(section, beside) else { continue };
-        for finding in check::service(&service) {
+        let (service, places, unread) = read_service(section, beside);
+        for finding in check::service_except(&service, &unread) {
             problems.borrow_mut().add(places.at(finding.place, finding.key), finding.what, finding.mend);
         }
         let at = places.at(Place::Service, "name");
         let line = problems.borrow().line(at.start);
-        if let Some(first) = names.insert(service.name.clone(), line) {
+        let read = |key| !unread.contains(&(Place::Service, key));
+        let seen = read("address") && read("port");
+        let first = read("name").then(|| names.insert(service.name.clone(), line)).flatten();
+        if let Some(first) = first {
             let what = format!("there are two services named {}; the first is in line {first}", service.name);
             problems.borrow_mut().add(at, what, "give one of them another name");
-        } else if let Some((other, first)) = endpoints.insert(service.endpoint(), (service.name.clone(), line)) {
+        } else if seen && let Some((other, first)) = endpoints.insert(service.endpoint(), (service.name.clone(), line))
+        {
             let what = format!(
                 "services {other} (line {first}) and {} are both on {} {}",
                 service.name,
@@ -52,7 +57,9 @@ pub(super) fn read<'i>(document: &Section<'_, 'i>, problems: &Problems<'i>, besi
             let mend = "give one of them another address, port or protocol, or make their servers one service";
             problems.borrow_mut().add(places.at(Place::Service, "address"), what, mend);
         }
-        services.push(service);
+        if unread.is_empty() {
+            services.push(service);
+        }
     }
     let servers: usize = services.iter().map(|s| s.servers.len()).sum();
     for (what, n) in [("services", services.len()), ("servers", servers)] {
@@ -64,8 +71,24 @@ pub(super) fn read<'i>(document: &Section<'_, 'i>, problems: &Problems<'i>, besi
     services
 }
 
-fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service, Places)> {
+/// Keys that a service or a server must have and that could not be read. That has been said; their values mean nothing.
+type Unread = HashSet<(Place, &'static str)>;
+
+/// Stands for an address that could not be read.
+const NO_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// The value, or what stands for one that could not be read.
+fn or_unread<T>(value: Option<T>, place: Place, key: &'static str, instead: T, unread: &mut Unread) -> T {
+    value.unwrap_or_else(|| {
+        unread.insert((place, key));
+        instead
+    })
+}
+
+/// A service, as far as it can be read, so that what else is wrong with it is found in the same pass.
+fn read_service(mut section: Section<'_, '_>, beside: &Path) -> (Service, Places, Unread) {
     let mut places = Places::default();
+    let mut unread = Unread::new();
     places.0.insert((Place::Service, ""), section.span.start..section.span.start + 1);
     let me = Place::Service;
     let name = places.keep(me, "name", section.string("name"));
@@ -88,19 +111,14 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
     let check = places.keep(me, "check", super::health::read(&section));
     let persistence = places.keep(me, "persistence", read_persistence(&section));
     let mut servers = Vec::new();
-    let mut complete = true;
     for server in section.tables("servers", "a server") {
-        match read_server(server, servers.len(), forward, &mut places) {
-            Some(server) => servers.push(server),
-            None => complete = false,
-        }
+        servers.push(read_server(server, servers.len(), forward, &mut places, &mut unread));
     }
     let written = switching::take(&section);
     section.finish();
-    if !complete {
-        return None; // what is missing has been said; rules over a part of the servers would mislead
-    }
-    let content = written.map(|written| {
+    // Rules over a part of the servers' names would mislead.
+    let named = !unread.iter().any(|(_, key)| *key == "name");
+    let content = written.filter(|_| named).map(|written| {
         if let Some(span) = &written.groups_span {
             places.0.insert((me, "groups"), span.clone());
         }
@@ -111,10 +129,10 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         written.read(beside, &section, servers.iter().map(|s| s.name.as_str()))
     });
     let service = Service {
-        name: name?,
+        name: or_unread(name, me, "name", "without a name".to_owned(), &mut unread),
         protocol,
-        address: address?,
-        port: port? as u16,
+        address: or_unread(address, me, "address", NO_ADDRESS, &mut unread),
+        port: or_unread(port, me, "port", 0, &mut unread) as u16,
         scheduler,
         forward,
         sources: sources.into_iter().map(|s| s.value).collect(),
@@ -124,7 +142,7 @@ fn read_service(mut section: Section<'_, '_>, beside: &Path) -> Option<(Service,
         check,
         persistence,
     };
-    Some((service, places))
+    (service, places, unread)
 }
 
 /// Reads `persistence`, a time or a table.
@@ -151,7 +169,13 @@ fn read_persistence(section: &Section<'_, '_>) -> Option<Placed<Persistence>> {
 /// IPVS's.
 const DEFAULT_PERSISTENCE: Duration = Duration::from_secs(300);
 
-fn read_server(mut section: Section<'_, '_>, index: usize, default: Forward, places: &mut Places) -> Option<Server> {
+fn read_server(
+    mut section: Section<'_, '_>,
+    index: usize,
+    default: Forward,
+    places: &mut Places,
+    unread: &mut Unread,
+) -> Server {
     let me = Place::Server(index);
     places.0.insert((me, ""), section.span.start..section.span.start + 1);
     let name = places.keep(me, "name", section.string("name"));
@@ -166,5 +190,7 @@ fn read_server(mut section: Section<'_, '_>, index: usize, default: Forward, pla
     let forward = places.keep(me, "forward", section.word("forward")).unwrap_or(default);
     let state = places.keep(me, "state", section.word("state")).unwrap_or(Admin::Up);
     section.finish();
-    Some(Server { name: name?, address: address?, port, weight, forward, state })
+    let name = or_unread(name, me, "name", "without a name".to_owned(), unread);
+    let address = or_unread(address, me, "address", NO_ADDRESS, unread);
+    Server { name, address, port, weight, forward, state }
 }

@@ -267,6 +267,49 @@ fn presets_and_units_of_time_outs() {
 }
 
 #[test]
+fn what_cannot_be_read_of_a_service_hides_no_other_mistake() {
+    let all = |text: &str| {
+        let invalid = wrong(text);
+        invalid.problems.iter().map(|p| format!("{}: {}", p.line, p.what)).collect::<Vec<_>>()
+    };
+    // A value that is none, and beside it a bad name, a bad source, two servers of one name, one of them with a bad address.
+    let text = service(
+        "name = \"-web\"\naddress = \"192.0.2\"\nport = 80\nforward = \"fullnat\"\nsources = [\"224.0.0.1\"]\n\
+         servers = [\n{ name = \"s1\", address = \"10.0.0.1\" },\n{ name = \"s1\", address = \"10.0.0\" },\n\
+         { name = \"s3\", address = \"127.0.0.1\" },\n{ name = \"s4\", address = \"10.0.0.1\" }]",
+    );
+    let found = all(&text);
+    let expected = [
+        "4: the name \"-web\" begins with a mark",
+        "5: `address`: \"192.0.2\" is no address",
+        "8: the source address 224.0.0.1 is a multicast address",
+        "11: service -web has two servers named s1",
+        "11: `address`: \"10.0.0\" is no address",
+        "12: 127.0.0.1 is a loopback address, which never comes over a network",
+        "13: servers s1 and s4 of service -web are both 10.0.0.1:80",
+    ];
+    assert_eq!(found, expected, "{found:#?}");
+    // Nothing is made of what stands for a port, a name or an address that could not be read.
+    let found = all(&service(
+        "address = \"2001:db8::1\"\nport = \"http\"\ncheck = \"tcp\"\n\
+         servers = [{ address = \"2001:db8::2\", port = 8080, forward = \"dr\" }, { address = \"2001:db8::2\" }]",
+    ));
+    let expected = [
+        "3: a service has no `name`",
+        "5: `port` is a string, where an integer is expected",
+        "7: a server has no `name`",
+        "7: a server has no `name`",
+    ];
+    assert_eq!(found, expected, "{found:#?}");
+    // Two of one name are told, whatever else is wrong with them.
+    let found = all(&format!(
+        "{BASE}[[services]]\nname = \"web\"\naddress = \"x\"\nport = 80\n[[services]]\nname = \"web\"\naddress = \"y\"\nport = 80\n"
+    ));
+    assert!(found.contains(&"8: there are two services named web; the first is in line 4".to_owned()), "{found:#?}");
+    assert_eq!(found.len(), 3, "{found:#?}");
+}
+
+#[test]
 fn neighbours_and_routes() {
     let text = format!(
         "{BASE}[[neighbours]]\naddress = \"10.0.0.1\"\nmac = \"02:00:00:00:00:01\"\n\

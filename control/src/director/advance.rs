@@ -188,7 +188,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             generation: r.generation,
             flows: r.flows,
             capacity: r.capacity,
-            memory: r.memory.map_or(0, |m| m.entries + m.index + m.addresses_v6),
+            memory: r.memory.map_or(0, |m| m.entries + m.index + m.addresses_v6) + r.splice_memory,
         };
         let content = |(number, r): (usize, &report::Boxed)| ContentWorkerStatus {
             core: self.about.cores.get(number).copied().flatten(),

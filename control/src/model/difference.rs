@@ -3,6 +3,7 @@
 use crate::config::{
     self, Content, FallbackWord, SchemeWord, Server, Service, Word, channel_text, endpoint_text, guess_text, pool_text,
 };
+use crate::render::counted;
 use lcs_dataplane::flow::TcpState;
 use lcs_pipelines::content::{Queue, Rate, Sticky};
 use lcs_pipelines::snapshot::{Timeouts, WhenFull};
@@ -51,7 +52,8 @@ impl Change {
     pub(super) fn service_added(s: &Service) -> Self {
         let endpoint = endpoint_text(s.address, s.port);
         let by = s.content.as_ref().map_or(String::new(), |content| format!(", {}", by_rules(content)));
-        let detail = format!("{} {endpoint}, {}, {} servers{by}", s.protocol, s.scheduler.word(), s.servers.len());
+        let servers = counted(s.servers.len(), "server");
+        let detail = format!("{} {endpoint}, {}, {servers}{by}", s.protocol, s.scheduler.word());
         Change::new(Kind::Added, &s.name, detail)
     }
 

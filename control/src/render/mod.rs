@@ -28,10 +28,18 @@ pub fn response(response: &Response) -> String {
         Response::Applied(a) => applied(a),
         Response::Trace(t) => traced(t),
         Response::TraceEnd(e) => match e.lost {
-            0 => format!("{} frames\n", e.frames),
-            lost => format!("{} frames, and {lost} that came faster than they could be shown\n", e.frames),
+            0 => format!("{}\n", counted(e.frames as usize, "frame")),
+            lost => {
+                let frames = counted(e.frames as usize, "frame");
+                format!("{frames}, and {lost} that came faster than they could be shown\n")
+            }
         },
     }
+}
+
+/// A number of things: `1 server`, `2 servers`. For words whose plural takes an s.
+pub fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// What has been changed.
@@ -40,10 +48,9 @@ pub fn applied(a: &Applied) -> String {
     for change in &a.changes {
         let _ = writeln!(out, "{change}");
     }
-    let workers = if a.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", a.workers) };
     match a.changes.is_empty() {
         true => out += "nothing to change\n",
-        false => _ = writeln!(out, "applied on {workers}"),
+        false => _ = writeln!(out, "applied on {}", counted(a.workers, "worker")),
     }
     if let Some(note) = &a.note {
         let _ = writeln!(out, "note: {note}");
@@ -64,12 +71,13 @@ pub fn status(s: &Status) -> String {
         0 => String::new(),
         n => format!(", {n} switched by content"),
     };
-    let _ = writeln!(out, "services       {} with {} servers{by_content}", c.services, c.servers);
+    let _ = writeln!(out, "services       {} with {}{by_content}", c.services, counted(c.servers, "server"));
     if c.draining_services + c.draining_servers > 0 {
         let _ = writeln!(
             out,
-            "draining       {} removed services, {} removed servers (until their connections end)",
-            c.draining_services, c.draining_servers
+            "draining       {}, {} (until their connections end)",
+            counted(c.draining_services, "removed service"),
+            counted(c.draining_servers, "removed server")
         );
     }
     out.push('\n');

@@ -12,6 +12,7 @@ use crate::director::launch::{Plans, Threads, memory_environment, plans};
 use crate::director::{About, Control, Rings, Source, Steering, Ticket, Unsteered};
 use crate::model::Environment;
 use crate::protocol::{Answer, Failure, Request, Response, VERSION};
+use crate::render::counted;
 use crate::socket::{Incoming, Server, SocketError};
 use follow::Follower;
 use lcs_dataplane::cycles::Tsc;
@@ -227,7 +228,6 @@ impl Director {
         } else {
             format!(" on cores {}", lcs_hwconf::cores::format_list(&cores))
         };
-        let workers = if count == 1 { "worker" } else { "workers" };
         let beside = match (deciding, content_cores.is_empty()) {
             (0, _) => String::new(),
             (1, true) => ", 1 content worker".to_owned(),
@@ -235,7 +235,7 @@ impl Director {
             (1, false) => format!(", 1 content worker on core {}", lcs_hwconf::cores::format_list(&content_cores)),
             (n, false) => format!(", {n} content workers on cores {}", lcs_hwconf::cores::format_list(&content_cores)),
         };
-        (self.log)(&format!("{count} {workers}{on}{beside}; control socket {socket}"));
+        (self.log)(&format!("{}{on}{beside}; control socket {socket}", counted(count, "worker")));
         let result = self.turn(&mut control, (opened.follower, opened.resolver), rest).await;
         threads.stop();
         content.stop();
@@ -382,7 +382,8 @@ fn log_reload(result: &Result<Response, Failure>, log: &mut dyn FnMut(&str)) {
     match result {
         Ok(Response::Applied(applied)) if applied.changes.is_empty() => log("reloaded: nothing has changed"),
         Ok(Response::Applied(applied)) => {
-            log(&format!("reloaded: {} changes on {} workers", applied.changes.len(), applied.workers));
+            let (changes, workers) = (counted(applied.changes.len(), "change"), counted(applied.workers, "worker"));
+            log(&format!("reloaded: {changes} on {workers}"));
             for change in &applied.changes {
                 log(&change.to_string());
             }

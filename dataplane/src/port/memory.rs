@@ -7,7 +7,7 @@ use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::{Frame, HEADROOM};
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -141,6 +141,18 @@ impl MemoryPort {
     }
 }
 
+/// Sleeps until `bell` can be read or `timeout` is over: what a port waits for that has no descriptor of its own.
+fn sleep(timeout: Duration, bell: Option<BorrowedFd<'_>>) {
+    let Some(bell) = bell else { return std::thread::sleep(timeout) };
+    let mut polled = libc::pollfd { fd: bell.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // To whole milliseconds, upwards: rounded down, a worker would turn without a pause.
+    let milliseconds = timeout.as_nanos().div_ceil(1_000_000);
+    let milliseconds = libc::c_int::try_from(milliseconds).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the one entry is exclusively ours for the call, and the descriptor lives over it. A signal or an error only ends the
+    // sleep early.
+    unsafe { libc::poll(&mut polled, 1, milliseconds) };
+}
+
 impl Port for MemoryPort {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
@@ -183,7 +195,12 @@ impl Port for MemoryPort {
         self.pool.give(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) {}
+    /// Nobody puts a frame on the wire while the worker has the port: what is waited for is the bell, or the time.
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
+        if self.rx.is_empty() {
+            sleep(timeout, bell);
+        }
+    }
 
     fn pool(&self) -> PoolCounts {
         let (total, free) = (self.pool.buffers, self.pool.free.len());
@@ -195,6 +212,9 @@ impl Port for MemoryPort {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::time::Instant;
 
     #[test]
     fn a_frame_goes_round_and_its_buffer_comes_back() {
@@ -210,6 +230,36 @@ mod tests {
         port.take_sent(|i, b| sent.push((i, b.to_vec())));
         assert_eq!(sent, [(0, b"frame".to_vec())]);
         assert_eq!(port.pool(), PoolCounts { total: 4, free: 4, ..Default::default() });
+    }
+
+    /// Half a minute: whoever is woken does not see the end of it.
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn waiting_takes_the_time_given_and_no_longer_than_there_is_nothing_to_do() {
+        let mut port = MemoryPort::new(1, 4);
+        let begun = Instant::now();
+        let short = Duration::from_millis(5);
+        port.wait(short, None);
+        assert!(begun.elapsed() >= short, "it does not spin");
+        assert!(port.inject(0, b"frame"));
+        port.wait(LONG, None);
+        assert!(begun.elapsed() < LONG, "a frame can be received");
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_the_bell() {
+        let (bell, mut rope) = std::io::pipe().unwrap();
+        let mut port = MemoryPort::new(1, 4);
+        let begun = Instant::now();
+        let short = Duration::from_millis(5);
+        port.wait(short, Some(bell.as_fd()));
+        assert!(begun.elapsed() >= short, "nobody has rung");
+        std::thread::scope(|scope| {
+            scope.spawn(move || rope.write_all(b"!").unwrap());
+            port.wait(LONG, Some(bell.as_fd()));
+        });
+        assert!(begun.elapsed() < LONG);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Report, Severity};
 use crate::asked::{Asked, PortKind};
 use crate::cores::format_list;
-use crate::machine::{Cpu, Machine};
+use crate::machine::{Cpu, Interrupt, Machine};
 
 /// Longest exit from an idle state that a worker's core may have, microseconds: as [`crate::plan`] has it.
 const LONGEST_EXIT_US: u64 = 10;
@@ -20,11 +20,19 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
             "the worker is on whatever core the kernel likes, and moves",
             "name a core: cores = [2]; `lcs hw plan` chooses one",
         );
-        return;
+    }
+    if asked.content.as_ref().is_some_and(|content| content.cores.is_empty()) {
+        report.find(
+            Severity::WrongFigure,
+            "not-pinned",
+            "[workers] content-cores",
+            "the content workers are on whatever cores the kernel likes, the workers' among them, and move",
+            "name cores that no worker has: content-cores = [3]",
+        );
     }
     let mut workers = Vec::new();
-    for id in &asked.cores {
-        match machine.cpu(*id) {
+    for id in asked.all_cores() {
+        match machine.cpu(id) {
             Some(cpu) if cpu.online => workers.push(cpu),
             cpu => {
                 let online: Vec<usize> = machine.cpus.iter().filter(|c| c.online).map(|c| c.id).collect();
@@ -42,6 +50,7 @@ pub(super) fn check(machine: &Machine, asked: &Asked, report: &mut Report) {
     sharing(machine, asked, &workers, report);
     power(asked, &workers, report);
     interrupts(machine, asked, report);
+    others_interrupts(machine, asked, report);
 }
 
 fn whole(machine: &Machine, report: &mut Report) {
@@ -85,7 +94,7 @@ fn sharing(machine: &Machine, asked: &Asked, workers: &[&Cpu], report: &mut Repo
     for cpu in workers {
         let place = format!("core {}", cpu.id);
         for sibling in cpu.other_threads() {
-            if asked.cores.contains(&sibling) {
+            if asked.all_cores().any(|core| core == sibling) {
                 if seen.insert((cpu.id.min(sibling), cpu.id.max(sibling))) {
                     report.find(
                         Severity::WrongFigure,
@@ -161,7 +170,11 @@ fn power(asked: &Asked, workers: &[&Cpu], report: &mut Report) {
             .map(|state| state.name.as_str())
             .collect();
         // A worker that polls never idles.
-        if !deep.is_empty() && !asked.poll {
+        let polls = match &asked.content {
+            Some(content) if content.cores.contains(&cpu.id) => content.poll,
+            _ => asked.poll,
+        };
+        if !deep.is_empty() && !polls {
             report.find(
                 Severity::WrongFigure,
                 "idle-states",
@@ -170,7 +183,7 @@ fn power(asked: &Asked, workers: &[&Cpu], report: &mut Report) {
                     "while the worker sleeps the core may go to {}, which take more than {LONGEST_EXIT_US} µs to leave",
                     deep.join(", ")
                 ),
-                "[workers] idle = \"poll\", or disable them: `lcs hw plan` has the commands",
+                "[workers] idle = \"poll\" (content-idle for content workers), or disable them: `lcs hw plan` has the commands",
             );
         }
     }
@@ -193,11 +206,11 @@ fn interrupts(machine: &Machine, asked: &Asked, report: &mut Report) {
         return;
     }
     for nic in asked.interfaces.iter().filter_map(|name| machine.nic(name)) {
-        for cpu in &asked.cores {
+        for cpu in asked.all_cores() {
             let here: Vec<String> = nic
                 .queue_interrupts()
                 .into_iter()
-                .filter(|interrupt| interrupt.cores().contains(cpu))
+                .filter(|interrupt| interrupt.cores().contains(&cpu))
                 .map(|interrupt| format!("{} ({})", interrupt.number, interrupt.name))
                 .collect();
             if !here.is_empty() {
@@ -218,5 +231,44 @@ fn interrupts(machine: &Machine, asked: &Asked, report: &mut Report) {
                 );
             }
         }
+    }
+}
+
+/// Interrupts that a finding names.
+const NAMED: usize = 6;
+
+/// Interrupts of all other devices, as far as they come at all: each takes the core from its worker for microseconds, whatever port it has.
+fn others_interrupts(machine: &Machine, asked: &Asked, report: &mut Report) {
+    // Those of the port's own queues have been said, by interface.
+    let said: BTreeSet<u32> = match asked.kind {
+        PortKind::AfXdp => asked.interfaces.iter().filter_map(|name| machine.nic(name)).collect(),
+        _ => Vec::new(),
+    }
+    .into_iter()
+    .flat_map(|nic| nic.queue_interrupts())
+    .map(|interrupt| interrupt.number)
+    .collect();
+    for cpu in asked.all_cores() {
+        let comes = |interrupt: &&Interrupt| {
+            interrupt.count > 0 && interrupt.cores().contains(&cpu) && !said.contains(&interrupt.number)
+        };
+        let here: Vec<&Interrupt> = machine.interrupts.iter().filter(comes).collect();
+        let Some(first) = here.first() else { continue };
+        let words = |i: &&Interrupt| format!("{} ({}, {} times since the start)", i.number, i.name, i.count);
+        let mut named: Vec<String> = here.iter().take(NAMED).map(words).collect();
+        if here.len() > NAMED {
+            named.push(format!("and {} more", here.len() - NAMED));
+        }
+        report.find(
+            Severity::WrongFigure,
+            "core-interrupts",
+            format!("core {cpu}"),
+            format!("other devices' interrupts may come there, and do come: {}", named.join(", ")),
+            format!(
+                "echo OTHER > /proc/irq/{}/smp_affinity_list, with a core that no worker has; one that cannot be moved is its driver's \
+                 (managed): isolcpus=managed_irq,… keeps those away",
+                first.number
+            ),
+        );
     }
 }

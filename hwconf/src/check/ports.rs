@@ -1,7 +1,7 @@
 //! Interfaces and devices: whether they are there, can do what is asked, and leave frames as they came.
 
 use super::{Report, Severity};
-use crate::asked::{Asked, Forwarding, XdpWish};
+use crate::asked::{Asked, Forwarding, PortKind, XdpWish};
 use crate::ethtool::Offload;
 use crate::machine::{Machine, Nic};
 use crate::plan::{native, zero_copy};
@@ -292,8 +292,22 @@ fn numa(machine: &Machine, place: &str, node: Option<u32>, asked: &Asked, report
         .filter(|cpu| cpu.node.is_some_and(|other| other != node))
         .map(|cpu| cpu.id.to_string())
         .collect();
+    let near = machine.nodes.iter().find(|n| n.id == node).map(|n| crate::cores::format_list(&n.cpus));
+    if asked.kind == PortKind::Dpdk && !away.is_empty() && away.len() == asked.cores.len() {
+        // A pool of buffers is made for each node that has a worker, and a device takes its node's.
+        report.find(
+            Severity::DoesNotRun,
+            "numa",
+            place,
+            format!(
+                "it is on NUMA node {node}, and no worker is (core(s) {}): DPDK has no buffers there, and the device does not start",
+                away.join(", ")
+            ),
+            format!("take at least one core of that node, better all: {}", crate::machine::told(near)),
+        );
+        return;
+    }
     if !away.is_empty() {
-        let near = machine.nodes.iter().find(|n| n.id == node).map(|n| crate::cores::format_list(&n.cpus));
         report.find(
             Severity::Slower,
             "numa",

@@ -45,6 +45,9 @@ pub struct Machine {
     pub hugepages: Vec<Hugepages>,
     /// The network interfaces of this network namespace.
     pub nics: Vec<Nic>,
+    /// Interrupts of all devices, those of the interfaces among them, in ascending order.
+    #[serde(default)]
+    pub interrupts: Vec<Interrupt>,
     /// Network devices on PCI, also those that no kernel interface shows because DPDK has them.
     pub pci: Vec<Pci>,
     /// The clock.
@@ -89,6 +92,7 @@ impl Machine {
             nodes: memory::nodes(tree),
             hugepages: memory::hugepages(tree, "sys/kernel/mm/hugepages"),
             nics: nic::read(tree, told, &interrupts),
+            interrupts: interrupts.into_values().collect(),
             pci: nic::pci_devices(tree),
             clock: kernel::clock(tree),
             mitigations: kernel::mitigations(tree),
@@ -109,6 +113,24 @@ impl Machine {
     /// The PCI device at this address, as `0000:3b:00.0`.
     pub fn pci(&self, address: &str) -> Option<&Pci> {
         self.pci.iter().find(|pci| pci.address == address)
+    }
+
+    /// The interface and those that stand on it, directly or not: bonds and bridges that it is a port of, VLANs.
+    pub fn with_uppers<'a>(&'a self, nic: &'a Nic) -> Vec<&'a Nic> {
+        let mut group = vec![nic];
+        let mut at = 0;
+        while let Some(below) = group.get(at).map(|nic| &nic.told.interface.link) {
+            let stands_on = |other: &&Nic| {
+                let link = &other.told.interface.link;
+                let on_top = link.below == Some(below.index) && !link.below_elsewhere && other.driver() != Some("veth");
+                (below.master == Some(link.index) || on_top)
+                    && !group.iter().any(|seen| seen.told.interface.link.index == link.index)
+            };
+            let uppers: Vec<&Nic> = self.nics.iter().filter(stands_on).collect();
+            group.extend(uppers);
+            at += 1;
+        }
+        group
     }
 
     /// The other end of a veth, where it is in the same network namespace.

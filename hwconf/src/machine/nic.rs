@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::ethtool::{Ethtool, Offload};
 use crate::links::Interface;
 use crate::receive::{FlowType, Rings, Rss};
+use crate::rtnl::Rtnl;
 use crate::xdp::XdpAbilities;
 
 /// What netlink and the driver tell of an interface, by system calls.
@@ -33,6 +34,12 @@ pub struct Told {
     /// What it can do with XDP.
     #[serde(default)]
     pub xdp: Option<XdpAbilities>,
+    /// How many addresses it has, link-local ones not counted.
+    #[serde(default)]
+    pub addresses: Option<usize>,
+    /// A default route leads to it.
+    #[serde(default)]
+    pub default_route: Option<bool>,
 }
 
 /// An interface.
@@ -173,6 +180,8 @@ pub(super) fn ask() -> Result<Vec<Told>> {
     let ethtool = Ethtool::open()?;
     // An older kernel, or one that lets only root ask: nothing is told.
     let mut abilities = crate::xdp::abilities().unwrap_or_default();
+    let rtnl = Rtnl::open()?;
+    let default_routes = rtnl.default_route_links().ok();
     let one = |interface: Interface| {
         let name = interface.link.name.as_str();
         let mut features = ethtool.features(name).unwrap_or_default();
@@ -183,6 +192,8 @@ pub(super) fn ask() -> Result<Vec<Told>> {
             hash_fields: ethtool.hash_fields(name),
             features,
             xdp: abilities.remove(&interface.link.index),
+            addresses: rtnl.addresses(name).ok().map(|addresses| addresses.len()),
+            default_route: default_routes.as_ref().map(|links| links.contains(&interface.link.index)),
             interface,
         }
     };

@@ -22,7 +22,7 @@ fn step(what: impl Into<String>, why: impl Into<String>, commands: Vec<String>) 
     (!commands.is_empty()).then(|| Step { what: what.into(), why: why.into(), commands, boot: false })
 }
 
-pub(super) fn steps(ground: &Ground<'_>, notes: &mut Vec<String>) -> Vec<Step> {
+pub(super) fn steps(ground: &Ground<'_>, notes: &mut Vec<String>, warnings: &mut Vec<String>) -> Vec<Step> {
     let mut steps = Vec::new();
     steps.extend(boot(ground, notes));
     steps.extend(governor(ground, notes));
@@ -50,7 +50,7 @@ pub(super) fn steps(ground: &Ground<'_>, notes: &mut Vec<String>) -> Vec<Step> {
     if ground.asked.kind == PortKind::Dpdk {
         steps.extend(hugepages(ground));
         for device in ground.asked.devices.iter().filter(|device| looks_like_pci(&device.name)) {
-            steps.extend(bind(ground, &device.name, notes));
+            steps.extend(bind(ground, &device.name, notes, warnings));
         }
     }
     steps
@@ -59,7 +59,7 @@ pub(super) fn steps(ground: &Ground<'_>, notes: &mut Vec<String>) -> Vec<Step> {
 /// Parameters of the kernel's command line.
 fn boot(ground: &Ground<'_>, notes: &mut Vec<String>) -> Option<Step> {
     let kernel = &ground.machine.kernel;
-    let cores = ground.cores();
+    let cores = ground.all_cores();
     let free = ground.housekeeping.iter().any(|id| !cores.contains(id));
     if !free || ground.machine.cpus.iter().filter(|cpu| cpu.online).count() <= cores.len() {
         notes.push("cores are not isolated: the machine has none to spare".into());
@@ -105,18 +105,24 @@ fn boot(ground: &Ground<'_>, notes: &mut Vec<String>) -> Option<Step> {
     Some(Step { boot: true, ..step })
 }
 
+/// The processors of the workers that poll queues.
 fn workers<'a>(ground: &'a Ground<'_>) -> impl Iterator<Item = &'a Cpu> {
     ground.workers.iter().filter_map(|worker| ground.machine.cpu(worker.core))
 }
 
+/// Those of all workers.
+fn all_workers<'a>(ground: &'a Ground<'_>) -> impl Iterator<Item = &'a Cpu> {
+    ground.all_cores().into_iter().filter_map(|core| ground.machine.cpu(core))
+}
+
 fn governor(ground: &Ground<'_>, notes: &mut Vec<String>) -> Option<Step> {
-    if workers(ground).all(|cpu| cpu.governor.is_none()) {
+    if all_workers(ground).all(|cpu| cpu.governor.is_none()) {
         notes.push(
             "the frequency governor is not told by this machine (a virtual machine's host decides): nothing to set"
                 .into(),
         );
     }
-    let commands = workers(ground)
+    let commands = all_workers(ground)
         .filter(|cpu| cpu.governor.as_deref().is_some_and(|governor| governor != "performance"))
         .map(|cpu| format!("echo performance > /sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor", cpu.id))
         .collect();
@@ -137,7 +143,7 @@ fn idle_states(ground: &Ground<'_>) -> Option<Step> {
         format!(
             "a core that takes more than {LONGEST_EXIT_US} µs to wake up lets its ring run over, or adds that to a frame's latency"
         ),
-        workers(ground).flat_map(deep).collect(),
+        all_workers(ground).flat_map(deep).collect(),
     )
 }
 
@@ -350,7 +356,29 @@ fn hugepages(ground: &Ground<'_>) -> Option<Step> {
     )
 }
 
-fn bind(ground: &Ground<'_>, address: &str, notes: &mut Vec<String>) -> Option<Step> {
+/// What cannot be reached any more when DPDK takes a card away from the kernel; `None` where that is nothing that matters, or is not told.
+fn cut_off(ground: &Ground<'_>, nic: &Nic) -> Option<String> {
+    let machine = ground.machine;
+    let has_address = |nic: &Nic| machine.with_uppers(nic).iter().any(|nic| nic.told.addresses.is_some_and(|n| n > 0));
+    let through = |upper: &Nic| match upper.name() == nic.name() {
+        true => String::new(),
+        false => format!(", through {}", upper.name()),
+    };
+    if let Some(upper) = machine.with_uppers(nic).into_iter().find(|nic| nic.told.default_route == Some(true)) {
+        return Some(format!("has the default route{}", through(upper)));
+    }
+    let given = |nic: &Nic| {
+        let address = nic.pci.as_ref().map(|pci| pci.address.as_str());
+        ground.asked.devices.iter().any(|device| Some(device.name.as_str()) == address)
+    };
+    // Bridges of containers and the like have addresses, too, and lead nowhere by themselves.
+    let is_card = |nic: &&Nic| nic.told.interface.link.kind.is_none() && nic.name() != "lo";
+    let another = machine.nics.iter().filter(is_card).any(|other| !given(other) && has_address(other));
+    let own = machine.with_uppers(nic).into_iter().find(|nic| nic.told.addresses.is_some_and(|n| n > 0))?;
+    (!another).then(|| format!("has the only address that this machine is reached at{}", through(own)))
+}
+
+fn bind(ground: &Ground<'_>, address: &str, notes: &mut Vec<String>, warnings: &mut Vec<String>) -> Option<Step> {
     let pci = ground.machine.pci(address)?;
     let profile = of_pci(ground.machine, address);
     let Some(dpdk) = profile.as_ref().and_then(|profile| profile.dpdk.as_ref()) else {
@@ -364,12 +392,18 @@ fn bind(ground: &Ground<'_>, address: &str, notes: &mut Vec<String>) -> Option<S
     if dpdk.binding == Binding::Stays || pci.driver.as_deref() == Some("vfio-pci") {
         return None;
     }
-    let interface = ground
-        .machine
-        .nics
-        .iter()
-        .find(|nic| nic.pci.as_ref().is_some_and(|pci| pci.address == address))
-        .map(|nic| format!("ip link set {} down", nic.name()));
+    let nic = ground.machine.nics.iter().find(|nic| nic.pci.as_ref().is_some_and(|pci| pci.address == address));
+    let interface = nic.map(|nic| format!("ip link set {} down", nic.name()));
+    let mut why = "DPDK polls the card itself; the kernel loses sight of it".to_owned();
+    if let Some((nic, what)) = nic.and_then(|nic| Some((nic, cut_off(ground, nic)?))) {
+        let warning = format!(
+            "{} ({address}) {what}: who is logged in over it is cut off by these commands, and nobody gets in again over the network. Keep \
+             another interface for management, or have a console at hand",
+            nic.name()
+        );
+        why = format!("{why}. WARNING: {warning}");
+        warnings.push(warning);
+    }
     let mut commands = vec!["modprobe vfio-pci".to_owned()];
     if ground.machine.kernel.iommu_groups == 0 {
         commands.push(
@@ -379,7 +413,7 @@ fn bind(ground: &Ground<'_>, address: &str, notes: &mut Vec<String>) -> Option<S
     }
     commands.extend(interface);
     commands.push(format!("dpdk-devbind.py --bind=vfio-pci {address}"));
-    step(format!("the driver of {address}"), "DPDK polls the card itself; the kernel loses sight of it", commands)
+    step(format!("the driver of {address}"), why, commands)
 }
 
 #[cfg(test)]

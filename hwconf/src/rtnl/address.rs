@@ -1,5 +1,6 @@
 //! Addresses, routes and neighbours.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -129,6 +130,31 @@ impl Rtnl {
     pub fn delete_route(&self, route: &Route<'_>) -> Result<()> {
         let message = self.route_message(route)?;
         self.change(&format!("delete the route to {}", route.to), Message::DelRoute(message), 0)
+    }
+
+    /// Indexes of the interfaces that a default route leads to, of IPv4 or IPv6 and in any table.
+    pub fn default_route_links(&self) -> Result<BTreeSet<u32>> {
+        let mut links = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut all = RouteMessage::default();
+            all.header.address_family = family;
+            for answer in self.dump("list the routes", Message::GetRoute(all))? {
+                let Message::NewRoute(route) = answer else { continue };
+                if route.header.destination_prefix_length > 0 || route.header.kind != RouteType::Unicast {
+                    continue;
+                }
+                for attribute in route.attributes {
+                    match attribute {
+                        RouteAttribute::Oif(index) => {
+                            links.insert(index);
+                        }
+                        RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| hop.interface_index)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        Ok(links)
     }
 
     pub(super) fn route_message(&self, route: &Route<'_>) -> Result<RouteMessage> {

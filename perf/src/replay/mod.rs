@@ -4,6 +4,7 @@
 //! is no kernel: link-layer addresses that only it could tell are made up, and the report says how many. What the pipeline would
 //! hand to the kernel ends there.
 
+mod answer;
 mod report;
 
 pub use report::{FrameRecord, Report, ServerShare};
@@ -27,6 +28,7 @@ use lcs_pipelines::stages::schedule::SharedCounts;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,6 +68,14 @@ pub enum ReplayError {
         path: PathBuf,
         /// What the system says.
         error: io::Error,
+    },
+    /// Writing would destroy what is to be read.
+    #[error("{output} is the capture that is read ({input}): give --out another file")]
+    SameFile {
+        /// The capture to read.
+        input: PathBuf,
+        /// Another name of it, perhaps.
+        output: PathBuf,
     },
     /// The capture of what is sent can't be written to its end.
     #[error("the capture of what was sent can't be written: {0}")]
@@ -111,8 +121,8 @@ pub fn configured(configuration: &Configuration) -> Result<(Snapshot, Options), 
 /// for people, or with `json` one line a frame and a last one that holds the summary.
 ///
 /// # Errors
-/// When a file can't be opened, read from its beginning, or written. A capture that is damaged further on is replayed up to there,
-/// and the report says so.
+/// When a file can't be opened, read from its beginning, or written, or both are the same. A capture that is damaged further on is
+/// replayed up to there, and the report says so.
 pub fn run(
     snapshot: Snapshot,
     options: Options,
@@ -126,6 +136,9 @@ pub fn run(
         move |error| ReplayError::File { path, error }
     };
     let capture = fs::read(input).map_err(file(input))?;
+    if is_same(input, output) {
+        return Err(ReplayError::SameFile { input: input.to_owned(), output: output.to_owned() });
+    }
     let sent = BufWriter::new(File::create(output).map_err(file(output))?);
     if !json {
         writeln!(records, "{}", FrameRecord::heading()).map_err(ReplayError::Records)?;
@@ -146,6 +159,12 @@ pub fn run(
         write!(records, "{report}").map_err(ReplayError::Records)?;
     }
     Ok(report)
+}
+
+/// Whether both paths lead to one file, through links as well. One that is not there is none.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+    identity(one).is_some_and(|one| Some(one) == identity(other))
 }
 
 /// Replays a capture, a whole file, through the layer-4 pipeline. What it sends goes to `sent`, what becomes of each frame to `each`.
@@ -178,7 +197,7 @@ pub fn replay<L: Decides, W: Write>(
     sent: W,
     mut each: impl FnMut(&FrameRecord) -> io::Result<()>,
 ) -> Result<Report, ReplayError> {
-    let mut report = Report::default();
+    let mut report = Report { complete: true, ..Report::default() };
     make_up(&mut snapshot, &mut report);
     let snapshot = Arc::new(snapshot);
     let n = snapshot.interfaces.len();
@@ -208,9 +227,12 @@ pub fn replay<L: Decides, W: Write>(
         let mut arrivals = port.arrivals().to_vec();
         if arrivals.is_empty() {
             report.notes.push("the pipeline holds every buffer; the rest of the capture was not replayed".into());
+            report.complete = false;
             break;
         }
         let mut traces = vec![];
+        // What an answer in a frame's place is told by.
+        let came: Vec<Vec<u8>> = batch.frames[..received].iter().map(|frame| frame.bytes().to_vec()).collect();
         if received > 0 {
             counters.received += received as u64;
             batch.start(received, false);
@@ -234,6 +256,9 @@ pub fn replay<L: Decides, W: Write>(
                     let place = (batch.flow[i] != NO_FLOW).then_some(Place(batch.flow[i]));
                     let chosen = place.and_then(|p| pipeline.chosen(p));
                     decided(&mut record, &batch, i, chosen, traces.next(), &snapshot);
+                    if batch.verdict[i] == Verdict::Forward {
+                        record.answer = came.get(i).and_then(|came| answer::answered(came, batch.frames[i].bytes()));
+                    }
                     let verdict = end(&mut port, &mut batch, i);
                     count(&mut record, verdict, &mut report);
                 }
@@ -255,6 +280,7 @@ pub fn replay<L: Decides, W: Write>(
     }
     report.seconds = (clock.now.saturating_sub(START)) as f64 / 1e9;
     report.damaged = port.read_error().map(ToString::to_string);
+    report.complete &= report.damaged.is_none();
     if report.truncated > 0 {
         report.notes.push(format!(
             "{} frames were captured in part; zeros took the place of the rest (capture with tcpdump -s 0)",
@@ -378,6 +404,7 @@ fn record(arrival: &Arrival<'_>, time: f64) -> FrameRecord {
         frame: None,
         steps: vec![],
         sent: None,
+        answer: None,
     }
 }
 
@@ -423,7 +450,11 @@ fn end<P: Port>(port: &mut P, batch: &mut Batch, i: usize) -> Verdict {
 }
 
 fn count(record: &mut FrameRecord, verdict: Verdict, report: &mut Report) {
+    if verdict != Verdict::Forward {
+        record.answer = None;
+    }
     record.verdict = match verdict {
+        Verdict::Forward if record.answer.is_some() => "answer",
         Verdict::Forward => "forward",
         Verdict::Consume => "consume",
         Verdict::Kernel => "kernel",
@@ -431,6 +462,7 @@ fn count(record: &mut FrameRecord, verdict: Verdict, report: &mut Report) {
         Verdict::HandOver | Verdict::Drop(_) => "drop",
     };
     match verdict {
+        Verdict::Forward if record.answer.is_some() => report.answered += 1,
         Verdict::Forward => report.forwarded += 1,
         Verdict::Consume => report.consumed += 1,
         Verdict::Kernel => report.to_kernel += 1,

@@ -1,5 +1,6 @@
 //! What a replay tells: a record for each frame, and a report on the whole.
 
+use lcs_control::render::counted;
 use lcs_dataplane::DropReason;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ pub struct FrameRecord {
     pub length: u32,
     /// The capture kept only its beginning; the rest was taken to be zeros.
     pub truncated: bool,
-    /// `forward`, `consume`, `kernel`, `drop`, or `skipped` when it was not given to the pipeline.
+    /// `forward`; `answer` when an answer to its sender left in its place; `consume`, `kernel`, `drop`; or `skipped` when it was not
+    /// given to the pipeline.
     pub verdict: &'static str,
     /// Why it was dropped or skipped.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -38,9 +40,12 @@ pub struct FrameRecord {
     /// What each stage decided: stage and decision.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<(String, String)>,
-    /// The frame as it left, in words.
+    /// The frame as it left, in words; with the verdict `answer`, what left in its place.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<String>,
+    /// What its sender was answered with, where that left in its place: the frame itself went nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
 }
 
 impl FrameRecord {
@@ -69,6 +74,9 @@ impl fmt::Display for FrameRecord {
         if self.truncated {
             f.write_str(" (only its beginning was captured)")?;
         }
+        if let Some(answer) = &self.answer {
+            write!(f, "; answered with {answer}")?;
+        }
         Ok(())
     }
 }
@@ -89,7 +97,9 @@ pub struct Report {
     pub frames: u64,
     /// Of these, sent on.
     pub forwarded: u64,
-    /// Answered or used by the director itself.
+    /// Not sent on: an answer to their sender was sent in their place.
+    pub answered: u64,
+    /// Answered otherwise or used by the director itself.
     pub consumed: u64,
     /// For the kernel.
     pub to_kernel: u64,
@@ -115,6 +125,8 @@ pub struct Report {
     pub made_up_next_hops: usize,
     /// What a user should know about the outcome.
     pub notes: Vec<String>,
+    /// The whole capture was replayed. If not, `damaged` or the notes say why.
+    pub complete: bool,
     /// Why the capture could not be read to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damaged: Option<String>,
@@ -122,11 +134,13 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { frames, forwarded, consumed, to_kernel, seconds, .. } = self;
+        let Report { frames, forwarded, answered, consumed, to_kernel, seconds, .. } = self;
         let dropped: u64 = self.dropped.values().sum();
         writeln!(
             f,
-            "{frames} frames in {seconds:.3} s: {forwarded} forwarded, {consumed} consumed, {to_kernel} for the kernel, {dropped} dropped"
+            "{} in {seconds:.3} s: {forwarded} forwarded, {answered} answered, {consumed} consumed, {to_kernel} for the kernel, \
+             {dropped} dropped",
+            counted(*frames as usize, "frame")
         )?;
         for (reason, n) in &self.dropped {
             let why = DropReason::from_name(reason).map_or("", DropReason::explanation);
@@ -136,9 +150,12 @@ impl fmt::Display for Report {
             writeln!(f, "  left out {n}: {reason}")?;
         }
         for (name, share) in &self.servers {
-            writeln!(f, "  {name}: {} connections, {} frames", share.connections, share.frames)?;
+            let (connections, frames) =
+                (counted(share.connections as usize, "connection"), counted(share.frames as usize, "frame"));
+            writeln!(f, "  {name}: {connections}, {frames}")?;
         }
-        writeln!(f, "{} frames sent; {} connections left, {} timed out", self.sent, self.flows, self.expired)?;
+        let (sent, left) = (counted(self.sent as usize, "frame"), counted(self.flows, "connection"));
+        writeln!(f, "{sent} sent; {left} left, {} timed out", self.expired)?;
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }

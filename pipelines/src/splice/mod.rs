@@ -222,6 +222,15 @@ impl Splices {
         self.used
     }
 
+    /// Bytes of what [`Splices::reserve`] and timestamps take: all that grows with the capacity. Requests that are held are not in it.
+    pub(crate) fn memory(&self) -> usize {
+        self.entries.capacity() * ENTRY_BYTES
+            + self.revoked.capacity() * size_of::<u32>()
+            + self.stamps.capacity() * size_of::<Stamps>()
+            + self.slots.capacity() * size_of::<Slot>()
+            + self.owners.capacity() * size_of::<u16>()
+    }
+
     /// Follows a new snapshot: the rules of its services.
     pub(crate) fn install(&mut self, snapshot: &Snapshot) {
         // All but the first time it is there already: `Command::Prepare` came before.

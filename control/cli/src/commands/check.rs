@@ -3,6 +3,7 @@
 use crate::Common;
 use crate::outcome::{Outcome, json};
 use lcs_control::config::{Configuration, needs};
+use lcs_control::render::counted;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -28,8 +29,8 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
             "ok": true, "services": c.services.len(), "servers": servers, "workers": c.workers.count(), "needs": needs,
         }))?
     } else {
-        let valid =
-            format!("{} is valid: {} services with {servers} servers\n", args.config.display(), c.services.len());
+        let (services, servers) = (counted(c.services.len(), "service"), counted(servers, "server"));
+        let valid = format!("{} is valid: {services} with {servers}\n", args.config.display());
         needs.iter().fold(valid, |text, need| text + need + "\n")
     };
     Ok(std::io::stdout().write_all(text.as_bytes())?)

@@ -62,6 +62,7 @@ struct ShowArgs {
 ///
 /// They are printed to be reviewed and never run.
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("for").required(true).args(["config", "interfaces", "dpdk"]))]
 #[command(after_help = "Examples:
   lcs hw plan --interfaces ens1f0,ens1f1            clients' interface first, then the servers'
   lcs hw plan -c lcs.toml --goal latency
@@ -74,13 +75,13 @@ struct PlanArgs {
     #[arg(long, value_enum, default_value_t = GoalArg::Throughput)]
     goal: GoalArg,
     /// Plan for this configuration's port; its workers' cores are kept.
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["interfaces", "dpdk"])]
+    #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Plan for an AF_XDP port on these interfaces.
-    #[arg(long, value_name = "NAMES", value_delimiter = ',', conflicts_with_all = ["config", "dpdk"])]
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     interfaces: Vec<String>,
     /// Plan for a DPDK port on these PCI addresses.
-    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',', conflicts_with = "config")]
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     dpdk: Vec<String>,
 }
 
@@ -100,9 +101,10 @@ enum GoalArg {
   lcs hw check -c lcs.toml --machine that-machine.json --json
 
 Severities: \"does not run\", \"corrupt packet\" (lost or altered), \"wrong figure\" (not repeatable, or not one of the director),
-\"slower\". What the machine does not tell is listed, and is no finding.
+\"slower\". What the machine does not tell is listed, and is no finding: with --strict it counts as one.
 
-Exit codes: 0 nothing was found, 1 there is something to look at, 2 it could not be checked (usage, configuration, machine).
+Exit codes: 0 nothing was found, 1 there is something to look at (with --strict also: something could not be looked at),
+2 it could not be checked (usage, configuration, machine).
 `--list` prints the codes that --ignore takes.")]
 struct CheckArgs {
     #[command(flatten)]
@@ -113,6 +115,9 @@ struct CheckArgs {
     /// Findings to leave out, by their codes.
     #[arg(long, value_name = "CODES", value_delimiter = ',', value_parser = code)]
     ignore: Vec<String>,
+    /// Not to know is no good, either: what the machine does not tell makes the exit code 1, too.
+    #[arg(long)]
+    strict: bool,
     /// Print all codes and what each is about.
     #[arg(long)]
     list: bool,
@@ -168,7 +173,9 @@ fn print_plan(common: &Common, args: &PlanArgs) -> Outcome {
 
 /// A shell script of comments and commands, so that it can be kept, changed and run.
 fn plan_text(plan: &Plan) -> String {
-    let mut text = String::from("# Review before you run any of it. Nothing has been changed.\n\n# Who polls what\n");
+    let mut text = String::from("# Review before you run any of it. Nothing has been changed.\n");
+    plan.warnings.iter().for_each(|warning| text += &format!("#\n# WARNING: {warning}.\n"));
+    text += "\n# Who polls what\n";
     for worker in &plan.workers {
         let node = worker.node.map(|node| format!(" (NUMA node {node})")).unwrap_or_default();
         let interrupts =
@@ -178,6 +185,12 @@ fn plan_text(plan: &Plan) -> String {
             text,
             "#   worker {0}: core {1}{node} polls queue {0} of {polls}{interrupts}",
             worker.worker, worker.core
+        );
+    }
+    for (number, core) in plan.content.iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "#   content worker {number}: core {core} decides on what the workers hand over, and polls no queue"
         );
     }
     let _ = writeln!(text, "#   everything else: cores {}", lcs_hwconf::cores::format_list(&plan.housekeeping));
@@ -212,7 +225,8 @@ fn check(common: &Common, args: &CheckArgs) -> Outcome {
     let report = args.config.as_deref().map_or_else(|| Ok(Report::default()), |file| checked(file, args));
     let report = report.map_err(|e| Error::NotChecked(Box::new(e)))?;
     print(if common.json { json(&report)? } else { report_text(&report) })?;
-    if report.findings.is_empty() { Ok(()) } else { Err(Error::NotOk) }
+    let known = !args.strict || report.unknown.is_empty();
+    if report.findings.is_empty() && known { Ok(()) } else { Err(Error::NotOk) }
 }
 
 fn checked(file: &Path, args: &CheckArgs) -> Result<Report, Error> {
@@ -246,7 +260,8 @@ fn report_text(report: &Report) -> String {
             };
             let _ = writeln!(
                 text,
-                "{n} findings: {}",
+                "{}: {}",
+                lcs_control::render::counted(n, "finding"),
                 Severity::ALL.into_iter().filter_map(of).collect::<Vec<_>>().join(", ")
             );
         }

@@ -13,7 +13,8 @@ use std::path::PathBuf;
   lcs replay -c lcs.toml --in clients.pcap --out sent.pcap
   lcs replay -c lcs.toml --in clients.pcapng --out sent.pcap --json
 
-The clock is the capture's own. Link-layer addresses that only a kernel could tell are made up, and the summary says so.")]
+The clock is the capture's own. Link-layer addresses that only a kernel could tell are made up, and the summary says so.
+A capture that is damaged further on is replayed up to there; then the summary says so, and the exit code is 1.")]
 pub struct Args {
     /// The configuration file.
     #[arg(short, long, value_name = "FILE")]
@@ -32,7 +33,11 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
     let (snapshot, options) = replay::configured(&configuration).map_err(|e| failed(&e))?;
     let mut out = BufWriter::new(io::stdout().lock());
     match replay::run(snapshot, options, &args.input, &args.output, common.json, &mut out) {
-        Ok(_) => Ok(io::Write::flush(&mut out)?),
+        Ok(report) => {
+            io::Write::flush(&mut out)?;
+            // Why is the last thing that was printed.
+            if report.complete { Ok(()) } else { Err(Error::NotOk) }
+        }
         Err(replay::ReplayError::Records(e)) => Err(Error::Output(e)),
         Err(e) => Err(failed(&e)),
     }

@@ -62,7 +62,10 @@ pub enum DpdkError {
         hint: String,
     },
     /// A device that is set up and does not start.
-    #[error("{device} does not start: {why}; DPDK's own messages above say more")]
+    #[error(
+        "{device} does not start: {why}. See that nothing else uses it and that its driver can do what is asked (`lcs hw check`, \
+         `dpdk-devbind.py --status`); DPDK's own messages above say more"
+    )]
     Device {
         /// The device.
         device: String,
@@ -103,6 +106,12 @@ impl DpdkError {
             "there is not enough memory for the buffers: reserve more hugepages (`sysctl -w vm.nr_hugepages=1024`), give \
              [port] fewer buffers, or with \"--no-huge\" add \"-m\", \"1024\" (MiB) to [port] eal"
                 .to_owned()
+        } else if why.contains("Mempool for") && why.contains("not found") {
+            // capsule makes a pool on each node that has a worker's core, and takes the device's node's.
+            format!(
+                "buffers are on the NUMA nodes of the workers' cores, and a device of {names} is on another node: give [workers] cores at \
+                 least one core of the device's node (`lcs hw show` tells both, `lcs hw plan` chooses cores near the device)"
+            )
         } else if why.contains("No such device") {
             format!(
                 "there is no device of a name among {names}; `dpdk-testpmd -- --help` and `dpdk-devbind.py --status` tell which there are"
@@ -127,6 +136,10 @@ mod tests {
         assert!(queues.contains("2 workers") && queues.contains("qpairs"), "{queues}");
         let memory = DpdkError::from_capsule("Cannot allocate memory", &devices, 1).to_string();
         assert!(memory.contains("hugepages"), "{memory}");
+        let node = DpdkError::from_capsule("Mempool for SocketId(1) not found.", &devices, 1).to_string();
+        assert!(node.contains("NUMA") && node.contains("[workers] cores"), "{node}");
+        let device = DpdkError::Device { device: "net_tap0".into(), why: "its link is down".into() }.to_string();
+        assert!(device.contains("its link is down. See") && device.contains("lcs hw check"), "{device}");
         assert!(DpdkError::NoHugepages.to_string().contains("--no-huge"));
         let bound = DpdkError::Bound { device: "0000:5e:00.0".into(), driver: Some("ice".into()) }.to_string();
         assert!(

@@ -240,7 +240,12 @@ impl<W: Write> Port for PcapPort<'_, W> {
         self.memory.release(frame);
     }
 
-    fn wait(&mut self, _timeout: Duration, _bell: Option<BorrowedFd<'_>>) {}
+    /// Frames of the capture that can be received now end it at once; others come by [`PcapPort::advance`] only.
+    fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
+        if self.next.is_none_or(|captured| captured.at > self.now) {
+            self.memory.wait(timeout, bell);
+        }
+    }
 
     fn pool(&self) -> PoolCounts {
         self.memory.pool()

@@ -222,6 +222,24 @@ fn frames_come_when_their_time_has_come_and_go_into_a_capture() {
 }
 
 #[test]
+fn waiting_ends_with_the_time_or_at_once_where_a_frame_has_come() {
+    let file = classic(false, true, 1, &[(1, 0, b"one", 3), (3, 0, b"two", 3)]);
+    let mut port = PcapPort::new(&file, 1, vec![]).unwrap();
+    let begun = std::time::Instant::now();
+    let (short, long) = (Duration::from_millis(5), Duration::from_secs(30));
+    port.wait(long, None);
+    port.advance(1_000_000_000);
+    port.wait(long, None);
+    let mut frames: [Frame; BURST] = Default::default();
+    assert_eq!(port.receive(&mut frames, &mut [0; BURST]), 1);
+    port.release(std::mem::take(&mut frames[0]));
+    let waits = std::time::Instant::now();
+    port.wait(short, None);
+    assert!(waits.elapsed() >= short, "the second frame comes later");
+    assert!(begun.elapsed() < long);
+}
+
+#[test]
 fn what_cannot_be_received_is_left_out_and_said() {
     let big = vec![1; 5000];
     let file = [

@@ -63,6 +63,11 @@ fn of(configuration: &Configuration) -> Asked {
         devices,
         cores: configuration.workers.cores.clone(),
         poll: configuration.workers.idle == Idle::Poll,
+        content: configuration.workers.content.as_ref().map(|content| asked::ContentWorkers {
+            count: content.count,
+            cores: content.cores.clone(),
+            poll: content.idle == Idle::Poll,
+        }),
         xdp,
         zero_copy: port.copy == Copy::ZeroCopy,
         buffers: port.buffers,
@@ -77,7 +82,8 @@ mod tests {
 
     #[test]
     fn a_configuration_asks_for_what_hardware_has_a_say_in() {
-        let text = "[workers]\ncores = [2, 3]\nidle = \"poll\"\n[port]\nkind = \"dpdk\"\n\
+        let text = "[workers]\ncores = [2, 3]\nidle = \"poll\"\nplacement = \"split\"\ncontent-cores = [5]\n\
+            content-idle = \"adaptive\"\n[port]\nkind = \"dpdk\"\n\
             interfaces = [\"0000:3b:00.0\", \"net_af_packet0,iface=eth1\", \"net_tap0,iface=lcs0\"]\n\
             eal = [\"--no-huge\"]\n[director]\naddresses = [\"10.0.0.9\", \"2001:db8::9\"]\n\
             [[services]]\nname = \"web\"\naddress = \"192.0.2.1\"\nport = 80\nservers = [\
@@ -85,6 +91,8 @@ mod tests {
         let asked = of(&Configuration::parse("t.toml", text).unwrap_or_else(|e| panic!("{e}")));
         assert_eq!((asked.kind, asked.poll, asked.no_huge), (asked::PortKind::Dpdk, true, true));
         assert_eq!((asked.cores.as_slice(), asked.interfaces.as_slice()), (&[2, 3][..], &["eth1".to_owned()][..]));
+        assert_eq!(asked.content, Some(asked::ContentWorkers { count: 1, cores: vec![5], poll: false }));
+        assert_eq!(asked.all_cores().collect::<Vec<_>>(), [2, 3, 5]);
         assert_eq!(
             asked.devices.iter().map(|d| d.interface.as_deref()).collect::<Vec<_>>(),
             [None, Some("eth1"), None]
