@@ -14,8 +14,13 @@ const VIP6: &str = "2001:db8::1";
 const REAL6: &str = "fd00::11";
 const CLIENT6: &str = "2001:db8:c::7";
 const DIRECTOR6: &str = "fd00::1";
+/// A server behind a tunnel, and a router on the way there.
+const END: &str = "10.0.0.12";
+const ROUTER: &str = "10.0.0.254";
+const END6: &str = "fd00::12";
+const ROUTER6: &str = "fd00::fe";
 
-/// One service and one real server per family, TCP; one service on any UDP port; the director's addresses.
+/// One service and one real server per family, TCP; one service on any UDP port; a server behind a tunnel; the director's addresses.
 fn filter() -> XdpFilter {
     let mut filter = XdpFilter::load().expect("the tables");
     let mut services = Vec::new();
@@ -26,6 +31,7 @@ fn filter() -> XdpFilter {
         replies.extend(FilterKey::reply(ip(real), 8080, TCP));
         replies.extend(FilterKey::reply(ip(real), 0, UDP));
     }
+    replies.extend([END, END6].map(|end| FilterKey::tunnel_errors(ip(end))));
     filter.set_services(&services).expect("services");
     filter.set_replies(&replies).expect("replies");
     filter.set_locals(&[ip(DIRECTOR), ip(DIRECTOR6)]).expect("locals");
@@ -68,6 +74,11 @@ fn fragment6(next: u8, offset: u16, more: bool, rest: &[u8]) -> Vec<u8> {
 /// A packet that we sent to a real server, as an ICMP error carries it: no more than 8 bytes of transport header.
 fn sent_to_real(client: &str, real: &str, port: u16) -> Vec<u8> {
     packet(ip(client), ip(real), TCP, &ports(40000, port, 0))
+}
+
+/// A tunnel packet to a server; what is inside is not looked at.
+fn tunnelled(from: &str, to: &str, protocol: u8) -> Vec<u8> {
+    packet(ip(from), ip(to), protocol, &[0x45; 28])
 }
 
 fn nested_extensions(count: usize) -> Vec<u8> {
@@ -115,6 +126,18 @@ fn the_worker_gets_what_is_ours() {
         ("error about a packet with options to a real server", {
             let embedded = ipv4(v4(CLIENT), v4(REAL), TCP, &[1; 8], 0, &ports(40000, 8080, 0));
             icmp(REAL, CLIENT, 3, &embedded)
+        }),
+        ("error about a tunnel packet", icmp(ROUTER, DIRECTOR, 3, &tunnelled(DIRECTOR, END, 4))),
+        ("error about a tunnel packet, IPv6 inside", icmp(ROUTER, DIRECTOR, 3, &tunnelled(DIRECTOR, END, 41))),
+        ("error about a tunnel packet, IPv6", icmp(ROUTER6, DIRECTOR6, 2, &tunnelled(DIRECTOR6, END6, 41))),
+        ("error about a tunnel packet, IPv4 inside IPv6", icmp(ROUTER6, DIRECTOR6, 2, &tunnelled(DIRECTOR6, END6, 4))),
+        ("error about a tunnel packet's first fragment, IPv6", {
+            let embedded = ipv6(v6(DIRECTOR6), v6(END6), 44, &fragment6(41, 0, true, &[0x60; 48]));
+            icmp(ROUTER6, DIRECTOR6, 2, &embedded)
+        }),
+        ("error about a first fragment to a real server, IPv6", {
+            let embedded = ipv6(v6(CLIENT6), v6(REAL6), 44, &fragment6(TCP, 0, true, &ports(40000, 8080, 0)));
+            icmp(REAL6, CLIENT6, 1, &embedded)
         }),
         ("first fragment to a service", frame(ipv4(v4(CLIENT), v4(VIP), TCP, &[], first, &big))),
         ("later fragment to a service", frame(ipv4(v4(CLIENT), v4(VIP), TCP, &[], later, &[9; 64]))),
@@ -169,6 +192,24 @@ fn the_kernel_keeps_the_rest() {
             "error to the director about a real server",
             icmp(REAL, DIRECTOR, 3, &{ packet(ip(DIRECTOR), ip(REAL), TCP, &ports(40000, 8080, 0)) }),
         ),
+        ("error about a tunnel packet to somebody else", icmp(ROUTER, DIRECTOR, 3, &tunnelled(DIRECTOR, REAL, 4))),
+        (
+            "error about a tunnel packet to somebody else, IPv6",
+            icmp(ROUTER6, DIRECTOR6, 2, &tunnelled(DIRECTOR6, REAL6, 41)),
+        ),
+        ("error about what else the director sends to a tunnel's end", {
+            icmp(ROUTER, DIRECTOR, 3, &packet(ip(DIRECTOR), ip(END), TCP, &ports(40000, 22, 0)))
+        }),
+        ("error about a tunnel packet's later fragment, IPv6", {
+            let embedded = ipv6(v6(DIRECTOR6), v6(END6), 44, &fragment6(41, 100, false, &[9; 48]));
+            icmp(ROUTER6, DIRECTOR6, 2, &embedded)
+        }),
+        ("a tunnel packet from a tunnel's end", frame(tunnelled(END, DIRECTOR, 4))),
+        ("the same through the director", frame(tunnelled(END, CLIENT, 4))),
+        ("an error of a tunnel's end about its own business", {
+            icmp(END, DIRECTOR, 3, &packet(ip(DIRECTOR), ip(CLIENT), UDP, &ports(40000, 53, 0)))
+        }),
+        ("ping of a tunnel's end", icmp(END, DIRECTOR, 0, &[0; 56])),
         ("error about another port of a real server", icmp(REAL, CLIENT, 3, &about(REAL, 22))),
         ("error about a later fragment", {
             icmp(REAL, CLIENT, 3, &ipv4(v4(CLIENT), v4(REAL), TCP, &[], 185, &ports(40000, 8080, 0)))

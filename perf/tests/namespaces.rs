@@ -6,7 +6,7 @@ use lcs_hwconf::ethtool::Offload;
 use lcs_hwconf::rtnl::{Route, VethEnd};
 use lcs_hwconf::testbed::{Arms, ETH0, ETH1, Host, Plan};
 use lcs_perf::demo::content::RuleFile;
-use lcs_perf::demo::http::Connection;
+use lcs_perf::demo::http::{Connection, Server};
 use lcs_perf::demo::interrupt::Interrupt;
 use lcs_perf::demo::load::{Load, LoadPlan, Tally};
 use lcs_perf::demo::narrator::Narrator;
@@ -229,6 +229,37 @@ fn an_upload_through_a_tunnel_completes() {
     }
 }
 
+/// A router between director and server has a smaller MTU on its far side, and tells the tunnel's source, an address of the director's
+/// own: the director has to tell the client, whose segments may not be fragmented.
+#[test]
+fn a_smaller_mtu_on_the_way_to_a_tunnels_end_is_told_to_the_client() {
+    if !root("a_smaller_mtu_on_the_way_to_a_tunnels_end_is_told_to_the_client") {
+        return;
+    }
+    for ipv6 in [false, true] {
+        for server_ipv6 in [false, true] {
+            let setup = Setup { forward: Forward::Tunnel, ipv6, server_ipv6 };
+            let scene = Scene::build(setup, Plan { servers: 1, ..setup.plan() }).unwrap();
+            // The client's host is the router, too: the one that has no address of the service.
+            let far = far_client(&scene, 1400);
+            let service = scene.service();
+            far.add_hidden_address(service.ip()).unwrap();
+            let _end = far.decapsulate().unwrap();
+            let _server = far.run(|| Server::start("far", service)).unwrap().unwrap();
+            let near = format!("address = \"{}\"", scene.bed().server_address(0, server_ipv6));
+            let beyond = format!("address = \"{}\"", if server_ipv6 { "fd80:0:0:9::2" } else { "10.80.9.2" });
+            let mut director = Director::start_on(scene.bed().director(), |socket| {
+                scene.configuration(socket).replace(&near, &beyond)
+            })
+            .unwrap();
+            let outcome = client(scene.bed().client(), service, |connection| connection.put("/up/200000"));
+            let report = director.stats().unwrap().total;
+            assert!(outcome.is_ok(), "{setup:?}: {outcome:?} {report:?}");
+            assert!(report.icmp_sent > 0, "{report:?}");
+        }
+    }
+}
+
 /// A router between client and director has a smaller MTU on its far side, and tells the service's address: the director
 /// has to tell the server.
 #[test]
@@ -248,7 +279,7 @@ fn a_smaller_mtu_on_the_way_to_the_client_is_told_to_the_server() {
     }
 }
 
-/// A host behind the client, which routes to it over a link of `mtu` bytes. The host itself thinks it has 1,500.
+/// A host behind the client's, which routes to it over a link of `mtu` bytes. The host itself thinks it has 1,500.
 fn far_client(scene: &Scene, mtu: u32) -> Host {
     let (router, far) = (scene.bed().client(), Host::create("far").unwrap());
     let inside = VethEnd { name: ETH0, namespace: Some(far.namespace()), mac: None, mtu: 1500, queues: 1 };

@@ -30,8 +30,9 @@ impl Steering for lcs_dataplane::port::af_xdp::XdpFilter {
         let sources = sets.sources.iter().map(|&(a, protocol)| FilterKey::service(a, 0, protocol));
         let channels = sets.channels.iter().map(|&(a, port, protocol)| FilterKey::new(a, port, protocol));
         let services: Vec<FilterKey> = services.chain(sources).flatten().chain(channels).collect();
+        let replies = sets.replies.iter().flat_map(|&(a, port, protocol)| FilterKey::reply(a, port, protocol));
         let replies: Vec<FilterKey> =
-            sets.replies.iter().flat_map(|&(a, port, protocol)| FilterKey::reply(a, port, protocol)).collect();
+            replies.chain(sets.tunnels.iter().map(|&server| FilterKey::tunnel_errors(server))).collect();
         // Services first: a reply that is steered before its service is would find no connection.
         self.set_services(&services).map_err(|e| e.to_string())?;
         self.set_locals(&sets.locals).map_err(|e| e.to_string())?;

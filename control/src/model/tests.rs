@@ -165,6 +165,25 @@ fn a_server_that_moves_is_another_server() {
 }
 
 #[test]
+fn errors_about_tunnel_packets_are_asked_for_as_long_as_such_packets_may_leave() {
+    let mut m = Model::new(environment());
+    let behind_a_tunnel = |host| Server { forward: Forward::Tunnel, port: 0, ..server(&format!("t{host}"), host) };
+    let services = |hosts: &[u8]| {
+        let servers = hosts.iter().map(|host| behind_a_tunnel(*host)).chain([server("s1", 1)]);
+        [service("web", 1, servers.collect())]
+    };
+    m.apply(&services(&[2, 3])).unwrap();
+    let sets = m.steering();
+    let ends = [2, 3].map(|host| server("", host).address);
+    assert_eq!(sets.tunnels, ends);
+    assert_eq!(sets.replies.iter().map(|r| r.0).collect::<Vec<_>>(), [server("", 1).address]);
+    m.apply(&services(&[3])).unwrap();
+    assert_eq!(m.steering().tunnels, ends, "the removed server drains");
+    m.drained(m.generation(), |_| 0);
+    assert_eq!(m.steering().tunnels, ends[1..]);
+}
+
+#[test]
 fn a_service_that_moves_gives_its_endpoint_to_another() {
     let mut m = Model::new(environment());
     m.apply(&[service("a", 1, vec![server("s1", 1)]), service("b", 2, vec![server("s1", 2)])]).unwrap();

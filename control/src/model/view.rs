@@ -5,7 +5,7 @@ use crate::config::{Server, Service};
 use lcs_dataplane::spread::Spread;
 use lcs_pipelines::content::{Content, Scheme};
 use lcs_pipelines::migration::channel_port;
-use lcs_pipelines::snapshot::Endpoint;
+use lcs_pipelines::snapshot::{Endpoint, Forward};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct SteeringSets {
     /// Where messages between director and filters come, and at a filter what comes in tunnels: nothing else of these
     /// addresses.
     pub channels: Vec<Endpoint>,
+    /// Servers behind tunnels: errors about tunnel packets to them are for the director.
+    pub tunnels: Vec<IpAddr>,
     /// The director's own addresses.
     pub locals: Vec<IpAddr>,
 }
@@ -52,8 +54,12 @@ impl Model {
         for list in [&mut sets.services, &mut sets.replies] {
             list.sort_unstable();
         }
+        let tunnels = self.servers.iter().filter(|(_, e)| e.config.forward == Forward::Tunnel);
+        sets.tunnels = tunnels.map(|(_, e)| e.config.address).collect();
         sets.sources.sort_unstable();
         sets.sources.dedup();
+        sets.tunnels.sort_unstable();
+        sets.tunnels.dedup();
         sets
     }
 

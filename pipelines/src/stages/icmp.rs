@@ -340,19 +340,21 @@ fn rewrite_embedded(b: &mut [u8], e: &Embedded, other: &Key, end: usize, v6: boo
 /// An error about a tunnel packet of ours, relayed to the client whose packet was inside (RFC 2003 §4, RFC 2473 §8).
 fn from_tunnel(c: &mut Connections, batch: &mut Batch, i: usize, e: &Embedded, now: u32) -> Verdict {
     let unrelated = Verdict::Drop(DropReason::IcmpUnrelated);
+    // The kernel may have tunnels of its own to the same host.
+    let not_ours = kernel_or(c, DropReason::IcmpUnrelated);
     let outer_v6 = batch.kind[i] == Kind::Icmp6;
     let (l3, l4, end) = (usize::from(batch.l3[i]), usize::from(batch.l4[i]), usize::from(batch.end[i]));
     let b = batch.frames[i].bytes();
-    let Some((key, transport)) = tunnelled_key(batch, i, e) else { return unrelated };
+    let Some((key, transport)) = tunnelled_key(batch, i, e) else { return not_ours };
     let destination = key.destination();
     let place = c.table.find(&key, transport);
-    let Some(place) = place.filter(|p| c.table.get(p.flow()).flags.has(FlowFlags::TUNNEL)) else { return unrelated };
+    let Some(place) = place.filter(|p| c.table.get(p.flow()).flags.has(FlowFlags::TUNNEL)) else { return not_ours };
     // Someone who guesses an inner packet must at least know which server it went to.
     let snapshot = c.snapshot.clone();
     let flow = *c.table.get(place.flow());
     let server = snapshot.servers.get(usize::from(flow.server)).and_then(Option::as_ref);
     if !server.is_some_and(|s| s.forward == Forward::Tunnel && s.address == e.key.destination().ip()) {
-        return unrelated;
+        return not_ours;
     }
     let (kind, code) = (b[l4], b[l4 + 1]);
     if !outer_v6 && kind == icmp::v4::SOURCE_QUENCH {

@@ -54,6 +54,12 @@ impl FilterKey {
         [FilterKey::new(address, port, protocol), FilterKey::icmp_errors(address), FilterKey::fragments(address)]
     }
 
+    /// ICMP or ICMPv6 errors about tunnel packets that we send to a server, which belongs among the replies. Such errors are for the
+    /// director's own address, whose other traffic is the kernel's: so they are known by whom the offending packet was for.
+    pub fn tunnel_errors(server: IpAddr) -> Self {
+        FilterKey::icmp_errors(server)
+    }
+
     /// All that belongs to one real server whose replies come back through us: its endpoint, and fragments from it.
     pub fn reply(address: IpAddr, port: u16, protocol: u8) -> [FilterKey; 2] {
         [FilterKey::new(address, port, protocol), FilterKey::fragments(address)]
@@ -227,7 +233,8 @@ impl XdpFilter {
         self.services.set(keys.iter().copied())
     }
 
-    /// Sets the sources whose packets must come back through us, as [`Self::set_services`] does.
+    /// Sets the sources whose packets must come back through us, and the ends of tunnels ([`FilterKey::tunnel_errors`]), as
+    /// [`Self::set_services`] does.
     ///
     /// # Errors
     /// As for [`Self::set_services`].

@@ -7,9 +7,11 @@
 //! 3. it is an ICMP error to a service address;
 //! 4. it is an ICMP error about a packet that we sent to such a real server (RFC 792, RFC 4443: the error
 //!    carries the offending packet), and is not for the director itself;
-//! 5. it is a fragment, the first or a later one, to a service address or from such a real server.
+//! 5. it is an ICMP error about a tunnel packet (protocols 4 and 41 in the offending packet) to a server behind a tunnel, to whomever
+//!    the error goes: the sender of such packets is an address of the director's own;
+//! 6. it is a fragment, the first or a later one, to a service address or from such a real server.
 //!    A later fragment carries no ports, so fragments go by address alone;
-//! 6. it is IP within IP (protocols 4 and 41) to an endpoint of that protocol without a port: the end of a filter's tunnel.
+//! 7. it is IP within IP (protocols 4 and 41) to an endpoint of that protocol without a port: the end of a filter's tunnel.
 //!
 //! Everything else, ARP and neighbour discovery first of all, and everything malformed, is passed to the kernel.
 //! One 802.1Q tag is looked behind; IPv4 options and up to six IPv6 extension headers are stepped over.
@@ -27,7 +29,7 @@ use Width::{B8, B16, B32, B64};
 pub(super) enum ProgramMap {
     /// Hash, [`Key`](super::FilterKey) to `u32`: destinations that are ours.
     Services,
-    /// Hash, key to `u32`: sources whose packets must come back through us.
+    /// Hash, key to `u32`: sources whose packets must come back through us, and ends of tunnels, errors about which must.
     Replies,
     /// Hash, 16 bytes of address to `u32`: the director's own addresses.
     Locals,
@@ -185,7 +187,7 @@ fn ipv4_header(asm: &mut Asm<ProgramMap>, to: &Targets) {
     asm.store(B32, R10, SRC + 12, R2);
     asm.load(B8, R9, R7, 9);
     asm.op_reg(Op::Add, R7, R1);
-    embedded_port(asm, to);
+    embedded(asm, to, ICMP);
 }
 
 fn ipv6_header(asm: &mut Asm<ProgramMap>, to: &Targets) {
@@ -232,7 +234,17 @@ fn ipv6_header(asm: &mut Asm<ProgramMap>, to: &Targets) {
     }
     asm.load(B8, R9, R7, 6);
     asm.op(Op::Add, R7, 40);
-    embedded_port(asm, to);
+    let whole = asm.label("embedded_whole");
+    asm.jump_if(R9, If::NotEqual, FRAGMENT.into(), whole);
+    asm.comment("a first fragment: tunnel packets are cut where a path takes less than IPv6's least within an outer header");
+    need(asm, to, 8);
+    asm.load(B16, R2, R7, 2);
+    asm.op(Op::And, R2, be16(0xfff8));
+    asm.jump_if(R2, If::NotEqual, 0, to.pass);
+    asm.load(B8, R9, R7, 0);
+    asm.op(Op::Add, R7, 8);
+    asm.bind(whole);
+    embedded(asm, to, ICMPV6);
 }
 
 /// To the kernel unless the type at the cursor is an error; to us when it is for a service address.
@@ -249,10 +261,14 @@ fn icmp_error(asm: &mut Asm<ProgramMap>, to: &Targets, errors: &[i32], protocol:
 }
 
 /// The cursor is at the transport header of a packet in error, whose destination address is in the
-/// source's key: completes that key, and goes on as for a packet from there.
-fn embedded_port(asm: &mut Asm<ProgramMap>, to: &Targets) {
+/// source's key: completes that key, and goes on as for a packet from there. Of a tunnel packet, which has no ports, the key says
+/// `icmp`, the error's own protocol: no packet is looked up under that, and packets from the tunnel's end stay the kernel's.
+fn embedded(asm: &mut Asm<ProgramMap>, to: &Targets, icmp: i32) {
     let known = asm.label("embedded_port");
+    let tunnel = asm.label("embedded_tunnel");
     asm.jump_if(R9, If::Equal, TCP, known);
+    asm.jump_if(R9, If::Equal, IPIP, tunnel);
+    asm.jump_if(R9, If::Equal, IPV6, tunnel);
     asm.jump_if(R9, If::NotEqual, UDP, to.pass);
     asm.bind(known);
     need(asm, to, 4);
@@ -260,6 +276,12 @@ fn embedded_port(asm: &mut Asm<ProgramMap>, to: &Targets) {
     asm.store(B16, R10, SRC + PORT, R1);
     asm.store(B8, R10, SRC + PROTOCOL, R9);
     asm.jump(to.replies);
+
+    asm.comment("about a tunnel packet: ours if we send such to that server, though the error is for the director's own address");
+    asm.bind(tunnel);
+    asm.store_imm(B8, R10, SRC + PROTOCOL, icmp);
+    lookup(asm, ProgramMap::Replies, SRC, to.redirect);
+    asm.jump(to.pass);
 }
 
 fn transport(asm: &mut Asm<ProgramMap>, to: &Targets) {
