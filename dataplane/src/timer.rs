@@ -1,4 +1,5 @@
-//! Time-outs: a hashed timer wheel and a queue of half-open connections, both threaded through the flow table.
+//! Time-outs: a hashed timer wheel, a queue of half-open connections, and for each service one of clients that have not sent
+//! anything yet, all threaded through the flow table.
 //!
 //! Nothing is done per packet: a packet only writes its tick into [`crate::flow::Flow::last_seen`]. When a flow's slot comes up,
 //! the owner says whether it has expired or when to look again. Time is injected, in ticks of 2²⁷ ns (about 134 ms).
@@ -12,9 +13,10 @@ const SHIFT: u32 = 27;
 /// Slots of the wheel: it reaches 16,384 ticks (2,199 s) ahead; a longer time-out is looked at once in between.
 const SLOTS: u32 = 1 << 14;
 const NIL: u32 = u32::MAX;
-/// In `prev`: this is the first of a list, and the low bits say of which.
+/// In `prev`: this is the first of a list, and the low bits say of which: slots of the wheel, the half-open queue, the silent by service.
 const HEAD: u32 = 1 << 31;
 const QUEUE: u32 = HEAD | SLOTS;
+const SILENT: u32 = QUEUE + 1;
 
 /// The tick of a time in nanoseconds.
 #[inline]
@@ -42,14 +44,38 @@ pub enum Due {
     At(u32),
 }
 
-/// The wheel and the half-open queue of one worker.
+/// A queue of flows, first in first out.
+#[derive(Debug, Clone, Copy)]
+struct Queue {
+    first: u32,
+    last: u32,
+}
+
+impl Queue {
+    const EMPTY: Queue = Queue { first: NIL, last: NIL };
+
+    /// Appends a flow that is on no list. `head` says in `prev` that this queue's first it is.
+    fn push(&mut self, table: &mut FlowTable, flow: u32, head: u32) {
+        *table.links(flow) = Links { next: NIL, prev: if self.last == NIL { head } else { self.last } };
+        if self.last == NIL {
+            self.first = flow;
+        } else {
+            table.links(self.last).next = flow;
+        }
+        self.last = flow;
+    }
+}
+
+/// The wheel and the queues of one worker.
 #[derive(Debug)]
 pub struct Timers {
     heads: Vec<u32>,
     /// The next tick to serve.
     cursor: u32,
-    first: u32,
-    last: u32,
+    queue: Queue,
+    /// By service slot.
+    silent: Vec<Queue>,
+    /// Flows on all queues.
     half_open: usize,
     /// Ticks in one unit of a queued flow's stamp.
     unit: u32,
@@ -58,10 +84,16 @@ pub struct Timers {
 impl Timers {
     /// Timers that start at tick `now`.
     pub fn new(now: u32) -> Self {
-        Timers { heads: vec![NIL; SLOTS as usize], cursor: now, first: NIL, last: NIL, half_open: 0, unit: 1 }
+        let (heads, silent) = (vec![NIL; SLOTS as usize], Vec::new());
+        Timers { heads, cursor: now, queue: Queue::EMPTY, silent, half_open: 0, unit: 1 }
     }
 
-    /// Flows on the half-open queue.
+    /// Makes room for services: so many slots, of which none is taken away again.
+    pub fn reserve(&mut self, services: usize) {
+        self.silent.resize(self.silent.len().max(services), Queue::EMPTY);
+    }
+
+    /// Flows that are half open, and those whose clients have not sent anything since their handshake.
     pub fn half_open(&self) -> usize {
         self.half_open
     }
@@ -85,38 +117,70 @@ impl Timers {
         let unit = self.unit;
         let entry = table.get_mut(flow);
         entry.spare = stamp(entry.last_seen, unit);
-        *table.links(flow) = Links { next: NIL, prev: if self.last == NIL { QUEUE } else { self.last } };
-        if self.last == NIL {
-            self.first = flow;
-        } else {
-            table.links(self.last).next = flow;
-        }
-        self.last = flow;
+        self.queue.push(table, flow, QUEUE);
         self.half_open += 1;
     }
 
-    /// The oldest half-open flow.
-    pub fn oldest_half_open(&self) -> Option<u32> {
-        (self.first != NIL).then_some(self.first)
+    /// Appends a flow that is on no list to those of its service whose clients have completed their handshake and sent nothing yet. Its
+    /// `last_seen` is the time of that, and stays. `false`: there is no room for that service ([`Timers::reserve`]).
+    pub fn wait(&mut self, table: &mut FlowTable, flow: u32) -> bool {
+        let slot = table.get(flow).service;
+        let Some(queue) = self.silent.get_mut(usize::from(slot)) else { return false };
+        queue.push(table, flow, SILENT + u32::from(slot));
+        self.half_open += 1;
+        true
     }
 
-    /// Takes a flow off its list. `queued` says that it is on the half-open queue.
+    /// The flow of this service that has waited longest for its client's first byte.
+    pub fn longest_silent(&self, service: usize) -> Option<u32> {
+        self.silent.get(service).map(|q| q.first).filter(|&flow| flow != NIL)
+    }
+
+    /// Slots of services that there is room for.
+    pub fn services(&self) -> usize {
+        self.silent.len()
+    }
+
+    /// The flow to give up first where there is no room: the oldest half-open one; where there is none, the one whose client has been
+    /// silent longest. That takes a look at each service.
+    pub fn oldest_half_open(&self, table: &FlowTable, now: u32) -> Option<u32> {
+        if self.queue.first != NIL {
+            return Some(self.queue.first);
+        }
+        if self.half_open == 0 {
+            return None;
+        }
+        let firsts = self.silent.iter().map(|q| q.first).filter(|&flow| flow != NIL);
+        firsts.max_by_key(|&flow| now.wrapping_sub(table.get(flow).last_seen))
+    }
+
+    /// Takes a flow off its list. `queued` says that it is on a queue, half open or silent.
     pub fn cancel(&mut self, table: &mut FlowTable, flow: u32, queued: bool) {
         let Links { next, prev } = std::mem::replace(table.links(flow), Links::NONE);
         if prev == NIL {
             return; // on no list
         }
-        if queued {
-            self.half_open -= 1;
-            if next == NIL {
-                self.last = if prev == QUEUE { NIL } else { prev };
-            }
-        }
         if prev & HEAD == 0 {
             table.links(prev).next = next;
-        } else if prev == QUEUE {
-            self.first = next;
-        } else {
+        }
+        if queued {
+            self.half_open -= 1;
+            let slot = usize::from(table.get(flow).service);
+            // Only its first and its last know which queue it is.
+            let queue = match self.silent.get_mut(slot) {
+                Some(queue) if queue.first == flow || queue.last == flow => Some(queue),
+                _ if self.queue.first == flow || self.queue.last == flow => Some(&mut self.queue),
+                _ => None,
+            };
+            if let Some(queue) = queue {
+                if prev & HEAD != 0 {
+                    queue.first = next;
+                }
+                if next == NIL {
+                    queue.last = if prev & HEAD != 0 { NIL } else { prev };
+                }
+            }
+        } else if prev & HEAD != 0 {
             self.heads[(prev & (SLOTS - 1)) as usize] = next;
         }
         if next != NIL {
@@ -178,8 +242,8 @@ impl Timers {
         self.unit = timeout.div_ceil(64).max(1);
         // Every flow at most once a call, or a queue of refreshed flows would be walked for ever.
         let budget = budget.min(self.half_open);
-        while served < budget && self.first != NIL {
-            let flow = self.first;
+        while served < budget && self.queue.first != NIL {
+            let flow = self.queue.first;
             let idle = now.wrapping_sub(table.get(flow).last_seen);
             if idle < timeout || idle > u32::MAX / 2 {
                 let entry = table.get(flow);
@@ -272,7 +336,7 @@ mod tests {
             t.get_mut(*f).last_seen = i as u32;
             timers.queue(&mut t, *f);
         }
-        assert_eq!(timers.oldest_half_open(), Some(flows[0]));
+        assert_eq!(timers.oldest_half_open(&t, 5), Some(flows[0]));
         t.get_mut(flows[0]).last_seen = 9; // the client has sent its SYN again
         timers.cancel(&mut t, flows[2], true);
         let mut gone = vec![];
@@ -280,6 +344,37 @@ mod tests {
         assert_eq!(gone, [flows[1]]);
         timers.advance_half_open(&mut t, 30, 10, 100, |_, f| gone.push(f));
         assert_eq!(gone, [flows[1], flows[3], flows[0]]);
-        assert_eq!((timers.half_open(), timers.oldest_half_open()), (0, None));
+        assert_eq!((timers.half_open(), timers.oldest_half_open(&t, 30)), (0, None));
+    }
+
+    #[test]
+    fn silent_clients_wait_by_service_and_give_way_last() {
+        let (mut t, flows) = table(6);
+        let mut timers = Timers::new(0);
+        timers.reserve(2);
+        for (i, f) in flows.iter().enumerate() {
+            let entry = t.get_mut(*f);
+            (entry.last_seen, entry.service) = (i as u32, [1, 0, 0, 0, 1, 0][i]);
+            if i == 5 {
+                timers.queue(&mut t, *f);
+            } else {
+                assert!(timers.wait(&mut t, *f));
+            }
+        }
+        assert_eq!([0, 1, 2].map(|s| timers.longest_silent(s)), [Some(flows[1]), Some(flows[0]), None]);
+        assert_eq!(timers.half_open(), 6);
+        let mut order = vec![];
+        timers.cancel(&mut t, flows[3], true);
+        while let Some(f) = timers.oldest_half_open(&t, 9) {
+            timers.cancel(&mut t, f, true);
+            order.push(f);
+        }
+        assert_eq!(order, [5, 0, 1, 2, 4].map(|i| flows[i]));
+        assert_eq!(timers.half_open(), 0);
+        // Their places can be taken again, and a service without room takes none.
+        assert!(timers.wait(&mut t, flows[1]));
+        assert_eq!((timers.longest_silent(0), timers.oldest_half_open(&t, 9)), (Some(flows[1]), Some(flows[1])));
+        t.get_mut(flows[2]).service = 2;
+        assert!(!timers.wait(&mut t, flows[2]));
     }
 }

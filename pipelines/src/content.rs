@@ -83,7 +83,8 @@ pub struct Binding {
     pub on_unparsed: OnUnparsed,
     /// How much of a request is read and held.
     pub limits: Limits,
-    /// From the handshake to the first byte of a request.
+    /// From the handshake to the first byte of a connection's first request, where clients speak first and the director has answered
+    /// the handshake: who sends none by then is reset. Between requests, the flow's own time-out goes.
     pub first_byte: Duration,
     /// From the first byte of a request to its decision: what a client that sends a byte at a time gets.
     pub request: Duration,

@@ -21,7 +21,7 @@ use crate::trace::Tracer;
 use lcs_dataplane::Frame;
 use lcs_dataplane::batch::{BURST, Batch, Places};
 use lcs_dataplane::cycles::{Meter, StageCost, Stopwatch};
-use lcs_dataplane::flow::{FlowFlags, Key, Place};
+use lcs_dataplane::flow::{FlowFlags, Key, Place, TcpState};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::timer;
 use lcs_dataplane::worker::{Counters, Nanos, Pipeline};
@@ -137,14 +137,22 @@ impl Layer4 {
         let f = c.table.get(flow);
         let server = c.snapshot.servers.get(usize::from(f.server)).and_then(Option::as_ref);
         let idle = now.wrapping_sub(f.last_seen);
-        let left = c.timeouts[f.state as usize].saturating_sub(idle);
+        let spliced = f.flags.has(FlowFlags::SPLICED);
+        let service = c.snapshot.services.get(usize::from(f.service)).and_then(Option::as_ref);
+        let content = service.and_then(|service| service.content.as_deref());
+        let timeout = match content {
+            Some(content) if spliced && c.splices.get(flow).acknowledged && f.state == TcpState::SynReceived => {
+                timer::ticks(content.binding.first_byte)
+            }
+            _ => c.timeouts[f.state as usize],
+        };
+        let left = timeout.saturating_sub(idle);
         let virtual_address = keys.client.destination();
         let server_address = keys.server.map(|k| k.source()).or_else(|| {
             server.map(|s| {
                 std::net::SocketAddr::new(s.address, if s.port == 0 { virtual_address.port() } else { s.port })
             })
         });
-        let spliced = f.flags.has(FlowFlags::SPLICED);
         let forward = if keys.hides_client() {
             Forward::FullNat
         } else if f.flags.has(FlowFlags::TRANSLATED) {

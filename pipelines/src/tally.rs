@@ -17,7 +17,9 @@ pub enum Refusal {
     NoServer,
     /// It could not be read, or was too long.
     Unreadable,
-    /// It did not come in time.
+    /// No byte of it came in time: the client has connected and said nothing.
+    Silent,
+    /// It began and was not complete in time.
     TooSlow,
     /// As many requests are in hand as may be.
     TooMany,
@@ -31,9 +33,10 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, in the order of [`Tally::refusals`].
-    pub const ALL: [Refusal; 7] = [
+    pub const ALL: [Refusal; 8] = [
         Refusal::NoServer,
         Refusal::Unreadable,
+        Refusal::Silent,
         Refusal::TooSlow,
         Refusal::TooMany,
         Refusal::Withdrawn,
@@ -46,6 +49,7 @@ impl Refusal {
         match self {
             Refusal::NoServer => "no-server",
             Refusal::Unreadable => "unreadable",
+            Refusal::Silent => "silent",
             Refusal::TooSlow => "too-slow",
             Refusal::TooMany => "too-many",
             Refusal::Withdrawn => "withdrawn",
@@ -59,6 +63,7 @@ impl Refusal {
         match self {
             Refusal::NoServer => "No server that the rule allows is up, or none of them answered: 503.",
             Refusal::Unreadable => "The request is malformed, ambiguous or longer than may be inspected.",
+            Refusal::Silent => "The client connected and sent no byte in `first-byte-timeout`: reset.",
             Refusal::TooSlow => "The request was not complete in `request-timeout`: 408.",
             Refusal::TooMany => "As many requests are in hand as a worker may hold; the client sends again.",
             Refusal::Withdrawn => "The service was removed while the request was in hand: 503.",

@@ -44,6 +44,8 @@ pub(crate) struct Entry {
     pub(super) used: bool,
     /// The flow has a [lease](lcs_dataplane::splice::Lease).
     pub(super) leased: bool,
+    /// While it is half open: its client has acknowledged the answer to its SYN, and its first byte is awaited.
+    pub(crate) acknowledged: bool,
     /// The largest power of two in its server's window in the handshake: an idle server has room for so much at least.
     /// [`DIRECT`] where the server is guessed and its answer is not seen, [`LET_GO`] where a guessed one has been let go and none
     /// has answered since.
@@ -77,6 +79,7 @@ pub(super) const FREE: Entry = Entry {
     is_leg: false,
     used: false,
     leased: false,
+    acknowledged: false,
     server_window: 9,
 };
 

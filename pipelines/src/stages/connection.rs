@@ -86,6 +86,8 @@ pub struct Connections {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) table: FlowTable,
     pub(crate) timers: Timers,
+    /// The tick at which silent clients were last looked for.
+    pub(crate) silent_served: u32,
     pub(crate) timeouts: [u32; TcpState::ALL.len()],
     /// As many as a `u16` can number, so that no row needs a bounds check.
     pub(crate) hops: Box<[NextHop; 1 << 16]>,
@@ -141,6 +143,7 @@ impl Connections {
         Connections {
             table: FlowTable::new(settings.flows, settings.seed),
             timers: Timers::new(now),
+            silent_served: now,
             timeouts: snapshot.timeouts.ticks(),
             hops: no_hops(),
             learned: Learned::default(),
@@ -222,6 +225,7 @@ impl Connections {
         self.outers.extend(snapshot.servers.iter().map(|s| s.as_ref().and_then(Outer::new)));
         self.schedulers.install(&self.snapshot, &snapshot);
         self.splices.install(&snapshot);
+        self.timers.reserve(snapshot.services.len());
         let Settings { worker, flows, .. } = self.settings;
         self.splices.migrations.install(&snapshot, worker, self.settings.spread(), flows);
         self.called_last = None;
@@ -335,6 +339,16 @@ impl Connections {
         self.publish(server);
     }
 
+    /// The client of a half-open flow has completed the handshake: it has its service's time for its first byte. It still gives way
+    /// when the table is full, after those that have not.
+    pub(crate) fn awaits_request(&mut self, flow: u32, now: u32) {
+        self.timers.cancel(&mut self.table, flow, true);
+        self.table.get_mut(flow).last_seen = now;
+        if !self.timers.wait(&mut self.table, flow) {
+            self.timers.queue(&mut self.table, flow);
+        }
+    }
+
     /// Moves a flow to another state: its count, its list, its deadline.
     #[inline(never)]
     pub(crate) fn moved(&mut self, flow: u32, state: TcpState, now: u32) {
@@ -380,8 +394,8 @@ impl Connections {
     }
 
     /// Makes room for a new flow by closing the oldest half-open one; `false` when there is none.
-    pub(crate) fn evict_half_open(&mut self, batch: &mut Batch, hits: &mut Places) -> bool {
-        let Some(flow) = self.timers.oldest_half_open() else { return false };
+    pub(crate) fn evict_half_open(&mut self, batch: &mut Batch, hits: &mut Places, now: u32) -> bool {
+        let Some(flow) = self.timers.oldest_half_open(&self.table, now) else { return false };
         self.close_within(flow, batch, hits);
         self.evicted += 1;
         true

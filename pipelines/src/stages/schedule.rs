@@ -447,7 +447,7 @@ fn open(c: &mut Connections, batch: &mut Batch, hits: &mut Places, o: &Opening, 
     let frame = batch.frames[i].bytes();
     let (from, own) = (ethernet::source(frame), ethernet::destination(frame));
     let to_client = c.row_to_client(o.client.source().ip(), batch.rx[i], from, own)?;
-    let (flow, back) = enter(c, batch, hits, o)?;
+    let (flow, back) = enter(c, batch, hits, o, now)?;
     let differences = back.map(|back| differences(&o.client, &back));
     let entry = c.table.get_mut(flow);
     entry.service = o.service;
@@ -474,6 +474,7 @@ fn enter(
     batch: &mut Batch,
     hits: &mut Places,
     o: &Opening,
+    now: u32,
 ) -> Result<(u32, Option<Key>), DropReason> {
     let (transport, hash) = (batch.protocol[o.place], batch.hash[o.place]);
     let mut back = o.back;
@@ -482,7 +483,7 @@ fn enter(
     loop {
         return match c.table.insert_hashed(transport, &o.client, hash, back.as_ref()) {
             Ok(flow) => Ok((flow, back)),
-            Err(TableFull::Entries) if may_evict && c.evict_half_open(batch, hits) => {
+            Err(TableFull::Entries) if may_evict && c.evict_half_open(batch, hits, now) => {
                 may_evict = false;
                 continue;
             }

@@ -24,6 +24,11 @@ const DIALOGUE: u64 = 300_000_000_000;
 /// Bytes of headers that rules may look at.
 const HEADERS: usize = 120;
 
+/// For how long a client may go on with a request that is not decided, nanoseconds.
+pub(super) fn patience(content: &Content) -> u64 {
+    if content.protocol.server_speaks_first() { DIALOGUE } else { content.binding.request.as_nanos() as u64 }
+}
+
 /// Reads `buffer` here and now, with the service's own room to evaluate rules in.
 #[allow(clippy::too_many_arguments)]
 fn read_here(
@@ -85,7 +90,7 @@ impl<P: Port> Desk<'_, P> {
         b.start = numbers[0].wrapping_add(1);
         b.out_start = numbers[1].wrapping_add(1);
         b.client_ack = b.out_start;
-        b.give_up(Some(self.now + content.binding.first_byte.max(content.binding.request).as_nanos() as u64));
+        b.give_up(Some(self.now + patience(content)));
         if self.is_direct_guess(flow) {
             self.wait_for_decision(&mut b);
         }
@@ -382,14 +387,9 @@ impl<P: Port> Desk<'_, P> {
             }
             None => self.c.splices.extraction(content.protocol),
         };
-        if b.generation != generation || b.give_up_at == u64::MAX {
-            b.generation = generation;
-            let patience = if content.protocol.server_speaks_first() {
-                DIALOGUE
-            } else {
-                content.binding.request.as_nanos() as u64
-            };
-            b.give_up(Some(self.now + patience));
+        b.generation = generation;
+        if b.give_up_at == u64::MAX {
+            b.give_up(Some(self.now + patience(content)));
         }
         if elsewhere {
             match self.send_away(b, service, extraction) {

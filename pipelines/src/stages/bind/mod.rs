@@ -106,7 +106,13 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     }
     let snapshot = c.snapshot.clone();
     let mut desk = Desk::new(c, port, &snapshot, now, tick);
-    let more = desk.serve_queues() | desk.timers() | desk.repeat_handshakes() | desk.ask_filters();
+    let mut more = desk.serve_queues() | desk.timers() | desk.repeat_handshakes() | desk.ask_filters();
+    if desk.c.silent_served != tick {
+        // That looks at every service: once a tick is as often as something may come due.
+        let rest = desk.end_silent();
+        desk.c.silent_served = if rest { desk.c.silent_served } else { tick };
+        more |= rest;
+    }
     desk.look_after_pools();
     desk.bury_orphans();
     desk.part_from_guesses();

@@ -180,7 +180,7 @@ impl<P: Port> Desk<'_, P> {
         let protocol = batch.protocol[i];
         let flow = match self.c.table.insert(protocol, key, None) {
             Err(TableFull::Entries) if self.snapshot.when_full == WhenFull::EvictHalfOpen => {
-                let Some(oldest) = self.c.timers.oldest_half_open() else { return Err(DropReason::FlowTableFull) };
+                let Some(oldest) = self.c.timers.oldest_half_open(&self.c.table, self.tick) else { return Err(DropReason::FlowTableFull) };
                 self.c.close(oldest);
                 self.c.evicted += 1;
                 self.c.table.insert(protocol, key, None)
@@ -244,7 +244,10 @@ impl<P: Port> Desk<'_, P> {
             }
             let key = super::super::schedule::key_of(batch, i)?;
             let (slot, offer) = (self.c.table.get(flow).service, self.c.splices.get(entry).offer());
-            self.c.table.get_mut(flow).last_seen = self.tick;
+            if !self.c.splices.get(entry).acknowledged {
+                // (One that was has its time for the first byte, and gets no more of it by an old SYN.)
+                self.c.table.get_mut(flow).last_seen = self.tick;
+            }
             let stamped = self.c.splices.get(entry).stamped;
             let stamps = self.content(slot).and_then(|c| self.answers_stamps(c, &key, a.stamps.filter(|_| stamped)));
             // A SYN that comes again may have lost what the first one offered.
@@ -268,6 +271,10 @@ impl<P: Port> Desk<'_, P> {
             // The handshake is done. A protocol in which the server speaks first is greeted at once.
             if !self.speaks_first(self.c.table.get(flow).service) {
                 self.c.table.get_mut(flow).packets[Place::CLIENT] += 1;
+                if !self.c.splices.get(entry).acknowledged {
+                    self.c.splices.get_mut(entry).acknowledged = true;
+                    self.c.awaits_request(flow, self.tick);
+                }
                 return Some(Verdict::Consume);
             }
         }

@@ -279,8 +279,7 @@ impl<P: Port> Desk<'_, P> {
         if b.settled
             && let Some(content) = self.content_of(flow)
         {
-            let wait = content.binding.first_byte.max(content.binding.request);
-            b.give_up(Some(self.now + wait.as_nanos() as u64));
+            b.give_up(Some(self.now + super::decide::patience(content)));
         }
         self.hold_bytes(&rest, &bytes, flow, &mut b);
         let verdict = if before && shorten(batch, i, tail.from) {

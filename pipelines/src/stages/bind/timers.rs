@@ -5,6 +5,7 @@ use crate::splice::{Binding, Phase};
 use crate::tally::Refusal;
 use lcs_dataplane::flow::Place;
 use lcs_dataplane::port::Port;
+use lcs_dataplane::timer::ticks;
 
 /// Bindings looked at between two batches.
 const BUDGET: usize = 32;
@@ -21,6 +22,31 @@ impl<P: Port> Desk<'_, P> {
             self.c.splices.put(b);
         }
         true
+    }
+
+    /// Ends connections whose handshakes are complete and of whose clients no byte has come in the service's time for that. They are
+    /// reset, for HTTP too: a client that has not asked takes a status for the answer to what it asks next. Returns whether there may be more.
+    pub(super) fn end_silent(&mut self) -> bool {
+        let mut budget = BUDGET;
+        for slot in 0..self.c.timers.services() {
+            // What has lost its rules meanwhile would not be served either.
+            let patience = self.content(slot as u16).map_or(0, |c| ticks(c.binding.first_byte));
+            while let Some(flow) = self.c.timers.longest_silent(slot) {
+                if self.tick.wrapping_sub(self.c.table.get(flow).last_seen) < patience {
+                    break;
+                }
+                if budget == 0 {
+                    return true;
+                }
+                budget -= 1;
+                let [client, director] = self.c.splices.get(flow).numbers.map(|n| n.wrapping_add(1));
+                self.c.splices.refuse(slot as u16, Refusal::Silent);
+                self.reset_client(flow, director, client);
+                self.c.expired += 1;
+                self.close(flow);
+            }
+        }
+        false
     }
 
     fn time_out(&mut self, flow: u32, b: &mut Binding) {
