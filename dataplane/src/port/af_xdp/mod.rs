@@ -54,6 +54,7 @@ pub use filter::{
 };
 pub use socket::SocketStatistics;
 
+use super::losses::{LossReason, Losses};
 use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::Frame;
@@ -391,7 +392,11 @@ impl AfXdpPort {
     /// Frames given to [`Port::to_kernel`] that the kernel then did not take: too long for it (about 3,300 bytes), or the
     /// interface is gone.
     pub fn kernel_refusals(&self) -> u64 {
-        self.exception.as_ref().map_or(0, Exception::refused)
+        self.links.iter().map(|link| self.refused_on(link)).sum()
+    }
+
+    fn refused_on(&self, link: &Link) -> u64 {
+        self.exception.as_ref().map_or(0, |exception| exception.refused(link.ifindex))
     }
 
     /// Counters of one interface's socket; one system call.
@@ -539,6 +544,15 @@ impl Port for AfXdpPort {
         // SAFETY: the array and the time live over the call, and so do the descriptors; no signal mask is given. A signal or an error
         // only ends the sleep early, which the caller sees as no frames.
         unsafe { libc::ppoll(self.poll.as_mut_ptr(), self.poll.len() as libc::nfds_t, &timeout, core::ptr::null()) };
+    }
+
+    fn losses(&self, losses: &mut [Losses]) {
+        for (link, losses) in self.links.iter().zip(losses) {
+            if let Ok(statistics) = link.socket.statistics() {
+                statistics.add_to(losses);
+            }
+            losses.add(LossReason::KernelRefused, self.refused_on(link));
+        }
     }
 
     fn pool(&self) -> PoolCounts {
