@@ -140,6 +140,9 @@ pub struct InterfaceReport {
     pub lost: bool,
     /// For how long frames may gather under load; none where that is off, or the kernel or the driver can't be told.
     pub coalesce: Option<Duration>,
+    /// Whether a frame that was redirected and turns out not to be ours can be given back to the kernel. In generic mode, and by kernels
+    /// before 5.18, it is dropped.
+    pub gives_back: bool,
 }
 
 impl fmt::Display for InterfaceReport {
@@ -309,6 +312,7 @@ impl AfXdpPort {
         let links = sockets.into_iter().zip(interfaces).map(|(socket, attached)| {
             let index = attached.interface().link.index;
             let napi = (!options.coalesce.is_zero()).then(|| Napi::find(index, queue).ok()).flatten();
+            let gives_back = can_inject(attached);
             Link {
                 receiving: 0,
                 receive_target: frames / 2,
@@ -316,7 +320,7 @@ impl AfXdpPort {
                 transmit_limit: frames / 4,
                 pause: 0,
                 ifindex: attached.interface().link.index,
-                exception: can_inject(attached),
+                exception: gives_back,
                 partial_checksums: partial_checksums(attached),
                 report: InterfaceReport {
                     coalesce: napi.is_some().then_some(options.coalesce),
@@ -325,6 +329,7 @@ impl AfXdpPort {
                     native_refusal: attached.native_refusal().cloned(),
                     zero_copy: socket.zero_copy(),
                     lost: false,
+                    gives_back,
                 },
                 napi,
                 socket,
