@@ -379,6 +379,19 @@ pub struct Stats {
     /// The kernel's TAP devices, where the port has such.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub taps: Vec<TapReport>,
+    /// What the XDP program has seen, where the port is AF_XDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterReport>,
+}
+
+/// What the XDP program has decided on, on all interfaces.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct FilterReport {
+    /// Frames left to the kernel.
+    pub passed: u64,
+    /// Frames redirected to a worker, those among them that then found no room.
+    pub redirected: u64,
 }
 
 /// What has passed a TAP device of the kernel's.
@@ -415,6 +428,9 @@ pub struct WorkerStats {
     pub dropped: u64,
     /// Frames dropped by reason, those that happened.
     pub drops: Vec<Drops>,
+    /// Frames that the ports lost by themselves, by interface and reason, those that happened: not among those received.
+    #[serde(default)]
+    pub losses: Vec<Losses>,
     /// Turns of the loop with frames.
     pub busy_turns: u64,
     /// Turns without.
@@ -462,6 +478,20 @@ pub struct WorkerStats {
     /// Requests handed to content workers, where there are some.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handed: Option<Handed>,
+}
+
+/// Frames that a port lost by itself on one interface, for one reason. A worker's are of its own queue; but a DPDK device counts those of all
+/// its queues together, with the first worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Losses {
+    /// The interface's name.
+    pub interface: String,
+    /// The reason.
+    pub reason: String,
+    /// How many.
+    pub frames: u64,
+    /// What it means.
+    pub explanation: String,
 }
 
 /// Frames dropped for one reason.

@@ -3,7 +3,8 @@
 mod lab;
 
 use lab::{HEAD, Lab, neighbours, service};
-use lcs_control::protocol::{ConnectionFilter, FailureCode, Request, Response, ServerSettings};
+use lcs_control::protocol::{ConnectionFilter, FailureCode, Request, Response, ServerSettings, Stats};
+use lcs_control::render;
 use lcs_pipelines::command::TraceFilter;
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -48,6 +49,38 @@ fn connections_spread_as_weights_say_and_a_new_weight_acts_on_new_ones() {
     for (port, to) in first {
         assert_eq!(lab.client(10, port, ACK), Some(to), "an open connection stays where it is");
     }
+    lab.check_buffers();
+}
+
+#[test]
+fn what_a_port_loses_is_told_though_no_worker_has_seen_it() {
+    let mut lab = Lab::new(&format!("{HEAD}{}{}", neighbours(1), service("web", 10, &[(1, 1)])));
+    let Ok(Response::Stats(quiet)) = lab.ask(Request::Stats) else { panic!() };
+    assert_eq!(quiet.total.losses, []);
+    // A worker that does not take what comes, until the port has no buffer left.
+    let overrun = |lab: &mut Lab| (0..600).filter(|_| !lab.workers[0].port_mut().inject(0, &[0; 60])).count() as u64;
+    let lost = overrun(&mut lab);
+    assert!(lost > 0);
+    let Ok(Response::Stats(stats)) = lab.ask(Request::Stats) else { panic!() };
+    let told = |stats: &Stats| stats.total.losses.iter().map(|l| (l.reason.clone(), l.frames)).collect::<Vec<_>>();
+    assert_eq!(told(&stats), [("rx-no-buffer".to_owned(), lost)]);
+    assert_eq!(stats.total.losses[0].interface, "eth0");
+    assert_eq!(stats.total.received, 600 - lost, "they are not among those received");
+    assert!(!render::stats(&stats, None).contains("nothing lost by the port"));
+    let notices = |lab: &mut Lab| {
+        let Ok(Response::Status(status)) = lab.ask(Request::Status) else { panic!() };
+        let lost = status.notices.into_iter().map(|n| n.text).filter(|text| text.contains("rx-no-buffer"));
+        lost.collect::<Vec<_>>()
+    };
+    let said = notices(&mut lab);
+    assert!(said.len() == 1 && said[0].contains(&format!("eth0 has lost {lost} frames")), "{said:?}");
+    // More within a minute is told behind it, all together.
+    let more = overrun(&mut lab);
+    assert_eq!(notices(&mut lab).len(), 1);
+    let more = more + overrun(&mut lab);
+    lab.advance(Duration::from_secs(61));
+    let said = notices(&mut lab);
+    assert!(said.len() == 2 && said[1].contains(&format!("eth0 has lost {more} frames")), "{said:?}");
     lab.check_buffers();
 }
 

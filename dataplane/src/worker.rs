@@ -7,6 +7,7 @@ use crate::batch::{BURST, Batch};
 use crate::cycles::{Meter, Sampler, StageCost, Stopwatch, tsc, tsc_hz};
 use crate::frame::Frame;
 use crate::port::Port;
+use crate::port::losses::Losses;
 use crate::ring::{Handover, WorkerEnd};
 use crate::verdict::{DropReason, Verdict};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,12 @@ pub trait Pipeline {
 
     /// Carries out a command, between two batches. Bounded: a long one must be asked for in parts.
     fn command(&mut self, command: Self::Command, counters: &Counters, now: Nanos) -> Self::Acknowledgement;
+
+    /// Whether the answer to this command tells what the port has lost: the counters are brought up to date for it first.
+    fn tells_losses(command: &Self::Command) -> bool {
+        let _ = command;
+        false
+    }
 
     /// Serves timers, a bounded number a call. Returns whether more are due at once.
     fn housekeeping<P: Port>(&mut self, port: &mut P, now: Nanos) -> bool;
@@ -83,6 +90,9 @@ pub struct Counters {
     pub held: u64,
     /// Frames dropped, by [`DropReason`].
     pub dropped: Vec<u64>,
+    /// Frames that the port lost by itself, by interface: no worker has received these. As of the last report.
+    #[serde(default)]
+    pub losses: Vec<Losses>,
     /// Turns of the loop with at least one frame, or piece of work that other threads gave back.
     pub busy_turns: u64,
     /// Turns of the loop with none.
@@ -112,6 +122,7 @@ impl Default for Counters {
             taken_over: 0,
             held: 0,
             dropped: vec![0; DropReason::COUNT],
+            losses: Vec::new(),
             busy_turns: 0,
             idle_turns: 0,
             busy_cycles: 0,
@@ -174,12 +185,13 @@ pub struct Worker<P, L: Pipeline, M> {
 impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
     /// A worker without rings or hand-over, as tests and benches use it.
     pub fn new(port: P, pipeline: L, meter: M) -> Self {
+        let losses = vec![Losses::default(); port.capabilities().interfaces.into()];
         Worker {
             port,
             pipeline,
             meter,
             batch: Box::default(),
-            counters: Counters::default(),
+            counters: Counters { losses, ..Counters::default() },
             rings: None,
             handover: None,
             idle: Idle::Poll,
@@ -235,7 +247,8 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
 
     /// Carries out a command at once, as a harness without rings does.
     pub fn command(&mut self, command: L::Command, now: Nanos) -> L::Acknowledgement {
-        self.pipeline.command(command, &self.counters, now)
+        let Worker { port, pipeline, counters, .. } = self;
+        carry_out(port, pipeline, counters, command, now)
     }
 
     /// One turn: receive a burst, process it, transmit; then what siblings handed over, and what other threads give back.
@@ -312,8 +325,8 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
     /// Commands and events. Returns `false` when the control thread is gone.
     fn obey(&mut self, now: Nanos) -> bool {
         let Some(rings) = &self.rings else { return true };
-        let (pipeline, counters) = (&mut self.pipeline, &self.counters);
-        if !rings.serve(COMMANDS_A_TURN, |command| pipeline.command(command, counters, now)) {
+        let (port, pipeline, counters) = (&self.port, &mut self.pipeline, &mut self.counters);
+        if !rings.serve(COMMANDS_A_TURN, |command| carry_out(port, pipeline, counters, command, now)) {
             return false;
         }
         while let Some(event) = self.pipeline.event() {
@@ -367,6 +380,21 @@ impl<P: Port, L: Pipeline, M: Meter> Worker<P, L, M> {
             lanes.awake();
         }
     }
+}
+
+/// Has the pipeline carry out a command, with counters that are up to date for it.
+fn carry_out<P: Port, L: Pipeline>(
+    port: &P,
+    pipeline: &mut L,
+    counters: &mut Counters,
+    command: L::Command,
+    now: Nanos,
+) -> L::Acknowledgement {
+    if L::tells_losses(&command) {
+        counters.losses.fill(Losses::default());
+        port.losses(&mut counters.losses);
+    }
+    pipeline.command(command, counters, now)
 }
 
 /// Takes a batch that has been started through the pipeline and to its end.

@@ -12,6 +12,7 @@ use lcs_dataplane::port::Port;
 use lcs_dataplane::port::af_xdp::{
     AfXdpError, AfXdpPort, Attached, CopyPreference, FilterKey, ModePreference, PortOptions, XdpFilter, XdpMode,
 };
+use lcs_dataplane::port::losses::{LossReason, Losses};
 use lcs_dataplane::ring::Handover;
 use lcs_hwconf::links;
 use lcs_hwconf::napi::Napi;
@@ -453,7 +454,11 @@ fn a_flood_is_dropped_and_counted_not_leaked() {
         assert!(got >= SMALL.frames as usize / 4, "{got} frames");
         assert!(consistent(&port) && port.pool().held == 0, "{:?}", port.pool());
     }
-    assert!(port.statistics(0).expect("statistics").receive_no_buffer > 0);
+    let counted = port.statistics(0).expect("statistics").receive_no_buffer;
+    let mut losses = [Losses::default()];
+    port.losses(&mut losses);
+    assert!(counted > 0 && losses[0].of(LossReason::RxNoBuffer) >= counted, "{losses:?}");
+    assert_eq!(losses[0].iter().count(), 1, "none is counted for another reason, too: {losses:?}");
     until("frames still arrive", || {
         wire.send(&service(1));
         let received = receive(&mut port);

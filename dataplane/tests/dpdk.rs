@@ -10,6 +10,7 @@ use lcs_dataplane::batch::BURST;
 use lcs_dataplane::frame::{Frame, HEADROOM};
 use lcs_dataplane::port::Port;
 use lcs_dataplane::port::dpdk::{Device, DpdkPort, Environment, Options, open};
+use lcs_dataplane::port::losses::{LossReason, Losses};
 use lcs_dataplane::port::memory::MemoryPort;
 use lcs_dataplane::port::neighbours::NeighbourFrame;
 use lcs_dataplane::port::pcap::{Writer, read};
@@ -59,6 +60,12 @@ fn receive(port: &mut DpdkPort) -> Vec<(u8, Frame)> {
     let mut interfaces = [0; BURST];
     let n = port.receive(&mut frames, &mut interfaces);
     interfaces.into_iter().zip(frames).take(n).collect()
+}
+
+fn losses(port: &DpdkPort) -> Losses {
+    let mut losses = [Losses::default()];
+    port.losses(&mut losses);
+    losses[0]
 }
 
 fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -251,12 +258,45 @@ fn a_capture_goes_in_and_what_is_sent_comes_out_in_a_file() {
             (n == 51).then_some(())
         });
         assert_eq!((port.refused(), sum(&port)), ((0, 1), 0));
+        let lost = losses(&port);
+        assert_eq!(lost.iter().collect::<Vec<_>>(), [(LossReason::RxErrors, 1)], "the one of several buffers");
         drop(port);
         drop(environment);
         let sent = std::fs::read(&to).expect("the file");
         let sent: Vec<Vec<u8>> = read(&sent).expect("a capture").iter().map(|c| c.bytes.to_vec()).collect();
         assert_eq!(sent, (0..51).map(ethernet).collect::<Vec<_>>());
         let _ = std::fs::remove_dir_all(folder);
+    });
+}
+
+#[test]
+fn what_a_device_has_no_buffer_for_is_counted() {
+    alone("what_a_device_has_no_buffer_for_is_counted", || {
+        let from = std::env::temp_dir().join(format!("lcs-dpdk-losses-{}.pcap", std::process::id()));
+        let mut capture = Writer::new(vec![]).expect("memory");
+        (0..10).for_each(|n| capture.write(0, &ethernet(n)).expect("memory"));
+        std::fs::write(&from, capture.finish().expect("memory")).expect("a file");
+        let (environment, mut port) = one(&[&format!("net_pcap0,rx_pcap={}", from.display())]);
+        assert_eq!(losses(&port), Losses::default());
+        let mut held = vec![];
+        while let Some(frame) = port.allocate() {
+            held.push(frame);
+        }
+        assert!(receive(&mut port).is_empty());
+        let lost = losses(&port).of(LossReason::RxNoBuffer);
+        assert!(lost > 0);
+        held.into_iter().for_each(|frame| port.release(frame));
+        let mut n = 0;
+        until("the others", || {
+            let received = receive(&mut port);
+            n += received.len() as u64;
+            received.into_iter().for_each(|(_, frame)| port.release(frame));
+            (n + lost == 10).then_some(())
+        });
+        assert_eq!((losses(&port).of(LossReason::RxNoBuffer), sum(&port)), (lost, 0));
+        drop(port);
+        drop(environment);
+        let _ = std::fs::remove_file(from);
     });
 }
 

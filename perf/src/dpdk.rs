@@ -11,6 +11,7 @@ use lcs_dataplane::batch::BURST;
 use lcs_dataplane::cycles::{Tsc, tsc, tsc_hz};
 use lcs_dataplane::frame::Frame;
 use lcs_dataplane::port::dpdk::{Device, DpdkError, DpdkPort, Options as DpdkOptions, open};
+use lcs_dataplane::port::losses::Losses;
 use lcs_dataplane::port::{Capabilities, PoolCounts, Port};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -98,6 +99,10 @@ impl Port for Ring {
 
     fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>) {
         self.port.wait(timeout, bell);
+    }
+
+    fn losses(&self, losses: &mut [Losses]) {
+        self.port.losses(losses);
     }
 
     fn pool(&self) -> PoolCounts {

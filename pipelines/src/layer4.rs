@@ -285,6 +285,10 @@ impl Pipeline for Layer4 {
         }
     }
 
+    fn tells_losses(command: &Command) -> bool {
+        matches!(command, Command::Report(_))
+    }
+
     fn command(&mut self, command: Command, counters: &Counters, now: Nanos) -> Acknowledgement {
         let c = &mut self.connections;
         let done = |ok: bool| if ok { Acknowledgement::Done } else { Acknowledgement::NoSuchSlot };

@@ -8,8 +8,9 @@ use crate::protocol::{
     Applied, Connections, ContentWorkerStatus, Failure, FailureCode, Response, Services, Status, TraceEnd, Traced,
     WorkerStatus,
 };
+use lcs_dataplane::port::losses::Losses;
 use lcs_dataplane::ring::SendError;
-use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, Needs, TraceFilter};
+use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, Needs, Report, TraceFilter};
 
 impl<W: Workers, S: Steering> Control<W, S> {
     /// Sends one command; remembers what its acknowledgement is for.
@@ -151,11 +152,35 @@ impl<W: Workers, S: Steering> Control<W, S> {
         }
     }
 
+    /// Notes what ports have lost since that was noted last.
+    fn notice_losses(&mut self, reports: &[report::Boxed]) {
+        let reports: Vec<&Report> = reports.iter().map(|r| &**r).collect();
+        let lost = report::lost(&reports);
+        self.losses_noted.resize(lost.len().max(self.losses_noted.len()), Losses::default());
+        for (number, lost) in lost.iter().enumerate() {
+            for (reason, frames) in lost.iter() {
+                let more = frames.saturating_sub(self.losses_noted[number].of(reason));
+                let subject = (3, (number as u64) << 8 | reason as u64);
+                let said = more > 0
+                    && self.note_of(subject, |control| {
+                        let name = report::interface_name(control.model.interfaces(), number);
+                        let s = if more == 1 { "" } else { "s" };
+                        format!("{name} has lost {more} frame{s}, {}: {}", reason.name(), reason.explanation())
+                    });
+                if said {
+                    self.losses_noted[number].add(reason, more);
+                }
+            }
+        }
+    }
+
     fn gathered(&mut self, ticket: Ticket, purpose: Purpose, reports: Vec<report::Boxed>) {
+        self.notice_losses(&reports);
         let response = match purpose {
             Purpose::Stats => {
                 let taps = report::taps(&self.taps);
-                Some(Response::Stats(Box::new(report::stats(&self.model, &reports, taps, self.now))))
+                let filter = self.steering.counts();
+                Some(Response::Stats(Box::new(report::stats(&self.model, &reports, taps, filter, self.now))))
             }
             Purpose::Services => {
                 Some(Response::Services(Services { services: report::services(&self.model, &reports) }))

@@ -26,6 +26,7 @@ use crate::model::{Change, Environment, Learned, Model};
 use crate::netlink::Target;
 use crate::protocol::{Failure, FailureCode, Notice, Request, Response};
 use ipnet::IpNet;
+use lcs_dataplane::port::losses::Losses;
 use lcs_dataplane::port::tap::TapWatch;
 use lcs_pipelines::command::{Command, Needs};
 use lcs_pipelines::snapshot::Interface;
@@ -117,6 +118,8 @@ pub struct Control<W, S> {
     notices: VecDeque<Notice>,
     unread: VecDeque<Notice>,
     noticed: HashMap<(u8, u64), Duration>,
+    /// What ports had lost, by interface, as far as that was noted.
+    losses_noted: Vec<Losses>,
     /// Cookies that workers have learned in this turn: worker, cookie, server.
     cookies: Vec<(usize, u64, u16)>,
     now: Duration,
@@ -153,6 +156,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
             notices: VecDeque::new(),
             unread: VecDeque::new(),
             noticed: HashMap::new(),
+            losses_noted: Vec::new(),
             cookies: Vec::new(),
             now: Duration::ZERO,
         }
@@ -352,16 +356,17 @@ impl<W: Workers, S: Steering> Control<W, S> {
         }
     }
 
-    /// Notes something about a subject, at most once a minute.
-    fn note_of(&mut self, subject: (u8, u64), text: impl FnOnce(&Self) -> String) {
+    /// Notes something about a subject, at most once a minute. Returns whether it did.
+    fn note_of(&mut self, subject: (u8, u64), text: impl FnOnce(&Self) -> String) -> bool {
         let now = self.now;
         if self.noticed.get(&subject).is_some_and(|at| now < *at + NOTICE_AGAIN) {
-            return;
+            return false;
         }
         self.noticed.retain(|_, at| now < *at + NOTICE_AGAIN);
         self.noticed.insert(subject, now);
         let text = text(self);
         self.note(text);
+        true
     }
 
     fn name(&self, worker: usize) -> String {

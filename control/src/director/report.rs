@@ -4,13 +4,16 @@ use crate::config::{Content, Group, Service, Word, needs};
 use crate::model::{Model, ServiceView};
 use crate::protocol::PersistenceReport;
 use crate::protocol::{
-    ContentCounts, ContentReport, Drops, GroupReport, ServerReport, ServiceReport, Stage, Stats, TapReport, WorkerStats,
+    ContentCounts, ContentReport, Drops, FilterReport, GroupReport, Losses, ServerReport, ServiceReport, Stage, Stats,
+    TapReport, WorkerStats,
 };
 use lcs_dataplane::DropReason;
 use lcs_dataplane::cycles::{StageCost, tsc_hz};
 use lcs_dataplane::flow::TcpState;
+use lcs_dataplane::port::losses::{LossReason, Losses as Lost};
 use lcs_dataplane::port::tap::TapWatch;
 use lcs_pipelines::command::{Report, ServerStats};
+use lcs_pipelines::snapshot::Interface;
 use std::time::Duration;
 
 mod content;
@@ -54,7 +57,7 @@ pub(super) fn flows_of(reports: &[Boxed], slot: u16) -> u64 {
 }
 
 /// Several workers' counts as one.
-fn worker_stats(reports: &[&Report]) -> WorkerStats {
+fn worker_stats(reports: &[&Report], interfaces: &[Interface]) -> WorkerStats {
     let mut s = WorkerStats::default();
     let mut stages: Vec<(String, StageCost)> = vec![("receive".to_owned(), StageCost::default())];
     let mut transmit = StageCost::default();
@@ -107,6 +110,7 @@ fn worker_stats(reports: &[&Report]) -> WorkerStats {
     stages.push(("transmit".to_owned(), transmit));
     s.dropped = dropped.iter().sum();
     s.drops = drops(&dropped);
+    s.losses = losses(&lost(reports), interfaces);
     s.cycles_per_packet = ratio(s.cycles, s.received + s.taken_over);
     let all: u64 = stages.iter().map(|(_, c)| c.cycles).sum();
     s.stages = stages
@@ -114,6 +118,37 @@ fn worker_stats(reports: &[&Report]) -> WorkerStats {
         .map(|(name, cost)| Stage { name, cycles_per_packet: cost.per_packet(), share: ratio(cost.cycles, all), cost })
         .collect();
     s
+}
+
+/// What these workers' ports have lost, by interface.
+pub(super) fn lost(reports: &[&Report]) -> Vec<Lost> {
+    let interfaces = reports.iter().map(|r| r.counters.losses.len()).max().unwrap_or(0);
+    let mut sum = vec![Lost::default(); interfaces];
+    for r in reports {
+        sum.iter_mut().zip(&r.counters.losses).for_each(|(sum, more)| sum.join(more));
+    }
+    sum
+}
+
+/// An interface's name.
+pub(super) fn interface_name(interfaces: &[Interface], number: usize) -> String {
+    interfaces.get(number).map_or_else(|| format!("interface {number}"), |interface| interface.name.clone())
+}
+
+fn losses(lost: &[Lost], interfaces: &[Interface]) -> Vec<Losses> {
+    let of = |(number, lost): (usize, &Lost)| {
+        let interface = interface_name(interfaces, number);
+        let named = |(reason, frames): (LossReason, u64)| Losses {
+            interface: interface.clone(),
+            reason: reason.name().to_owned(),
+            frames,
+            explanation: reason.explanation().to_owned(),
+        };
+        lost.iter().map(named).collect::<Vec<_>>()
+    };
+    let mut losses: Vec<Losses> = lost.iter().enumerate().flat_map(of).collect();
+    losses.sort_by_key(|l| std::cmp::Reverse(l.frames));
+    losses
 }
 
 fn drops(counts: &[u64]) -> Vec<Drops> {
@@ -136,16 +171,24 @@ fn ratio(part: u64, whole: u64) -> f64 {
 }
 
 /// Everything that was counted.
-pub(super) fn stats(model: &Model, reports: &[Boxed], taps: Vec<TapReport>, uptime: Duration) -> Stats {
+pub(super) fn stats(
+    model: &Model,
+    reports: &[Boxed],
+    taps: Vec<TapReport>,
+    filter: Option<FilterReport>,
+    uptime: Duration,
+) -> Stats {
+    let interfaces = model.interfaces();
     let all: Vec<&Report> = reports.iter().filter(|r| r.decided.is_none()).map(|r| &**r).collect();
     Stats {
         uptime: uptime.as_secs_f64(),
         tsc_hz: tsc_hz(),
-        total: worker_stats(&all),
-        workers: all.iter().map(|r| worker_stats(&[*r])).collect(),
+        total: worker_stats(&all, interfaces),
+        workers: all.iter().map(|r| worker_stats(&[*r], interfaces)).collect(),
         content_workers: reports.iter().filter_map(|r| r.decided.as_deref().cloned()).collect(),
         services: model.view().iter().map(|view| service(view, reports, content::counts(view, reports))).collect(),
         taps,
+        filter,
     }
 }
 
@@ -244,12 +287,18 @@ mod tests {
             cost.charge(2, 60);
             r.stages = vec![("classify".into(), cost)];
             r.states[TcpState::Established as usize] = n;
+            r.counters.losses = vec![Lost::default(); 2];
+            r.counters.losses[1].add(LossReason::RxMissed, n);
             r.servers = vec![ServerStats { active: 1, inactive: 2, ..ServerStats::default() }];
             r
         };
         let reports = [report(1), report(3)];
         let all: Vec<&Report> = reports.iter().map(|r| &**r).collect();
-        let s = worker_stats(&all);
+        let eth0 = Interface { name: "eth0".into(), mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1500 };
+        let eth1 = Interface { name: "eth1".into(), ..eth0.clone() };
+        let s = worker_stats(&all, &[eth0, eth1]);
+        let lost: Vec<_> = s.losses.iter().map(|l| (l.interface.as_str(), l.reason.as_str(), l.frames)).collect();
+        assert_eq!(lost, [("eth1", "rx-missed", 4)]);
         assert_eq!((s.received, s.dropped, s.states["established"]), (4, 4, 4));
         assert_eq!(s.cycles_per_packet, 50.0);
         let names: Vec<&str> = s.stages.iter().map(|s| s.name.as_str()).collect();

@@ -1,6 +1,7 @@
 //! Steering: telling what stands in front of the workers which packets are for them.
 
 use crate::model::SteeringSets;
+use crate::protocol::FilterReport;
 
 /// What stands in front of the workers and chooses packets for them.
 pub trait Steering {
@@ -9,6 +10,11 @@ pub trait Steering {
     /// # Errors
     /// In words, when that failed; the director tries again.
     fn steer(&mut self, sets: &SteeringSets) -> Result<(), String>;
+
+    /// What it has decided on so far, where it counts that and can be asked.
+    fn counts(&self) -> Option<FilterReport> {
+        None
+    }
 }
 
 /// Nothing stands in front of the workers: every packet reaches them, as on a memory port.
@@ -38,5 +44,10 @@ impl Steering for lcs_dataplane::port::af_xdp::XdpFilter {
         self.set_locals(&sets.locals).map_err(|e| e.to_string())?;
         self.set_replies(&replies).map_err(|e| e.to_string())?;
         Ok(())
+    }
+
+    fn counts(&self) -> Option<FilterReport> {
+        let counts = lcs_dataplane::port::af_xdp::XdpFilter::counts(self).ok()?;
+        Some(FilterReport { passed: counts.passed, redirected: counts.redirected })
     }
 }

@@ -320,6 +320,7 @@ mod tests {
             content_workers: vec![],
             services: vec![],
             taps: vec![],
+            filter: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::content;
 use super::table::{Table, bytes, duration, number, percent, scaled};
-use crate::protocol::{Drops, Stats, TapReport, WorkerStats};
+use crate::protocol::{Drops, FilterReport, Losses, Stats, TapReport, WorkerStats};
 use std::fmt::Write;
 
 /// What has happened since `earlier`, which is of the same director. Counts of what is there now stay as they are.
@@ -27,6 +27,10 @@ pub fn since(now: &Stats, earlier: &Stats) -> Stats {
         if let Some(before) = earlier.taps.iter().find(|b| b.name == tap.name) {
             tap.counts = tap.counts.since(&before.counts);
         }
+    }
+    if let (Some(now), Some(before)) = (&mut s.filter, &earlier.filter) {
+        now.passed = now.passed.saturating_sub(before.passed);
+        now.redirected = now.redirected.saturating_sub(before.redirected);
     }
     s
 }
@@ -67,6 +71,11 @@ fn subtract(now: &mut WorkerStats, before: &WorkerStats) {
         drops.frames = drops.frames.saturating_sub(old);
     }
     now.drops.retain(|d| d.frames > 0);
+    for lost in &mut now.losses {
+        let same = |l: &&Losses| (&l.interface, &l.reason) == (&lost.interface, &lost.reason);
+        lost.frames = lost.frames.saturating_sub(before.losses.iter().find(same).map_or(0, |l| l.frames));
+    }
+    now.losses.retain(|l| l.frames > 0);
     for stage in &mut now.stages {
         if let Some(old) = before.stages.iter().find(|s| s.name == stage.name) {
             stage.cost = stage.cost.since(&old.cost);
@@ -89,7 +98,9 @@ pub fn stats(s: &Stats, over: Option<f64>) -> String {
     let _ = writeln!(out, "; {} workers; {} cycles a second\n", s.workers.len(), scaled(s.tsc_hz as f64, ""));
     frames(&mut out, t, over);
     stages(&mut out, t, s.tsc_hz);
+    filter(&mut out, s.filter.as_ref(), over);
     drops(&mut out, &t.drops, over);
+    losses(&mut out, &t.losses, over);
     taps(&mut out, &s.taps, over);
     flows(&mut out, t);
     s.services.iter().for_each(|service| out += &content::counts(service, over));
@@ -186,6 +197,31 @@ fn drops(out: &mut String, drops: &[Drops], over: Option<f64>) {
     let _ = write!(out, "\n{}", table.show());
 }
 
+/// What ports have lost by themselves: before a worker could count it as received, or after it was sent.
+fn losses(out: &mut String, losses: &[Losses], over: Option<f64>) {
+    if losses.is_empty() {
+        *out += "nothing lost by the port\n";
+        return;
+    }
+    let rated = if over.is_some() { ">rate" } else { "" };
+    let mut table = Table::new(&["lost by the port", "on", ">frames", rated, "why"]);
+    for l in losses {
+        let (reason, interface) = (l.reason.clone(), l.interface.clone());
+        table.row([reason, interface, number(l.frames), rate(l.frames, over), l.explanation.clone()]);
+    }
+    let _ = write!(out, "\n{}", table.show());
+}
+
+/// What the XDP program has left to the kernel, and what it has redirected.
+fn filter(out: &mut String, filter: Option<&FilterReport>, over: Option<f64>) {
+    let Some(filter) = filter else { return };
+    let mut table = Table::new(&["XDP program", ">frames", if over.is_some() { ">rate" } else { "" }]);
+    for (what, n) in [("redirected to a worker", filter.redirected), ("left to the kernel", filter.passed)] {
+        table.row([what.to_owned(), number(n), rate(n, over)]);
+    }
+    let _ = write!(out, "\n{}", table.show());
+}
+
 fn flows(out: &mut String, t: &WorkerStats) {
     let _ = write!(out, "\nconnections {} of {}", number(t.flows as u64), number(t.capacity as u64));
     if !t.states.is_empty() {
@@ -208,6 +244,7 @@ fn workers(out: &mut String, s: &Stats, over: Option<f64>) {
         ">rate",
         ">forwarded",
         ">dropped",
+        ">lost",
         ">cycles/packet",
         ">busy",
         ">connections",
@@ -220,6 +257,7 @@ fn workers(out: &mut String, s: &Stats, over: Option<f64>) {
             rate(w.received, over.or(Some(s.uptime))),
             number(w.forwarded),
             number(w.dropped),
+            number(w.losses.iter().map(|l| l.frames).sum()),
             format!("{:.1}", w.cycles_per_packet),
             percent(busy),
             number(w.flows as u64),
@@ -303,6 +341,12 @@ mod tests {
             cycles: n * 60,
             drops: vec![Drops { reason: "no-server".into(), frames: n / 2, explanation: "x.".into() }],
             dropped: n / 2,
+            losses: vec![Losses {
+                interface: "eth0".into(),
+                reason: "rx-missed".into(),
+                frames: n,
+                explanation: "y.".into(),
+            }],
             handshakes_repeated: n,
             handshakes_unremembered: n / 4,
             stages: vec![Stage { name: "lookup".into(), cycles_per_packet: 40.0, share: 1.0, cost }],
@@ -316,6 +360,7 @@ mod tests {
             content_workers: vec![],
             services: vec![],
             taps: vec![tap(n)],
+            filter: Some(FilterReport { passed: n, redirected: 2 * n }),
         }
     }
 
@@ -348,6 +393,11 @@ mod tests {
         assert!(shown.contains("100 /s") && shown.contains("no-server"), "{shown}");
         assert_eq!((d.total.handshakes_repeated, d.total.handshakes_unremembered), (200, 50));
         assert!(shown.contains("answers to SYNs sent again") && shown.contains("for want of room"), "{shown}");
-        assert!(since(&at(1.0, 5), &at(0.5, 5)).total.drops.is_empty());
+        let (lost, filter) = (&d.total.losses[0], d.filter.unwrap());
+        assert_eq!((lost.frames, filter.passed, filter.redirected), (200, 200, 400));
+        assert!(shown.contains("rx-missed") && shown.contains("left to the kernel"), "{shown}");
+        let quiet = since(&at(1.0, 5), &at(0.5, 5));
+        assert!(quiet.total.drops.is_empty() && quiet.total.losses.is_empty());
+        assert!(stats(&quiet, Some(0.5)).contains("nothing lost by the port"));
     }
 }

@@ -145,6 +145,7 @@ impl Director {
                     steering: opened.filter,
                     environment: opened.environment,
                     words: opened.words,
+                    notes: opened.notes,
                     follower: Some(follower),
                     resolver: None,
                     taps: vec![],
@@ -168,6 +169,7 @@ impl Director {
                     steering: Unsteered,
                     environment: opened.environment,
                     words: opened.words,
+                    notes: vec![],
                     follower: None,
                     resolver: Some(resolver),
                     taps: opened.taps.iter().map(|tap| tap.watch().clone()).collect(),
@@ -185,6 +187,7 @@ impl Director {
                     steering: Unsteered,
                     environment: memory_environment(&self.configuration),
                     words: vec!["memory: no frame comes from outside".to_owned()],
+                    notes: vec![],
                     follower: None,
                     resolver: None,
                     taps: vec![],
@@ -218,6 +221,7 @@ impl Director {
         if let Some(source) = self.source.take() {
             control = control.with_source(source);
         }
+        opened.notes.into_iter().for_each(|note| control.note(note));
         control.configure(configuration)?;
         // They are there before the first request, and until after the last.
         let deciding = content.len();
@@ -309,6 +313,8 @@ struct Opened<P, S> {
     steering: S,
     environment: Environment,
     words: Vec<String>,
+    /// What is to be known of the ports besides.
+    notes: Vec<String>,
     follower: Option<Follower>,
     resolver: Option<Resolver>,
     taps: Vec<TapWatch>,

@@ -3,7 +3,9 @@
 use crate::config::{Configuration, Copy, XdpMode};
 use crate::model::Environment;
 use lcs_dataplane::headers::MacAddr;
-use lcs_dataplane::port::af_xdp::{AfXdpPort, Attached, CopyPreference, ModePreference, PortOptions, XdpFilter};
+use lcs_dataplane::port::af_xdp::{
+    AfXdpPort, Attached, CopyPreference, InterfaceReport, ModePreference, PortOptions, XdpFilter, XdpMode as Mode,
+};
 #[cfg(feature = "dpdk")]
 use lcs_dataplane::port::tap::{TapEnd, TapOptions, TapThread};
 use lcs_hwconf::ethtool::Ethtool;
@@ -21,6 +23,8 @@ pub(super) struct AfXdp {
     pub(super) environment: Environment,
     /// The interfaces in words.
     pub(super) words: Vec<String>,
+    /// What is to be known of them besides.
+    pub(super) notes: Vec<String>,
 }
 
 /// Opens them. The tables of the XDP program are empty: every frame is still the kernel's.
@@ -73,7 +77,22 @@ pub(super) fn open(configuration: &Configuration) -> Result<AfXdp, String> {
         ports.push(AfXdpPort::open(&references, queue as u32, &options).map_err(|e| e.to_string())?);
     }
     let words = ports.first().map(|p| p.interfaces().map(|i| i.to_string()).collect()).unwrap_or_default();
-    Ok(AfXdp { ports, filter, attached, environment, words })
+    let notes = ports.first().map(|p| p.interfaces().filter_map(|i| one_way(&i)).collect()).unwrap_or_default();
+    Ok(AfXdp { ports, filter, attached, environment, words, notes })
+}
+
+/// What is to be known of an interface from which the kernel gets nothing back that was redirected.
+fn one_way(interface: &InterfaceReport) -> Option<String> {
+    let why = match interface.mode {
+        _ if interface.gives_back => return None,
+        Mode::Generic => "the XDP program runs above the driver (generic mode)",
+        Mode::Native => "the kernel can't be given frames back (it needs Linux 5.18)",
+    };
+    Some(format!(
+        "{}: {why}, so what is redirected and turns out not to be the director's is dropped: fragments and ICMP errors for the \
+         machine itself where a service has its address. Services on addresses of their own lose nothing by it",
+        interface.name
+    ))
 }
 
 /// Entries of the cards' tables of receive queues, where every card is set up to name the owners' queues. Tables of different sizes agree

@@ -3,6 +3,7 @@
 //! The harness that owns the port plays the wire: [`MemoryPort::inject`] puts a frame on an interface,
 //! [`MemoryPort::take_sent`] takes what the worker transmitted. No thread, no clock.
 
+use super::losses::{LossReason, Losses};
 use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::{Frame, HEADROOM};
@@ -84,6 +85,7 @@ pub struct MemoryPort {
     pool: Pool,
     interfaces: u8,
     tx_limit: usize,
+    losses: Vec<Losses>,
 }
 
 impl MemoryPort {
@@ -96,6 +98,7 @@ impl MemoryPort {
             pool: Pool::new(buffers),
             interfaces,
             tx_limit: buffers,
+            losses: vec![Losses::default(); interfaces.into()],
         }
     }
 
@@ -104,7 +107,8 @@ impl MemoryPort {
         self.tx_limit = frames;
     }
 
-    /// Puts a frame on the wire toward the worker; `false` when the pool is empty or the frame is longer than a buffer.
+    /// Puts a frame on the wire toward the worker; `false` when the pool is empty or the frame is longer than a buffer, which counts as
+    /// lost on the interface.
     #[must_use]
     pub fn inject(&mut self, interface: u8, bytes: &[u8]) -> bool {
         self.inject_with(interface, bytes.len(), |b| b.copy_from_slice(bytes))
@@ -114,15 +118,22 @@ impl MemoryPort {
     #[must_use]
     pub fn inject_with(&mut self, interface: u8, len: usize, write: impl FnOnce(&mut [u8])) -> bool {
         debug_assert!(interface < self.interfaces);
-        let Ok(len) = u16::try_from(len) else { return false };
-        let Some(mut frame) = self.pool.take(HEADROOM) else { return false };
-        if !frame.set_len(len) {
+        let Some(mut frame) = self.pool.take(HEADROOM) else { return self.lose(interface, LossReason::RxNoBuffer) };
+        if !u16::try_from(len).is_ok_and(|len| frame.set_len(len)) {
             self.pool.give(frame);
-            return false;
+            return self.lose(interface, LossReason::RxErrors);
         }
         write(frame.bytes_mut());
         self.rx.push_back(Queued { frame, interface });
         true
+    }
+
+    #[cold]
+    fn lose(&mut self, interface: u8, reason: LossReason) -> bool {
+        if let Some(losses) = self.losses.get_mut(usize::from(interface)) {
+            losses.add(reason, 1);
+        }
+        false
     }
 
     /// Hands every transmitted frame to `sink` (interface, bytes), frees its buffer, and returns how many there were.
@@ -202,6 +213,10 @@ impl Port for MemoryPort {
         }
     }
 
+    fn losses(&self, losses: &mut [Losses]) {
+        losses.iter_mut().zip(&self.losses).for_each(|(sum, lost)| sum.join(lost));
+    }
+
     fn pool(&self) -> PoolCounts {
         let (total, free) = (self.pool.buffers, self.pool.free.len());
         let (receiving, transmitting) = (self.rx.len(), self.tx.len());
@@ -274,7 +289,15 @@ mod tests {
         let frame = port.transmit(0, std::mem::take(&mut frames[0])).unwrap_err();
         port.release(frame);
         assert_eq!(port.pool().free, 1);
-        assert!(!port.inject(0, &[0; 3000]));
+        assert!(!port.inject(0, &[0; 3000]) && !port.inject(0, &[0; 70_000]));
         assert_eq!(port.pool().free, 1);
+        let mut losses = [Losses::default()];
+        port.losses(&mut losses);
+        let lost: Vec<_> = losses[0].iter().collect();
+        assert_eq!(
+            lost,
+            [(LossReason::RxNoBuffer, 1), (LossReason::RxErrors, 2)],
+            "the ring's refusal is the worker's to count"
+        );
     }
 }

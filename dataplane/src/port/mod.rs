@@ -9,6 +9,7 @@ pub mod af_xdp;
 pub mod device;
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+pub mod losses;
 pub mod memory;
 pub mod neighbours;
 pub mod pcap;
@@ -17,6 +18,7 @@ pub mod tap;
 
 use crate::batch::BURST;
 use crate::frame::Frame;
+use losses::Losses;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
@@ -56,7 +58,7 @@ pub struct PoolCounts {
 
 /// A source and sink of frames.
 ///
-/// None of the methods blocks except [`Port::wait`], and none but [`Port::flush`] and [`Port::wait`] may
+/// None of the methods blocks except [`Port::wait`], and none but [`Port::flush`], [`Port::wait`] and [`Port::losses`] may
 /// make a system call.
 pub trait Port {
     /// What this port offers.
@@ -99,6 +101,12 @@ pub trait Port {
     /// Sleeps until a frame can be received, `bell` can be read, or `timeout` is over; less long where a device can't wake anybody.
     /// Returns at once where the port has nothing to wait on.
     fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>);
+
+    /// Adds to `losses[i]` what this port has lost by itself on interface `i` since it was opened: see [`losses`]. Asked when a report is
+    /// made, not per packet: a device may take some microseconds, and the kernel a system call.
+    fn losses(&self, losses: &mut [Losses]) {
+        let _ = losses;
+    }
 
     /// Where the buffers are.
     fn pool(&self) -> PoolCounts;

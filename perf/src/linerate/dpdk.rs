@@ -5,15 +5,17 @@ use super::{Figures, LinerateError, Options};
 use crate::demo::interrupt::Interrupt;
 use lcs_dataplane::headers::MacAddr;
 use lcs_dataplane::port::dpdk::{Device, DpdkError, DpdkPort, Options as DpdkOptions, open};
+use lcs_dataplane::port::losses::LossReason;
 use lcs_hwconf::cores;
 
 /// Buffers for each device: a thousand descriptors in each direction, and as many again.
 const BUFFERS: u32 = 4096;
 
 impl Lane for DpdkPort {
-    /// What a device has no room for it counts in registers of its own, which are not read here.
-    fn missed(&self, _: u8) -> u64 {
-        0
+    /// What a device has no room for it counts in registers of its own.
+    fn missed(&self, interface: u8) -> u64 {
+        let lost = self.device_losses(interface);
+        lost.of(LossReason::RxMissed) + lost.of(LossReason::RxNoBuffer)
     }
 }
 

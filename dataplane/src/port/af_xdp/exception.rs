@@ -47,7 +47,8 @@ pub(super) struct Exception {
     spare: Vec<Waiting>,
     /// When the next frame may go.
     next: Instant,
-    refused: u64,
+    /// By interface index.
+    refused: Vec<(u32, u64)>,
 }
 
 impl Exception {
@@ -60,7 +61,7 @@ impl Exception {
             waiting: VecDeque::with_capacity(WAITING_MAX),
             spare: core::iter::repeat_with(slot).take(WAITING_MAX).collect(),
             next: Instant::now(),
-            refused: 0,
+            refused: Vec::new(),
         })
     }
 
@@ -85,9 +86,9 @@ impl Exception {
         !self.waiting.is_empty()
     }
 
-    /// Frames that the kernel did not take when they were handed to it.
-    pub(super) fn refused(&self) -> u64 {
-        self.refused
+    /// Frames of an interface that the kernel did not take when they were handed to it.
+    pub(super) fn refused(&self, ifindex: u32) -> u64 {
+        self.refused.iter().find(|(of, _)| *of == ifindex).map_or(0, |(_, frames)| *frames)
     }
 
     /// Hands the next waiting frame to the kernel, if it is time for it.
@@ -106,7 +107,10 @@ impl Exception {
         }
         let Some(slot) = self.waiting.pop_front() else { return };
         if bpf::inject(&self.program, slot.ifindex, self.queue, &slot.bytes).is_err() {
-            self.refused += 1;
+            match self.refused.iter_mut().find(|(of, _)| *of == slot.ifindex) {
+                Some((_, frames)) => *frames += 1,
+                None => self.refused.push((slot.ifindex, 1)),
+            }
         }
         self.spare.push(slot);
         self.next = start + start.elapsed() * TIME_SHARE;

@@ -54,6 +54,7 @@ pub use filter::{
 };
 pub use socket::SocketStatistics;
 
+use super::losses::{LossReason, Losses};
 use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
 use crate::frame::Frame;
@@ -139,6 +140,9 @@ pub struct InterfaceReport {
     pub lost: bool,
     /// For how long frames may gather under load; none where that is off, or the kernel or the driver can't be told.
     pub coalesce: Option<Duration>,
+    /// Whether a frame that was redirected and turns out not to be ours can be given back to the kernel. In generic mode, and by kernels
+    /// before 5.18, it is dropped.
+    pub gives_back: bool,
 }
 
 impl fmt::Display for InterfaceReport {
@@ -308,6 +312,7 @@ impl AfXdpPort {
         let links = sockets.into_iter().zip(interfaces).map(|(socket, attached)| {
             let index = attached.interface().link.index;
             let napi = (!options.coalesce.is_zero()).then(|| Napi::find(index, queue).ok()).flatten();
+            let gives_back = can_inject(attached);
             Link {
                 receiving: 0,
                 receive_target: frames / 2,
@@ -315,7 +320,7 @@ impl AfXdpPort {
                 transmit_limit: frames / 4,
                 pause: 0,
                 ifindex: attached.interface().link.index,
-                exception: can_inject(attached),
+                exception: gives_back,
                 partial_checksums: partial_checksums(attached),
                 report: InterfaceReport {
                     coalesce: napi.is_some().then_some(options.coalesce),
@@ -324,6 +329,7 @@ impl AfXdpPort {
                     native_refusal: attached.native_refusal().cloned(),
                     zero_copy: socket.zero_copy(),
                     lost: false,
+                    gives_back,
                 },
                 napi,
                 socket,
@@ -391,7 +397,11 @@ impl AfXdpPort {
     /// Frames given to [`Port::to_kernel`] that the kernel then did not take: too long for it (about 3,300 bytes), or the
     /// interface is gone.
     pub fn kernel_refusals(&self) -> u64 {
-        self.exception.as_ref().map_or(0, Exception::refused)
+        self.links.iter().map(|link| self.refused_on(link)).sum()
+    }
+
+    fn refused_on(&self, link: &Link) -> u64 {
+        self.exception.as_ref().map_or(0, |exception| exception.refused(link.ifindex))
     }
 
     /// Counters of one interface's socket; one system call.
@@ -539,6 +549,15 @@ impl Port for AfXdpPort {
         // SAFETY: the array and the time live over the call, and so do the descriptors; no signal mask is given. A signal or an error
         // only ends the sleep early, which the caller sees as no frames.
         unsafe { libc::ppoll(self.poll.as_mut_ptr(), self.poll.len() as libc::nfds_t, &timeout, core::ptr::null()) };
+    }
+
+    fn losses(&self, losses: &mut [Losses]) {
+        for (link, losses) in self.links.iter().zip(losses) {
+            if let Ok(statistics) = link.socket.statistics() {
+                statistics.add_to(losses);
+            }
+            losses.add(LossReason::KernelRefused, self.refused_on(link));
+        }
     }
 
     fn pool(&self) -> PoolCounts {

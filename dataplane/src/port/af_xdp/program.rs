@@ -236,7 +236,9 @@ fn ipv6_header(asm: &mut Asm<ProgramMap>, to: &Targets) {
     asm.op(Op::Add, R7, 40);
     let whole = asm.label("embedded_whole");
     asm.jump_if(R9, If::NotEqual, FRAGMENT.into(), whole);
-    asm.comment("a first fragment: tunnel packets are cut where a path takes less than IPv6's least within an outer header");
+    asm.comment(
+        "a first fragment: tunnel packets are cut where a path takes less than IPv6's least within an outer header",
+    );
     need(asm, to, 8);
     asm.load(B16, R2, R7, 2);
     asm.op(Op::And, R2, be16(0xfff8));

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::error::AfXdpError;
 use super::ring::{Consumer, Producer};
 use super::umem::Umem;
+use crate::port::losses::{LossReason, Losses};
 
 /// How long a queue may stay taken by a socket that was just closed: the kernel takes it down in the background.
 const QUEUE_RELEASE: Duration = Duration::from_secs(2);
@@ -19,7 +20,7 @@ const KICKS_MAX: u32 = 8;
 /// Counters that the kernel keeps per socket (`struct xdp_statistics`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketStatistics {
-    /// Received frames dropped for another reason than those below, most often longer than a buffer.
+    /// Received frames dropped because they were longer than a buffer, or, where the kernel copies, for want of a buffer.
     pub receive_dropped: u64,
     /// Received frames dropped because the receive ring was full.
     pub receive_ring_full: u64,
@@ -33,6 +34,17 @@ pub struct SocketStatistics {
     pub wakeups: u64,
     /// Of these, those answered with an error (the interface is down, no buffers now, …); they are repeated later.
     pub wakeup_errors: u64,
+}
+
+impl SocketStatistics {
+    /// Adds the frames lost to `losses`.
+    pub(super) fn add_to(&self, losses: &mut Losses) {
+        losses.add(LossReason::RxMissed, self.receive_ring_full);
+        losses.add(LossReason::RxNoBuffer, self.receive_no_buffer);
+        // A kernel that copies counts a frame without a buffer twice.
+        losses.add(LossReason::RxErrors, self.receive_dropped.saturating_sub(self.receive_no_buffer));
+        losses.add(LossReason::TxErrors, self.transmit_invalid);
+    }
 }
 
 /// How the kernel moves frames between the driver and our memory. Both flags unset: the kernel tries without

@@ -3,6 +3,7 @@
 use super::environment::Lease;
 use crate::batch::BURST;
 use crate::frame::Frame;
+use crate::port::losses::{LossReason, Losses};
 use capsule_ffi::{self as ffi, lcs_refused, lcs_view};
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -160,6 +161,22 @@ impl Queue {
     /// Frames that the device has not taken yet.
     pub(super) fn staged(&self) -> usize {
         self.staged.len() - self.first
+    }
+
+    /// What the device counts as lost. That is of all its queues: only the handle of the first one knows, so that no frame is counted for
+    /// each worker. Nothing where the driver does not count.
+    pub(super) fn device_losses(&self) -> Losses {
+        let mut losses = Losses::default();
+        let mut stats = ffi::rte_eth_stats::default();
+        // SAFETY: the lease keeps the device started; the statistics are written into a place of ours. The drivers that are known read
+        // counters here and change nothing, so that other queues' threads are not disturbed.
+        if self.queue == 0 && unsafe { ffi::rte_eth_stats_get(self.device, &raw mut stats) } == 0 {
+            losses.add(LossReason::RxMissed, stats.imissed);
+            losses.add(LossReason::RxNoBuffer, stats.rx_nombuf);
+            losses.add(LossReason::RxErrors, stats.ierrors);
+            losses.add(LossReason::TxErrors, stats.oerrors);
+        }
+        losses
     }
 
     /// Packets that were freed at once: with a wrong checksum, and of a shape that cannot be.

@@ -17,6 +17,7 @@ pub use crate::port::device::Device;
 pub use environment::{DEFAULT_ARGUMENTS, DeviceState, Environment, Options};
 pub use error::DpdkError;
 
+use super::losses::{LossReason, Losses};
 use super::neighbours::{self, NeighbourEnd, NeighbourLane, is_answer};
 use super::tap::TapEnd;
 use super::{Capabilities, PoolCounts, Port};
@@ -109,6 +110,11 @@ impl DpdkPort {
     /// never asked for (several buffers, or someone else's).
     pub fn refused(&self) -> (u64, u64) {
         self.queues.iter().map(Queue::refused).fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))
+    }
+
+    /// What a device counts as lost of all its queues (`rte_eth_stats`), where this port has the first of them; otherwise nothing.
+    pub fn device_losses(&self, interface: u8) -> Losses {
+        self.queues.get(usize::from(interface)).map_or(Losses::default(), Queue::device_losses)
     }
 
     /// Sends a burst of the first device as it was received, without a frame being made of any: what a device costs by itself,
@@ -256,6 +262,15 @@ impl Port for DpdkPort {
 
     fn wait(&mut self, timeout: Duration, _bell: Option<BorrowedFd<'_>>) {
         std::thread::sleep(timeout.min(NAP));
+    }
+
+    fn losses(&self, losses: &mut [Losses]) {
+        for (queue, losses) in self.queues.iter().zip(losses) {
+            losses.join(&queue.device_losses());
+            let (checksum, shape) = queue.refused();
+            losses.add(LossReason::RxBadChecksum, checksum);
+            losses.add(LossReason::RxErrors, shape);
+        }
     }
 
     /// The pool is shared by all workers, and what a device holds for transmission cannot be told from what it holds for

@@ -277,10 +277,13 @@ fn states(r: &Rates) -> Panel {
 }
 
 fn drops(r: &Rates, explained: bool) -> Panel {
-    let title = format!("drops by reason: {}/s", rate(r.total.dropped));
+    let mut title = format!("drops by reason: {}/s", rate(r.total.dropped));
+    if !r.losses.is_empty() {
+        title += &format!("; lost by the port: {}/s", rate(r.losses.iter().map(|l| l.frames).sum()));
+    }
     let why = if explained { "1why" } else { "9why" };
     let mut panel = Panel::new(title, &["reason", ">frames/s", "5>since the start", why]);
-    for d in &r.drops {
+    for d in r.drops.iter().chain(&r.losses) {
         let tone = if d.frames > 0.0 { Tone::Warn } else { Tone::Dim };
         panel.row([
             Cell::toned(d.reason.clone(), tone),
@@ -289,7 +292,7 @@ fn drops(r: &Rates, explained: bool) -> Panel {
             Cell::toned(d.explanation.clone(), Tone::Dim),
         ]);
     }
-    if r.drops.is_empty() {
+    if r.drops.is_empty() && r.losses.is_empty() {
         panel.say("nothing was dropped since the start");
     }
     panel

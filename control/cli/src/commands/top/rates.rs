@@ -1,7 +1,7 @@
 //! Two readings of a director's counters, and what happened between them. No clock, no socket.
 
 use lcs_control::config::{Word, endpoint_text};
-use lcs_control::protocol::{ContentCounts, ServerReport, ServiceReport, Stats, Status, WorkerStats};
+use lcs_control::protocol::{ContentCounts, Losses, ServerReport, ServiceReport, Stats, Status, WorkerStats};
 use lcs_control::render;
 use lcs_pipelines::command::ServerStats;
 use serde::Serialize;
@@ -43,6 +43,8 @@ pub struct Rates {
     pub states: Vec<State>,
     /// Drops by reason, of those that ever happened; the most frequent first.
     pub drops: Vec<Drop>,
+    /// What ports lost by themselves, likewise; the reason says on which interface.
+    pub losses: Vec<Drop>,
     /// Connections that timed out, a second.
     pub expired: f64,
     /// Half-open connections that gave way to new ones, a second.
@@ -329,6 +331,24 @@ pub fn rates(now: &Sample, before: &Sample) -> Option<Rates> {
         let old = before.stats.services.iter().find(same);
         service(s, now.stats.services.iter().find(same), old, over)
     });
+    let most_frequent_first =
+        |a: &Drop, b: &Drop| b.frames.total_cmp(&a.frames).then(b.since_start.cmp(&a.since_start));
+    let mut losses: Vec<Drop> = now
+        .stats
+        .total
+        .losses
+        .iter()
+        .map(|all| {
+            let same = |l: &&Losses| (&l.interface, &l.reason) == (&all.interface, &all.reason);
+            Drop {
+                reason: format!("{} on {}", all.reason, all.interface),
+                frames: over.rate(d.total.losses.iter().find(same).map_or(0, |l| l.frames)),
+                since_start: all.frames,
+                explanation: all.explanation.clone(),
+            }
+        })
+        .collect();
+    losses.sort_by(most_frequent_first);
     let mut drops: Vec<Drop> = now
         .stats
         .total
@@ -341,7 +361,7 @@ pub fn rates(now: &Sample, before: &Sample) -> Option<Rates> {
             explanation: all.explanation.clone(),
         })
         .collect();
-    drops.sort_by(|a, b| b.frames.total_cmp(&a.frames).then(b.since_start.cmp(&a.since_start)));
+    drops.sort_by(most_frequent_first);
     Some(Rates {
         program: now.status.program.clone(),
         pid: now.status.pid,
@@ -355,6 +375,7 @@ pub fn rates(now: &Sample, before: &Sample) -> Option<Rates> {
         services: services.collect(),
         states: d.total.states.iter().map(|(s, n)| State { name: s.clone(), connections: *n }).collect(),
         drops,
+        losses,
         expired: over.rate(d.total.expired),
         evicted: over.rate(d.total.evicted),
         half_open: d.total.half_open,

@@ -6,8 +6,8 @@ use super::rates::{Sample, rates};
 use super::view::{Action, View};
 use lcs_control::config::Word;
 use lcs_control::protocol::{
-    AnswerCount, ContentCounts, ContentReport, Drops, GuessCount, QueueCount, RuleCount, ServerReport, ServiceReport,
-    Stage, Stats, Status, WorkerStats, WorkerStatus,
+    AnswerCount, ContentCounts, ContentReport, Drops, GuessCount, Losses, QueueCount, RuleCount, ServerReport,
+    ServiceReport, Stage, Stats, Status, WorkerStats, WorkerStatus,
 };
 use lcs_dataplane::cycles::StageCost;
 use lcs_pipelines::command::ServerStats;
@@ -96,6 +96,12 @@ fn sample(seconds: u64) -> Sample {
         Drops { reason: "old".into(), frames: 500, explanation: "Long ago.".into() },
         Drops { reason: "no-server".into(), frames: seconds * 20, explanation: "No server is up.".into() },
     ];
+    total.losses = vec![Losses {
+        interface: "eth0".into(),
+        reason: "rx-missed".into(),
+        frames: seconds * 7,
+        explanation: "The receive queue was full.".into(),
+    }];
     total.states = [("established".to_owned(), 12), ("time-wait".to_owned(), 3)].into();
     let web = ServiceReport {
         persistence: None,
@@ -144,6 +150,7 @@ fn sample(seconds: u64) -> Sample {
             content_workers: vec![],
             services: vec![web, dns],
             taps: vec![],
+            filter: None,
         },
     }
 }
@@ -335,7 +342,8 @@ fn one_frame_as_text_has_every_panel() {
             "stages\n",
             "services and servers\n",
             "connections by state: 15 of 64",
-            "drops by reason: 20/s",
+            "drops by reason: 20/s; lost by the port: 7.0/s",
+            "rx-missed on eth0",
             "by content",
             "0       4     25.0 %",
         ],
