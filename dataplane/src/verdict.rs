@@ -72,6 +72,8 @@ drop_reasons! {
     FragmentTableFull = "fragment-table-full",
     /// A first fragment too short for the transport header (RFC 1858), or a fragment of a packet that was never whole.
     BadFragment = "bad-fragment",
+    /// Content switching: a fragment, of a connection whose every byte must be seen in order. Its sender's path is narrower than its MSS: lower `mss` of the service, or let ICMP `fragmentation needed` through on that path.
+    SplicedFragment = "spliced-fragment",
     /// An ICMP error whose embedded packet is truncated or belongs to no connection of ours.
     IcmpUnrelated = "icmp-unrelated",
     /// An ICMP message that is cut short or whose checksum is wrong.

@@ -4,6 +4,7 @@
 //! one before goes on counting, whatever it says now; what is new begins at nothing, and what is gone is forgotten.
 
 use crate::content::Content;
+use crate::extract::ExtractError;
 use crate::matching::Action;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
@@ -247,6 +248,9 @@ pub struct Tally {
     pub answers: Vec<(u16, u64)>,
     /// Requests refused, by [`Refusal`].
     pub refusals: [u64; Refusal::ALL.len()],
+    /// Those of [`Refusal::Unreadable`] again, by what was wrong with the request ([`ExtractError::ALL`]).
+    #[serde(default)]
+    pub errors: [u64; ExtractError::ALL.len()],
     /// Queues, in the content's order.
     pub queues: Vec<QueueTally>,
     /// Servers that were not used for a connection because they had not agreed upon timestamps, which its client had been
@@ -299,6 +303,9 @@ impl Tally {
         self.pool.add(&more.pool);
         self.migrations.add(&more.migrations);
         for (sum, n) in self.refusals.iter_mut().zip(more.refusals) {
+            *sum += n;
+        }
+        for (sum, n) in self.errors.iter_mut().zip(more.errors) {
             *sum += n;
         }
         for (list, from) in [(&mut self.forwarded, &more.forwarded), (&mut self.answers, &more.answers)] {
@@ -423,6 +430,7 @@ mod tests {
         t.answered(403);
         t.answered(500); // no rule says so
         t.refusals[Refusal::NoServer as usize] = 9;
+        t.errors[ExtractError::Chunk as usize] = 4;
         // b stands first now, a is gone, y has another number and one server more.
         let forward = Action::Forward { server: 7, queue: None };
         let new = content(&[("b", reject), ("c", forward), ("default", to(0))], &[("y", &[5, 6])]);
@@ -436,7 +444,17 @@ mod tests {
         // Another worker with the same rules.
         let mut sum = t.clone();
         sum.add(&t);
+        assert_eq!((u.errors[ExtractError::Chunk as usize], sum.errors[ExtractError::Chunk as usize]), (4, 8));
         assert_eq!((sum.rules, sum.groups), (vec![6, 4, 2], vec![vec![0, 4], vec![2]]));
+    }
+
+    #[test]
+    fn every_error_has_a_name_of_its_own() {
+        let names: std::collections::BTreeSet<_> = ExtractError::ALL.iter().map(|e| e.name()).collect();
+        assert_eq!(names.len(), ExtractError::ALL.len());
+        assert!(ExtractError::ALL.iter().enumerate().all(|(i, e)| *e as usize == i));
+        let refusals: Vec<_> = Refusal::ALL.iter().map(|r| r.name()).collect();
+        assert!(!refusals.iter().any(|name| names.contains(name)), "one column of reports has both");
     }
 
     #[test]

@@ -5,9 +5,11 @@ mod director;
 use director::{CLIENT, DIRECTOR, Director, ISN, SERVICE, SYN_OPTIONS, Sent};
 use lcs_dataplane::headers::build::{Packet, Transport};
 use lcs_dataplane::headers::tcp::flags::{ACK, PSH, RST, SYN};
+use lcs_pipelines::command::Command;
 use lcs_pipelines::content::{Binding, SynPolicy};
 use lcs_pipelines::extract::Protocol;
 use lcs_pipelines::matching::{Action, Expr, Relation, Rule, Stickiness, Term, Value, Variable};
+use lcs_pipelines::snapshot::NextHop;
 
 const FIRST: u32 = ISN.wrapping_add(1);
 const POLICIES: [SynPolicy; 3] = [SynPolicy::State, SynPolicy::Cookie, SynPolicy::Auto];
@@ -206,5 +208,35 @@ fn a_flood_of_syns_is_neither_remembered_nor_repeated_without_bound() {
             let greeted = d.client(ACK, FIRST, answer.seq.wrapping_add(1), b"");
             assert_eq!(greeted[0].payload, GREETING);
         }
+    }
+}
+
+/// The MSS that a client is told which calls from this port.
+fn mss_told(d: &mut Director, port: u16) -> u16 {
+    let client = format!("192.0.2.1:{port}");
+    let answer = d.says(&client, SERVICE, SYN, ISN, 0, SYN_OPTIONS, b"");
+    assert_eq!((answer.len(), &answer[0].options[..2]), (1, &[2u8, 4][..]));
+    u16::from_be_bytes([answer[0].options[2], answer[0].options[3]])
+}
+
+#[test]
+fn the_mss_that_is_announced_is_what_every_server_has_room_for() {
+    for syn in POLICIES {
+        let mut d = Director::with(answering(syn), &[]);
+        assert_eq!(mss_told(&mut d, 1001), 1460);
+        // Either server may be chosen.
+        d.publish(|s| s.next_hops[1].mtu = 1400, true);
+        assert_eq!(mss_told(&mut d, 1002), 1360);
+        // Next hops change without a new snapshot.
+        let mut set = |row: u16, mtu: u16, port: u16| {
+            let hop = NextHop { mtu, ..d.snapshot.next_hops[usize::from(row)] };
+            d.worker.command(Command::SetNextHop { row, hop }, d.now);
+            mss_told(&mut d, port)
+        };
+        assert_eq!(set(0, 1300, 1003), 1260);
+        assert_eq!(set(0, 9000, 1004), 1360);
+        assert_eq!(set(1, 9000, 1005), 1460, "no more than the client's own link carries");
+        // What is not resolved says nothing.
+        assert_eq!(set(1, 0, 1006), 1460);
     }
 }

@@ -52,6 +52,9 @@ pub struct ContentCounts {
     pub answers: Vec<AnswerCount>,
     /// Requests that no server got, by reason, those that happened.
     pub refusals: Vec<RefusalCount>,
+    /// Those that could not be read (`unreadable` above) again, by what was wrong with them, those that happened.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<RefusalCount>,
     /// Times that a server was not used for a connection because it had not agreed upon timestamps.
     #[serde(default)]
     pub unstamped: u64,

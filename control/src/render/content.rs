@@ -1,7 +1,8 @@
 //! `lcs stats`: what was counted of services that are switched by content.
 
 use super::table::{Table, number, percent, scaled};
-use crate::protocol::{ContentCounts, GuessCount, ServerCount, ServiceReport};
+use crate::protocol::{ContentCounts, GuessCount, RefusalCount, ServerCount, ServiceReport};
+use lcs_pipelines::tally::Refusal;
 use std::fmt::Write;
 
 /// Rules shown of one service at most; those taken most often, when there are more.
@@ -31,8 +32,10 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
     for answer in &mut now.answers {
         less(&mut answer.requests, before.answers.iter().find(|b| b.status == answer.status).map(|b| b.requests));
     }
-    for refusal in &mut now.refusals {
-        less(&mut refusal.requests, before.refusals.iter().find(|b| b.reason == refusal.reason).map(|b| b.requests));
+    for (now, before) in [(&mut now.refusals, &before.refusals), (&mut now.unreadable, &before.unreadable)] {
+        for refusal in now {
+            less(&mut refusal.requests, before.iter().find(|b| b.reason == refusal.reason).map(|b| b.requests));
+        }
     }
     for queue in &mut now.queues {
         let Some(old) = before.queues.iter().find(|b| b.queue == queue.queue).map(|b| b.counts) else { continue };
@@ -75,6 +78,7 @@ pub(super) fn subtract(now: &mut ContentCounts, before: &ContentCounts) {
         less(&mut n.bytes, Some(old.bytes));
     }
     now.refusals.retain(|r| r.requests > 0);
+    now.unreadable.retain(|r| r.requests > 0);
 }
 
 /// One service's counts; nothing where it is not switched by content.
@@ -252,8 +256,14 @@ fn answers(out: &mut String, c: &ContentCounts, over: Option<f64>) {
         let what = a.status.map_or("  reset".to_owned(), |status| format!("  {status}"));
         table.row([what, number(a.requests), rate(a.requests, over), "A rule says so.".to_owned()]);
     }
+    let mut row = |indent: &str, r: &RefusalCount| {
+        table.row([format!("{indent}{}", r.reason), number(r.requests), rate(r.requests, over), r.explanation.clone()]);
+    };
     for r in &c.refusals {
-        table.row([format!("  {}", r.reason), number(r.requests), rate(r.requests, over), r.explanation.clone()]);
+        row("  ", r);
+        if r.reason == Refusal::Unreadable.name() {
+            c.unreadable.iter().for_each(|r| row("    ", r));
+        }
     }
     if !table.is_empty() {
         *out += &table.show();

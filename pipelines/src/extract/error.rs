@@ -1,4 +1,4 @@
-//! Why a request cannot be read. Each reason is counted by itself; none is a guess.
+//! Why a request cannot be read. Each reason is counted by itself ([`Tally::errors`](crate::tally::Tally::errors)); none is a guess.
 
 /// A reason for not reading a request (or a response's framing) any further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -102,6 +102,80 @@ pub enum ExtractError {
 }
 
 impl ExtractError {
+    /// All of them, in the order of [`Tally::errors`](crate::tally::Tally::errors).
+    pub const ALL: [ExtractError; 32] = [
+        Self::NotHttp,
+        Self::Version,
+        Self::Target,
+        Self::HeadTooLarge,
+        Self::TooManyHeaders,
+        Self::LineEnd,
+        Self::FoldedHeader,
+        Self::HeaderName,
+        Self::HeaderValue,
+        Self::Host,
+        Self::LengthAndEncoding,
+        Self::Length,
+        Self::Encoding,
+        Self::FramingName,
+        Self::Chunk,
+        Self::TrailersTooLarge,
+        Self::Truncated,
+        Self::NotResponse,
+        Self::BodyTooLarge,
+        Self::BodyEncoded,
+        Self::XmlSyntax,
+        Self::XmlEncoding,
+        Self::XmlEntity,
+        Self::JsonSyntax,
+        Self::Depth,
+        Self::NotTls,
+        Self::Hello,
+        Self::HelloTooLarge,
+        Self::LineTooLong,
+        Self::TooManyCommands,
+        Self::DialogueEnded,
+        Self::ReplayRefused,
+    ];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotHttp => "not-http",
+            Self::Version => "version",
+            Self::Target => "target",
+            Self::HeadTooLarge => "head-too-large",
+            Self::TooManyHeaders => "too-many-headers",
+            Self::LineEnd => "line-end",
+            Self::FoldedHeader => "folded-header",
+            Self::HeaderName => "header-name",
+            Self::HeaderValue => "header-value",
+            Self::Host => "host",
+            Self::LengthAndEncoding => "length-and-encoding",
+            Self::Length => "length",
+            Self::Encoding => "encoding",
+            Self::FramingName => "framing-name",
+            Self::Chunk => "chunk",
+            Self::TrailersTooLarge => "trailers-too-large",
+            Self::Truncated => "truncated",
+            Self::NotResponse => "not-response",
+            Self::BodyTooLarge => "body-too-large",
+            Self::BodyEncoded => "body-encoded",
+            Self::XmlSyntax => "xml-syntax",
+            Self::XmlEncoding => "xml-encoding",
+            Self::XmlEntity => "xml-entity",
+            Self::JsonSyntax => "json-syntax",
+            Self::Depth => "depth",
+            Self::NotTls => "not-tls",
+            Self::Hello => "hello",
+            Self::HelloTooLarge => "hello-too-large",
+            Self::LineTooLong => "line-too-long",
+            Self::TooManyCommands => "too-many-commands",
+            Self::DialogueEnded => "dialogue-ended",
+            Self::ReplayRefused => "replay-refused",
+        }
+    }
+
     /// Whether two readers of the same bytes might disagree about where a message ends (request smuggling); such a
     /// connection must not be switched any further.
     pub fn is_ambiguous(self) -> bool {

@@ -34,7 +34,7 @@ pub use dialogue::{MAX_COMMANDS, Replay, ReplayProgress};
 pub use error::{ExtractError, Limits, MAX_HEADERS, Span};
 pub use follow::{MAX_RESPONSE_HEAD, ResponseFollower, ResponseProgress};
 pub use head::{Head, HeadParser, Method, RequestLine, request_line};
-pub use packet::{Connection, Groups, PacketFacts};
+pub use packet::{Connection, Groups, PACKET_BYTES, PacketFacts};
 pub use paths::MAX_DEPTH;
 pub use place::{Place, Source};
 pub use plan::Plan;

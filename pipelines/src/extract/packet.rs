@@ -28,10 +28,14 @@ impl Groups for () {
     }
 }
 
+/// Bytes of a packet that rules may look at, from the first one of its IP header: as far as `bitmatch` reaches in the rule language.
+/// Wherever a request is read, it is read with so much of its last packet, so that it is decided alike.
+pub const PACKET_BYTES: usize = 256;
+
 /// The headers of one packet of the connection (its last with payload, say), and the groups.
 #[derive(Debug, Clone, Copy)]
 pub struct PacketFacts<'p, G> {
-    /// From the first byte of the IP header to the end of the packet.
+    /// From the first byte of the IP header to the end of the packet, or as far as is kept of it ([`PACKET_BYTES`]).
     pub packet: &'p [u8],
     /// The groups.
     pub groups: &'p G,

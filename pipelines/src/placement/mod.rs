@@ -39,7 +39,7 @@ pub struct Undecided {
     pub(crate) start: u32,
     pub(crate) bytes: Vec<u8>,
     pub(crate) end: bool,
-    /// IP and TCP header of the client's last segment.
+    /// The client's last packet with new data, as much of it as rules may look at.
     pub(crate) header: Vec<u8>,
     /// How far it has been read.
     pub(crate) extraction: Option<Box<Extraction>>,

@@ -117,7 +117,7 @@ pub(crate) struct Binding {
     pub(crate) client_window: u16,
     /// A segment of the client's that was next in order has been read: older ones are told by their timestamps.
     pub(crate) in_order: bool,
-    /// IP and TCP header of the client's last segment with data, for rules that look at packets.
+    /// The client's last packet with new data, as much of it as rules may look at.
     pub(crate) header: Vec<u8>,
     /// What the director itself says to the client, from number `out_start` (of the client's receiving space) on.
     pub(crate) out: Vec<u8>,

@@ -2,6 +2,7 @@
 
 use super::{Admission, Binding, NIL, Phase, Slot, Splices, State};
 use crate::command::{ContentStats, RequestState};
+use crate::extract::ExtractError;
 use crate::tally::{Refusal, Tally};
 use lcs_dataplane::flow::TcpState;
 use lcs_dataplane::worker::Nanos;
@@ -57,6 +58,14 @@ impl Splices {
         self.unparsed += u64::from(matches!(why, Refusal::Unreadable | Refusal::TooSlow));
         if let Some(tally) = self.tally(service) {
             tally.refusals[why as usize] += 1;
+        }
+    }
+
+    /// Counts a request that no server gets because it can't be read.
+    pub(crate) fn refuse_unreadable(&mut self, service: u16, e: ExtractError) {
+        self.refuse(service, Refusal::Unreadable);
+        if let Some(tally) = self.tally(service) {
+            tally.errors[e as usize] += 1;
         }
     }
 

@@ -8,6 +8,7 @@ use crate::stages::fragmentation::Oversized;
 use crate::stages::hold::{Awaited, Holding};
 use crate::stages::icmp::IcmpLimit;
 use crate::stages::link::{Learned, OwnAddresses};
+use crate::stages::reach::Reach;
 use crate::stages::schedule::{Schedulers, SharedCounts};
 use crate::stages::state::may_be_reopened;
 use crate::stages::tunnel::{Outer, Paths};
@@ -119,6 +120,8 @@ pub struct Connections {
     pub(crate) holding: Holding,
     /// MTUs of tunnels' paths, by server slot.
     pub(crate) paths: Paths,
+    /// What every server of a service that is switched by content has room for.
+    pub(crate) reach: Reach,
     /// Connections that are switched by content.
     pub(crate) splices: Splices,
     /// Frames of a batch that the bind stage is to decide on: clients without a flow.
@@ -168,6 +171,7 @@ impl Connections {
             fragments_made: 0,
             holding: Holding::default(),
             paths: Paths::default(),
+            reach: Reach::default(),
             splices: Splices::new(settings.flows, settings.seed, settings.workers),
             unbound: Places::default(),
             called: [NO_SLOT; BURST],
@@ -202,6 +206,7 @@ impl Connections {
         for (row, hop) in snapshot.next_hops.iter().enumerate().take(CONTROL_ROWS) {
             self.hops[row] = *hop;
         }
+        self.reach.install(&snapshot, &self.hops[..]);
         let hops = &self.hops;
         self.holding.look_at_hops(|row| hops[usize::from(row)].resolved);
         self.traffic.resize(snapshot.servers.len(), Traffic::default());
@@ -241,7 +246,10 @@ impl Connections {
     pub fn set_next_hop(&mut self, row: u16, hop: NextHop) -> bool {
         let at = usize::from(row);
         if at < CONTROL_ROWS {
-            self.hops[at] = hop;
+            let before = std::mem::replace(&mut self.hops[at], hop);
+            if before.mtu != hop.mtu {
+                self.reach.look_at(row, &self.hops[..]);
+            }
             if hop.resolved {
                 self.holding.has_come(&Awaited::NextHop(row));
             }

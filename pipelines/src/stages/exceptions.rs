@@ -16,7 +16,7 @@ pub(crate) fn exceptions(c: &mut Connections, batch: &mut Batch, others: Places,
             Kind::Arp => neighbour::arp(c, batch, i),
             Kind::Fragment4 | Kind::Fragment6 => match fragment::follow(c, batch, i) {
                 Ok(place) if c.table.get(place.flow()).flags.has(FlowFlags::SPLICED) => {
-                    Verdict::Drop(DropReason::BadFragment)
+                    Verdict::Drop(DropReason::SplicedFragment)
                 }
                 Ok(place) => {
                     batch.flow[i] = place.0;

@@ -12,6 +12,8 @@
 //! | `fragmentation` | what exceeds its next hop's MTU and may be cut |
 //! | `hold` | what waits for its next hop's address, or for its first fragment, and comes again |
 //!
+//! `reach` says how large a packet all of a service's servers have room for.
+//!
 //! [`connection`] is what they share: a worker's connections, their counts and time-outs; `state` says what a segment makes of a connection.
 
 pub(crate) mod bind;
@@ -28,6 +30,7 @@ pub(crate) mod link;
 pub mod lookup;
 pub mod neighbour;
 pub(crate) mod persistence;
+pub(crate) mod reach;
 pub mod schedule;
 pub(crate) mod state;
 mod translate;

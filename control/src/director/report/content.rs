@@ -7,7 +7,14 @@ use crate::protocol::{
     AnswerCount, ContentCounts, GroupCount, GuessCount, QueueCount, RefusalCount, RuleCount, ServerCount,
 };
 use lcs_pipelines::content::Queue;
+use lcs_pipelines::extract::ExtractError;
 use lcs_pipelines::tally::{QueueTally, Refusal, Tally};
+
+/// An error's text as a sentence.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), chars.as_str()))
+}
 
 /// All workers' counts of a service, by the names that its rules and groups have now.
 pub(super) fn counts(view: &ServiceView<'_>, reports: &[Boxed]) -> Option<ContentCounts> {
@@ -41,6 +48,11 @@ pub(super) fn counts(view: &ServiceView<'_>, reports: &[Boxed]) -> Option<Conten
         requests,
         explanation: why.explanation().to_owned(),
     });
+    let errors = ExtractError::ALL.iter().zip(sum.errors).filter(|(_, n)| *n > 0).map(|(why, requests)| RefusalCount {
+        reason: why.name().to_owned(),
+        requests,
+        explanation: sentence(&why.to_string()),
+    });
     let queue = |(queue, counts): (&Queue, QueueTally)| QueueCount {
         queue: queue.name.clone(),
         priority: queue.priority,
@@ -55,6 +67,7 @@ pub(super) fn counts(view: &ServiceView<'_>, reports: &[Boxed]) -> Option<Conten
         forwarded: sum.forwarded.iter().map(|(slot, n)| of_server((slot, n))).collect(),
         answers: answers.collect(),
         refusals: refusals.collect(),
+        unreadable: errors.collect(),
         unstamped: sum.unstamped,
         queues: content.binding.queues.iter().zip(sum.queues).map(queue).collect(),
         migrations: content.binding.scheme.migrates().then_some(sum.migrations),

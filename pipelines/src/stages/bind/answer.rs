@@ -14,7 +14,8 @@ use std::fmt::Write as _;
 /// How long a client has to take an answer, nanoseconds: R2 of RFC 9293 §3.8.3.
 const PATIENCE: u64 = 100_000_000_000;
 
-/// The reason phrase of a status (RFC 9110 §15).
+/// The reason phrase of a status: those that are registered (RFC 9110 §15 and IANA's registry of status codes); for others, that of
+/// their class (RFC 9110 §15: a client that does not know a status takes it for x00).
 fn phrase(status: u16) -> &'static str {
     match status {
         301 => "Moved Permanently",
@@ -24,22 +25,63 @@ fn phrase(status: u16) -> &'static str {
         308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
+        402 => "Payment Required",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        407 => "Proxy Authentication Required",
         408 => "Request Timeout",
+        409 => "Conflict",
         410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
         413 => "Content Too Large",
+        414 => "URI Too Long",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
+        417 => "Expectation Failed",
+        421 => "Misdirected Request",
+        422 => "Unprocessable Content",
+        423 => "Locked",
+        424 => "Failed Dependency",
+        425 => "Too Early",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        451 => "Unavailable For Legal Reasons",
         500 => "Internal Server Error",
         501 => "Not Implemented",
         502 => "Bad Gateway",
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         505 => "HTTP Version Not Supported",
-        _ => "Answered by the Director",
+        506 => "Variant Also Negotiates",
+        507 => "Insufficient Storage",
+        508 => "Loop Detected",
+        510 => "Not Extended",
+        511 => "Network Authentication Required",
+        500..=599 => "Internal Server Error",
+        _ => "Bad Request",
+    }
+}
+
+/// The fields without which a server must not send a status: each line with its end.
+///
+/// The director knows neither users nor what methods the resource has. The challenge is of the scheme that every client has, over a realm
+/// of its own; who answers it is refused again, for the rule has said so. An empty `Allow` says that the resource allows no method at present.
+fn required(status: u16) -> &'static str {
+    match status {
+        // RFC 9110 §15.5.2 and §11.6.1; RFC 7617 §2: a realm is required.
+        401 => "WWW-Authenticate: Basic realm=\"refused\"\r\n",
+        // RFC 9110 §15.5.6 and §10.2.1.
+        405 => "Allow:\r\n",
+        // RFC 9110 §15.5.8 and §11.7.1.
+        407 => "Proxy-Authenticate: Basic realm=\"refused\"\r\n",
+        // RFC 9110 §15.5.22 and §7.8: what the director itself speaks.
+        426 => "Upgrade: HTTP/1.1\r\nConnection: upgrade\r\n",
+        _ => "",
     }
 }
 
@@ -50,7 +92,8 @@ fn response(status: u16, fields: &str) -> String {
         format!("<html><head><title>{status} {phrase}</title></head><body><h1>{status} {phrase}</h1></body></html>\n");
     let mut r = format!("HTTP/1.1 {status} {phrase}\r\nContent-Type: text/html\r\n");
     // Writing to a string can't fail.
-    let _ = write!(r, "Content-Length: {}\r\n{fields}Connection: close\r\n\r\n{body}", body.len());
+    let needed = required(status);
+    let _ = write!(r, "Content-Length: {}\r\n{needed}{fields}Connection: close\r\n\r\n{body}", body.len());
     r
 }
 
@@ -254,5 +297,20 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
         assert!(head.contains(&format!("Content-Length: {}", body.len())));
         assert!(response(302, "Location: /x\r\n").contains("\r\nLocation: /x\r\n"));
+    }
+
+    #[test]
+    fn statuses_have_the_phrases_and_fields_that_they_need() {
+        let has = |status: u16, line: &str| response(status, "").contains(&format!("\r\n{line}\r\n"));
+        assert!(has(401, "WWW-Authenticate: Basic realm=\"refused\""));
+        assert!(has(405, "Allow:"));
+        assert!(has(426, "Upgrade: HTTP/1.1") && has(426, "Connection: upgrade"));
+        assert!(has(407, "Proxy-Authenticate: Basic realm=\"refused\""));
+        assert!(!response(403, "").contains("uthenticate") && !response(404, "").contains("Allow"));
+        for (status, phrase) in
+            [(451, "Unavailable For Legal Reasons"), (422, "Unprocessable Content"), (418, "Bad Request")]
+        {
+            assert!(response(status, "").starts_with(&format!("HTTP/1.1 {status} {phrase}\r\n")));
+        }
     }
 }

@@ -319,7 +319,7 @@ impl<'d, P: Port> Desk<'d, P> {
     pub(super) fn begin_delivery(&mut self, flow: u32, b: &mut Binding) {
         if let Err(e) = b.extend() {
             // Its body, of which more has come since the decision, is malformed.
-            self.c.splices.refuse(self.c.table.get(flow).service, Refusal::Unreadable);
+            self.c.splices.refuse_unreadable(self.c.table.get(flow).service, e);
             return self.give_up_request(flow, b, e.status());
         }
         if let Some((group, server)) = b.toward.take()

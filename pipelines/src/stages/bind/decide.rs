@@ -6,7 +6,7 @@ use super::choose::candidates;
 use super::read::GroupState;
 pub(super) use super::read::{Progress, Read, is_up};
 use crate::content::{Content, OnUnparsed, Sticky};
-use crate::extract::{BodyFollower, ExtractError, Extraction, Method, Protocol, Replay};
+use crate::extract::{BodyFollower, ExtractError, Extraction, Method, PACKET_BYTES, Protocol, Replay};
 use crate::matching::Action;
 use crate::snapshot::Snapshot;
 use crate::splice::{Arrival, Binding, Owed, Phase, Taken};
@@ -21,8 +21,6 @@ use lcs_dataplane::{DropReason, Verdict};
 
 /// Between two commands of a dialogue, nanoseconds.
 const DIALOGUE: u64 = 300_000_000_000;
-/// Bytes of headers that rules may look at.
-const HEADERS: usize = 120;
 
 /// For how long a client may go on with a request that is not decided, nanoseconds.
 pub(super) fn patience(content: &Content) -> u64 {
@@ -55,6 +53,12 @@ fn belongs_to_delivery(a: &Arrival, b: &Binding) -> bool {
     let waits = b.sendable() < b.buffer.len();
     let within = (a.end().wrapping_sub(b.start) as i32) as i64 <= b.sendable() as i64;
     !waits && !b.fin || a.flags & FIN == 0 && (a.len == 0 || within) || b.sends_fin()
+}
+
+/// As much of a frame's IP packet as rules may look at.
+pub(super) fn packet_of(batch: &Batch, i: usize) -> &[u8] {
+    let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
+    batch.frames[i].bytes().get(l3..end.min(l3 + PACKET_BYTES)).unwrap_or(&[])
 }
 
 /// The sum of an intact segment's payload, as a checksum has it; `None` where it does not follow from the header alone.
@@ -218,9 +222,7 @@ impl<P: Port> Desk<'_, P> {
         let grown = b.buffer.len() - before;
         if taken == Taken::New && grown > 0 {
             b.header.clear();
-            let l3 = usize::from(batch.l3[i]);
-            let headers = batch.frames[i].bytes().get(l3..end.min(l3 + HEADERS)).unwrap_or(&[]);
-            b.header.extend_from_slice(headers);
+            b.header.extend_from_slice(packet_of(batch, i));
             if before == 0 {
                 // Alone in the buffer, whole.
                 let alone = !fills && a.seq == b.start && grown == a.len;
@@ -470,7 +472,7 @@ impl<P: Port> Desk<'_, P> {
             self.c.splices.unparsed += 1;
             return self.decided(flow, b, read);
         }
-        self.c.splices.refuse(self.c.table.get(flow).service, Refusal::Unreadable);
+        self.c.splices.refuse_unreadable(self.c.table.get(flow).service, e);
         if let Some(ticket) = b.migration.take() {
             return self.decline(flow, b, ticket);
         }
@@ -641,7 +643,8 @@ impl<P: Port> Desk<'_, P> {
         let frame = std::mem::take(&mut batch.frames[i]);
         let bytes = frame.bytes();
         let payload = bytes.get(a.payload..end).unwrap_or(&[]);
-        let read = self.read_packet(flow, entry, payload, bytes.get(l3..end).unwrap_or(&[]));
+        let packet = bytes.get(l3..end.min(l3 + PACKET_BYTES)).unwrap_or(&[]);
+        let read = self.read_packet(flow, entry, payload, packet);
         batch.frames[i] = frame;
         read
     }

@@ -113,7 +113,7 @@ impl<P: Port> Desk<'_, P> {
         }
         if let Err(e) = b.extend() {
             // Its body, of which more has come since the decision, is malformed.
-            self.c.splices.refuse(self.c.table.get(flow).service, Refusal::Unreadable);
+            self.c.splices.refuse_unreadable(self.c.table.get(flow).service, e);
             return self.give_up_request(flow, b, e.status());
         }
         let now = self.now;

@@ -203,7 +203,7 @@ impl<'d, P: Port> Desk<'d, P> {
     fn frame(&mut self, batch: &mut Batch, i: usize) -> Verdict {
         if !matches!(batch.kind[i], Kind::Transport4 | Kind::Transport6) {
             // A part of a request in each of two fragments would be seen by the server only.
-            return Verdict::Drop(DropReason::BadFragment);
+            return Verdict::Drop(DropReason::SplicedFragment);
         }
         if batch.protocol[i] == protocol::UDP {
             return self.message(batch, i);

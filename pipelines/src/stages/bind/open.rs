@@ -21,6 +21,9 @@ use lcs_dataplane::{BURST, DropReason, Verdict};
 /// Share of the flow table that may be half open before SYNs are answered with cookies: one in so many.
 const HALF_OPEN_SHARE: usize = 8;
 
+/// No path is taken to carry segments of less, bytes: the lowest plateau in use (RFC 1191 §7.1) less headers.
+const LEAST_OWN_MSS: u16 = 256;
+
 /// The director's answer to a SYN.
 pub(super) struct SynAck {
     /// Slot of the service that is called.
@@ -155,12 +158,14 @@ impl<P: Port> Desk<'_, P> {
         }
     }
 
-    /// The MSS that a client of a service on this interface is told.
+    /// The MSS that a client of a service on this interface is told: what its own link carries and every server's that it may get, less
+    /// headers (RFC 9293 §3.7.1).
     pub(super) fn own_mss(&self, slot: u16, interface: u8, v6: bool) -> u16 {
         let mtu = self.snapshot.interfaces.get(usize::from(interface)).map_or(1500, |f| f.mtu);
         let most = self.content(slot).map_or(1460, |c| c.binding.mss);
-        let around = if v6 { 60 } else { 40 } + self.c.splices.migrations.overhead(slot);
-        most.min(mtu.saturating_sub(around)).max(536)
+        let headers = if v6 { 60 } else { 40 };
+        let here = mtu.saturating_sub(self.c.splices.migrations.overhead(slot)).min(self.c.reach.of(slot));
+        most.min(here.saturating_sub(headers)).max(LEAST_OWN_MSS)
     }
 
     /// A flow and an entry for a connection whose client has sent a SYN or brought back a cookie. It stays on the list of
@@ -180,7 +185,9 @@ impl<P: Port> Desk<'_, P> {
         let protocol = batch.protocol[i];
         let flow = match self.c.table.insert(protocol, key, None) {
             Err(TableFull::Entries) if self.snapshot.when_full == WhenFull::EvictHalfOpen => {
-                let Some(oldest) = self.c.timers.oldest_half_open(&self.c.table, self.tick) else { return Err(DropReason::FlowTableFull) };
+                let Some(oldest) = self.c.timers.oldest_half_open(&self.c.table, self.tick) else {
+                    return Err(DropReason::FlowTableFull);
+                };
                 self.c.close(oldest);
                 self.c.evicted += 1;
                 self.c.table.insert(protocol, key, None)

@@ -234,7 +234,10 @@ impl<P: Port> Desk<'_, P> {
             if b.next() != tail.seq || b.cut != b.buffer.len() as u64 {
                 return Verdict::Drop(DropReason::OutOfOrder);
             }
-            self.hold_bytes(&rest, &bytes, flow, b);
+            if self.hold_bytes(&rest, &bytes, flow, b) == Taken::New {
+                b.header.clear();
+                b.header.extend_from_slice(super::decide::packet_of(batch, i));
+            }
             if b.may_ack {
                 self.acknowledge(flow, b);
             }
@@ -272,8 +275,7 @@ impl<P: Port> Desk<'_, P> {
         b.client_window = a.window;
         b.may_ack = false;
         b.settled = false;
-        let (l3, l4end) = (usize::from(batch.l3[i]), a.payload);
-        b.header.extend_from_slice(batch.frames[i].bytes().get(l3..l4end).unwrap_or(&[]));
+        b.header.extend_from_slice(super::decide::packet_of(batch, i));
         b.ack_floor = self.c.splices.get(entry).offsets.ack(Place::CLIENT, a.ack);
         self.settle(flow, &mut b);
         if b.settled

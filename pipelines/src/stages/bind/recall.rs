@@ -130,8 +130,7 @@ impl<P: Port> Desk<'_, P> {
         b.start = seq;
         (b.client_ack, b.client_window) = (a.ack, a.window);
         (b.may_ack, b.settled) = (false, false);
-        let header = batch.frames[i].bytes().get(usize::from(batch.l3[i])..a.payload).unwrap_or(&[]);
-        b.header.extend_from_slice(header);
+        b.header.extend_from_slice(super::decide::packet_of(batch, i));
         let verdict = self.front_passes(batch, i, a, (from, seq), flow, &mut b);
         self.ask(flow, &mut b);
         self.c.splices.put(b);
