@@ -340,3 +340,40 @@ fn the_asterisk_is_for_options_alone() {
     assert!(witness("!exists(host)", "exists(url)").starts_with("GET / HTTP/1.0\r\n\r\n"));
     assert_eq!(pair("!exists(host)", "http.version == \"1.1\""), []);
 }
+
+/// Requests of the findings of a kind, in order.
+fn requests(report: &Report, kind: FindingKind) -> Vec<String> {
+    let of_kind = report.findings.iter().filter(|f| f.kind == kind);
+    of_kind.map(|f| f.witness.as_ref().unwrap_or_else(|| panic!("{report}")).request.clone()).collect()
+}
+
+#[test]
+fn rules_that_never_fire_show_a_request_that_another_takes() {
+    let report = check(
+        "R1: if (url == \"/a\") routeTo(x)\n\
+         R2: if (url == \"/a\") routeTo(y)\n\
+         R3: if (url == \"/a\") routeTo(x)\n\
+         R4: if (path == \"/b\" && header.x == \"1\") routeTo(x)\n\
+         R5: if (prefix(path, \"/b\") && header.x == \"1\" && path == \"/b\") routeTo(y)\n\
+         R6: if (ip.ttl > 60 && url == /c) routeTo(x)\n\
+         R7: if (ip.ttl <= 60 && url == /c) routeTo(x)\n\
+         R8: if (url == /c) routeTo(y)\n",
+    );
+    let get = |rest: &str| format!("GET {rest}");
+    assert_eq!(
+        requests(&report, AbsoluteConflict),
+        [
+            get("/a HTTP/1.1\r\nHost: www.example.com\r\n\r\n").replace('\r', ""),
+            get("/b HTTP/1.1\r\nHost: www.example.com\r\nx: 1\r\n\r\n").replace('\r', ""),
+        ],
+        "{report}"
+    );
+    assert!(requests(&report, Duplicate)[0].starts_with("GET /a HTTP"), "{report}");
+    // It never fires; what takes the request depends on the TTL, so that is shown.
+    let shadowed = report.findings.iter().find(|f| f.kind == Shadowed).unwrap();
+    let witness = shadowed.witness.as_ref().unwrap();
+    assert!(witness.request.starts_with("GET /c HTTP") && witness.connection[0].0 == "ip.ttl", "{report}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(json["findings"][0]["witness"]["request"].as_str().unwrap().starts_with("GET /a"), "{json}");
+    assert!(report.to_string().contains("  for example:\n    GET /a HTTP/1.1\n"), "{report}");
+}

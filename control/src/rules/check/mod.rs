@@ -155,11 +155,22 @@ impl Checker<'_> {
         self.formulas.iter().enumerate().map(earlier).collect()
     }
 
-    fn report_same(&mut self, index: usize, other: usize) {
+    /// A request that satisfies rule `index` and one of `others`, which take it.
+    fn example(&self, assembler: &mut Assembler<'_>, index: usize, others: &[usize]) -> Option<Witness> {
+        let mut search = Search::new(assembler, self.formulas, self.negations, &[]);
+        let Answer::Yes(connection) = search.run(Vec::new(), vec![&self.formulas[index]]) else { return None };
+        let confirmed = self.evaluator.rule(index, &connection) == Truth::True
+            && others.iter().any(|other| self.evaluator.rule(*other, &connection) == Truth::True);
+        let about: Vec<usize> = [&[index], others].concat();
+        confirmed.then(|| self.witness(&connection, &about))
+    }
+
+    fn report_same(&mut self, assembler: &mut Assembler<'_>, index: usize, other: usize) {
+        let witness = self.example(assembler, index, &[other]);
         let (rule, first) = (&self.set.rules[index], &self.set.rules[other]);
         if rule.action == first.action {
             let message = format!("{} says the same as {}", self.name(index), self.name(other));
-            self.find(FindingKind::Duplicate, message, &[index, other], None);
+            self.find(FindingKind::Duplicate, message, &[index, other], witness);
         } else {
             let message = format!(
                 "{} and {} have one condition and two actions: {} always wins, {} never happens",
@@ -168,7 +179,7 @@ impl Checker<'_> {
                 first.action,
                 rule.action
             );
-            self.find(FindingKind::AbsoluteConflict, message, &[index, other], None);
+            self.find(FindingKind::AbsoluteConflict, message, &[index, other], witness);
         }
     }
 
@@ -187,7 +198,7 @@ impl Checker<'_> {
             }
             if let Some(other) = same[index] {
                 hidden[index] = Hidden::Same(other);
-                self.report_same(index, other);
+                self.report_same(assembler, index, other);
                 continue;
             }
             let above: Vec<usize> = (0..index)
@@ -221,7 +232,7 @@ impl Checker<'_> {
                 Search::new(assembler, formulas, negations, &[]).run(Vec::new(), conditions) == Answer::No
             };
             if within(assembler, *other, index) && within(assembler, index, *other) {
-                self.report_same(index, *other);
+                self.report_same(assembler, index, *other);
                 return Hidden::Same(*other);
             }
         }
@@ -232,9 +243,10 @@ impl Checker<'_> {
             [] => ("the rules above it".to_owned(), "take"),
         };
         let message = format!("{} never fires: {by} {verb} everything that it matches", self.name(index));
+        let witness = self.example(assembler, index, met);
         let mut rules = vec![index];
         rules.extend(met.iter().take(8));
-        self.find(FindingKind::Shadowed, message, &rules, None);
+        self.find(FindingKind::Shadowed, message, &rules, witness);
         Hidden::Shadowed
     }
 
