@@ -377,3 +377,26 @@ fn rules_that_never_fire_show_a_request_that_another_takes() {
     assert!(json["findings"][0]["witness"]["request"].as_str().unwrap().starts_with("GET /a"), "{json}");
     assert!(report.to_string().contains("  for example:\n    GET /a HTTP/1.1\n"), "{report}");
 }
+
+#[test]
+fn what_costs_with_the_number_of_rules_is_named_with_what_to_do() {
+    let many = |count: usize, condition: &dyn Fn(usize) -> String| {
+        let rule = |n: usize| format!("r{n}: if ({}) routeTo(a)\n", condition(n));
+        check(&(0..count).map(rule).collect::<String>())
+    };
+    let hints = |report: &Report| -> Vec<(String, usize)> {
+        let hints = report.findings.iter().filter(|f| f.kind == FindingKind::Cost);
+        hints.map(|f| (f.message.clone(), f.places.len())).collect()
+    };
+    let patterns = hints(&many(10, &|n| format!("regex(url, \"[0-9]+{n}\")")));
+    assert!(patterns.len() == 1 && patterns[0].1 == 8, "{patterns:?}");
+    assert!(patterns[0].0.starts_with("r0 and 9 other rules have patterns that no two bytes in a row"), "{patterns:?}");
+    // With a text that is sure to be there, or few of them, nothing is said.
+    assert_eq!(hints(&many(10, &|n| format!("regex(url, \"^/id{n}/[0-9]+\")"))), []);
+    assert_eq!(hints(&many(3, &|n| format!("regex(url, \"[0-9]+{n}\")"))), []);
+    let same = hints(&many(100, &|n| format!("path == /a && !(host == \"h{n}\")")));
+    assert!(same.len() == 1 && same[0].0.starts_with("r0 and 99 other rules are looked at one by one"), "{same:?}");
+    let product: Vec<String> = (0..15).map(|n| format!("(query.a{n} == \"1\" || query.b{n} == \"1\")")).collect();
+    let wide = hints(&many(1, &|_| product.join(" && ")));
+    assert!(wide.len() == 1 && wide[0].0.starts_with("r0: more than 16384 combinations of terms"), "{wide:?}");
+}

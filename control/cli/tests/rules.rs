@@ -144,6 +144,43 @@ fn check_against_a_configuration_takes_the_names_of_the_service() {
 }
 
 #[test]
+fn check_knows_what_the_services_clients_speak() {
+    let folder = Folder::new("speak");
+    folder.write("lcs.toml", CONFIGURATION);
+    folder.write("shop.rules", "a: if (path == /a ||\n  smtp.to == \"x@y\") routeTo(web)\ndefault: routeTo(web)\n");
+    let (code, out, _) = folder.lcs("rules check shop.rules -c lcs.toml");
+    let finding = "shop.rules:2:3: warning: never there: a asks for smtp.to, which is never there: this service speaks HTTP; \
+        give the rule to a service that speaks SMTP, or remove it\n";
+    assert!(code == 1 && out.contains(finding), "{out}");
+    assert_eq!(folder.lcs("rules check shop.rules").0, 0, "any service may use it");
+    let (code, out, _) = folder.lcs("check -c lcs.toml");
+    assert!(code == 0 && out.contains("shop.rules:2:3: warning: a asks for smtp.to"), "{out}");
+    assert_eq!(folder.json("check -c lcs.toml").1["findings"].as_array().unwrap().len(), 1);
+    folder.write("shop.rules", "a: if (path == /a) routeTo(web)\ndefault: routeTo(web)\n");
+    assert_eq!(folder.lcs("rules check shop.rules -c lcs.toml").0, 0);
+    assert_eq!(folder.json("check -c lcs.toml").1["findings"], Value::Array(vec![]));
+}
+
+#[test]
+fn a_hint_never_fails_and_a_file_that_is_no_text_is_named_by_its_line() {
+    let folder = Folder::new("hint");
+    folder.write("a.rules", "a: if (xml.//Amount[Value > 10000]) routeTo(a)\ndefault: routeTo(b)\n");
+    let (code, out, _) = folder.lcs("rules check a.rules --deny note");
+    assert!(
+        code == 0 && out.contains("a.rules:1:1: hint: first only: xml.//Amount/Value is the first such place"),
+        "{out}"
+    );
+    folder.write("a.rules", b"# fine\n# caf\xe9\ndefault: reject\n");
+    let (code, _, error) = folder.lcs("rules check a.rules");
+    let what = "a.rules: cannot be read: line 2 is not UTF-8: it has the byte 0xe9 (save it as UTF-8 text)";
+    assert!(code == 1 && error.contains(what), "{error}");
+    folder.write("a.list", b"10.0.0.1\n\xff\n");
+    folder.write("a.rules", "a: if (ip.src in @a.list) reject\n");
+    let (_, _, error) = folder.lcs("rules check a.rules");
+    assert!(error.contains("a.rules:1:18: error: cannot read the list: a.list: line 2 is not UTF-8"), "{error}");
+}
+
+#[test]
 fn explain_reads_bytes_text_and_captures() {
     let folder = Folder::new("explain");
     folder.write("a.rules", RULES);

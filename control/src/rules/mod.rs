@@ -35,7 +35,8 @@ pub use ast::{
     Action, AddressRelation, Condition, DefaultRule, Kind, MAX_CONNECTIONS, Operand, Protocol, Relation, Rule, RuleSet,
     Selector, Step, Stickiness, Term, Test, TextRelation, Trivia, Variable,
 };
-pub use check::{CheckOptions, Finding, FindingKind, Place, Report, Severity, Witness, check};
+pub use check::{CheckOptions, Finding, FindingKind, Place, Report, Severity, Witness, check, unspoken};
+pub(crate) use compile::AnyNumber;
 pub use compile::{Numbering, compile, lower};
 pub use connection::{Body, Connection, HttpRequest, Message};
 pub use context::{Context, ListsIn, MAX_LIST_BYTES, MAX_LIST_ENTRIES, Names, NoLists, ReadList};

@@ -111,6 +111,21 @@ impl<'a> Trial<'a> {
     pub fn new(set: &'a RuleSet) -> Result<Self, Errors> {
         let names = NamesOf::new(set);
         let program = compile(set, &names)?;
+impl Protocol {
+    /// What the clients of a service speak that has this `application`; none where nothing of the payload is read.
+    pub fn of(application: Spoken) -> Option<Self> {
+        match application {
+            Spoken::Http => Some(Protocol::Http),
+            Spoken::Smtp => Some(Protocol::Smtp),
+            Spoken::Pop3 => Some(Protocol::Pop),
+            Spoken::Imap => Some(Protocol::Imap),
+            Spoken::Ftp => Some(Protocol::Ftp),
+            Spoken::Tls => Some(Protocol::Tls),
+            Spoken::Opaque => None,
+        }
+    }
+}
+
         let mut rules = Vec::new();
         let mut texts: Vec<&Variable> = Vec::new();
         for term in set.rules.iter().flat_map(|rule| rule.condition.terms()) {

@@ -59,6 +59,7 @@ struct Fmt {
   lcs rules check shop.rules --groups web,images --deny note
   lcs rules check shop.rules --json | jq '.findings[].kind'
 
+With -c, what the service's clients speak is known, too: a rule that asks for something else is found.
 Without -c and --groups any name of a group or server will do.")]
 struct Check {
     /// The rule file.
@@ -86,9 +87,9 @@ struct Check {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Deny {
-    /// Everything: potential conflicts and gaps as well.
+    /// Everything but hints: potential conflicts and gaps as well.
     Note,
-    /// Duplicates, rules that never fire, and errors.
+    /// Duplicates, rules that never fire, variables that are never there, and errors.
     Warning,
     /// Absolute conflicts only.
     Error,
@@ -240,10 +241,12 @@ fn chosen<'c>(configuration: &'c Configuration, args: &Check) -> Result<&'c Serv
 }
 
 fn check(common: &Common, args: &Check) -> Outcome {
+    let mut options = CheckOptions { max_conflicts: args.conflicts, ..CheckOptions::default() };
     let set = match &args.config {
         Some(path) => {
             let configuration = Configuration::load(path)?;
             let service = chosen(&configuration, args)?;
+            options.spoken = service.content.as_ref().and_then(|content| Protocol::of(content.application));
             let groups = service.content.iter().flat_map(|c| &c.groups).map(|g| g.name.as_str());
             let servers = service.servers.iter().map(|s| s.name.as_str());
             let queues = service.content.as_ref().map_or(&[][..], |c| &c.binding.queues);
@@ -258,9 +261,10 @@ fn check(common: &Common, args: &Check) -> Outcome {
             set
         }
     };
-    let report = rules::check(&set, &CheckOptions { max_conflicts: args.conflicts });
+    let report = rules::check(&set, &options);
     say(&if common.json { json(&report)? } else { format!("{report}\n") })?;
     let weight = |severity| match severity {
+        Severity::Hint => -1, // nothing is wrong
         Severity::Note => 0,
         Severity::Warning => 1,
         Severity::Error => 2,

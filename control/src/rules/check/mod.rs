@@ -15,6 +15,7 @@ mod gaps;
 mod machine;
 mod number_machine;
 mod pairs;
+mod plain;
 mod ranges;
 mod report;
 mod search;
@@ -22,9 +23,10 @@ mod view;
 mod witness;
 mod witness_text;
 
+pub use plain::unspoken;
 pub use report::{Finding, FindingKind, Place, Report, Severity, Witness};
 
-use super::ast::{RuleSet, Variable};
+use super::ast::{Protocol, RuleSet, Variable};
 use super::connection::Connection;
 use super::eval::{Evaluator, Truth};
 use assemble::Assembler;
@@ -43,11 +45,13 @@ pub(super) fn build_document(xml: bool, wanted: &[body::Wanted<'_>]) -> Option<s
 pub struct CheckOptions {
     /// Potential conflicts that are shown; further overlapping pairs are counted.
     pub max_conflicts: usize,
+    /// What the clients of the service that uses the set speak, if that is known.
+    pub spoken: Option<Protocol>,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        CheckOptions { max_conflicts: 1_000 }
+        CheckOptions { max_conflicts: 1_000, spoken: None }
     }
 }
 
@@ -80,6 +84,11 @@ pub fn check(set: &RuleSet, options: &CheckOptions) -> Report {
     let hidden = checker.shadowed(&mut assembler, &mut overlaps, &live, &same);
     let omitted_pairs = checker.conflicts(&mut assembler, &mut overlaps, &live, &hidden, options.max_conflicts);
     checker.gaps(&mut assembler, gaps);
+    if let Some(spoken) = options.spoken {
+        checker.unspoken(spoken);
+    }
+    checker.first_only();
+    checker.costs();
     let mut findings = checker.findings;
     let order = |f: &Finding| (f.kind, f.places.iter().map(|p| p.index).collect::<Vec<_>>());
     findings.sort_by_key(order);
@@ -110,6 +119,10 @@ impl Checker<'_> {
 
     fn find(&mut self, kind: FindingKind, message: String, rules: &[usize], witness: Option<Witness>) {
         let places = rules.iter().map(|index| self.place(*index)).collect();
+        self.find_at(kind, message, places, witness);
+    }
+
+    fn find_at(&mut self, kind: FindingKind, message: String, places: Vec<Place>, witness: Option<Witness>) {
         self.findings.push(Finding { kind, severity: kind.severity(), message, places, witness });
     }
 
