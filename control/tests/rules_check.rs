@@ -11,10 +11,10 @@ fn kinds(report: &Report) -> Vec<(FindingKind, Vec<usize>)> {
     report.findings.iter().map(|f| (f.kind, f.places.iter().map(|p| p.index).collect())).collect()
 }
 
-/// The kinds of findings, gaps aside, for two conditions with different actions.
+/// The kinds of findings, gaps and hints aside, for two conditions with different actions.
 fn pair(first: &str, second: &str) -> Vec<FindingKind> {
     let report = check(&format!("a: if ({first}) routeTo(a)\nb: if ({second}) routeTo(b)\n"));
-    report.findings.iter().map(|f| f.kind).filter(|kind| *kind != Gap).collect()
+    report.findings.iter().map(|f| f.kind).filter(|kind| !matches!(kind, Gap | FindingKind::FirstOnly)).collect()
 }
 
 fn witness(first: &str, second: &str) -> String {
@@ -339,4 +339,64 @@ fn the_asterisk_is_for_options_alone() {
     // HTTP/1.1 has a Host.
     assert!(witness("!exists(host)", "exists(url)").starts_with("GET / HTTP/1.0\r\n\r\n"));
     assert_eq!(pair("!exists(host)", "http.version == \"1.1\""), []);
+}
+
+/// Requests of the findings of a kind, in order.
+fn requests(report: &Report, kind: FindingKind) -> Vec<String> {
+    let of_kind = report.findings.iter().filter(|f| f.kind == kind);
+    of_kind.map(|f| f.witness.as_ref().unwrap_or_else(|| panic!("{report}")).request.clone()).collect()
+}
+
+#[test]
+fn rules_that_never_fire_show_a_request_that_another_takes() {
+    let report = check(
+        "R1: if (url == \"/a\") routeTo(x)\n\
+         R2: if (url == \"/a\") routeTo(y)\n\
+         R3: if (url == \"/a\") routeTo(x)\n\
+         R4: if (path == \"/b\" && header.x == \"1\") routeTo(x)\n\
+         R5: if (prefix(path, \"/b\") && header.x == \"1\" && path == \"/b\") routeTo(y)\n\
+         R6: if (ip.ttl > 60 && url == /c) routeTo(x)\n\
+         R7: if (ip.ttl <= 60 && url == /c) routeTo(x)\n\
+         R8: if (url == /c) routeTo(y)\n",
+    );
+    let get = |rest: &str| format!("GET {rest}");
+    assert_eq!(
+        requests(&report, AbsoluteConflict),
+        [
+            get("/a HTTP/1.1\r\nHost: www.example.com\r\n\r\n").replace('\r', ""),
+            get("/b HTTP/1.1\r\nHost: www.example.com\r\nX: 1\r\n\r\n").replace('\r', ""),
+        ],
+        "{report}"
+    );
+    assert!(requests(&report, Duplicate)[0].starts_with("GET /a HTTP"), "{report}");
+    // It never fires; what takes the request depends on the TTL, so that is shown.
+    let shadowed = report.findings.iter().find(|f| f.kind == Shadowed).unwrap();
+    let witness = shadowed.witness.as_ref().unwrap();
+    assert!(witness.request.starts_with("GET /c HTTP") && witness.connection[0].0 == "ip.ttl", "{report}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert!(json["findings"][0]["witness"]["request"].as_str().unwrap().starts_with("GET /a"), "{json}");
+    assert!(report.to_string().contains("  for example:\n    GET /a HTTP/1.1\n"), "{report}");
+}
+
+#[test]
+fn what_costs_with_the_number_of_rules_is_named_with_what_to_do() {
+    let many = |count: usize, condition: &dyn Fn(usize) -> String| {
+        let rule = |n: usize| format!("r{n}: if ({}) routeTo(a)\n", condition(n));
+        check(&(0..count).map(rule).collect::<String>())
+    };
+    let hints = |report: &Report| -> Vec<(String, usize)> {
+        let hints = report.findings.iter().filter(|f| f.kind == FindingKind::Cost);
+        hints.map(|f| (f.message.clone(), f.places.len())).collect()
+    };
+    let patterns = hints(&many(10, &|n| format!("regex(url, \"[0-9]+{n}\")")));
+    assert!(patterns.len() == 1 && patterns[0].1 == 8, "{patterns:?}");
+    assert!(patterns[0].0.starts_with("r0 and 9 other rules have patterns that no two bytes in a row"), "{patterns:?}");
+    // With a text that is sure to be there, or few of them, nothing is said.
+    assert_eq!(hints(&many(10, &|n| format!("regex(url, \"^/id{n}/[0-9]+\")"))), []);
+    assert_eq!(hints(&many(3, &|n| format!("regex(url, \"[0-9]+{n}\")"))), []);
+    let same = hints(&many(100, &|n| format!("path == /a && !(host == \"h{n}\")")));
+    assert!(same.len() == 1 && same[0].0.starts_with("r0 and 99 other rules are looked at one by one"), "{same:?}");
+    let product: Vec<String> = (0..15).map(|n| format!("(header.a{n} == \"1\" || header.b{n} == \"1\")")).collect();
+    let wide = hints(&many(1, &|_| product.join(" && ")));
+    assert!(wide.len() == 1 && wide[0].0.starts_with("r0: more than 16384 combinations of terms"), "{wide:?}");
 }

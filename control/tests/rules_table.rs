@@ -108,7 +108,9 @@ fn explanations_name_every_rule_above_and_every_term() {
     let set = set();
     let table = "ip.src=203.0.113.9 POST /a.png => web\n";
     let case = &rules::parse_table(table, "t").unwrap()[0];
-    let explanation = rules::explain(&set, &case.connection);
+    let evaluator = rules::Evaluator::new(&set);
+    let verdict = evaluator.verdict(&case.connection);
+    let explanation = rules::explain(&evaluator, &case.connection, Some(verdict));
     let shown = explanation.to_string();
     assert!(
         shown.contains(

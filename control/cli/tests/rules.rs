@@ -144,6 +144,43 @@ fn check_against_a_configuration_takes_the_names_of_the_service() {
 }
 
 #[test]
+fn check_knows_what_the_services_clients_speak() {
+    let folder = Folder::new("speak");
+    folder.write("lcs.toml", CONFIGURATION);
+    folder.write("shop.rules", "a: if (path == /a ||\n  smtp.to == \"x@y\") routeTo(web)\ndefault: routeTo(web)\n");
+    let (code, out, _) = folder.lcs("rules check shop.rules -c lcs.toml");
+    let finding = "shop.rules:2:3: warning: never there: a asks for smtp.to, which is never there: this service speaks HTTP; \
+        give the rule to a service that speaks SMTP, or remove it\n";
+    assert!(code == 1 && out.contains(finding), "{out}");
+    assert_eq!(folder.lcs("rules check shop.rules").0, 0, "any service may use it");
+    let (code, out, _) = folder.lcs("check -c lcs.toml");
+    assert!(code == 0 && out.contains("shop.rules:2:3: warning: a asks for smtp.to"), "{out}");
+    assert_eq!(folder.json("check -c lcs.toml").1["findings"].as_array().unwrap().len(), 1);
+    folder.write("shop.rules", "a: if (path == /a) routeTo(web)\ndefault: routeTo(web)\n");
+    assert_eq!(folder.lcs("rules check shop.rules -c lcs.toml").0, 0);
+    assert_eq!(folder.json("check -c lcs.toml").1["findings"], Value::Array(vec![]));
+}
+
+#[test]
+fn a_hint_never_fails_and_a_file_that_is_no_text_is_named_by_its_line() {
+    let folder = Folder::new("hint");
+    folder.write("a.rules", "a: if (xml.//Amount[Value > 10000]) routeTo(a)\ndefault: routeTo(b)\n");
+    let (code, out, _) = folder.lcs("rules check a.rules --deny note");
+    assert!(
+        code == 0 && out.contains("a.rules:1:1: hint: first only: xml.//Amount/Value is the first such place"),
+        "{out}"
+    );
+    folder.write("a.rules", b"# fine\n# caf\xe9\ndefault: reject\n");
+    let (code, _, error) = folder.lcs("rules check a.rules");
+    let what = "a.rules: cannot be read: line 2 is not UTF-8: it has the byte 0xe9 (save it as UTF-8 text)";
+    assert!(code == 1 && error.contains(what), "{error}");
+    folder.write("a.list", b"10.0.0.1\n\xff\n");
+    folder.write("a.rules", "a: if (ip.src in @a.list) reject\n");
+    let (_, _, error) = folder.lcs("rules check a.rules");
+    assert!(error.contains("a.rules:1:18: error: cannot read the list: a.list: line 2 is not UTF-8"), "{error}");
+}
+
+#[test]
 fn explain_reads_bytes_text_and_captures() {
     let folder = Folder::new("explain");
     folder.write("a.rules", RULES);
@@ -153,24 +190,28 @@ fn explain_reads_bytes_text_and_captures() {
         (code, out.as_str()),
         (
             0,
-            "a.rules:2: pictures takes it\n    true     suffix(path, \".gif\")    (\"/x/a.gif\")\n=> routeTo(images)\n"
+            "a.rules:2: pictures takes it\n    true     suffix(path, \".gif\")    (\"/x/a.gif\")\n=> routeTo(images)\n\
+             assumed: the client speaks HTTP, by its first bytes (--application)\n\
+             assumed: the client is 192.0.2.1, port 40000 (say who with --from), its packet has TTL 64\n\
+             assumed: every group has a server that is up (--down), and none has connections\n\
+             assumed: a head of 16384 bytes and 65536 bytes of a body are read, switching = \"request\", on-unparsed = \"reset\" (-c)\n"
         )
     );
     let body = "<purchase><totalAmount>5001</totalAmount></purchase>";
     let text = format!("POST /buy HTTP/1.1\nHost: h\nContent-Type: text/xml\n\n{body}\n");
     folder.write("a.txt", &text);
-    let (code, _, error) = folder.lcs("rules explain a.rules --request a.txt");
-    assert!(
-        code == 1 && error.contains("does not end in CR LF; if its line ends are plain ones, give --text"),
-        "{error}"
-    );
+    let (code, out, _) = folder.lcs("rules explain a.rules --request a.txt");
+    let refused = "cannot be read: a line does not end in CR LF\n=> refused\n   the client is answered 400\n   \
+        if its line ends are plain ones, give --text\n";
+    assert!(code == 1 && out.contains(refused), "{out}");
     let (code, answer) = folder.json("rules explain a.rules --text --request a.txt");
+    let answer = &answer["requests"][0];
     assert_eq!((code, &answer["action"]), (0, &"routeTo(web)".into()));
     assert_eq!((&answer["rules"][0]["truth"], &answer["rules"][1]["truth"]), (&"false".into(), &"true".into()));
     assert_eq!(answer["rules"][1]["terms"][0]["value"], "\"5001\"");
     // Half a request decides nothing yet.
     let (code, out, _) = folder.piped("rules explain a.rules --request -", b"GET /a");
-    assert!(code == 1 && out.ends_with("=> more of the request is needed\n"), "{out}");
+    assert!(code == 1 && out.contains("=> more of the request is needed\n"), "{out}");
     // A capture: here the TTL decides.
     folder.write("a.pcap", capture(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", 8080, 33));
     let (code, out, _) = folder.lcs("rules explain a.rules --request a.pcap --port 8080");
@@ -185,12 +226,125 @@ fn explain_reads_bytes_text_and_captures() {
     for (application, group) in [("ftp", "routeTo(a)"), ("pop3", "routeTo(b)")] {
         let line = format!("rules explain mail.rules --request - --application {application}");
         let (_, out, _) = folder.piped(&line, b"USER joe\r\n");
-        assert!(out.ends_with(&format!("=> {group}\n")), "{out}");
+        assert!(out.contains(&format!("=> {group}\n")), "{out}");
     }
+    folder.write("empty", "");
+    let (code, _, error) = folder.lcs("rules explain a.rules --request empty");
+    assert!(code == 1 && error.contains("empty is empty; put into it what a client sends"), "{error}");
+}
+
+#[test]
+fn explain_decides_as_workers_do() {
+    let folder = Folder::new("workers");
+    folder.write("lcs.toml", CONFIGURATION.replace("rules =", "body-limit = 100\non-unparsed = \"default\"\nrules ="));
+    let rules = "R1: if (prefix(url, \"/x\")) routeTo(images)\nR2: if (xml.a > 5) reject(403)\n\
+        R3: if (ip.src in 203.0.113.0/24 && server_up(images)) routeTo(images)\ndefault: routeTo(web)\n";
+    folder.write("shop.rules", rules);
+    let post = |url: &str, field: &str, body: &str| {
+        let length = body.len();
+        format!(
+            "POST {url} HTTP/1.1\r\nHost: h\r\n{field}Content-Type: text/xml\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    // What lies behind the rule that decides may be as unreadable as it likes.
+    let packed = "Content-Encoding: gzip\r\n";
+    folder.write("a.http", post("/x", packed, "\x1f"));
+    let (code, out, _) = folder.lcs("rules explain shop.rules --request a.http");
+    assert!(
+        code == 0 && out.starts_with("shop.rules:1: R1 takes it\n") && out.contains("=> routeTo(images)\n"),
+        "{out}"
+    );
+    folder.write("a.http", post("/y", packed, "\x1f"));
+    let (code, answer) = folder.json("rules explain shop.rules --request a.http");
+    let request = &answer["requests"][0];
+    assert_eq!(
+        (code, &request["verdict"], &request["notes"][0]),
+        (1, &Value::Null, &"the client is answered 415".into())
+    );
+    assert!(request["refused"].as_str().unwrap().contains("Content-Encoding"), "{request}");
+    // The service's own limit, and what it does then.
+    let late = post("/y", "", &format!("<!--{}--><a>9</a>", "x".repeat(200)));
+    folder.write("a.http", &late);
+    assert!(folder.lcs("rules explain shop.rules --request a.http").1.contains("=> reject(403)\n"));
+    let (code, out, _) = folder.lcs("rules explain shop.rules --request a.http -c lcs.toml");
+    assert!(code == 1 && out.contains("the body exceeds what may be inspected\n=> default: routeTo(web)\n"), "{out}");
+    assert!(!out.contains("assumed: a head") && !out.contains("first bytes"), "{out}");
+    // Who asks, and which servers are there.
+    folder.write("a.http", "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    let explained = |options: &str| folder.lcs(&format!("rules explain shop.rules --request a.http {options}"));
+    assert!(explained("--from 203.0.113.9").1.contains("(203.0.113.9)"));
+    assert!(explained("-c lcs.toml --from 203.0.113.9").1.contains("=> routeTo(images)\n"));
+    let (code, out, _) = explained("--from 203.0.113.9 --down images --down web");
+    assert!(code == 0 && out.contains("=> default: routeTo(web)\n   no server of `web` is up"), "{out}");
+    assert!(out.contains("assumed: every other group"), "{out}");
+    for (options, what) in [("--down image", "known are: images, web"), ("-c lcs.toml --from ::5", "one of its family")]
+    {
+        let (code, _, error) = explained(options);
+        assert!(code == 2 && error.contains(what), "{error}");
+    }
+    // The head is read to its end though the rule is certain before.
+    let (code, out, _) = folder.piped("rules explain shop.rules --request -", b"GET /x HTTP/1.1\r\nHost: h\r\n");
+    assert!(code == 1 && out.contains("=> more of the request is needed\n   which rule takes it is certain"), "{out}");
+}
+
+#[test]
+fn explain_says_it_of_every_request_of_a_connection_by_the_packet_that_brought_it() {
+    let folder = Folder::new("connection");
+    let rules = "far: if (ip.ttl == 33) routeTo(a)\ndeep: if (bitmatch(2016, 8, 0xff) == 0x41) routeTo(b)\n\
+        beyond: if (exists(bitmatch(800, 8, 0xff)) && path == /1) routeTo(c)\ndefault: routeTo(d)\n";
+    folder.write("a.rules", rules);
+    let get = |number: usize, field: &str| format!("GET /{number} HTTP/1.1\r\nHost: h\r\n{field}\r\n");
+    let (first, second) = (get(1, ""), get(2, "") + &get(3, &format!("A: {}\r\n", "A".repeat(300))));
+    let last = get(4, "Connection: close\r\n") + &get(5, "");
+    let mut at = 1;
+    // Only the SYN has the TTL that a rule asks for.
+    let mut segments = vec![(0, 2, &b""[..], 33)];
+    for text in [&first, &second[..40], &second[40..], &last] {
+        segments.push((at, 0x18, text.as_bytes(), 64));
+        at += text.len() as u32;
+    }
+    folder.write("a.pcap", captured(&segments, 80));
+    let (code, out, error) = folder.lcs("rules explain a.rules --request a.pcap");
+    let lines: Vec<&str> = out.lines().filter(|line| line.starts_with("request") || line.starts_with("=>")).collect();
+    let expected = [
+        "request 1 of 4: GET /1 HTTP/1.1",
+        "=> default: routeTo(d)",
+        "request 2 of 4: GET /2 HTTP/1.1",
+        "=> default: routeTo(d)",
+        "request 3 of 4: GET /3 HTTP/1.1",
+        "=> routeTo(b)",
+        "request 4 of 4: GET /4 HTTP/1.1",
+        "=> default: routeTo(d)",
+    ];
+    assert_eq!((code, lines), (0, expected.to_vec()), "{out}{error}");
+    assert!(out.contains("(absent)") && out.contains("bytes behind it were not looked at\n"), "{out}");
+    assert!(!out.contains("assumed: the client is"), "{out}");
+    let (code, _, error) = folder.lcs("rules explain a.rules --request a.pcap --from 203.0.113.9");
+    assert!(code == 2 && error.contains("the capture says who sent it"), "{error}");
 }
 
 /// A capture with one TCP segment over IPv4.
 fn capture(payload: &[u8], port: u16, ttl: u8) -> Vec<u8> {
+    captured(&[(1, 0x18, payload, ttl)], port)
+}
+
+/// A capture of TCP segments over IPv4: sequence number, flags, payload, TTL.
+fn captured(segments: &[(u32, u8, &[u8], u8)], port: u16) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for (seq, flags, payload, ttl) in segments {
+        let frame = segment(*seq, *flags, payload, port, *ttl);
+        for word in [0, 0, frame.len() as u32, frame.len() as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
+    }
+    file
+}
+
+fn segment(seq: u32, flags: u8, payload: &[u8], port: u16, ttl: u8) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
     let length = (40 + payload.len()) as u16;
     frame.extend([0x45, 0]);
@@ -201,14 +355,10 @@ fn capture(payload: &[u8], port: u16, ttl: u8) -> Vec<u8> {
     frame[24..26].copy_from_slice(&checksum.to_be_bytes());
     frame.extend([0x9c, 0x40]);
     frame.extend(port.to_be_bytes());
-    frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 0x20, 0, 0, 0, 0, 0]);
+    frame.extend(seq.to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0x50, flags, 0x20, 0, 0, 0, 0, 0]);
     frame.extend(payload);
-    let mut file = Vec::new();
-    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1, 0, 0, frame.len() as u32, frame.len() as u32] {
-        file.extend(word.to_le_bytes());
-    }
-    file.extend(frame);
-    file
+    frame
 }
 
 #[test]

@@ -2,10 +2,9 @@
 
 use super::check::{Finding, Place};
 use super::{Protocol, Server, Service, Word};
-use crate::rules::{self, Action, FileError, Names, Numbering, RuleSet, Stickiness, Variable};
+use crate::rules::{self, Action, FileError, Names, RuleSet, Stickiness, Variable};
 use lcs_pipelines::content::{Binding, Guess, OnUnparsed, Queue, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
-use lcs_pipelines::matching::{GroupId, QueueId, ServerId};
 use lcs_pipelines::snapshot::{Forward, SLOTS, Scheduler};
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -244,21 +243,6 @@ fn actions(set: &RuleSet) -> impl Iterator<Item = &Action> {
     set.rules.iter().map(|rule| &rule.action).chain(set.default.iter().map(|default| &default.action))
 }
 
-/// Numbers for names that are known to be right, where only the rest is looked at.
-struct AnyNumber;
-
-impl Numbering for AnyNumber {
-    fn group(&self, _: &str) -> Option<GroupId> {
-        Some(0)
-    }
-    fn server(&self, _: &str) -> Option<ServerId> {
-        Some(0)
-    }
-    fn queue(&self, _: &str) -> Option<QueueId> {
-        Some(0)
-    }
-}
-
 /// The names that the rules of a service may use.
 pub fn names<'g, 's>(
     groups: impl Iterator<Item = &'g str>,
@@ -279,7 +263,7 @@ pub fn names<'g, 's>(
 /// When the file cannot be read, or is no rule set that the service can use.
 pub fn load_rules(path: &Path, names: &Names) -> Result<RuleSet, FileError> {
     let set = rules::read_file(path, Some(names), true)?;
-    rules::compile(&set, &AnyNumber)?;
+    rules::compile(&set, &rules::AnyNumber)?;
     Ok(set)
 }
 

@@ -12,13 +12,17 @@ use super::document::Node;
 use super::eval::{Attribute, Attributes};
 
 /// Bytes of the packet's beginning that are kept: as far as `bitmatch` reads.
-const HEAD: usize = (super::parse_variable::MAX_BIT / 8) as usize;
+pub(super) const HEAD: usize = (super::parse_variable::MAX_BIT / 8) as usize;
 
 /// A connection and its first request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connection {
-    /// The first bytes of the packet, from the IP header on. Ports stand behind a header without options.
+    /// The first bytes of the packet, from the IP header on; of a packet that was captured, as many as it has.
     head: Vec<u8>,
+    /// Bytes from the IP header to the transport's.
+    transport: usize,
+    /// The transport's number, where extension headers stand before it.
+    behind_extensions: Option<u8>,
     /// Whether the group has a server that is up; groups that are not named here have one.
     pub servers_up: BTreeMap<String, bool>,
     /// Connections by group; none for groups that are not named here.
@@ -99,6 +103,8 @@ impl Default for Connection {
     fn default() -> Self {
         let mut connection = Connection {
             head: vec![0; HEAD],
+            transport: 20,
+            behind_extensions: None,
             servers_up: BTreeMap::new(),
             connections: BTreeMap::new(),
             message: Message::None,
@@ -116,49 +122,31 @@ impl Connection {
         &self.head
     }
 
-    /// The connection of a packet, given from its IP header on. Of a packet with IP options or extension headers only
-    /// addresses, ports, TTL and type of service are taken over: ports stand behind a plain header here.
+    /// The connection of a packet, given from its IP header on; it may be cut anywhere. What lies beyond the packet's end, or beyond what
+    /// [`packet`](Self::packet) keeps of it, is absent. What is no IP packet gives the usual connection.
     pub fn from_packet(packet: &[u8]) -> Self {
         use lcs_dataplane::headers::{ipv4::Ipv4, ipv6::Ipv6};
-        let mut connection = Connection::default();
-        let (plain, transport, numbers) = if let Ok(ip) = Ipv4::parse(packet) {
-            connection.set_addresses(ip.source().into(), ip.destination().into());
-            (ip.header_len() == 20, ip.header_len(), [ip.ttl(), ip.tos()])
-        } else if let Ok(ip) = Ipv6::parse(packet) {
-            connection.set_addresses(ip.source().into(), ip.destination().into());
-            let at = ip.chain().map_or(40, |chain| chain.offset);
-            (at == 40, at, [ip.hop_limit(), ip.traffic_class()])
+        let (transport, behind_extensions) = if let Ok(ip) = Ipv4::parse_embedded(packet) {
+            (ip.header_len(), None)
+        } else if let Ok(ip) = Ipv6::parse_embedded(packet) {
+            ip.chain().map_or((40, None), |chain| (chain.offset, Some(chain.protocol)))
         } else {
-            return connection;
+            return Connection::default();
         };
-        if plain {
-            connection.head.fill(0);
-            let len = packet.len().min(HEAD);
-            connection.head[..len].copy_from_slice(&packet[..len]);
-            return connection;
-        }
-        for (variable, value) in [Variable::IpTtl, Variable::IpTos].iter().zip(numbers) {
-            connection.set_number(variable, value.into());
-        }
-        if let Some([a, b, c, d]) = packet.get(transport..transport + 4) {
-            connection.set_ports(u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]));
-        }
-        connection
+        let head = packet[..packet.len().min(HEAD)].to_vec();
+        Connection { head, transport, behind_extensions, ..Connection::default() }
     }
 
     fn is_v6(&self) -> bool {
         self.head[0] >> 4 == 6
     }
 
-    /// Where the transport header begins.
-    fn transport(&self) -> usize {
-        if self.is_v6() { 40 } else { 20 }
-    }
-
     /// Sets both addresses, which are of one family, and lays the header out for it. Time to live is 64
     /// and the protocol TCP.
     pub fn set_addresses(&mut self, source: IpAddr, destination: IpAddr) {
-        let ports = (self.port(0), self.port(2));
+        let ports = [0, 16].map(|at| self.bits(self.transport as u32 * 8 + at, 16).unwrap_or(0) as u16);
+        self.head.resize(HEAD, 0);
+        self.behind_extensions = None;
         match (source, destination) {
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 self.head[..40].fill(0);
@@ -174,26 +162,22 @@ impl Connection {
             }
             _ => return,
         }
-        self.set_ports(ports.0, ports.1);
-    }
-
-    fn port(&self, offset: usize) -> u16 {
-        let at = self.transport() + offset;
-        u16::from_be_bytes([self.head[at], self.head[at + 1]])
+        self.transport = if self.is_v6() { 40 } else { 20 };
+        self.set_ports(ports[0], ports[1]);
     }
 
     /// Sets both ports.
     pub fn set_ports(&mut self, source: u16, destination: u16) {
-        let at = self.transport();
-        self.head[at..at + 2].copy_from_slice(&source.to_be_bytes());
-        self.head[at + 2..at + 4].copy_from_slice(&destination.to_be_bytes());
+        for (variable, port) in [(Variable::PortSrc, source), (Variable::PortDst, destination)] {
+            self.set_number(&variable, port.into());
+        }
     }
 
     /// Sets one of `ip.ttl ip.tos ip.proto port.src port.dst`, or the masked bits of a `bitmatch`.
     /// False if the variable is another one, or the value does not fit.
     pub fn set_number(&mut self, variable: &Variable, value: u64) -> bool {
         let v6 = self.is_v6();
-        let transport = self.transport() as u32 * 8;
+        let transport = self.transport as u32 * 8;
         let (offset, bits, mask) = match variable {
             Variable::IpTtl => (if v6 { 56 } else { 64 }, 8, 0xff),
             Variable::IpTos => (if v6 { 4 } else { 8 }, 8, 0xff),
@@ -221,10 +205,11 @@ impl Connection {
         true
     }
 
-    fn bits(&self, offset: u32, bits: u32) -> u64 {
-        (offset..offset + bits).fold(0, |sum, bit| {
-            let byte = self.head.get((bit / 8) as usize).copied().unwrap_or(0);
-            sum << 1 | u64::from(byte >> (7 - bit % 8) & 1)
+    /// Bits in network order; none beyond the packet.
+    fn bits(&self, offset: u32, bits: u32) -> Option<u64> {
+        (offset..offset + bits).try_fold(0, |sum, bit| {
+            let byte = self.head.get((bit / 8) as usize)?;
+            Some(sum << 1 | u64::from(byte >> (7 - bit % 8) & 1))
         })
     }
 
@@ -287,15 +272,22 @@ impl Connection {
 impl Attributes for Connection {
     fn get(&self, variable: &Variable) -> Attribute<'_> {
         let number = |n: u64| Attribute::Number(Decimal::from_integer(i128::from(n)));
+        let bits = |offset, bits| self.bits(offset, bits).map_or(Attribute::Absent, number);
+        let transport = self.transport as u32 * 8;
         match variable {
             Variable::IpSrc => Attribute::Address(self.address(12, 8)),
             Variable::IpDst => Attribute::Address(self.address(16, 24)),
-            Variable::IpTtl => number(self.bits(if self.is_v6() { 56 } else { 64 }, 8)),
-            Variable::IpTos => number(self.bits(if self.is_v6() { 4 } else { 8 }, 8)),
-            Variable::IpProto => number(self.bits(if self.is_v6() { 48 } else { 72 }, 8)),
-            Variable::PortSrc => number(u64::from(self.port(0))),
-            Variable::PortDst => number(u64::from(self.port(2))),
-            Variable::Bitmatch { offset, bits, mask } => number(self.bits(*offset, *bits) & mask),
+            Variable::IpTtl => bits(if self.is_v6() { 56 } else { 64 }, 8),
+            Variable::IpTos => bits(if self.is_v6() { 4 } else { 8 }, 8),
+            Variable::IpProto => match self.behind_extensions {
+                Some(protocol) => number(protocol.into()),
+                None => bits(if self.is_v6() { 48 } else { 72 }, 8),
+            },
+            Variable::PortSrc => bits(transport, 16),
+            Variable::PortDst => bits(transport + 16, 16),
+            Variable::Bitmatch { offset, bits, mask } => {
+                self.bits(*offset, *bits).map_or(Attribute::Absent, |value| number(value & mask))
+            }
             Variable::ServerUp(group) => Attribute::Flag(self.servers_up.get(group).copied().unwrap_or(true)),
             Variable::Connections(group) => number(self.connections.get(group).copied().unwrap_or(0)),
             text => self.text(text).map_or(Attribute::Absent, Attribute::Text),
@@ -479,6 +471,42 @@ mod tests {
             (Variable::IpSrc, Some("192.0.2.1")),
         ] {
             assert_eq!(get(&connection, variable.clone()).as_deref(), expected, "{variable}");
+        }
+    }
+
+    #[test]
+    fn a_captured_packet_has_no_bits_beyond_its_end_and_its_ports_stand_behind_its_options() {
+        let mut packet = vec![0; 24 + 20 + 1];
+        (packet[0], packet[8], packet[9]) = (0x46, 33, 6);
+        packet[2..4].copy_from_slice(&45_u16.to_be_bytes());
+        packet[12..20].copy_from_slice(&[203, 0, 113, 7, 192, 0, 2, 1]);
+        packet[24..28].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+        packet[44] = 0x41;
+        let connection = Connection::from_packet(&packet);
+        let byte = |at: u32| Variable::Bitmatch { offset: at * 8, bits: 8, mask: 0xff };
+        for (variable, expected) in [
+            (Variable::IpTtl, Some("33")),
+            (Variable::IpProto, Some("6")),
+            (Variable::IpSrc, Some("203.0.113.7")),
+            (Variable::PortSrc, Some("40000")),
+            (Variable::PortDst, Some("80")),
+            (byte(44), Some("65")),
+            (byte(45), None),
+            (Variable::Bitmatch { offset: 45 * 8 - 1, bits: 2, mask: 3 }, None),
+        ] {
+            assert_eq!(get(&connection, variable.clone()).as_deref(), expected, "{variable}");
+        }
+        assert_eq!(connection.packet(), packet);
+        packet.resize(1_000, 1);
+        packet[2..4].copy_from_slice(&1_000_u16.to_be_bytes());
+        assert_eq!(Connection::from_packet(&packet).packet().len(), HEAD);
+        // IPv6 with a hop-by-hop header.
+        let mut packet = vec![0; 40 + 8 + 20];
+        (packet[0], packet[5], packet[6], packet[7], packet[40]) = (0x60, 28, 0, 9, 6);
+        packet[48..52].copy_from_slice(&[1, 0, 0, 25]);
+        let connection = Connection::from_packet(&packet);
+        for (variable, expected) in [(Variable::IpProto, "6"), (Variable::PortDst, "25"), (Variable::IpTtl, "9")] {
+            assert_eq!(get(&connection, variable.clone()).as_deref(), Some(expected), "{variable}");
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::PathBuf;
 
+use super::file::text_of;
+
 /// The largest list file, in bytes.
 pub const MAX_LIST_BYTES: u64 = 16 << 20;
 /// The most entries of a list file.
@@ -24,12 +26,12 @@ impl ReadList for ListsIn {
         let path = self.0.join(name);
         let shown = path.display();
         let file = std::fs::File::open(&path).map_err(|error| format!("{shown}: {error}"))?;
-        let mut text = String::new();
-        file.take(MAX_LIST_BYTES + 1).read_to_string(&mut text).map_err(|error| format!("{shown}: {error}"))?;
-        if text.len() as u64 > MAX_LIST_BYTES {
+        let mut bytes = Vec::new();
+        file.take(MAX_LIST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("{shown}: {error}"))?;
+        if bytes.len() as u64 > MAX_LIST_BYTES {
             return Err(format!("{shown}: longer than {MAX_LIST_BYTES} bytes"));
         }
-        Ok(text)
+        text_of(bytes).map_err(|error| format!("{shown}: {error}"))
     }
 }
 

@@ -46,15 +46,29 @@ pub fn read_text(path: &Path, limit: usize) -> Result<String, FileError> {
         if !std::fs::metadata(path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
         }
-        let mut text = String::new();
-        File::open(path)?.take(limit as u64 + 1).read_to_string(&mut text)?;
-        if text.len() > limit {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() > limit {
             let what = format!("it is longer than {} MiB", limit >> 20);
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
         }
-        Ok(text)
+        text_of(bytes)
     };
     read().map_err(|error| FileError::Unreadable { file: path.display().to_string(), error })
+}
+
+/// Bytes as text.
+///
+/// # Errors
+/// When they are no UTF-8: the message names the first line that is not.
+pub(super) fn text_of(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let (before, rest) = error.as_bytes().split_at(good);
+        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+        let byte = rest.first().copied().unwrap_or(0);
+        io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8: it has the byte {byte:#04x}"))
+    })
 }
 
 /// Reads a rule set from a file; `@file` lists are looked for beside it.

@@ -35,7 +35,8 @@ pub use ast::{
     Action, AddressRelation, Condition, DefaultRule, Kind, MAX_CONNECTIONS, Operand, Protocol, Relation, Rule, RuleSet,
     Selector, Step, Stickiness, Term, Test, TextRelation, Trivia, Variable,
 };
-pub use check::{CheckOptions, Finding, FindingKind, Place, Report, Severity, Witness, check};
+pub use check::{CheckOptions, Finding, FindingKind, Place, Report, Severity, Witness, check, unspoken};
+pub(crate) use compile::AnyNumber;
 pub use compile::{Numbering, compile, lower};
 pub use connection::{Body, Connection, HttpRequest, Message};
 pub use context::{Context, ListsIn, MAX_LIST_BYTES, MAX_LIST_ENTRIES, Names, NoLists, ReadList};
@@ -51,8 +52,8 @@ pub(crate) use parse_action::sticky_by;
 pub use parse_variable::{MAX_BIT, MAX_INDEX, MAX_STEPS};
 pub use pattern::{MAX_PATTERN_BYTES, MAX_PATTERN_DEPTH};
 pub use print::format;
-pub use request::{CaptureError, GivenRequest, MAX_STREAM};
+pub use request::{Arrived, CaptureError, GivenRequest, MAX_STREAM};
 pub use scan::MAX_TEXT;
 pub use span::{LineIndex, Position, Span};
 pub use table::{Expected, MAX_CASES, TestCase, TestFailure, TestReport, parse_table, test_table};
-pub use trial::{RequestAttributes, Trial};
+pub use trial::{Decided, MAX_REQUESTS, Reading, RequestAttributes, Trial};

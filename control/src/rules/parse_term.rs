@@ -1,6 +1,6 @@
 //! Reading tests: functions, relations and values, each checked against the kind of its variable.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 
@@ -374,10 +374,17 @@ pub(super) fn number(variable: &Variable, text: &str) -> Option<Decimal> {
 
 /// An address or a network in CIDR notation.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(IpNet::from(address));
-    }
-    match text.parse::<IpNet>() {
+    let net = text.parse::<IpAddr>().map(IpNet::from).or_else(|_| text.parse::<IpNet>());
+    match net {
+        Ok(IpNet::V6(net)) if net.prefix_len() >= 96 && net.addr().to_ipv4_mapped().is_some() => {
+            // RFC 4291 section 2.5.5.2: a form for programs; packets have the IPv4 address itself.
+            let address = net.addr().to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let mend = match net.prefix_len() - 96 {
+                32 => address.to_string(),
+                prefix => format!("{address}/{prefix}"),
+            };
+            Err(format!("no packet has the address `{text}`: write {mend}, as IPv4 packets have it"))
+        }
         Ok(net) if net.trunc() == net => Ok(net),
         Ok(net) => Err(format!("`{text}` has bits set behind its prefix: the network is {}", net.trunc())),
         Err(_) => Err(format!("found `{text}`, expected an address or a network such as 203.0.113.0/24")),

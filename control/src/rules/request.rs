@@ -1,6 +1,6 @@
 //! A request that somebody gives to be explained: bytes as they are sent, text, or a connection out of a capture.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use lcs_dataplane::headers::ipv4::Ipv4;
@@ -10,7 +10,7 @@ use lcs_dataplane::headers::seq::SeqNumber;
 use lcs_dataplane::headers::tcp::{Tcp, flags};
 use lcs_dataplane::port::pcap::{Problem, Reader};
 
-use super::connection::Connection;
+use super::connection::{Connection, HEAD};
 use super::table::written_out;
 
 /// Bytes of a captured connection that are looked at: more than any rule may ask for.
@@ -19,10 +19,23 @@ pub const MAX_STREAM: usize = 16 << 20;
 /// What a client sent, and on which connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenRequest {
-    /// The connection; of its packets, the first that was captured.
+    /// The state of the groups and, where no packets were captured, the connection.
     pub connection: Connection,
     /// The bytes.
     pub bytes: Vec<u8>,
+    /// The packets that brought the bytes, in the order in which they came; none where only the bytes are given.
+    pub packets: Vec<Arrived>,
+    /// Whether the client has closed behind the last byte.
+    pub ended: bool,
+}
+
+/// A packet that brought something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arrived {
+    /// How many bytes could be read once it had come, without a gap.
+    pub readable: usize,
+    /// Its beginning, from the IP header on.
+    pub head: Vec<u8>,
 }
 
 /// Why a capture gives no request.
@@ -49,7 +62,7 @@ impl GivenRequest {
         };
         // Fewer than the four bytes that would tell are no capture either.
         if matches!(error.problem, Problem::NotACapture { .. }) || bytes.len() < 4 {
-            return Ok(GivenRequest { connection: Connection::default(), bytes });
+            return Ok(GivenRequest::plain(bytes));
         }
         Err(error.into())
     }
@@ -57,19 +70,42 @@ impl GivenRequest {
     /// Out of text with plain line ends, as in a test table: an HTTP head gets CR LF, and a body its length.
     pub fn from_text(text: &str) -> Self {
         let lines: Vec<&str> = text.lines().collect();
-        GivenRequest { connection: Connection::default(), bytes: written_out(&lines) }
+        GivenRequest::plain(written_out(&lines))
+    }
+
+    fn plain(bytes: Vec<u8>) -> Self {
+        GivenRequest { connection: Connection::default(), bytes, packets: Vec::new(), ended: false }
+    }
+
+    /// The connection as a packet shows it, and the groups.
+    pub(super) fn connection_at(&self, packet: Option<&Arrived>) -> Connection {
+        let Some(packet) = packet else { return self.connection.clone() };
+        let mut connection = Connection::from_packet(&packet.head);
+        connection.servers_up.clone_from(&self.connection.servers_up);
+        connection.connections.clone_from(&self.connection.connections);
+        connection
     }
 }
 
 /// One direction of a captured connection.
 struct Stream {
-    connection: Connection,
     /// The number of the first byte.
     base: SeqNumber,
     /// Whether its SYN was captured.
     whole: bool,
-    /// Bytes by their distance from `base`.
-    segments: Vec<(i32, Vec<u8>)>,
+    /// What came, in that order.
+    segments: Vec<Segment>,
+    /// Where the client has closed, from `base`.
+    fin: Option<i64>,
+}
+
+/// A segment with data.
+struct Segment {
+    /// Its distance from the stream's base, bytes.
+    at: i64,
+    payload: Vec<u8>,
+    /// The beginning of its packet.
+    head: Vec<u8>,
 }
 
 fn first_stream(reader: Reader<'_>, port: u16) -> Result<GivenRequest, CaptureError> {
@@ -84,8 +120,7 @@ fn first_stream(reader: Reader<'_>, port: u16) -> Result<GivenRequest, CaptureEr
         let payload = packet.get(usize::from(parsed.l4) - usize::from(parsed.l3) + tcp.header_len()..).unwrap_or(&[]);
         let syn = tcp.flags() & flags::SYN != 0;
         let first = SeqNumber(tcp.seq().0.wrapping_add(u32::from(syn)));
-        let stream =
-            || Stream { connection: Connection::from_packet(packet), base: first, whole: syn, segments: vec![] };
+        let stream = || Stream { base: first, whole: syn, segments: vec![], fin: None };
         match &mut chosen {
             Some((other, _)) if *other != client => continue,
             Some((_, chosen)) if syn && chosen.base != first => break, // another connection of the same client
@@ -99,25 +134,30 @@ fn first_stream(reader: Reader<'_>, port: u16) -> Result<GivenRequest, CaptureEr
                 }
             }
         }
-        if let Some((_, stream)) = &mut chosen
-            && !payload.is_empty()
-        {
-            size += payload.len();
-            stream.segments.push((first.since(stream.base), payload.to_vec()));
+        if let Some((_, stream)) = &mut chosen {
+            let at = i64::from(first.since(stream.base));
+            if tcp.flags() & flags::FIN != 0 {
+                stream.fin = Some(at + payload.len() as i64);
+            }
+            if !payload.is_empty() {
+                size += payload.len();
+                let head = packet[..packet.len().min(HEAD)].to_vec();
+                stream.segments.push(Segment { at, payload: payload.to_vec(), head });
+            }
         }
         if size > MAX_STREAM {
             break;
         }
     }
     let (_, stream) = chosen.ok_or(CaptureError::Nothing(port))?;
-    Ok(GivenRequest { bytes: assemble(stream.segments, stream.whole), connection: stream.connection })
+    Ok(assemble(stream))
 }
 
 /// A TCP segment: who sent it, the packet from its IP header on, and its TCP header.
-type Segment<'f> = ((IpAddr, u16), &'f [u8], Tcp<&'f [u8]>);
+type ToService<'f> = ((IpAddr, u16), &'f [u8], Tcp<&'f [u8]>);
 
 /// A frame's segment, if it is toward the port.
-fn toward<'f>(frame: &'f [u8], parsed: &Parsed, port: u16) -> Option<Segment<'f>> {
+fn toward<'f>(frame: &'f [u8], parsed: &Parsed, port: u16) -> Option<ToService<'f>> {
     if parsed.protocol != 6 {
         return None;
     }
@@ -132,19 +172,28 @@ fn toward<'f>(frame: &'f [u8], parsed: &Parsed, port: u16) -> Option<Segment<'f>
 }
 
 /// The bytes from the first on, up to the first that is missing; of bytes that were sent twice, the first copy.
-fn assemble(mut segments: Vec<(i32, Vec<u8>)>, whole: bool) -> Vec<u8> {
-    segments.sort_by_key(|(at, _)| *at);
-    let first = segments.first().map_or(0, |(at, _)| i64::from(*at));
-    let start = if whole { 0 } else { first };
-    let mut bytes: Vec<u8> = Vec::new();
-    for (at, segment) in segments {
-        let known = start + bytes.len() as i64;
-        match usize::try_from(known - i64::from(at)) {
-            Ok(old) => bytes.extend_from_slice(segment.get(old..).unwrap_or(&[])),
-            Err(_) => break,
+fn assemble(stream: Stream) -> GivenRequest {
+    let first = stream.segments.iter().map(|segment| segment.at).min().unwrap_or(0);
+    let start = if stream.whole { 0 } else { first };
+    let mut given = GivenRequest::plain(Vec::new());
+    // What came ahead of a gap, by its place.
+    let mut ahead: BTreeMap<i64, Vec<u8>> = BTreeMap::new();
+    for segment in stream.segments {
+        let known = ahead.entry(segment.at).or_default();
+        known.extend_from_slice(segment.payload.get(known.len()..).unwrap_or(&[]));
+        let before = given.bytes.len();
+        while let Some(next) = ahead.first_entry()
+            && let Ok(old) = usize::try_from(start + given.bytes.len() as i64 - *next.key())
+        {
+            given.bytes.extend_from_slice(next.remove().get(old..).unwrap_or(&[]));
+        }
+        if given.bytes.len() > before {
+            given.packets.push(Arrived { readable: given.bytes.len(), head: segment.head });
         }
     }
-    bytes
+    given.ended = stream.fin == Some(start + given.bytes.len() as i64);
+    given.connection = given.connection_at(given.packets.first());
+    given
 }
 
 #[cfg(test)]
@@ -192,6 +241,10 @@ mod tests {
         ];
         let given = GivenRequest::from_file(capture(&frames), 80).unwrap();
         assert_eq!(given.bytes, b"GET  //a HTTP");
+        // The packets that brought something, not the SYN, nor what came ahead.
+        let readable: Vec<(usize, usize)> = given.packets.iter().map(|p| (p.readable, p.head.len())).collect();
+        assert_eq!(readable, [(3, 40 + 3), (13, 40 + 6)]);
+        assert!(!given.ended);
         assert_eq!(&given.connection.packet()[12..16], [198, 51, 100, 7]);
         let none = GivenRequest::from_file(capture(&frames), 25).unwrap_err();
         assert_eq!(none, CaptureError::Nothing(25));

@@ -7,6 +7,10 @@ use super::span::Span;
 /// The longest text, name or path in a rule file, in bytes.
 pub const MAX_TEXT: usize = 8 * 1024;
 
+/// Quotes that word processors make of plain ones.
+const TYPOGRAPHIC: [char; 8] =
+    ['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{2018}', '\u{2019}', '\u{201a}', '\u{201b}'];
+
 /// A value as written, before its type is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Literal {
@@ -231,6 +235,14 @@ impl<'a> Scanner<'a> {
         if text.len() > MAX_TEXT {
             return Err(too_long(span));
         }
+        if let Some((at, quote)) = text.char_indices().find(|(_, c)| TYPOGRAPHIC.contains(c)) {
+            let at = span.end - text.len() + at;
+            return Err(ScanError {
+                message: format!("found {quote}, a typographic quote, which is a character like any other here"),
+                mend: Some("put the text between plain quotes: \"…\""),
+                span: Span::new(at, at + quote.len_utf8()),
+            });
+        }
         if text.ends_with("/i") {
             return Err(ScanError {
                 message: format!("`{text}`: is `/i` part of the text, or does it ask for either case?"),
@@ -382,6 +394,10 @@ mod tests {
         let list = literal("@bad/hosts.txt)", false).unwrap();
         assert!(list.list && list.text == "bad/hosts.txt");
         assert!(literal("@\"a b\"/i", false).unwrap().ignore_case);
+        for quoted in ["\u{201c}gif\u{201d}", "gif\u{201d}", "\u{2018}gif\u{2019}"] {
+            assert!(literal(quoted, false).unwrap_err().contains("typographic quote"), "{quoted}");
+        }
+        assert_eq!(literal("\"\u{201c}gif\u{201d}\"", false).unwrap().text, "\u{201c}gif\u{201d}");
         assert!(literal("gif/i", false).unwrap_err().contains("part of the text"));
         assert!(literal("\"gif\"/x", false).unwrap_err().contains("expected `/i`"));
         assert!(literal("\"gif\nx\"", false).unwrap_err().contains("no closing"));

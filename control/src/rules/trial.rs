@@ -1,6 +1,10 @@
 //! A rule set on trial: the compiled program and the real extraction, run on the bytes of one request.
 //! This is what `rules test` and `rules explain --request` stand on, so they show what workers would do.
 
+mod decisions;
+
+pub use decisions::{Decided, MAX_REQUESTS, Reading};
+
 use std::collections::HashMap;
 
 use lcs_pipelines::extract::{Extraction, Groups, Limits, Outcome, PacketFacts, Plan, Protocol as Spoken};
@@ -27,6 +31,7 @@ pub struct Trial<'a> {
     everything: Program,
     everything_plan: Plan,
     variables: Vec<(Variable, VarId)>,
+    limits: Limits,
 }
 
 /// Names of a rule set, numbered in the order in which they occur.
@@ -106,9 +111,30 @@ fn spoken(protocol: Option<Protocol>) -> Spoken {
     }
 }
 
+impl Protocol {
+    /// What the clients of a service speak that has this `application`; none where nothing of the payload is read.
+    pub fn of(application: Spoken) -> Option<Self> {
+        match application {
+            Spoken::Http => Some(Protocol::Http),
+            Spoken::Smtp => Some(Protocol::Smtp),
+            Spoken::Pop3 => Some(Protocol::Pop),
+            Spoken::Imap => Some(Protocol::Imap),
+            Spoken::Ftp => Some(Protocol::Ftp),
+            Spoken::Tls => Some(Protocol::Tls),
+            Spoken::Opaque => None,
+        }
+    }
+}
+
 impl<'a> Trial<'a> {
-    /// Compiles a rule set with numbers of its own.
+    /// Compiles a rule set with numbers of its own. Requests are read as far as a service reads them that says nothing
+    /// about it.
     pub fn new(set: &'a RuleSet) -> Result<Self, Errors> {
+        Trial::with_limits(set, Limits::default())
+    }
+
+    /// As [`Trial::new`], for a service with these limits.
+    pub fn with_limits(set: &'a RuleSet, limits: Limits) -> Result<Self, Errors> {
         let names = NamesOf::new(set);
         let program = compile(set, &names)?;
         let mut rules = Vec::new();
@@ -129,7 +155,6 @@ impl<'a> Trial<'a> {
         }
         let everything = compile::program(set, &ir::RuleSet { rules })?;
         let variables = variables.into_iter().filter_map(|(v, ir)| Some((v, everything.variable_id(&ir)?))).collect();
-        let limits = Limits::default();
         Ok(Trial {
             set,
             evaluator: Evaluator::new(set),
@@ -139,6 +164,7 @@ impl<'a> Trial<'a> {
             program,
             everything,
             variables,
+            limits,
         })
     }
 
@@ -157,39 +183,54 @@ impl<'a> Trial<'a> {
         let outcome = extraction
             .advance(&self.program, &self.plan, &mut scratch, &facts, bytes, false)
             .map_err(|error| format!("the request is refused: {error}"))?;
-        let rules = self.set.rules.len();
         Ok(match outcome {
-            Outcome::Rule(index) if (index as usize) < rules => Verdict::Rule(index as usize),
-            Outcome::Rule(_) => Verdict::Default,
+            Outcome::Rule(index) => self.rule(index),
             Outcome::NoRule => Verdict::NoRule,
             // Which rule it waits for the reference evaluator says.
-            Outcome::NeedMore => match self.evaluator.verdict(&self.attributes(protocol, bytes, connection)?) {
-                waiting @ Verdict::Waiting(_) => waiting,
-                _ => Verdict::Waiting(0),
-            },
+            Outcome::NeedMore => self.waiting(&self.attributes(protocol, bytes, connection)),
         })
     }
 
-    /// What the extraction finds in the bytes, for every variable that the set mentions.
-    pub fn attributes(
-        &self,
-        protocol: Option<Protocol>,
-        bytes: &[u8],
-        connection: &Connection,
-    ) -> Result<RequestAttributes, String> {
+    /// The verdict that a rule of the program stands for.
+    fn rule(&self, index: u32) -> Verdict {
+        match index as usize {
+            index if index < self.set.rules.len() => Verdict::Rule(index),
+            _ => Verdict::Default,
+        }
+    }
+
+    /// Which rule an undecided request waits for.
+    fn waiting(&self, attributes: &RequestAttributes) -> Verdict {
+        match self.evaluator.verdict(attributes) {
+            waiting @ Verdict::Waiting(_) => waiting,
+            _ => Verdict::Waiting(0),
+        }
+    }
+
+    /// The set's evaluator.
+    pub fn evaluator(&self) -> &Evaluator<'a> {
+        &self.evaluator
+    }
+
+    /// Names of the groups that the set mentions, sorted.
+    pub fn groups(&self) -> &[String] {
+        &self.names.groups
+    }
+
+    /// What the extraction finds in the bytes, for every variable that the set mentions. Where they cannot be read any
+    /// further, what comes behind is unknown.
+    pub fn attributes(&self, protocol: Option<Protocol>, bytes: &[u8], connection: &Connection) -> RequestAttributes {
         let groups = GroupState(&self.names, connection);
         let facts = PacketFacts { packet: connection.packet(), groups: &groups };
         let mut extraction = Extraction::new(spoken(protocol));
         let mut scratch = self.everything.scratch();
-        let outcome = extraction
-            .advance(&self.everything, &self.everything_plan, &mut scratch, &facts, bytes, false)
-            .map_err(|error| format!("the request is refused: {error}"))?;
+        let outcome = extraction.advance(&self.everything, &self.everything_plan, &mut scratch, &facts, bytes, false);
         let found = self
             .variables
             .iter()
             .filter_map(|(variable, id)| extraction.value(*id, bytes).map(|value| (variable.clone(), value.to_vec())));
-        let complete = outcome != Outcome::NeedMore;
-        Ok(RequestAttributes { values: found.collect(), protocol, complete, connection: connection.clone() })
+        let complete = matches!(outcome, Ok(Outcome::Rule(_) | Outcome::NoRule));
+        RequestAttributes { values: found.collect(), protocol, complete, connection: connection.clone() }
     }
 
     /// Decides a case of a test table as a worker would: on its bytes. A case that only describes a TLS
@@ -217,7 +258,7 @@ impl<'a> Trial<'a> {
             b"USER" if asked(Protocol::Pop) || !asked(Protocol::Ftp) => Some(Protocol::Pop),
             b"USER" => Some(Protocol::Ftp),
             _ if line.windows(7).any(|w| w == b" LOGIN ") => Some(Protocol::Imap),
-            b"" => None,
+            b"" if bytes.is_empty() => None,
             _ => Some(Protocol::Http),
         }
     }

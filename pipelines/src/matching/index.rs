@@ -129,7 +129,23 @@ pub(super) struct Index {
     pub(super) pending: Vec<Vec<Pending>>,
     /// Alternatives without a positive literal: true unless something makes them false. In order of their heads.
     pub(super) defaults: Vec<Group>,
+    /// Rules that may be looked at one by one, in order, each with the first reason.
+    pub(super) costs: Vec<(u32, Cost)>,
 }
+
+/// Why a rule may be looked at for requests that it has nothing to do with, so that cost follows the number of such rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cost {
+    /// It is filed under a pattern without a required literal, which is run on every value.
+    Pattern,
+    /// Its condition has more than [`MAX_ALTERNATIVES`](super::MAX_ALTERNATIVES) alternatives and is kept as a tree.
+    Alternatives,
+    /// What it is filed under, more than [`SHARED_BY`] rules are filed under, and none of them is certain then.
+    Shared,
+}
+
+/// Rules under one literal that are still few.
+pub const SHARED_BY: usize = 64;
 
 /// Below so many alternatives it costs less to look at each than to ask a guard.
 const GUARD_FROM: usize = 16;
@@ -173,6 +189,7 @@ impl Index {
         let mut builder = Builder { lowered, index: Self::default(), clauses, counts, anchored, defaults };
         builder.place_clauses();
         for (rule, tree) in trees {
+            builder.index.costs.push((rule, Cost::Alternatives));
             let id = builder.index.clauses.len() as u32;
             builder.index.clauses.push(Clause { rule, body: Body::Tree(builder.index.trees.len() as u32) });
             builder.index.trees.push(tree);
@@ -181,6 +198,8 @@ impl Index {
         builder.file_defaults();
         builder.file_pending();
         builder.file_matchers()?;
+        builder.index.costs.sort_unstable();
+        builder.index.costs.dedup_by_key(|(rule, _)| *rule);
         Ok(builder.index)
     }
 }
@@ -307,6 +326,18 @@ impl Builder<'_> {
         List::Run { start, end: self.index.postings.len() as u32 }
     }
 
+    /// The alternatives that are filed under one value.
+    fn filed(&mut self, clauses: Vec<u32>) -> List {
+        let uncertain = clauses.iter().filter(|clause| *clause & CERTAIN == 0);
+        let mut rules: Vec<u32> = uncertain.map(|clause| self.index.clauses[*clause as usize].rule).collect();
+        rules.sort_unstable();
+        rules.dedup();
+        if rules.len() > SHARED_BY {
+            self.index.costs.extend(rules.into_iter().map(|rule| (rule, Cost::Shared)));
+        }
+        self.list(clauses)
+    }
+
     fn head(&self, list: List) -> u32 {
         list.of(&self.index.postings)[0].rule
     }
@@ -399,16 +430,22 @@ impl Builder<'_> {
             let id = self.marked(*id, anchor);
             match anchor {
                 Anchor::Ranges(ranges) => keys.ranges.extend(ranges.as_slice().iter().map(|range| (*range, id))),
-                Anchor::Term(term) => keys.add(&self.lowered.terms[*term].1, self.lowered, id),
+                Anchor::Term(term) => {
+                    let test = &self.lowered.terms[*term].1;
+                    if matches!(test, Test::Regex(p) if self.lowered.patterns[*p as usize].filter == Filter::Any) {
+                        self.index.costs.push((self.index.clauses[(id & !CERTAIN) as usize].rule, Cost::Pattern));
+                    }
+                    keys.add(test, self.lowered, id);
+                }
             }
         }
         let head = members.iter().map(|(id, _)| self.index.clauses[*id as usize].rule).min().unwrap_or(0);
         let mut matcher = Matcher { head, ..Matcher::default() };
         if !keys.exists.is_empty() {
-            matcher.exists = Some(self.list(keys.exists));
+            matcher.exists = Some(self.filed(keys.exists));
         }
         for ((text, case), clauses) in keys.texts {
-            let list = self.list(clauses);
+            let list = self.filed(clauses);
             match case {
                 Case::Exact => matcher.texts.insert(text, list),
                 Case::Folded => {
@@ -423,17 +460,17 @@ impl Builder<'_> {
             for (range, id) in keys.ranges {
                 plan.nodes(range).into_iter().for_each(|node| nodes.entry(node).or_default().push(id));
             }
-            let lists: Vec<_> = nodes.into_iter().map(|(node, ids)| (node, self.list(ids))).collect();
+            let lists: Vec<_> = nodes.into_iter().map(|(node, ids)| (node, self.filed(ids))).collect();
             matcher.numbers = Some(plan.tree(lists));
         }
         if !keys.networks.is_empty() {
-            let lists: Vec<_> = keys.networks.into_iter().map(|(net, ids)| (net, self.list(ids))).collect();
+            let lists: Vec<_> = keys.networks.into_iter().map(|(net, ids)| (net, self.filed(ids))).collect();
             matcher.networks = Some(Networks::new(lists));
         }
         for (direction, ends) in [(Direction::Forward, keys.prefixes), (Direction::Backward, keys.suffixes)] {
             for case in [Case::Exact, Case::Folded] {
                 let of_case = ends.iter().filter(|((_, c), _)| *c == case);
-                let lists: Vec<_> = of_case.map(|((text, _), ids)| (text.clone(), self.list(ids.clone()))).collect();
+                let lists: Vec<_> = of_case.map(|((text, _), ids)| (text.clone(), self.filed(ids.clone()))).collect();
                 if !lists.is_empty() {
                     matcher.tries.push(Trie::new(lists, case, direction));
                 }
@@ -442,7 +479,7 @@ impl Builder<'_> {
         for case in [Case::Exact, Case::Folded] {
             let of_case = keys.substrings.iter().filter(|((_, c), _)| *c == case);
             let (texts, lists): (Vec<_>, Vec<_>) =
-                of_case.map(|((text, _), ids)| (text.clone(), self.list(ids.clone()))).unzip();
+                of_case.map(|((text, _), ids)| (text.clone(), self.filed(ids.clone()))).unzip();
             if !lists.is_empty() {
                 let automaton = AhoCorasick::builder()
                     .ascii_case_insensitive(case == Case::Folded)

@@ -13,7 +13,7 @@ use super::terms::{Case, Ranges, Test};
 /// Rules that one set may have.
 pub const MAX_RULES: usize = 1 << 20;
 /// Alternatives into which one condition may be multiplied out; beyond, it is evaluated as it is written.
-const MAX_ALTERNATIVES: usize = 16_384;
+pub const MAX_ALTERNATIVES: usize = 16_384;
 /// Nesting of `!`, `&&`, `||` in one condition.
 const MAX_DEPTH: usize = 256;
 

@@ -16,11 +16,12 @@ mod terms;
 mod trie;
 
 pub use class::{Class, ClassSet};
+pub use index::{Cost, SHARED_BY};
 pub use ir::{
     Action, DocPath, Expr, GroupId, QueueId, Relation, Rule, RuleSet, ServerId, Stickiness, Sticky, Term, Value,
     Variable,
 };
-pub use lower::{CompileError, MAX_RULES, Problem, VarId};
+pub use lower::{CompileError, MAX_ALTERNATIVES, MAX_RULES, Problem, VarId};
 pub use number::Number;
 pub use program::{Decision, Facts, Found, Program, Scratch, compile};
 pub use regexes::{CACHE_CAPACITY, NFA_LIMIT, PATTERN_LIMIT};

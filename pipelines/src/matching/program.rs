@@ -5,7 +5,7 @@
 //! wait for bytes are kept per variable, of which only the first matters: nothing below it may fire yet.
 
 use super::class::{Class, ClassSet};
-use super::index::{Body, Index, List};
+use super::index::{Body, Cost, Index, List};
 use super::ir::{Action, RuleSet, Variable};
 use super::lower::{CompileError, Literal, Lowered, Problem, Tree, VarId};
 use super::regexes::Regexes;
@@ -145,6 +145,11 @@ impl Program {
             fold: Vec::with_capacity(16 << 10),
             cache: self.regexes.as_ref().map(|regexes| Box::new(regexes.cache())),
         }
+    }
+
+    /// Rules that may be looked at one by one, and why, in order.
+    pub fn costs(&self) -> &[(u32, Cost)] {
+        &self.index.costs
     }
 
     /// Every variable that some rule mentions; names of headers in lower case.

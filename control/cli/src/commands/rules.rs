@@ -1,14 +1,13 @@
 //! `lcs rules`
 
+mod explain;
+
 use crate::Common;
-use crate::endpoint::word;
 use crate::outcome::{Error, Outcome, change, json};
 use lcs_control::config::{self, Configuration, Service};
 use lcs_control::protocol::Request;
-use lcs_control::rules::{
-    self, CheckOptions, Context, GivenRequest, Names, Protocol, RuleSet, Severity, Trial, Verdict,
-};
-use std::io::{self, Read, Write};
+use lcs_control::rules::{self, CheckOptions, Context, Names, Protocol, RuleSet, Severity, Trial};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Write, check, try and load the rules by which services are switched by content.
@@ -31,7 +30,7 @@ pub struct Args {
 enum What {
     Fmt(Fmt),
     Check(Check),
-    Explain(Explain),
+    Explain(explain::Explain),
     Test(Test),
     Load(Load),
 }
@@ -59,6 +58,7 @@ struct Fmt {
   lcs rules check shop.rules --groups web,images --deny note
   lcs rules check shop.rules --json | jq '.findings[].kind'
 
+With -c, what the service's clients speak is known, too: a rule that asks for something else is found.
 Without -c and --groups any name of a group or server will do.")]
 struct Check {
     /// The rule file.
@@ -86,39 +86,12 @@ struct Check {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Deny {
-    /// Everything: potential conflicts and gaps as well.
+    /// Everything but hints: potential conflicts and gaps as well.
     Note,
-    /// Duplicates, rules that never fire, and errors.
+    /// Duplicates, rules that never fire, variables that are never there, and errors.
     Warning,
     /// Absolute conflicts only.
     Error,
-}
-
-/// Show which rule a request takes, and why each one above it does not.
-#[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
-  lcs rules explain shop.rules --request request.http
-  printf 'GET /a.gif HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' | lcs rules explain shop.rules --request -
-  lcs rules explain shop.rules --text --request request.txt
-  lcs rules explain shop.rules --request client.pcap --port 8080
-
-The bytes are read as a worker reads them. Exit code 1: no rule takes the request, or it is refused, or more of it is needed.")]
-struct Explain {
-    /// The rule file.
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
-    /// What the client sends, byte for byte, or a capture (pcap, pcapng) of it; - for the standard input.
-    #[arg(long, value_name = "FILE")]
-    request: PathBuf,
-    /// In a capture, the port of the service: the first connection to it that says something is taken.
-    #[arg(long, default_value_t = 80)]
-    port: u16,
-    /// The request is text: its head gets CR LF, and its body a Content-Length.
-    #[arg(long)]
-    text: bool,
-    /// What the client speaks: http, tls, smtp, pop3, imap, ftp [default: told from its first bytes].
-    #[arg(long, value_parser = word::<lcs_pipelines::extract::Protocol>)]
-    application: Option<lcs_pipelines::extract::Protocol>,
 }
 
 /// Run a table of requests, and compare what each gets with what it should get.
@@ -158,7 +131,7 @@ pub fn run(common: &Common, args: &Args) -> Outcome {
     match &args.what {
         What::Fmt(args) => fmt(common, args),
         What::Check(args) => check(common, args),
-        What::Explain(args) => explain(common, args),
+        What::Explain(args) => explain::explain(common, args),
         What::Test(args) => test(common, args),
         What::Load(args) => load(common, args),
     }
@@ -215,39 +188,45 @@ fn rewrite(file: &Path, text: &str) -> io::Result<()> {
     })
 }
 
-/// The service that a file is checked against.
-fn chosen<'c>(configuration: &'c Configuration, args: &Check) -> Result<&'c Service, Error> {
+/// The service of a configuration that a file is read for: the one of this name, or the one that uses the file.
+fn chosen<'c>(configuration: &'c Configuration, service: Option<&str>, file: &Path) -> Result<&'c Service, Error> {
     let with_rules: Vec<&Service> = configuration.services.iter().filter(|s| s.content.is_some()).collect();
-    if let Some(name) = &args.service {
-        let found = configuration.services.iter().find(|s| s.name == *name);
+    if let Some(name) = service {
+        let found = configuration.services.iter().find(|s| s.name == name);
         let found = found.ok_or_else(|| Error::Usage(format!("the configuration has no service {name}")))?;
         let plain = || Error::Usage(format!("service {name} is not switched by content: it has no `rules`"));
         return found.content.is_some().then_some(found).ok_or_else(plain);
     }
     let real = |path: &Path| std::fs::canonicalize(path).ok();
-    let wanted = real(&args.file);
+    let wanted = real(file);
     let uses = |s: &&&Service| s.content.as_ref().is_some_and(|c| real(Path::new(&c.rules.file)) == wanted);
     match (with_rules.iter().find(uses), with_rules.as_slice()) {
         (Some(service), _) | (None, [service]) => Ok(service),
         (None, []) => Err(Error::Usage("no service of the configuration has `rules`".to_owned())),
         (None, several) => {
             let names: Vec<&str> = several.iter().map(|s| s.name.as_str()).collect();
-            let what =
-                format!("no service uses {}; say which with --service: {}", args.file.display(), names.join(", "));
+            let what = format!("no service uses {}; say which with --service: {}", file.display(), names.join(", "));
             Err(Error::Usage(what))
         }
     }
 }
 
+/// A rule file as a service reads it.
+fn rules_of(service: &Service, file: &Path) -> Result<RuleSet, Error> {
+    let groups = service.content.iter().flat_map(|c| &c.groups).map(|g| g.name.as_str());
+    let servers = service.servers.iter().map(|s| s.name.as_str());
+    let queues = service.content.as_ref().map_or(&[][..], |c| &c.binding.queues);
+    Ok(config::load_rules(file, &config::names(groups, servers, queues))?)
+}
+
 fn check(common: &Common, args: &Check) -> Outcome {
+    let mut options = CheckOptions { max_conflicts: args.conflicts, ..CheckOptions::default() };
     let set = match &args.config {
         Some(path) => {
             let configuration = Configuration::load(path)?;
-            let service = chosen(&configuration, args)?;
-            let groups = service.content.iter().flat_map(|c| &c.groups).map(|g| g.name.as_str());
-            let servers = service.servers.iter().map(|s| s.name.as_str());
-            let queues = service.content.as_ref().map_or(&[][..], |c| &c.binding.queues);
-            config::load_rules(&args.file, &config::names(groups, servers, queues))?
+            let service = chosen(&configuration, args.service.as_deref(), &args.file)?;
+            options.spoken = service.content.as_ref().and_then(|content| Protocol::of(content.application));
+            rules_of(service, &args.file)?
         }
         None => {
             let given = |names: &Option<Vec<String>>| names.as_ref().map(|names| names.iter().cloned().collect());
@@ -258,9 +237,10 @@ fn check(common: &Common, args: &Check) -> Outcome {
             set
         }
     };
-    let report = rules::check(&set, &CheckOptions { max_conflicts: args.conflicts });
+    let report = rules::check(&set, &options);
     say(&if common.json { json(&report)? } else { format!("{report}\n") })?;
     let weight = |severity| match severity {
+        Severity::Hint => -1, // nothing is wrong
         Severity::Note => 0,
         Severity::Warning => 1,
         Severity::Error => 2,
@@ -279,55 +259,6 @@ fn with_trial<T>(file: &Path, then: impl FnOnce(&RuleSet, &Trial<'_>) -> Result<
     let set = rules::read_file(file, None, false)?;
     let trial = Trial::new(&set).map_err(rules::FileError::from)?;
     then(&set, &trial)
-}
-
-fn given(args: &Explain) -> Result<GivenRequest, Error> {
-    let name = args.request.display();
-    let read = || {
-        let source: Box<dyn Read> = match args.request.to_str() {
-            Some("-") => Box::new(io::stdin().lock()),
-            _ => Box::new(std::fs::File::open(&args.request)?),
-        };
-        let mut bytes = Vec::new();
-        source.take(REQUEST_MAX + 1).read_to_end(&mut bytes)?;
-        Ok::<_, io::Error>(bytes)
-    };
-    let bytes = read().map_err(|e| Error::Failed(format!("{name} cannot be read: {e}")))?;
-    if bytes.len() as u64 > REQUEST_MAX {
-        return Err(Error::Failed(format!("{name} is longer than {} MiB; cut the capture", REQUEST_MAX >> 20)));
-    }
-    if args.text {
-        return Ok(GivenRequest::from_text(&String::from_utf8_lossy(&bytes)));
-    }
-    GivenRequest::from_file(bytes, args.port).map_err(|e| Error::Failed(format!("{name}: {e}")))
-}
-
-/// Longest file with a request in it, bytes.
-const REQUEST_MAX: u64 = 1 << 30;
-
-fn explain(common: &Common, args: &Explain) -> Outcome {
-    use lcs_pipelines::extract::Protocol as Spoken;
-    let given = given(args)?;
-    with_trial(&args.file, |set, trial| {
-        let protocol = match args.application {
-            None => trial.guess(&given.bytes),
-            Some(Spoken::Http) => Some(Protocol::Http),
-            Some(Spoken::Tls) => Some(Protocol::Tls),
-            Some(Spoken::Smtp) => Some(Protocol::Smtp),
-            Some(Spoken::Pop3) => Some(Protocol::Pop),
-            Some(Spoken::Imap) => Some(Protocol::Imap),
-            Some(Spoken::Ftp) => Some(Protocol::Ftp),
-            Some(Spoken::Opaque) => None,
-        };
-        let attributes = trial.attributes(protocol, &given.bytes, &given.connection).map_err(|why| {
-            let lines = !args.text && protocol == Some(Protocol::Http) && !given.bytes.contains(&b'\r');
-            let hint = if lines { "; if its line ends are plain ones, give --text" } else { "" };
-            Error::Failed(format!("{}: {why}{hint}", args.request.display()))
-        })?;
-        let explanation = rules::explain(set, &attributes);
-        say(&if common.json { json(&explanation)? } else { format!("{explanation}\n") })?;
-        well(matches!(explanation.verdict, Verdict::Rule(_) | Verdict::Default))
-    })
 }
 
 fn test(common: &Common, args: &Test) -> Outcome {

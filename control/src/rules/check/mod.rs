@@ -15,6 +15,7 @@ mod gaps;
 mod machine;
 mod number_machine;
 mod pairs;
+mod plain;
 mod ranges;
 mod report;
 mod search;
@@ -22,9 +23,10 @@ mod view;
 mod witness;
 mod witness_text;
 
+pub use plain::unspoken;
 pub use report::{Finding, FindingKind, Place, Report, Severity, Witness};
 
-use super::ast::{RuleSet, Variable};
+use super::ast::{Protocol, RuleSet, Variable};
 use super::connection::Connection;
 use super::eval::{Evaluator, Truth};
 use assemble::Assembler;
@@ -43,11 +45,13 @@ pub(super) fn build_document(xml: bool, wanted: &[body::Wanted<'_>]) -> Option<s
 pub struct CheckOptions {
     /// Potential conflicts that are shown; further overlapping pairs are counted.
     pub max_conflicts: usize,
+    /// What the clients of the service that uses the set speak, if that is known.
+    pub spoken: Option<Protocol>,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        CheckOptions { max_conflicts: 1_000 }
+        CheckOptions { max_conflicts: 1_000, spoken: None }
     }
 }
 
@@ -80,6 +84,11 @@ pub fn check(set: &RuleSet, options: &CheckOptions) -> Report {
     let hidden = checker.shadowed(&mut assembler, &mut overlaps, &live, &same);
     let omitted_pairs = checker.conflicts(&mut assembler, &mut overlaps, &live, &hidden, options.max_conflicts);
     checker.gaps(&mut assembler, gaps);
+    if let Some(spoken) = options.spoken {
+        checker.unspoken(spoken);
+    }
+    checker.first_only();
+    checker.costs();
     let mut findings = checker.findings;
     let order = |f: &Finding| (f.kind, f.places.iter().map(|p| p.index).collect::<Vec<_>>());
     findings.sort_by_key(order);
@@ -110,6 +119,10 @@ impl Checker<'_> {
 
     fn find(&mut self, kind: FindingKind, message: String, rules: &[usize], witness: Option<Witness>) {
         let places = rules.iter().map(|index| self.place(*index)).collect();
+        self.find_at(kind, message, places, witness);
+    }
+
+    fn find_at(&mut self, kind: FindingKind, message: String, places: Vec<Place>, witness: Option<Witness>) {
         self.findings.push(Finding { kind, severity: kind.severity(), message, places, witness });
     }
 
@@ -155,11 +168,22 @@ impl Checker<'_> {
         self.formulas.iter().enumerate().map(earlier).collect()
     }
 
-    fn report_same(&mut self, index: usize, other: usize) {
+    /// A request that satisfies rule `index` and one of `others`, which take it.
+    fn example(&self, assembler: &mut Assembler<'_>, index: usize, others: &[usize]) -> Option<Witness> {
+        let mut search = Search::new(assembler, self.formulas, self.negations, &[]);
+        let Answer::Yes(connection) = search.run(Vec::new(), vec![&self.formulas[index]]) else { return None };
+        let confirmed = self.evaluator.rule(index, &connection) == Truth::True
+            && others.iter().any(|other| self.evaluator.rule(*other, &connection) == Truth::True);
+        let about: Vec<usize> = [&[index], others].concat();
+        confirmed.then(|| self.witness(&connection, &about))
+    }
+
+    fn report_same(&mut self, assembler: &mut Assembler<'_>, index: usize, other: usize) {
+        let witness = self.example(assembler, index, &[other]);
         let (rule, first) = (&self.set.rules[index], &self.set.rules[other]);
         if rule.action == first.action {
             let message = format!("{} says the same as {}", self.name(index), self.name(other));
-            self.find(FindingKind::Duplicate, message, &[index, other], None);
+            self.find(FindingKind::Duplicate, message, &[index, other], witness);
         } else {
             let message = format!(
                 "{} and {} have one condition and two actions: {} always wins, {} never happens",
@@ -168,7 +192,7 @@ impl Checker<'_> {
                 first.action,
                 rule.action
             );
-            self.find(FindingKind::AbsoluteConflict, message, &[index, other], None);
+            self.find(FindingKind::AbsoluteConflict, message, &[index, other], witness);
         }
     }
 
@@ -187,7 +211,7 @@ impl Checker<'_> {
             }
             if let Some(other) = same[index] {
                 hidden[index] = Hidden::Same(other);
-                self.report_same(index, other);
+                self.report_same(assembler, index, other);
                 continue;
             }
             let above: Vec<usize> = (0..index)
@@ -221,7 +245,7 @@ impl Checker<'_> {
                 Search::new(assembler, formulas, negations, &[]).run(Vec::new(), conditions) == Answer::No
             };
             if within(assembler, *other, index) && within(assembler, index, *other) {
-                self.report_same(index, *other);
+                self.report_same(assembler, index, *other);
                 return Hidden::Same(*other);
             }
         }
@@ -232,9 +256,10 @@ impl Checker<'_> {
             [] => ("the rules above it".to_owned(), "take"),
         };
         let message = format!("{} never fires: {by} {verb} everything that it matches", self.name(index));
+        let witness = self.example(assembler, index, met);
         let mut rules = vec![index];
         rules.extend(met.iter().take(8));
-        self.find(FindingKind::Shadowed, message, &rules, None);
+        self.find(FindingKind::Shadowed, message, &rules, witness);
         Hidden::Shadowed
     }
 

@@ -18,12 +18,18 @@ pub enum FindingKind {
     Unsatisfiable,
     /// Everything that the rule matches is taken by rules above it.
     Shadowed,
+    /// A variable that the clients of the service never send.
+    NeverThere,
     /// Some request satisfies both, and the actions differ: the upper rule wins.
     PotentialConflict,
     /// Between two ranges lie values that no rule takes.
     Gap,
     /// The question could not be decided within the stated bounds.
     Undecided,
+    /// A path that may select several places, of which only the first is looked at.
+    FirstOnly,
+    /// Conditions whose cost follows the number of rules.
+    Cost,
 }
 
 /// How much a finding weighs.
@@ -36,6 +42,8 @@ pub enum Severity {
     Warning,
     /// Worth a look.
     Note,
+    /// Worth knowing; nothing is wrong.
+    Hint,
 }
 
 impl FindingKind {
@@ -43,8 +51,11 @@ impl FindingKind {
     pub fn severity(self) -> Severity {
         match self {
             FindingKind::AbsoluteConflict => Severity::Error,
-            FindingKind::Duplicate | FindingKind::Unsatisfiable | FindingKind::Shadowed => Severity::Warning,
+            FindingKind::Duplicate | FindingKind::Unsatisfiable | FindingKind::Shadowed | FindingKind::NeverThere => {
+                Severity::Warning
+            }
             FindingKind::PotentialConflict | FindingKind::Gap | FindingKind::Undecided => Severity::Note,
+            FindingKind::FirstOnly | FindingKind::Cost => Severity::Hint,
         }
     }
 
@@ -54,9 +65,12 @@ impl FindingKind {
             FindingKind::Duplicate => "duplicate",
             FindingKind::Unsatisfiable => "unsatisfiable",
             FindingKind::Shadowed => "shadowed",
+            FindingKind::NeverThere => "never there",
             FindingKind::PotentialConflict => "potential conflict",
             FindingKind::Gap => "gap",
             FindingKind::Undecided => "undecided",
+            FindingKind::FirstOnly => "first only",
+            FindingKind::Cost => "cost",
         }
     }
 }
@@ -143,6 +157,7 @@ impl fmt::Display for Report {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
                 Severity::Note => "note",
+                Severity::Hint => "hint",
             };
             if let Some(place) = finding.places.first() {
                 let Position { line, column } = place.position;
@@ -172,9 +187,12 @@ impl fmt::Display for Report {
             FindingKind::Duplicate,
             FindingKind::Unsatisfiable,
             FindingKind::Shadowed,
+            FindingKind::NeverThere,
             FindingKind::PotentialConflict,
             FindingKind::Gap,
             FindingKind::Undecided,
+            FindingKind::FirstOnly,
+            FindingKind::Cost,
         ];
         let summary: Vec<String> = kinds.into_iter().filter_map(counted).collect();
         let rules = if self.rules == 1 { "1 rule".to_owned() } else { format!("{} rules", self.rules) };
