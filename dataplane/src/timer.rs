@@ -141,16 +141,13 @@ impl Timers {
         self.silent.len()
     }
 
-    /// The flow to give up first where there is no room: the oldest half-open one; where there is none, the one whose client has been
-    /// silent longest. That takes a look at each service.
+    /// The flow to give up first where there is no room: the oldest of those that are half open and of those whose clients are silent, so that
+    /// neither kind keeps the other out. That takes a look at each service.
     pub fn oldest_half_open(&self, table: &FlowTable, now: u32) -> Option<u32> {
-        if self.queue.first != NIL {
-            return Some(self.queue.first);
-        }
         if self.half_open == 0 {
             return None;
         }
-        let firsts = self.silent.iter().map(|q| q.first).filter(|&flow| flow != NIL);
+        let firsts = [&self.queue].into_iter().chain(&self.silent).map(|q| q.first).filter(|&flow| flow != NIL);
         firsts.max_by_key(|&flow| now.wrapping_sub(table.get(flow).last_seen))
     }
 
@@ -348,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn silent_clients_wait_by_service_and_give_way_last() {
+    fn silent_clients_wait_by_service_and_give_way_by_age() {
         let (mut t, flows) = table(6);
         let mut timers = Timers::new(0);
         timers.reserve(2);
@@ -369,7 +366,7 @@ mod tests {
             timers.cancel(&mut t, f, true);
             order.push(f);
         }
-        assert_eq!(order, [5, 0, 1, 2, 4].map(|i| flows[i]));
+        assert_eq!(order, [0, 1, 2, 4, 5].map(|i| flows[i]));
         assert_eq!(timers.half_open(), 0);
         // Their places can be taken again, and a service without room takes none.
         assert!(timers.wait(&mut t, flows[1]));

@@ -161,7 +161,7 @@ fn scaling_measures_hand_over_and_says_what_a_link_needs() {
     let output = perf(&[&small[..], &["--json", "--plot", folder.0.to_str().unwrap()]].concat());
     let figures = figures(&output);
     assert_eq!(figures["rows"].as_array().unwrap().len(), 3);
-    let share = number(&figures["hand_overs"][1]["share"]);
+    let share = number(&figures["hand_overs"][2]["share"]);
     assert!((0.4..0.6).contains(&share), "{figures}");
     assert!(folder.read("scaling.svg").contains("100 GbE at IMIX"));
     let said = text(&perf(&small).stdout);

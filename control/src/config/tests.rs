@@ -160,7 +160,7 @@ fn every_mistake_in_a_service_is_shown_at_its_place_with_its_mend() {
             "is IPv6, and its service web is IPv4",
             "tunnel",
         ),
-        ("forward = \"fullnat\"", 4, "no source address", "add sources"),
+        ("forward = \"fullnat\"", 4, "no source address", "sources = ["),
         ("forward = \"fullnat\"\nsources = [\"2001:db8::1\"]", 8, "is IPv6, and service web is IPv4", "same family"),
         (
             "forward = \"dr\"\nservers = [{ name = \"s1\", address = \"10.0.0.1\", port = 8080 }]",

@@ -160,7 +160,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
         for (number, lost) in lost.iter().enumerate() {
             for (reason, frames) in lost.iter() {
                 let more = frames.saturating_sub(self.losses_noted[number].of(reason));
-                let subject = (3, (number as u64) << 8 | reason as u64);
+                let subject = (5, (number as u64) << 8 | reason as u64);
                 let said = more > 0
                     && self.note_of(subject, |control| {
                         let name = report::interface_name(control.model.interfaces(), number);
@@ -241,6 +241,12 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 progress.in_flight = false;
                 if matches!(what, Acknowledgement::Prepared(true)) {
                     progress.memory = progress.memory.and(needs);
+                }
+                // Large tables take their time, piece by piece, and who waits for a change waits for them.
+                for pending in self.pending.values_mut() {
+                    if matches!(pending.operation, Operation::Apply { .. }) {
+                        pending.deadline = Some(self.now + ACKNOWLEDGE);
+                    }
                 }
             }
             Sent::Install(generation, needs) => {

@@ -378,7 +378,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     match net {
         Ok(IpNet::V6(net)) if net.prefix_len() >= 96 && net.addr().to_ipv4_mapped().is_some() => {
             // RFC 4291 section 2.5.5.2: a form for programs; packets have the IPv4 address itself.
-            let address = net.addr().to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let address = net.trunc().addr().to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
             let mend = match net.prefix_len() - 96 {
                 32 => address.to_string(),
                 prefix => format!("{address}/{prefix}"),

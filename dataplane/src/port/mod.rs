@@ -99,7 +99,7 @@ pub trait Port {
     fn release(&mut self, frame: Frame);
 
     /// Sleeps until a frame can be received, `bell` can be read, or `timeout` is over; less long where a device can't wake anybody.
-    /// Returns at once where the port has nothing to wait on.
+    /// A port without a device that could wake anybody sleeps for the time-out.
     fn wait(&mut self, timeout: Duration, bell: Option<BorrowedFd<'_>>);
 
     /// Adds to `losses[i]` what this port has lost by itself on interface `i` since it was opened: see [`losses`]. Asked when a report is

@@ -14,8 +14,8 @@ const BUFFERS: u32 = 4096;
 impl Lane for DpdkPort {
     /// What a device has no room for it counts in registers of its own.
     fn missed(&self, interface: u8) -> u64 {
-        let lost = self.device_losses(interface);
-        lost.of(LossReason::RxMissed) + lost.of(LossReason::RxNoBuffer)
+        // What a driver could not get a buffer for is tried again, and counted here if it was lost.
+        self.device_losses(interface).of(LossReason::RxMissed)
     }
 }
 

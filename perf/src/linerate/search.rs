@@ -61,7 +61,7 @@ pub struct Found {
 const DISTURBED: usize = 40;
 /// Times that the rate above is tried again.
 const AGAIN: usize = 4;
-/// Rates below this share of the most that can be offered are not looked at.
+/// Rates below this share of the expected one are not looked at.
 const LEAST: f64 = 0.001;
 /// The first rate above is this many times the expected one; it is raised as often where all below it held.
 const HEADROOM: f64 = 1.25;
@@ -111,7 +111,8 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
     pub fn find(&mut self, goal: f64, most: f64, guess: f64, held: f64) -> Result<Found, E> {
         let before = self.trials;
         let raised = |above: f64| (above * HEADROOM).min(most);
-        let mut rate = guess.clamp(held.max(most * LEAST).min(most), most);
+        let least = guess.clamp(f64::MIN_POSITIVE, most) * LEAST;
+        let mut rate = guess.clamp(held.max(least).min(most), most);
         // Nothing speaks against the rate above but that nobody has tried it, until one has been.
         let (mut low, mut high, mut limit) = (held, raised(rate), Limit::Offered);
         // Rates that did not hold, falling.
@@ -131,7 +132,7 @@ impl<E, F: FnMut(f64, f64) -> Result<Trial, E>> Searcher<F> {
                 if high == rate {
                     failed.push((rate, limit));
                 }
-                if high < most * LEAST {
+                if high < least {
                     break;
                 }
                 if limit == Limit::Offered && high - low <= self.search.resolution * high {

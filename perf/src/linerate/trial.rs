@@ -89,8 +89,7 @@ impl Trial {
         if self.loss() <= goal {
             return Some(true);
         }
-        let sent = (self.offered - self.behind.min(self.offered)).max(1) as f64;
-        let of_the_device = self.lost().saturating_sub(self.missed()) as f64 / sent;
+        let of_the_device = self.lost().saturating_sub(self.missed()) as f64 / self.judged();
         if of_the_device <= goal {
             return None;
         }
@@ -114,8 +113,13 @@ impl Trial {
 
     /// These, as a share of what was sent in the time that was not disturbed.
     pub fn loss(&self) -> f64 {
+        self.lost() as f64 / self.judged()
+    }
+
+    /// Frames that were sent in the time that was not disturbed, at least one.
+    fn judged(&self) -> f64 {
         let sent = (self.offered - self.behind.min(self.offered) + self.set_aside) as f64;
-        self.lost() as f64 / (sent * (1.0 - self.disturbed)).max(1.0)
+        (sent * (1.0 - self.disturbed)).max(1.0)
     }
 
     /// Share of frames that the generator could not send at their time.

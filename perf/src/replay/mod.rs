@@ -283,8 +283,8 @@ pub fn replay<L: Decides, W: Write>(
     report.complete &= report.damaged.is_none();
     if report.truncated > 0 {
         report.notes.push(format!(
-            "{} frames were captured in part; zeros took the place of the rest (capture with tcpdump -s 0)",
-            report.truncated
+            "{} captured in part; zeros took the place of the rest (capture with tcpdump -s 0)",
+            lcs_control::render::counted(report.truncated as usize, "frame")
         ));
     }
     report.sent = port.finish().map_err(ReplayError::Sent)?.1;

@@ -504,7 +504,15 @@ mod tests {
                 continue;
             }
             let shares: Vec<f64> = figures.hand_overs.iter().map(|h| h.share).collect();
-            assert!(shares[0] == 0.0 && (0.4..0.6).contains(&shares[1]), "{shares:?}");
+            assert!(
+                shares[0] == 0.0 && (0.15..0.35).contains(&shares[1]) && (0.4..0.6).contains(&shares[2]),
+                "{shares:?}"
+            );
+            let checked = figures.model.as_ref().map_or(0, |model| model.checks.len());
+            assert!(
+                checked == 1 && figures.to_string().contains("held against what it was not fitted to"),
+                "{figures}"
+            );
             let text = figures.to_string();
             assert!(text.contains("148.8") && text.contains("assum"), "{text}");
         }

@@ -5,10 +5,13 @@ use crate::content::Content;
 use crate::matching::Action;
 use crate::snapshot::{Forward, NextHop, Server, Snapshot};
 use lcs_dataplane::headers::{ipv4, ipv6};
+use std::sync::Arc;
 
 /// By slot of services that are switched by content; worked out when a snapshot or a next hop changes.
 #[derive(Debug, Default)]
 pub(crate) struct Reach {
+    /// Slots of servers that the rules can choose, sorted, and of which rules that is true: a million of them are not walked for each snapshot.
+    chosen: Vec<Option<(Arc<Content>, Vec<u16>)>>,
     /// Servers that the rules can choose, sorted: their rows in the next-hop table and what a tunnel adds, bytes.
     servers: Vec<Vec<(u16, u16)>>,
     /// Bytes; `u16::MAX` where nothing is known of any of them.
@@ -18,7 +21,7 @@ pub(crate) struct Reach {
 impl Reach {
     /// Follows a new snapshot, whose next hops are in `hops` already.
     pub(crate) fn install(&mut self, snapshot: &Snapshot, hops: &[NextHop]) {
-        let of = |content: &Content| {
+        let slots = |content: &Content| {
             let mut slots: Vec<u16> = (0..content.program.len() as u32)
                 .filter_map(|rule| content.program.rule(rule))
                 .fold((Vec::new(), vec![false; content.groups.len()]), |(mut slots, mut seen), (_, action)| {
@@ -37,11 +40,25 @@ impl Reach {
                 .0;
             slots.sort_unstable();
             slots.dedup();
-            let server = |slot: u16| snapshot.servers.get(usize::from(slot))?.as_ref();
-            slots.into_iter().filter_map(server).map(|s| (s.next_hop, outer(s))).collect()
+            slots
         };
-        let content = |service: &Option<crate::snapshot::Service>| service.as_ref()?.content.clone();
-        self.servers = snapshot.services.iter().map(|s| content(s).map_or_else(Vec::new, |c| of(&c))).collect();
+        self.chosen.resize_with(snapshot.services.len(), || None);
+        for (chosen, service) in self.chosen.iter_mut().zip(&snapshot.services) {
+            let content = service.as_ref().and_then(|s| s.content.as_ref());
+            let same = matches!((&*chosen, content), (Some((old, _)), Some(new)) if Arc::ptr_eq(old, new));
+            if !same {
+                *chosen = content.map(|content| (Arc::clone(content), slots(content)));
+            }
+        }
+        let server = |slot: &u16| snapshot.servers.get(usize::from(*slot))?.as_ref();
+        let paths = |slots: &[u16]| {
+            let mut paths: Vec<_> = slots.iter().filter_map(server).map(|s| (s.next_hop, outer(s))).collect();
+            paths.sort_unstable();
+            paths.dedup();
+            paths
+        };
+        self.servers.clear();
+        self.servers.extend(self.chosen.iter().map(|c| c.as_ref().map_or_else(Vec::new, |(_, slots)| paths(slots))));
         self.packets.clear();
         self.packets.extend(self.servers.iter().map(|all| narrowest(all, hops)));
     }

@@ -58,13 +58,20 @@ impl Trial<'_> {
     pub fn decisions(&self, given: &GivenRequest, reading: &Reading) -> Vec<Decided> {
         let mut all: Vec<Decided> = Vec::new();
         let mut at = 0;
-        while at < given.bytes.len() && all.len() < MAX_REQUESTS && all.last().is_none_or(|last| last.goes_on) {
+        // A file's last line end is no other request: servers pass over it (RFC 9112 section 2.2).
+        let is_over = |at: usize| given.bytes[at..].iter().all(|b| matches!(b, b'\r' | b'\n'));
+        while (at == 0 || !is_over(at))
+            && at < given.bytes.len()
+            && all.len() < MAX_REQUESTS
+            && all.last().is_none_or(|last| last.goes_on)
+        {
             let decided = self.request(given, reading, at);
             at += decided.length;
             all.push(decided);
         }
         if let Some(last) = all.last_mut()
             && at < given.bytes.len()
+            && !is_over(at)
         {
             last.notes.push(format!("{} bytes behind it were not looked at", given.bytes.len() - at));
         }

@@ -554,7 +554,7 @@ impl Port for AfXdpPort {
     fn losses(&self, losses: &mut [Losses]) {
         for (link, losses) in self.links.iter().zip(losses) {
             if let Ok(statistics) = link.socket.statistics() {
-                statistics.add_to(losses);
+                statistics.add_to(losses, link.socket.zero_copy());
             }
             losses.add(LossReason::KernelRefused, self.refused_on(link));
         }

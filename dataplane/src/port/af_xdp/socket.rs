@@ -38,11 +38,12 @@ pub struct SocketStatistics {
 
 impl SocketStatistics {
     /// Adds the frames lost to `losses`.
-    pub(super) fn add_to(&self, losses: &mut Losses) {
+    pub(super) fn add_to(&self, losses: &mut Losses, zero_copy: bool) {
         losses.add(LossReason::RxMissed, self.receive_ring_full);
         losses.add(LossReason::RxNoBuffer, self.receive_no_buffer);
         // A kernel that copies counts a frame without a buffer twice.
-        losses.add(LossReason::RxErrors, self.receive_dropped.saturating_sub(self.receive_no_buffer));
+        let twice = if zero_copy { 0 } else { self.receive_no_buffer };
+        losses.add(LossReason::RxErrors, self.receive_dropped.saturating_sub(twice));
         losses.add(LossReason::TxErrors, self.transmit_invalid);
     }
 }

@@ -13,6 +13,7 @@ mod write;
 pub use read::{Captured, Problem, ReadError, Reader, read};
 pub use write::Writer;
 
+use super::losses::Losses;
 use super::memory::MemoryPort;
 use super::{Capabilities, PoolCounts, Port};
 use crate::batch::BURST;
@@ -191,6 +192,10 @@ pub enum OpenError {
 impl<W: Write> Port for PcapPort<'_, W> {
     fn capabilities(&self) -> Capabilities {
         Capabilities { kernel_answers: self.behind, exception_path: self.behind, ..self.memory.capabilities() }
+    }
+
+    fn losses(&self, losses: &mut [Losses]) {
+        self.memory.losses(losses);
     }
 
     fn receive(&mut self, frames: &mut [Frame; BURST], interfaces: &mut [u8; BURST]) -> usize {

@@ -4,7 +4,7 @@ use super::{chosen, rules_of, say, well};
 use crate::Common;
 use crate::endpoint::word;
 use crate::outcome::{Error, Outcome, json};
-use lcs_control::config::{Configuration, Content, Service, Word};
+use lcs_control::config::{Admin, Configuration, Content, Service, Word};
 use lcs_control::rules::{self, Explanation, GivenRequest, Protocol, Reading, RuleSet, Trial};
 use lcs_pipelines::content::Binding;
 use lcs_pipelines::extract;
@@ -124,7 +124,13 @@ fn given(args: &Explain, port: u16) -> Result<GivenRequest, Error> {
     if args.text {
         return Ok(GivenRequest::from_text(&String::from_utf8_lossy(&bytes)));
     }
-    GivenRequest::from_file(bytes, port).map_err(|e| Error::Failed(format!("{name}: {e}")))
+    let given = GivenRequest::from_file(bytes, port).map_err(|e| Error::Failed(format!("{name}: {e}")))?;
+    if given.bytes.is_empty() {
+        let what =
+            "the first bytes of what the client sent are not in the capture; capture from the connection's beginning";
+        return Err(Error::Failed(format!("{name}: {what}")));
+    }
+    Ok(given)
 }
 
 /// Says of the connection what was given of it, and what of that was not.
@@ -183,7 +189,9 @@ fn groups(
         given.connection.servers_up.insert(name.clone(), false);
     }
     // What the configuration itself takes out of service.
-    let weighs = |name: &String| service.and_then(|s| s.server(name)).is_some_and(|server| server.weight > 0);
+    let weighs = |name: &String| {
+        service.and_then(|s| s.server(name)).is_some_and(|server| server.weight > 0 && server.state == Admin::Up)
+    };
     for group in content.iter().flat_map(|content| &content.groups).filter(|g| !g.servers.iter().any(weighs)) {
         given.connection.servers_up.insert(group.name.clone(), false);
     }
@@ -236,5 +244,5 @@ pub(super) fn explain(common: &Common, args: &Explain) -> Outcome {
     });
     let explained = Explained { requests: requests.collect(), assumed };
     say(&if common.json { json(&explained)? } else { explained.to_string() })?;
-    well(explained.requests.iter().all(|request| request.explanation.is_taken()))
+    well(!explained.requests.is_empty() && explained.requests.iter().all(|request| request.explanation.is_taken()))
 }
