@@ -280,7 +280,7 @@ fn linerate(tx: &str, rx: &str) -> Result<lcs_perf::linerate::Figures, lcs_perf:
         flows: 100,
         sizes: vec![Size::Bytes(64), Size::Imix],
         search: Search { seconds: 0.05, resolution: 0.1, agree: 1, budget: std::time::Duration::from_secs(20) },
-        rounds: 1,
+        rounds: Some(1),
         ..Options::default()
     };
     let between = ports::Between {
