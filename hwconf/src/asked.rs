@@ -73,7 +73,7 @@ pub struct Device {
     pub interface: Option<String>,
 }
 
-/// Workers that decide on requests and poll no port ([workers] placement = "split").
+/// Workers that decide on requests and poll no port (`[workers] placement = "split"`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentWorkers {
     /// How many.
