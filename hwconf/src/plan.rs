@@ -197,6 +197,11 @@ fn place(
         free = near.iter().copied().filter(|id| !content.contains(id)).collect();
     }
     if free.is_empty() {
+        if !content.is_empty() && asked.cores.is_empty() {
+            notes.push(
+                "content-cores are all cores that there are here: a worker shares one with a content worker".into(),
+            );
+        }
         free = near;
     }
 

@@ -1,7 +1,6 @@
 //! What the control thread may ask of a pipeline, and what comes back.
 
 use crate::placement::{Decided, Handed};
-
 use crate::snapshot::{Forward, NextHop, Snapshot};
 pub use crate::splice::Needs;
 use crate::tally::Tally;

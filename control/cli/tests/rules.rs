@@ -323,6 +323,27 @@ fn explain_says_it_of_every_request_of_a_connection_by_the_packet_that_brought_i
     assert!(code == 2 && error.contains("the capture says who sent it"), "{error}");
 }
 
+#[test]
+fn explain_takes_a_line_end_for_none_a_drained_server_for_down_and_a_capture_only_from_its_beginning() {
+    let folder = Folder::new("ends");
+    folder.write("a.rules", "up: if (server_up(images)) routeTo(images)\ndefault: routeTo(web)\n");
+    let request = "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
+    for end in ["", "\n", "\r\n"] {
+        folder.write("a.http", format!("{request}{end}"));
+        let (code, out, error) = folder.lcs("rules explain a.rules --request a.http");
+        assert!(code == 0 && !out.contains("request 1 of") && !out.contains("not looked at"), "{out}{error}");
+        assert!(out.contains("=> routeTo(images)"), "{out}");
+    }
+    let drained = CONFIGURATION.replace("\"10.0.0.2\" }", "\"10.0.0.2\", state = \"draining\" }");
+    folder.write("lcs.toml", drained.replace("shop.rules", "a.rules"));
+    let (code, out, error) = folder.lcs("rules explain a.rules --request a.http -c lcs.toml");
+    assert!(code == 0 && out.contains("=> default: routeTo(web)"), "{out}{error}");
+    // Its first segment was lost.
+    folder.write("a.pcap", captured(&[(0, 2, b"", 64), (101, 0x18, b"Host: h\r\n\r\n", 64)], 80));
+    let (code, _, error) = folder.lcs("rules explain a.rules --request a.pcap");
+    assert!(code == 1 && error.contains("the first bytes of what the client sent are not in the capture"), "{error}");
+}
+
 /// A capture with one TCP segment over IPv4.
 fn capture(payload: &[u8], port: u16, ttl: u8) -> Vec<u8> {
     captured(&[(1, 0x18, payload, ttl)], port)

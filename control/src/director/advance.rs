@@ -8,6 +8,7 @@ use crate::protocol::{
     Applied, Connections, ContentWorkerStatus, Failure, FailureCode, Response, Services, Status, TraceEnd, Traced,
     WorkerStatus,
 };
+use crate::render::counted;
 use lcs_dataplane::port::losses::Losses;
 use lcs_dataplane::ring::SendError;
 use lcs_pipelines::command::{Acknowledgement, Command, Event, FlowPage, Needs, Report, TraceFilter};
@@ -164,8 +165,8 @@ impl<W: Workers, S: Steering> Control<W, S> {
                 let said = more > 0
                     && self.note_of(subject, |control| {
                         let name = report::interface_name(control.model.interfaces(), number);
-                        let s = if more == 1 { "" } else { "s" };
-                        format!("{name} has lost {more} frame{s}, {}: {}", reason.name(), reason.explanation())
+                        let frames = counted(more as usize, "frame");
+                        format!("{name} has lost {frames}, {}: {}", reason.name(), reason.explanation())
                     });
                 if said {
                     self.losses_noted[number].add(reason, more);

@@ -56,7 +56,7 @@ impl LossReason {
                 "The receive queue was full: the worker did not keep up, or its core was taken away for a moment."
             }
             LossReason::RxNoBuffer => {
-                "No buffer was free to receive into: the worker did not keep up, or there are too few buffers."
+                "No buffer was free to receive into (a DPDK driver may count each try): the worker did not keep up, or there are too few buffers."
             }
             LossReason::RxErrors => {
                 "Received damaged, or longer than a buffer: switch off what joins frames (GRO, LRO, TSO at a veth's other end)."

@@ -6,7 +6,7 @@ use super::{BINDINGS, Splices};
 use crate::snapshot::Snapshot;
 use lcs_dataplane::splice::Stamps;
 
-/// Entries that are filled at a time: 256 KiB of them, some 50 µs.
+/// Entries that are filled at a time: 256 KiB of them.
 const PIECE: usize = 4096;
 
 /// What services need of this memory, of which there is as much as there can be flows.

@@ -348,7 +348,7 @@ impl Connections {
     }
 
     /// The client of a half-open flow has completed the handshake: it has its service's time for its first byte. It still gives way
-    /// when the table is full, after those that have not.
+    /// when the table is full, by its age among those that have not.
     pub(crate) fn awaits_request(&mut self, flow: u32, now: u32) {
         self.timers.cancel(&mut self.table, flow, true);
         self.table.get_mut(flow).last_seen = now;

@@ -21,33 +21,12 @@ pub(crate) struct Reach {
 impl Reach {
     /// Follows a new snapshot, whose next hops are in `hops` already.
     pub(crate) fn install(&mut self, snapshot: &Snapshot, hops: &[NextHop]) {
-        let slots = |content: &Content| {
-            let mut slots: Vec<u16> = (0..content.program.len() as u32)
-                .filter_map(|rule| content.program.rule(rule))
-                .fold((Vec::new(), vec![false; content.groups.len()]), |(mut slots, mut seen), (_, action)| {
-                    if let Action::Forward { server, .. } = action {
-                        slots.push(*server);
-                    }
-                    // Thousands of rules may share a group.
-                    if let Some(group) = action.group()
-                        && let Some(seen) = seen.get_mut(usize::from(group))
-                        && !std::mem::replace(seen, true)
-                    {
-                        slots.extend(content.group(group).map_or(&[][..], |g| &g.servers));
-                    }
-                    (slots, seen)
-                })
-                .0;
-            slots.sort_unstable();
-            slots.dedup();
-            slots
-        };
         self.chosen.resize_with(snapshot.services.len(), || None);
         for (chosen, service) in self.chosen.iter_mut().zip(&snapshot.services) {
             let content = service.as_ref().and_then(|s| s.content.as_ref());
             let same = matches!((&*chosen, content), (Some((old, _)), Some(new)) if Arc::ptr_eq(old, new));
             if !same {
-                *chosen = content.map(|content| (Arc::clone(content), slots(content)));
+                *chosen = content.map(|content| (Arc::clone(content), chosen_by(content)));
             }
         }
         let server = |slot: &u16| snapshot.servers.get(usize::from(*slot))?.as_ref();
@@ -76,6 +55,26 @@ impl Reach {
     pub(crate) fn of(&self, service: u16) -> u16 {
         self.packets.get(usize::from(service)).copied().unwrap_or(u16::MAX)
     }
+}
+
+/// Slots of the servers that a service's rules can choose, sorted.
+fn chosen_by(content: &Content) -> Vec<u16> {
+    let (mut slots, mut seen) = (Vec::new(), vec![false; content.groups.len()]);
+    for (_, action) in (0..content.program.len() as u32).filter_map(|rule| content.program.rule(rule)) {
+        if let Action::Forward { server, .. } = action {
+            slots.push(*server);
+        }
+        // Thousands of rules may share a group.
+        if let Some(group) = action.group()
+            && let Some(seen) = seen.get_mut(usize::from(group))
+            && !std::mem::replace(seen, true)
+        {
+            slots.extend(content.group(group).map_or(&[][..], |g| &g.servers));
+        }
+    }
+    slots.sort_unstable();
+    slots.dedup();
+    slots
 }
 
 fn narrowest(servers: &[(u16, u16)], hops: &[NextHop]) -> u16 {

@@ -103,10 +103,6 @@ pub fn run(common: &Common, args: Args) -> Outcome {
         What::List => ask(common, Request::Services, render::response),
         What::Add { name, endpoint, protocol, settings, rules, groups, application } => {
             let port = endpoint.port.ok_or_else(|| Error::Usage("give a port, or * for every port".to_owned()))?;
-            if settings.forward == Some(Forward::FullNat) && settings.sources.is_empty() {
-                let mend = "full NAT needs an address of the director, in the servers' network, that nothing else uses: give --source ADDRESS";
-                return Err(Error::Usage(mend.to_owned()));
-            }
             let service = Service {
                 name,
                 protocol,

@@ -256,7 +256,8 @@ impl Checker<'_> {
             [] => ("the rules above it".to_owned(), "take"),
         };
         let message = format!("{} never fires: {by} {verb} everything that it matches", self.name(index));
-        let witness = self.example(assembler, index, met);
+        let above: Vec<usize> = (0..index).collect();
+        let witness = self.example(assembler, index, if met.is_empty() { &above } else { met });
         let mut rules = vec![index];
         rules.extend(met.iter().take(8));
         self.find(FindingKind::Shadowed, message, &rules, witness);

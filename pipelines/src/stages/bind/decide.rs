@@ -57,8 +57,12 @@ fn belongs_to_delivery(a: &Arrival, b: &Binding) -> bool {
 
 /// As much of a frame's IP packet as rules may look at.
 pub(super) fn packet_of(batch: &Batch, i: usize) -> &[u8] {
-    let (l3, end) = (usize::from(batch.l3[i]), usize::from(batch.end[i]));
-    batch.frames[i].bytes().get(l3..end.min(l3 + PACKET_BYTES)).unwrap_or(&[])
+    packet_in(batch.frames[i].bytes(), usize::from(batch.l3[i]), usize::from(batch.end[i]))
+}
+
+/// The same of a frame's bytes, given where its packet begins and ends.
+fn packet_in(frame: &[u8], l3: usize, end: usize) -> &[u8] {
+    frame.get(l3..end.min(l3 + PACKET_BYTES)).unwrap_or(&[])
 }
 
 /// The sum of an intact segment's payload, as a checksum has it; `None` where it does not follow from the header alone.
@@ -643,8 +647,7 @@ impl<P: Port> Desk<'_, P> {
         let frame = std::mem::take(&mut batch.frames[i]);
         let bytes = frame.bytes();
         let payload = bytes.get(a.payload..end).unwrap_or(&[]);
-        let packet = bytes.get(l3..end.min(l3 + PACKET_BYTES)).unwrap_or(&[]);
-        let read = self.read_packet(flow, entry, payload, packet);
+        let read = self.read_packet(flow, entry, payload, packet_in(bytes, l3, end));
         batch.frames[i] = frame;
         read
     }

@@ -110,7 +110,9 @@ pub(crate) fn housekeeping<P: Port>(c: &mut Connections, port: &mut P, now: Nano
     if desk.c.silent_served != tick {
         // That looks at every service: once a tick is as often as something may come due.
         let rest = desk.end_silent();
-        desk.c.silent_served = if rest { desk.c.silent_served } else { tick };
+        if !rest {
+            desk.c.silent_served = tick;
+        }
         more |= rest;
     }
     desk.look_after_pools();
