@@ -15,7 +15,7 @@ pub use content::{
     RefusalCount, RuleCount, ServerCount,
 };
 
-use crate::config::{Admin, Service};
+use crate::config::{Admin, Problem, Service};
 use crate::model::{Change, Counts};
 use ipnet::IpNet;
 use lcs_dataplane::cycles::StageCost;
@@ -35,6 +35,8 @@ pub const VERSION: u32 = 1;
 pub const REQUEST_MAX: usize = 1 << 20;
 /// Most connections in one answer.
 pub const CONNECTIONS_MAX: u32 = 100_000;
+/// Most mistakes of a file in one answer.
+pub const PROBLEMS_MAX: usize = 100;
 /// Most frames in one trace.
 pub const TRACE_MAX: u32 = 100_000;
 
@@ -271,12 +273,21 @@ pub struct Failure {
     pub code: FailureCode,
     /// What is wrong, and what to do about it.
     pub message: String,
+    /// The mistakes of the file that was to be read, each with its place; the message shows them, too. No more than [`PROBLEMS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
 }
 
 impl Failure {
     /// A refusal.
     pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
-        Failure { code, message: message.into() }
+        Failure { code, message: message.into(), problems: Vec::new() }
+    }
+
+    /// A refusal of a file: `report` shows its mistakes as a reader wants them, `problems` tells programs.
+    pub fn of_file(report: impl Into<String>, problems: impl IntoIterator<Item = Problem>) -> Self {
+        let problems = problems.into_iter().take(PROBLEMS_MAX).map(Problem::shortened).collect();
+        Failure { code: FailureCode::Refused, message: report.into(), problems }
     }
 }
 

@@ -98,6 +98,9 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
         }
         if let Error::Client(ClientError::Refused(failure)) = &error {
             object["error"]["code"] = serde_json::to_value(failure.code).unwrap_or_default();
+            if !failure.problems.is_empty() {
+                object["error"]["problems"] = serde_json::to_value(&failure.problems).unwrap_or_default();
+            }
         }
         let _ = writeln!(io::stdout(), "{object:#}");
     } else {
@@ -107,7 +110,7 @@ pub fn end(outcome: Outcome, common: &Common) -> ExitCode {
             Error::Rules(rules::FileError::Errors(errors)) => eprintln!("{errors}"),
             Error::Run(lcs_control::run::RunError::Invalid(invalid)) => eprintln!("{invalid}"),
             // The same report, from the director that was to read the file again.
-            Error::Client(ClientError::Refused(failure)) if failure.message.starts_with("error: ") => {
+            Error::Client(ClientError::Refused(failure)) if !failure.problems.is_empty() => {
                 eprintln!("{failure}")
             }
             error => eprintln!("error: {error}"),

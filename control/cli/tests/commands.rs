@@ -215,6 +215,13 @@ fn a_file_that_is_not_valid_is_told_of_once_when_it_is_loaded_again() {
     let said = text(&refused.stderr);
     assert!(said.starts_with("error: unknown key `prot` in service web\n"), "{said}");
     assert!(said.ends_with("nothing was changed; the director runs on\n"), "{said}");
+    let refused: Value = serde_json::from_slice(&director.lcs(&["reload", "--json"]).stdout).unwrap();
+    let problem = &refused["error"]["problems"][0];
+    assert_eq!(
+        (&refused["error"]["code"], &problem["what"]),
+        (&"refused".into(), &"unknown key `prot` in service web".into())
+    );
+    assert!(problem["file"].as_str().unwrap().ends_with("lcs.toml") && problem["line"].as_u64() > Some(1), "{refused}");
 }
 
 #[test]

@@ -445,6 +445,10 @@ fn load_gives_a_running_director_other_rules_and_lists_show_them() {
     folder.write("new.rules", "a: if (path == /a) forward(s3)\ndefault: routeTo(web)\n");
     let (code, _, error) = folder.lcs("rules load shop new.rules --socket lcs.sock");
     assert!(code == 1 && error.contains("new.rules:1:28: error: there is no server `s3`"), "{error}");
+    assert!(!error.starts_with("error: "), "each mistake says so itself: {error}");
+    let (_, failure) = folder.json("rules load shop new.rules --socket lcs.sock");
+    let problem = &failure["error"]["problems"][0];
+    assert_eq!((&problem["line"], &problem["column"]), (&1.into(), &28.into()), "{failure}");
     let (code, failure) = folder.json("rules load shpo new.rules --socket lcs.sock");
     assert_eq!((code, &failure["error"]["code"]), (1, &"not-found".into()));
     assert_eq!(folder.json("vs list --socket lcs.sock").1["services"][0]["content"]["rules"], 1);

@@ -1,6 +1,7 @@
 //! What is wrong with a configuration, shown at its place: file, line, column, the line itself, and the mend.
 
-use serde::Serialize;
+use crate::rules::Diagnostic;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Range;
 
@@ -10,10 +11,10 @@ const SHOWN: usize = 20;
 const EXCERPT: usize = 160;
 
 /// One mistake in a configuration file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// Where it is not the configuration file itself: the rule file.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Line, from 1; 0 for the file as a whole.
     pub line: usize,
@@ -27,6 +28,30 @@ pub struct Problem {
     pub excerpt: String,
     /// Characters of the line that are meant, at least 1.
     pub width: usize,
+}
+
+impl Problem {
+    /// With no more of a long line than a report shows of it.
+    pub(crate) fn shortened(mut self) -> Self {
+        if let Some((end, _)) = self.excerpt.char_indices().nth(EXCERPT) {
+            self.excerpt.truncate(end);
+        }
+        self
+    }
+}
+
+impl From<Diagnostic> for Problem {
+    fn from(error: Diagnostic) -> Self {
+        Problem {
+            file: Some(error.file),
+            line: error.position.line,
+            column: error.position.column,
+            what: error.message,
+            mend: error.mend.unwrap_or_else(|| "see control/RULES.md for the language".to_owned()),
+            excerpt: error.line_text.replace('\t', " "),
+            width: error.width,
+        }
+    }
 }
 
 /// A configuration that is not valid, with everything that is wrong with it, in the file's order.

@@ -3,9 +3,8 @@
 use super::Word;
 use super::content::{self, Content, FallbackWord, Group, GuessWord, SchemeWord};
 use super::filter_key;
-use super::problem::Problem;
 use super::read::{Placed, Section};
-use crate::rules::{self, Diagnostic, FileError, RuleSet, Stickiness, file_mend};
+use crate::rules::{self, FileError, RuleSet, Stickiness, file_mend};
 use lcs_pipelines::content::{Binding, Channel, Guess, Pool, Queue, Rate, Scheme, Sticky, Switching, SynPolicy};
 use lcs_pipelines::extract;
 use lcs_pipelines::migration::{self, message::ChannelKey};
@@ -454,24 +453,12 @@ impl Written {
                     problems.add(span, format!("the rule file {file} cannot be read: {error}"), file_mend(&error));
                 }
                 FileError::Errors(errors) => {
-                    errors.0.into_iter().for_each(|error| problems.add_there(span.clone(), problem(error)));
+                    errors.0.into_iter().for_each(|error| problems.add_there(span.clone(), error.into()));
                 }
             }
             RuleSet::default()
         });
         let host_name = self.host_name.map(|placed| placed.value);
         Content { application: self.application, rules: Arc::new(rules), groups, binding, host_name }
-    }
-}
-
-fn problem(error: Diagnostic) -> Problem {
-    Problem {
-        file: Some(error.file),
-        line: error.position.line,
-        column: error.position.column,
-        what: error.message,
-        mend: error.mend.unwrap_or_else(|| "see control/RULES.md for the language".to_owned()),
-        excerpt: error.line_text.replace('\t', " "),
-        width: error.width,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::operation::{Listing, Operation, Purpose, Sent};
 use super::{Control, Steering, TRACE_AGAIN, Ticket, Workers, requests};
+use crate::config::Problem;
 use crate::model::{Change, Kind};
 use crate::protocol::{CONNECTIONS_MAX, Failure, FailureCode, Request, TRACE_MAX};
 use lcs_pipelines::command::{Command, RequestState, TraceFilter};
@@ -58,7 +59,12 @@ impl<W: Workers, S: Steering> Control<W, S> {
             return Err(Failure::new(FailureCode::Refused, "this director was not started from a file"));
         };
         let new = source().map_err(|invalid| {
-            Failure::new(FailureCode::Refused, format!("{invalid}\n\nnothing was changed; the director runs on"))
+            let report = format!("{invalid}\n\nnothing was changed; the director runs on");
+            let file = invalid.file;
+            Failure::of_file(
+                report,
+                invalid.problems.into_iter().map(|p| Problem { file: p.file.or_else(|| Some(file.clone())), ..p }),
+            )
         })?;
         let changes = self.configure(new)?;
         let note = if changes.is_empty() { "the file says what is running".to_owned() } else { String::new() };

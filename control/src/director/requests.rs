@@ -1,9 +1,9 @@
 //! What a request changes: live changes to services and servers, in terms of the model.
 
-use crate::config::{self, Admin, Content, Server, Service, Word, nearest};
+use crate::config::{self, Admin, Content, Problem, Server, Service, Word, nearest};
 use crate::model::{Change, Model, Refused};
 use crate::protocol::{Failure, FailureCode, NewContent, ServerSettings, ServiceSettings};
-use crate::rules::{Names, RuleSet};
+use crate::rules::{FileError, Names, RuleSet};
 use lcs_pipelines::content::{Binding, Switching};
 use std::path::Path;
 use std::sync::Arc;
@@ -87,8 +87,13 @@ fn read_rules(file: &Path, names: &Names, otherwise: &str) -> Result<RuleSet, Fa
         let message = format!("{} is no absolute path", file.display());
         return Err(Failure::new(FailureCode::BadRequest, message));
     }
-    config::load_rules(file, names)
-        .map_err(|error| Failure::new(FailureCode::Refused, format!("{error}\n\n{otherwise}")))
+    config::load_rules(file, names).map_err(|error| {
+        let report = format!("{error}\n\n{otherwise}");
+        match error {
+            FileError::Unreadable { .. } => Failure::new(FailureCode::Refused, report),
+            FileError::Errors(errors) => Failure::of_file(report, errors.0.into_iter().map(Problem::from)),
+        }
+    })
 }
 
 pub(super) fn set_service(model: &mut Model, name: &str, set: &ServiceSettings) -> Result<Vec<Change>, Failure> {
