@@ -10,10 +10,10 @@ const SHOWN: usize = 20;
 /// Characters of a line that an excerpt shows at most.
 const EXCERPT: usize = 160;
 
-/// One mistake in a configuration file.
+/// One mistake in a configuration file, or in a rule file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
-    /// Where it is not the configuration file itself: the rule file.
+    /// Where it is not the configuration file itself: the rule file. In answers of a director always there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// Line, from 1; 0 for the file as a whole.
@@ -64,6 +64,12 @@ pub struct Invalid {
 }
 
 impl Invalid {
+    /// The mistakes, each with the name of its file.
+    pub(crate) fn into_named_problems(self) -> impl Iterator<Item = Problem> {
+        let file = self.file;
+        self.problems.into_iter().map(move |p| Problem { file: p.file.or_else(|| Some(file.clone())), ..p })
+    }
+
     /// A file that could not even be read.
     pub fn unreadable(file: &str, error: &std::io::Error) -> Self {
         let mend = match error.kind() {

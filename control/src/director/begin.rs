@@ -2,7 +2,6 @@
 
 use super::operation::{Listing, Operation, Purpose, Sent};
 use super::{Control, Steering, TRACE_AGAIN, Ticket, Workers, requests};
-use crate::config::Problem;
 use crate::model::{Change, Kind};
 use crate::protocol::{CONNECTIONS_MAX, Failure, FailureCode, Request, TRACE_MAX};
 use lcs_pipelines::command::{Command, RequestState, TraceFilter};
@@ -60,11 +59,7 @@ impl<W: Workers, S: Steering> Control<W, S> {
         };
         let new = source().map_err(|invalid| {
             let report = format!("{invalid}\n\nnothing was changed; the director runs on");
-            let file = invalid.file;
-            Failure::of_file(
-                report,
-                invalid.problems.into_iter().map(|p| Problem { file: p.file.or_else(|| Some(file.clone())), ..p }),
-            )
+            Failure::of_file(report, invalid.into_named_problems())
         })?;
         let changes = self.configure(new)?;
         let note = if changes.is_empty() { "the file says what is running".to_owned() } else { String::new() };
